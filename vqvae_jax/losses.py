@@ -1,0 +1,63 @@
+"""The terms of the loss. Each is a mean over elements: this is what gives beta its meaning."""
+
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float
+
+from vqvae_jax.reductions import AxisName, mean
+
+
+def check_same_shape(name: str, x, other_name: str, y) -> None:
+    """Raises a ValueError where (8, 1) - (8,) would broadcast in silence."""
+    if x.shape != y.shape:
+        raise ValueError(
+            f"{name} and {other_name} must have equal shapes, got {x.shape}, {y.shape}"
+        )
+
+
+def codebook_loss(
+    z_e: Float[Array, "*rows D"],
+    z_q: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"] | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """|sg[z_e] - z_q|^2, the mean over elements: moves the codes to the encoder's outputs.
+
+    The second term of equation 3 of arXiv:1711.00937; beta does not multiply it.
+
+    Args:
+        z_e: the encoder's outputs, `[..., D]`.
+        z_q: their codes, `[..., D]`.
+        weights: of the rows, `[...]`; the mean is weighted, and 0 if all weights are.
+        axis_name: the replicas over whose rows the mean is taken as well.
+
+    Raises:
+        ValueError: if z_e and z_q differ in shape.
+
+    Example:
+        >>> codebook_loss(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0.0]]))
+        Array(5., dtype=float32)
+    """
+    check_same_shape("z_e", z_e, "z_q", z_q)
+    return mean(jnp.square(sg(z_e) - z_q), weights, axis_name)
+
+
+def commitment_loss(
+    z_e: Float[Array, "*rows D"],
+    z_q: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"] | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """|z_e - sg[z_q]|^2, the mean over elements: keeps the encoder near the codes it chose.
+
+    The third term of equation 3 of arXiv:1711.00937, without its factor beta. Beta belongs here and
+    only here; the widely copied code of taming-transformers has it on the codebook term by default.
+
+    Args, raises: as `codebook_loss`.
+
+    Example:
+        >>> 0.25 * commitment_loss(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0.0]]))
+        Array(1.25, dtype=float32)
+    """
+    check_same_shape("z_e", z_e, "z_q", z_q)
+    return mean(jnp.square(z_e - sg(z_q)), weights, axis_name)

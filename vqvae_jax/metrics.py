@@ -1,0 +1,129 @@
+"""What an evaluation reads: how the codes are used, and how good the pictures are."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import entr
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from vqvae_jax.losses import check_same_shape
+from vqvae_jax.reductions import AxisName, check_mask, sum_by_code
+
+
+def code_counts(
+    vocab: Sequence[int],
+    indices: Int[Array, "*rows Q"],
+    mask: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, "K"], ...]:
+    """How often each code of each of the Q streams occurs; add them up over an evaluation set.
+
+    Args:
+        vocab: the sizes K of the streams, `Quantizer.vocab`.
+        indices: int `[..., Q]`; -1 is not counted.
+        mask: weights `[...]` of the rows, or None.
+        axis_name: the replicas whose rows count as well.
+
+    Returns:
+        One float32 `[K]` array for each stream.
+
+    Raises:
+        ValueError: if Q is not the number of streams, or the mask does not fit.
+
+    Example:
+        >>> code_counts((3,), jnp.array([[0], [2], [2], [-1]]))
+        (Array([1., 0., 2.], dtype=float32),)
+    """
+    rows, streams = indices.shape[:-1], indices.shape[-1]
+    if streams != len(vocab):
+        raise ValueError(
+            f"indices must be [..., {len(vocab)}] for vocab {vocab}, got {indices.shape}"
+        )
+    w = jnp.ones(rows)
+    if mask is not None:
+        check_mask(jnp.shape(mask), rows)
+        w = jnp.broadcast_to(jnp.asarray(mask, w.dtype), rows)
+    return tuple(sum_by_code(w, indices[..., q], k, axis_name) for q, k in enumerate(vocab))
+
+
+def usage(counts: Float[Array, "K"]) -> dict[str, Float[Array, ""]]:
+    """How one stream of codes is used, from its counts [K] over a whole evaluation set.
+
+    Returns:
+        perplexity: exp(-sum_k p_k ln p_k), between 1 and K; 0 ln 0 is 0.
+        bits: the entropy of the codes, log2 of the perplexity.
+        used: the share of the K codes that occur at all.
+        seen: the number of codes counted: a perplexity without it says nothing.
+
+    Example:
+        >>> {name: float(value) for name, value in usage(jnp.array([2.0, 2.0, 0.0, 0.0])).items()}
+        {'perplexity': 2.0, 'bits': 1.0, 'used': 0.5, 'seen': 4.0}
+    """
+    seen = jnp.sum(counts)
+    entropy = jnp.sum(entr(counts / jnp.maximum(seen, 1)))
+    return {
+        "perplexity": jnp.exp(entropy),
+        "bits": entropy / jnp.log(2.0),
+        "used": jnp.mean(counts > 0),
+        "seen": seen,
+    }
+
+
+def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b"]:
+    """Peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse).
+
+    `psnr` of the mean error and the mean of `psnr` differ; the tables here give the first.
+
+    Args:
+        mse: mean squared error, in units of the pixels squared.
+        peak: the range of the pixels: 1 for `preprocess`ed ones, 255 for uint8.
+
+    Example:
+        >>> round(float(psnr(0.001)), 2)
+        30.0
+    """
+    return 10 * jnp.log10(peak**2 / jnp.asarray(mse))
+
+
+def ssim(
+    x: Float[Array, "*b H W C"], y: Float[Array, "*b H W C"], peak: float = 1.0
+) -> Float[Array, "*b"]:
+    """Structural similarity of each pair of images; 1 if they are equal.
+
+    mean of (2 mu_x mu_y + c_1)(2 s_xy + c_2) / ((mu_x^2 + mu_y^2 + c_1)(s_x^2 + s_y^2 + c_2)) with
+    moments in Gaussian windows of 11 x 11 pixels, sigma 1.5, that lie inside the image;
+    c_1 = (0.01 peak)^2, c_2 = (0.03 peak)^2. Wang et al. 2004, doi:10.1109/TIP.2003.819861.
+
+    Raises:
+        ValueError: if the shapes differ or a side is shorter than 11 pixels.
+
+    Example:
+        >>> x = jnp.linspace(0, 1, 12 * 12).reshape(12, 12, 1)
+        >>> float(ssim(x, x)), float(ssim(x, 1 - x)) < 0
+        (1.0, True)
+    """
+    check_same_shape("x", x, "y", y)
+    if min(x.shape[-3:-1]) < 11:
+        raise ValueError(f"ssim needs images of at least 11 x 11 pixels, got {x.shape}")
+
+    def moment(v):
+        rows, columns = gaussian_windows(v.shape[-3]), gaussian_windows(v.shape[-2])
+        return jnp.einsum(
+            "hi,wj,...ijc->...hwc", rows, columns, v, precision=jax.lax.Precision.HIGHEST
+        )
+
+    mu_x, mu_y = moment(x), moment(y)
+    s_x, s_y = moment(x * x) - mu_x**2, moment(y * y) - mu_y**2
+    s_xy = moment(x * y) - mu_x * mu_y
+    c_1, c_2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    luminance = (2 * mu_x * mu_y + c_1) / (mu_x**2 + mu_y**2 + c_1)
+    structure = (2 * s_xy + c_2) / (s_x + s_y + c_2)
+    return jnp.mean(luminance * structure, axis=(-3, -2, -1))
+
+
+def gaussian_windows(n: int) -> Float[Array, "m n"]:
+    """Each row is a normalised Gaussian of 11 pixels, sigma 1.5, at one place within n pixels."""
+    offset = jnp.arange(n) - jnp.arange(n - 10)[:, None] - 5
+    window = jnp.where(jnp.abs(offset) <= 5, jnp.exp(-(offset**2) / (2 * 1.5**2)), 0)
+    return window / jnp.sum(window, axis=1, keepdims=True)

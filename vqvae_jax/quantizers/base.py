@@ -1,0 +1,108 @@
+"""The one signature: what a quantizer is, and what it returns.
+
+Letters, here and everywhere: K codes of width D, Q streams of codes, N rows.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.describe import Described
+
+
+class Output(NamedTuple):
+    """What `Quantizer.apply` returns beside the new state."""
+
+    quantized: Float[Array, "*rows D"]  # dtype of z; value: the code, gradient: the estimator's
+    indices: Int[Array, "*rows Q"]  # int32; -1: not sent, or a row that is not valid; decodes to 0
+    losses: dict[str, Float[Array, ""]]  # weighted terms by name
+    metrics: dict[str, Float[Array, ""]]  # scalars without gradient
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """The sum of the losses: add it to the task loss."""
+        return sum(self.losses.values(), jnp.zeros(()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Quantizer(Described):
+    """A record of pure functions that turn rows [..., D] into codes [..., Q] and back.
+
+    Attributes:
+        init: `(key) -> (params, state)`, dicts of arrays by the papers' names. Gradients move
+            params, data moves state (moving averages, first-batch initialisation, dead codes).
+        apply: `(params, state, z, *, train=False, key=None, mask=None, axis_name=None)
+            -> (Output, new_state)` for z `[..., D]` of any float dtype.
+            train: whether to update the state; without it the state comes back as it is.
+            key: consumed by what is random in training; a quantizer that needs it says so.
+            mask: weights of the rows, of the rank of `z.shape[:-1]`; 0 for padding.
+            axis_name: of the replicas (pmap, shard_map, vmap); losses, metrics and statistics are
+                those of the rows of all replicas.
+        decode: `(params, state, indices [..., Q]) -> [..., D]`, float32; -1 decodes to 0.
+        dim: D.
+        vocab: the sizes K of the Q streams.
+
+    Example:
+        >>> import jax, vqvae_jax as vj
+        >>> q = vj.vq(size=512, dim=64)
+        >>> params, state = q.init(jax.random.key(0))
+        >>> out, state = q.apply(params, state, jax.numpy.ones((2, 7, 7, 64)), train=True)
+        >>> out.quantized.shape, out.indices.shape, sorted(out.losses)
+        ((2, 7, 7, 64), (2, 7, 7, 1), ['codebook', 'commitment'])
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., tuple[Output, Any]]
+    decode: Callable[..., Array]
+    dim: int
+    vocab: tuple[int, ...]
+
+    def encode(self, params, state, z: Float[Array, "*rows D"]) -> Int[Array, "*rows Q"]:
+        """The codes of z: `apply` in eval mode, the indices alone."""
+        return self.apply(params, state, z)[0].indices
+
+
+def check_size(**sizes: int) -> None:
+    """Raises a ValueError naming the argument unless each is an int >= 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def check_range(low: float, high: float, **values: float) -> None:
+    """Raises a ValueError naming the argument unless low <= value < high."""
+    for name, value in values.items():
+        if not low <= value < high:
+            raise ValueError(f"{name} must be in [{low}, {high}), got {value!r}")
+
+
+def check_rows(z: Array, dim: int) -> None:
+    """Raises unless z is a float array [..., D]."""
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"z must be a float array [..., {dim}], got dtype {z.dtype}")
+    if z.ndim < 1 or z.shape[-1] != dim:
+        raise ValueError(f"z must be [..., {dim}], got shape {z.shape}")
+
+
+def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
+    """Raises unless indices are ints [..., Q] from -1 to K - 1.
+
+    Under jit the values are not known: there an index outside the codebook decodes to zeros.
+    """
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"indices must be integers [..., {len(vocab)}], got dtype {indices.dtype}")
+    if indices.ndim < 1 or indices.shape[-1] != len(vocab):
+        raise ValueError(f"indices must be [..., {len(vocab)}], got shape {indices.shape}")
+    if isinstance(indices, jax.core.Tracer):
+        return
+    values = np.asarray(indices).reshape(-1, len(vocab)).astype(np.int64)
+    for q, size in enumerate(vocab):
+        stream = values[:, q]
+        if stream.size and (stream.min() < -1 or stream.max() >= size):
+            bounds = f"{stream.min()} to {stream.max()}"
+            raise ValueError(f"indices of stream {q} must be from -1 to {size - 1}, got {bounds}")

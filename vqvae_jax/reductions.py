@@ -1,0 +1,144 @@
+"""Rows, replicas and codes: the sums that every quantizer needs.
+
+A *row* is one vector z [D] of an array [..., D]; its weight is 0 where it must not count. Under
+`axis_name` (the name that pmap, shard_map or vmap gives to the replicas) each sum is taken over the
+rows of all replicas, so that every replica sees the statistics of the global batch.
+"""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+
+AxisName = Hashable | tuple[Hashable, ...] | None
+
+# |z|^2 up to here leaves room in float32 for the sum over 2^27 rows.
+LARGEST_SQUARED_NORM = 1e30
+
+
+def psum(x, axis_name: AxisName = None):
+    """Sum of each leaf of `x` over the replicas; `x` itself without an axis."""
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def is_valid(z: Float[Array, "*rows D"]) -> Bool[Array, "*rows"]:
+    """Whether each row is finite, and small enough for its square to be summed in float32.
+
+    Example:
+        >>> is_valid(jnp.array([[1.0, 2.0], [jnp.nan, 0.0], [1e20, 0.0]]))
+        Array([ True, False, False], dtype=bool)
+    """
+    z = z.astype(jnp.float32)
+    return jnp.sum(z * z, axis=-1) < LARGEST_SQUARED_NORM  # False for NaN as well
+
+
+class Rows(NamedTuple):
+    """The rows of a batch, made safe by `valid_rows`."""
+
+    z: Float[Array, "*rows D"]  # float32; zero where not valid, which keeps gradients finite too
+    weights: Float[Array, "*rows"]  # 0 where not valid
+    some: Bool[Array, ""]  # whether any replica has a valid row
+    invalid: Float[Array, ""]  # how many rows of all replicas were dropped for not being finite
+
+
+def valid_rows(
+    z: Float[Array, "*rows D"], mask: ArrayLike | None = None, axis_name: AxisName = None
+) -> Rows:
+    """Sorts out the rows that count: those that are finite and whose mask is > 0.
+
+    Args:
+        z: rows, `[..., D]`.
+        mask: None, or weights >= 0 of the rank of `z.shape[:-1]`, broadcast to it.
+        axis_name: of the replicas.
+
+    Raises:
+        ValueError: if the mask has another rank or does not broadcast.
+    """
+    finite, weights = is_valid(z), jnp.ones(z.shape[:-1])
+    if mask is not None:
+        mask = jnp.asarray(mask, jnp.float32)
+        check_mask(mask.shape, finite.shape)
+        weights = jnp.broadcast_to(jnp.where(mask > 0, mask, 0), finite.shape)
+    w = jnp.where(finite, weights, 0)
+    rows = jnp.where((w > 0)[..., None], z, 0).astype(jnp.float32)
+    n, invalid = psum((jnp.sum(w), jnp.sum((weights > 0) & ~finite, dtype=jnp.float32)), axis_name)
+    return Rows(rows, w, n > 0, invalid)
+
+
+def check_mask(mask: tuple[int, ...], rows: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a mask of this shape fits rows of that shape."""
+    fits = len(mask) == len(rows) and all(m in (1, n) for m, n in zip(mask, rows, strict=True))
+    if not fits:
+        raise ValueError(
+            f"mask must have the shape of z.shape[:-1] = {rows}, or 1s in it; got {mask}"
+        )
+
+
+def mean(
+    x: Float[Array, "*shape"],
+    weights: Float[Array, "*rows"] | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """Weighted mean of x over the rows of all replicas and over what x has beyond them; else 0.
+
+    sum_i w_i x_i / sum_i w_i for x `[*rows, *rest]`, weights `[*rows]`. No row at all, or none that
+    counts, gives 0, never NaN.
+
+    Example:
+        >>> mean(jnp.array([[1.0, 3.0], [100.0, 100.0]]), jnp.array([1.0, 0.0]))
+        Array(2., dtype=float32)
+    """
+    weights = jnp.ones(x.shape, x.dtype) if weights is None else weights
+    w = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim)), x.shape)
+    total, n = psum((jnp.sum(x * w), jnp.sum(w)), axis_name)
+    return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), 0)
+
+
+def sum_by_code(
+    x: Float[Array, "*shape"],
+    indices: Int[Array, "*rows"],
+    size: int,
+    axis_name: AxisName = None,
+) -> Float[Array, "K *rest"]:
+    """Sum of x `[*rows, *rest]` over the rows of each code, over all replicas: `[K, *rest]`.
+
+    Rows whose index is -1 belong to no code.
+
+    Example:
+        >>> sum_by_code(jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0, 2, 2, -1]), size=3)
+        Array([1., 0., 6.], dtype=float32)
+    """
+    rows, rest = indices.size, x.shape[indices.ndim :]
+    segments = jnp.where(indices < 0, size, indices).reshape(rows)
+    return psum(jax.ops.segment_sum(x.reshape((rows, *rest)), segments, size), axis_name)
+
+
+def sample_rows(
+    key: PRNGKeyArray,
+    z: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"],
+    n: int,
+    axis_name: AxisName = None,
+) -> Float[Array, "n D"]:
+    """n rows of the global batch that count, the same on every replica.
+
+    One row is drawn from each n-th part of the batch, in random order: all are different where
+    there are n rows or more, else rows repeat. The first replica's key decides; no row gives 0.
+    """
+    z, here = z.reshape(-1, z.shape[-1]), (weights > 0).reshape(-1)
+    if z.shape[0] == 0:
+        return psum(jnp.zeros((n, z.shape[-1])), axis_name)
+    rank = jnp.cumsum(here)
+    me = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
+    replicas = jnp.arange(1 if axis_name is None else jax.lax.psum(1, axis_name))
+    counts = psum(jnp.where(replicas == me, rank[-1], 0), axis_name)
+    key_order, key_place = jax.random.split(key)
+    part = jax.random.permutation(key_order, n) + jax.random.uniform(key_place, (n,))
+    drawn = jnp.minimum(jnp.floor(part / n * counts.sum()).astype(jnp.int32), counts.sum() - 1)
+    drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)
+    local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0))
+    row = z[jnp.minimum(jnp.searchsorted(rank, local + 1), z.shape[0] - 1)]
+    mine = (local >= 0) & (local < rank[-1])
+    return psum(jnp.where(mine[:, None], row, 0), axis_name)
