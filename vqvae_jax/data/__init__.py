@@ -1,0 +1,1 @@
+"""Sources of examples, and the order and scale in which training sees them."""

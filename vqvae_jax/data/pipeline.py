@@ -1,0 +1,165 @@
+"""From arrays to batches: the one change of scale, and an order that depends on (seed, step) alone.
+
+A run that stops at step s and resumes there sees the batches that it would have seen, and nothing
+about the order needs to be saved.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+
+_FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
+
+
+def preprocess(pixels: Shaped[jax.Array | np.ndarray, "*shape"]) -> Float[jax.Array, "*shape"]:
+    """uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
+
+    This is the only place where scale changes, and it works inside `jit`: batches travel to the
+    accelerator as bytes.
+
+    Args:
+        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape.
+
+    Raises:
+        TypeError: any other dtype.
+
+    >>> preprocess(np.array([[[0], [255]]], np.uint8)).ravel()
+    Array([-0.5,  0.5], dtype=float32)
+    """
+    if pixels.dtype in _FLOATS:
+        return jnp.asarray(pixels)
+    if pixels.dtype != jnp.uint8:
+        raise TypeError(f"expected uint8, float32, bfloat16 or float16, found {pixels.dtype}")
+    # The subtraction is exact and one product follows, so that `jit` has nothing to fuse: as
+    # written in the formula, compiled code gives 0.50000006 for 255 and differs from eager code.
+    return (jnp.asarray(pixels, jnp.float32) - 127.5) * (1 / 255)
+
+
+def to_pixels(x: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array, "*shape"]:
+    """The inverse of `preprocess`: `round((x + 0.5) * 255)` clipped to [0, 255], as uint8.
+
+    Args:
+        x: floats of any shape, usually a reconstruction in about [-0.5, 0.5].
+
+    >>> to_pixels(np.array([-0.5, -0.3, 0.5, 7.0], np.float32))
+    Array([  0,  51, 255, 255], dtype=uint8)
+    """
+    scaled = (jnp.asarray(x, jnp.float32) + 0.5) * 255.0
+    return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
+
+
+def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarray, "B"]:
+    """Indices of the examples in the batch of step `step`.
+
+        position = step * batch_size + [0, ..., batch_size - 1]
+        index    = permutation(seed, position // n)[position % n]
+
+    Every epoch, that is every n positions, visits each example once. Batches run across the end
+    of an epoch, so all have `batch_size` examples, also when n is smaller than that.
+
+    Args:
+        seed: not negative.
+        step: not negative; the first batch is step 0.
+        batch_size: at least 1.
+        n: how many examples there are, at least 1.
+
+    Returns:
+        int64 `[batch_size]`, each in [0, n).
+
+    Raises:
+        ValueError: an argument out of these ranges.
+
+    >>> batch_indices(seed=0, step=0, batch_size=3, n=6)
+    array([3, 2, 5])
+    >>> batch_indices(seed=0, step=1, batch_size=3, n=6)
+    array([4, 0, 1])
+    """
+    _check(seed, step, batch_size, n)
+    positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    epochs, offsets = np.divmod(positions, n)
+    parts = [
+        _permutation(seed, epoch, n)[offsets[epochs == epoch]]
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return np.concatenate(parts)
+
+
+def batches(
+    data: Shaped[np.ndarray, "N ..."], seed: int, batch_size: int, start: int = 0
+) -> Iterator[Shaped[np.ndarray, "B ..."]]:
+    """The batches of steps `start`, `start + 1`, ... without end.
+
+    Args:
+        data: `[N, ...]` of any dtype.
+        seed, batch_size: as in `batch_indices`.
+        start: the step to begin at; a resumed run gives the step it stopped at.
+
+    Returns:
+        An iterator of arrays `[batch_size, ...]` of data's dtype.
+
+    Raises:
+        ValueError: empty data, or arguments outside the ranges of `batch_indices`.
+
+    >>> next(batches(np.arange(6) * 10, seed=0, batch_size=3, start=1))
+    array([40,  0, 10])
+    """
+    _check(seed, start, batch_size, len(data))
+    return (
+        data[batch_indices(seed, step, batch_size, len(data))] for step in itertools.count(start)
+    )
+
+
+def take_batches(
+    data: Shaped[np.ndarray, "N ..."], batch_size: int
+) -> Iterator[tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]]:
+    """Every example once and in order, for evaluation with a single compiled shape.
+
+    Args:
+        data: `[N, ...]` of any dtype.
+        batch_size: at least 1.
+
+    Returns:
+        An iterator of `ceil(N / batch_size)` pairs: a batch `[batch_size, ...]`, the last one
+        padded with zeros, and a float32 mask `[batch_size]`, 1 for examples and 0 for padding.
+
+    Raises:
+        ValueError: empty data or `batch_size` below 1.
+
+    >>> [(b.tolist(), m.tolist()) for b, m in take_batches(np.array([7, 8, 9]), 2)]
+    [([7, 8], [1.0, 1.0]), ([9, 0], [1.0, 0.0])]
+    """
+    _check(0, 0, batch_size, len(data))
+    return (
+        _padded(data[first : first + batch_size], batch_size)
+        for first in range(0, len(data), batch_size)
+    )
+
+
+def _padded(
+    rows: Shaped[np.ndarray, "M ..."], batch_size: int
+) -> tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]:
+    batch = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
+    batch[: len(rows)] = rows
+    return batch, (np.arange(batch_size) < len(rows)).astype(np.float32)
+
+
+def _check(seed: int, step: int, batch_size: int, n: int) -> None:
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("step", step, 0),
+        ("batch_size", batch_size, 1),
+        ("number of examples", n, 1),
+    ):
+        if value < least:
+            raise ValueError(f"expected {name} of at least {least}, found {value}")
+
+
+# A batch needs its own epoch's order and perhaps the next one's; a few more serve several users.
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "N"]:
+    return np.random.default_rng([seed, epoch]).permutation(n)

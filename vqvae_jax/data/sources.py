@@ -1,0 +1,171 @@
+"""Where examples come from: a source is a function from a split to one array in memory.
+
+    source(split) -> [N, H, W, C] uint8 for images, [N, ..., C] of any dtype for arrays
+
+with split "train" or "test". Scale is not touched here: see `pipeline.preprocess`. Whatever is
+wrong with the data is a `DataError` of one line. TFDS and Pillow are imported on first use, so
+that training on arrays needs neither.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from vqvae_jax.data import readers
+from vqvae_jax.data.readers import EMBEDDED, DataError
+
+Source = Callable[[str], Shaped[np.ndarray, "N ..."]]
+
+_TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
+
+
+def embedded() -> Source:
+    """10,000 Fashion-MNIST images inside the package, train 8,000 and test 2,000, balanced.
+
+    Returns:
+        A source of uint8 `[N, 28, 28, 1]`. It raises `DataError` if TFDS or Pillow is missing.
+
+    >>> embedded()("test").shape
+    (2000, 28, 28, 1)
+    """
+    return _source(EMBEDDED, readers.read_embedded)
+
+
+def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
+    """A TFDS image set which is already prepared on this machine as array_record.
+
+    Args:
+        name: `set[/config][:version]`; nothing is downloaded.
+        data_dir: where TFDS keeps prepared sets; None is TFDS's own default.
+
+    Returns:
+        A source of uint8 `[N, H, W, C]`. It raises `DataError` for a name that is unknown or not
+        prepared, a split or an image feature that is missing, and images of different sizes.
+
+    >>> tfds_name("mnist", data_dir="nowhere")("train")
+    Traceback (most recent call last):
+    vqvae_jax.data.readers.DataError: mnist: ...run `tfds build mnist --file_format=array_record`...
+    """
+    return _source(name, partial(readers.read_tfds, name, data_dir))
+
+
+def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
+    """Crops of the PNG, JPEG and WebP files under `path`, in the order of their relative names.
+
+    An image of `h x w` pixels gives the centred grid of `(h // size) * (w // size)` crops;
+    smaller images are skipped with a warning. The splits are the sub-folders `train` and `test`
+    when both exist, else a hash of the relative name sends about 1 image in 10 to the test split.
+
+    Args:
+        path: the folder, searched recursively.
+        size: height and width of the crops.
+        mode: "RGB" or "L"; other 8-bit modes are converted, transparency over white.
+
+    Returns:
+        A source of uint8 `[N, size, size, C]`, C = 3 for "RGB" and 1 for "L". It raises
+        `DataError` for unreadable files, 16-bit and float images, and a split without crops.
+
+    Raises:
+        DataError: `size` is below 1 or `mode` is neither "RGB" nor "L".
+
+    >>> folder("photos", size=0)
+    Traceback (most recent call last):
+    vqvae_jax.data.readers.DataError: photos: expected a crop size of at least 1, found 0
+    """
+    if size < 1:
+        raise DataError(f"{path}: expected a crop size of at least 1, found {size}")
+    if mode not in ("RGB", "L"):
+        raise DataError(f"{path}: expected mode 'RGB' or 'L', found {mode!r}")
+    return _source(str(path), partial(readers.read_folder, Path(path), size, mode))
+
+
+def idx(path: str | Path) -> Source:
+    """The images of a folder of MNIST-style IDX files, each plain or gzipped.
+
+    Returns:
+        A source of uint8 `[N, H, W, 1]`. It raises `DataError` if the split's file is missing,
+        truncated, or no IDX file of uint8 images.
+
+    >>> idx("nowhere")("train")
+    Traceback (most recent call last):
+    vqvae_jax.data.readers.DataError: nowhere: expected train-images-idx3-ubyte(.gz), ...
+    """
+    return _source(str(path), partial(readers.read_idx, Path(path)))
+
+
+def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
+    """Rows of an array `[N, ..., C]` or of a .npy file, which is mapped and not read at once.
+
+    Test is the last `N // 10` rows, train the rows before.
+
+    Returns:
+        A source of the array's own dtype. It raises `DataError` for files that are not .npy,
+        object dtype, fewer than two axes, and an empty split.
+
+    >>> embeddings = np.zeros([50, 8], np.float32)
+    >>> array(embeddings)("train").shape, array(embeddings)("test").shape
+    ((45, 8), (5, 8))
+    """
+    name = "array" if isinstance(path_or_array, np.ndarray) else str(path_or_array)
+    return _source(name, partial(readers.read_array, path_or_array))
+
+
+def open_source(text: str, *, size: int | None = None) -> Source:
+    """The source that a command line's text means.
+
+    In this order: `EMBEDDED`, an existing .npy file, an existing folder with IDX files, an
+    existing folder with images, and last the name of a prepared TFDS set.
+
+    Args:
+        text: what the user typed.
+        size: crop size; a folder of images needs it, the other sources have their own size.
+
+    Raises:
+        DataError: a path which is none of these, a folder of images without `size`, or neither
+            a path that exists nor a possible TFDS name.
+
+    >>> open_source("fashion_mnist_10k")("test").dtype
+    dtype('uint8')
+    """
+    path = Path(text)
+    if text == EMBEDDED:
+        return embedded()
+    if path.is_dir():
+        return _open_folder(path, size)
+    if path.is_file():
+        if path.suffix != ".npy":
+            raise DataError(f"{text}: expected a .npy file or a folder, found another file")
+        return array(path)
+    if not _TFDS_NAME.fullmatch(text):
+        raise DataError(f"{text!r}: expected a path or a TFDS name, found no such path")
+    return tfds_name(text)
+
+
+def _source(name: str, read: Source) -> Source:
+    def source(split: str) -> Shaped[np.ndarray, "N ..."]:
+        if split not in ("train", "test"):
+            raise DataError(f"{name}: expected split 'train' or 'test', found {split!r}")
+        examples = read(split)
+        if examples.size == 0:
+            raise DataError(f"{name}: split {split!r} is empty, found shape {examples.shape}")
+        return examples
+
+    return source
+
+
+def _open_folder(path: Path, size: int | None) -> Source:
+    if any(
+        (path / f"{stem}{gz}").is_file()
+        for stem in readers.IDX_NAMES.values()
+        for gz in ("", ".gz")
+    ):
+        return idx(path)
+    if next(readers.image_files(path), None) is None:
+        raise DataError(f"{path}: expected IDX, PNG, JPEG or WebP files, found none")
+    if size is None:
+        raise DataError(f"{path}: a folder of images needs a crop size, found none; give the size")
+    return folder(path, size)

@@ -1,0 +1,62 @@
+"""`Quantize`: any quantizer as a Flax Linen module."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.quantizers.base import Output, Quantizer
+
+STATE = "quantizer"
+"""The Flax collection of what data moves: make it mutable in training."""
+
+RNG = "quantize"
+"""The Flax rng stream of quantizers that draw in training."""
+
+
+class Quantize(nn.Module):
+    """A quantizer in a Linen module: its params in "params", its state in the collection `STATE`.
+
+    In training, `apply(..., train=True, mutable=[STATE], rngs={RNG: key})`; the key may be left out
+    where the quantizer needs none.
+
+    Example:
+        >>> import jax.numpy as jnp, vqvae_jax as vj
+        >>> layer = Quantize(vj.ema_vq(size=16, dim=4))
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> out, new = layer.apply(variables, jnp.ones((2, 4)), train=True, mutable=[STATE])
+        >>> out.indices.shape, sorted(new[STATE]["state"])
+        ((2, 1), ['codebook', 'counts', 'sums'])
+    """
+
+    quantizer: Quantizer
+
+    def setup(self) -> None:
+        if not self.is_initializing():
+            return
+        params, state = self.quantizer.init(self.make_rng("params"))
+        # One name each, and not the same: so a Linen model can become an NNX one (ToNNX).
+        for collection, name, tree in (("params", "weights", params), (STATE, "state", state)):
+            if jax.tree.leaves(tree):
+                self.put_variable(collection, name, tree)
+
+    def tree(self):
+        """(params, state) of the quantizer; {} where it has none."""
+        return self.get_variable("params", "weights", {}), self.get_variable(STATE, "state", {})
+
+    def __call__(
+        self, z: Float[Array, "*rows D"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Output:
+        """`Quantizer.apply`; in training the new state replaces the old one."""
+        train = train and not self.is_initializing()
+        key = self.make_rng(RNG) if train and self.has_rng(RNG) else None
+        params, state = self.tree()
+        out, new = self.quantizer.apply(
+            params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
+        )
+        if train and jax.tree.leaves(state):
+            self.put_variable(STATE, "state", new)
+        return out
+
+    def decode(self, indices: Int[Array, "*rows Q"]) -> Float[Array, "*rows D"]:
+        """`Quantizer.decode`: the vectors of these codes."""
+        return self.quantizer.decode(*self.tree(), indices)

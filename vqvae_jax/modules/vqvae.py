@@ -1,0 +1,137 @@
+"""VQ-VAE: an encoder, a quantizer and a decoder in one module; and the same as plain functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.metrics import code_counts, usage
+from vqvae_jax.modules.quantize import Quantize
+from vqvae_jax.quantizers.base import Output, Quantizer
+
+
+class Reconstruction(NamedTuple):
+    """What a VQ-VAE makes of x: everything a loss or a picture needs."""
+
+    x: Float[Array, "B *spatial C"]  # x' = dec(z_q)
+    z_e: Float[Array, "B *grid D"]  # enc(x)
+    z_q: Float[Array, "B *grid D"]  # e_k, with the estimator's gradient
+    indices: Int[Array, "B *grid Q"]
+    losses: dict[str, Float[Array, ""]]  # the quantizer's weighted terms by name
+    metrics: dict[str, Float[Array, ""]]
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """The sum of the quantizer's losses: add it to the task loss."""
+        return sum(self.losses.values(), jnp.zeros(()))
+
+
+class VQVAE(nn.Module):
+    """z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q) (arXiv:1711.00937).
+
+    Attributes:
+        encoder: a module x `[B, ..., C]` -> z_e `[B, ..., D]`.
+        quantizer: any `Quantizer` of width D.
+        decoder: a module z_q `[B, ..., D]` -> x' `[B, ..., C]`.
+
+    Example:
+        >>> import jax, vqvae_jax as vj
+        >>> model = VQVAE(vj.Encoder(dim=8), vj.vq(32, 8), vj.Decoder(dim=8))
+        >>> x = jnp.zeros((1, 8, 8, 1))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> codes = model.apply(variables, x, method="tokenize")
+        >>> codes.shape, model.apply(variables, codes, method="detokenize").shape
+        ((1, 2, 2, 1), (1, 8, 8, 1))
+    """
+
+    encoder: nn.Module
+    quantizer: Quantizer
+    decoder: nn.Module
+
+    def setup(self) -> None:
+        self.codes = Quantize(self.quantizer)
+
+    def __call__(
+        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Reconstruction:
+        """All of it, for training and evaluation.
+
+        Args:
+            x: float `[B, ..., C]`.
+            train: whether the quantizer updates its state.
+            mask: None, or weights of the examples `[B]`, or of the rows of z_e.
+            axis_name: of the replicas.
+        """
+        z_e = self.encode(x)
+        out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
+        metrics = out.metrics
+        if train:
+            counts = code_counts(self.quantizer.vocab, out.indices, None, axis_name)
+            metrics = metrics | {
+                f"{'' if len(counts) == 1 else f'{q}/'}perplexity_batch": usage(c)["perplexity"]
+                for q, c in enumerate(counts)
+            }
+        return Reconstruction(
+            self.decode(out.quantized), z_e, out.quantized, out.indices, out.losses, metrics
+        )
+
+    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+        """z_e = enc(x)."""
+        return self.encoder(x)
+
+    def quantize(
+        self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Output:
+        """The `Output` of the quantizer: z_q, indices, losses, metrics."""
+        if mask is not None:
+            mask = jnp.asarray(mask)
+            mask = mask.reshape(mask.shape + (1,) * (z_e.ndim - 1 - mask.ndim))
+        return self.codes(z_e, train=train, mask=mask, axis_name=axis_name)
+
+    def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
+        """x' = dec(z_q)."""
+        return self.decoder(z_q)
+
+    def tokenize(self, x: Float[Array, "B *spatial C"]) -> Int[Array, "B *grid Q"]:
+        """x -> indices, with an axis Q of streams even where Q = 1."""
+        return self.quantize(self.encode(x)).indices
+
+    def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
+        """indices -> x'. An index of -1 decodes from the zero vector."""
+        return self.decode(self.codes.decode(indices))
+
+
+class Functions(NamedTuple):
+    """A model as pure functions of (variables, array), for pipelines that know nothing of Flax."""
+
+    init: Callable[..., Any]  # (key, x) -> variables
+    encode: Callable[..., Array]  # (variables, x) -> z_e
+    quantize: Callable[..., Output]  # (variables, z_e) -> Output
+    decode: Callable[..., Array]  # (variables, z_q) -> x'
+    tokenize: Callable[..., Array]  # (variables, x) -> indices
+    detokenize: Callable[..., Array]  # (variables, indices) -> x'
+
+
+def as_functions(model: nn.Module) -> Functions:
+    """The methods of a VQ-VAE (or of any module that has them) as pure functions.
+
+    Each can be jitted, vmapped and exported.
+
+    Example:
+        >>> import jax, vqvae_jax as vj
+        >>> f = as_functions(VQVAE(vj.MLP(4), vj.vq(32, 4), vj.MLP(10)))
+        >>> variables = f.init(jax.random.key(0), jnp.zeros((1, 10)))
+        >>> jax.jit(f.tokenize)(variables, jnp.zeros((3, 10))).shape
+        (3, 1)
+    """
+
+    def method(name):
+        def call(variables, array):
+            return model.apply(variables, array, method=name)
+
+        call.__name__ = name
+        return call
+
+    return Functions(model.init, *map(method, Functions._fields[1:]))

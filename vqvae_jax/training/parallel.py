@@ -1,0 +1,84 @@
+"""The same train step on one device or many: `jit` over a mesh, `shard_map`, or `pmap`.
+
+Each function here takes a pure `train_step(state, batch, *, axis_name=None)` and returns a compiled
+`(state, batch) -> (state, metrics)` for host batches: this process's share of the global batch,
+whose rows are split over its devices. State and metrics are replicated. All agree with one device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+"""The mesh axis over which batches are split."""
+
+
+def data_mesh(devices=None) -> Mesh:
+    """A mesh of all devices, or the given ones, along the one axis `AXIS`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def jit_step(train_step: Callable, mesh: Mesh) -> Callable:
+    """Compiled by `jit`: the compiler splits the work as the batch is split."""
+    step = jax.jit(
+        train_step,
+        in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))),
+        out_shardings=NamedSharding(mesh, P()),
+        donate_argnums=0,
+    )
+    return lambda state, batch: step(replicate(state, mesh), split(batch, mesh))
+
+
+def shard_map_step(train_step: Callable, mesh: Mesh) -> Callable:
+    """Compiled by `shard_map`: each device runs the step on its part, sums cross `AXIS`."""
+    mapped = jax.shard_map(
+        partial(train_step, axis_name=AXIS),
+        mesh=mesh,
+        in_specs=(P(), P(AXIS)),
+        out_specs=(P(), P()),
+    )
+    step = jax.jit(mapped, donate_argnums=0)
+    return lambda state, batch: step(replicate(state, mesh), split(batch, mesh))
+
+
+def pmap_step(train_step: Callable, mesh: Mesh) -> Callable:
+    """Compiled by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
+    local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    step = jax.pmap(
+        partial(train_step, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=None if jax.process_count() > 1 else local,
+    )
+    deal = partial(check_share, devices=len(local))
+    return lambda state, batch: step(state, jax.tree.map(deal, batch))
+
+
+def check_share(batch, devices: int):
+    """batch [B, ...] -> [devices, B / devices, ...]; a ValueError if that does not go."""
+    if batch.shape[0] == 0 or batch.shape[0] % devices:
+        raise ValueError(f"a batch of {batch.shape[0]} can't be split over {devices} devices")
+    return batch.reshape(devices, -1, *batch.shape[1:])
+
+
+def replicate(state, mesh: Mesh):
+    """The state on every device of the mesh; nothing moves if it is there already."""
+    return jax.device_put(state, NamedSharding(mesh, P()))
+
+
+def split(batch, mesh: Mesh):
+    """This process's rows as part of one global batch split over the mesh."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    local = max(sum(d.process_index == jax.process_index() for d in mesh.devices.flat), 1)
+
+    def put(x):
+        check_share(x, local)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+    return jax.tree.map(put, batch)

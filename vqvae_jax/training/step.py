@@ -1,0 +1,151 @@
+"""One train step as a pure function; how it is compiled is chosen in `parallel`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+
+from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.losses import check_same_shape
+from vqvae_jax.reductions import AxisName, mean, psum
+
+RNG = "quantize"
+TaskLoss = Callable[[Array, Array], dict[str, Array]]
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on: a pytree of arrays."""
+
+    step: Int[Array, ""]  # batches seen
+    skipped: Int[Array, ""]  # of them, those that changed nothing
+    params: Any
+    collections: Any  # what data moves: Flax collections beside "params"
+    opt_state: Any
+    seed: UInt32[Array, "2"]  # raw key data; the key of a step follows from it and the step
+
+
+class Batch(NamedTuple):
+    """Examples with weights; a plain array will do where there are none."""
+
+    x: Array  # uint8 pixels or floats [B, ...]
+    mask: Float[Array, "B"] | None = None
+
+
+def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> dict[str, Array]:
+    """L_rec = |x - x'|^2, the mean over the elements of each example: {"reconstruction": [B]}.
+
+    Example:
+        >>> squared_error(jnp.ones((2, 4)), jnp.zeros((2, 4)))
+        {'reconstruction': Array([1., 1.], dtype=float32)}
+    """
+    check_same_shape("x", x, "x'", y)
+    return {"reconstruction": jnp.mean(jnp.square(x - y), axis=range(1, x.ndim))}
+
+
+def init_state(
+    model, optimizer: optax.GradientTransformation, key: Array, example: Array
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        model: a Flax module such as `VQVAE`.
+        optimizer: of optax.
+        key: consumed.
+        example: a batch, of which only shape and dtype matter.
+    """
+    key_init, key_steps = jax.random.split(key)
+    variables = dict(jax.jit(model.init)(key_init, jnp.zeros_like(preprocess(example[:1]))))
+    params = variables.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        params=params,
+        collections=variables,
+        opt_state=optimizer.init(params),
+        seed=jax.random.key_data(key_steps),
+    )
+
+
+def make_train_step(
+    model, optimizer: optax.GradientTransformation, task_loss: TaskLoss = squared_error
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """L = L_rec + the losses of the quantizer, and one step of the optimizer down its gradient.
+
+    Args:
+        model: a Flax module whose call returns x', loss, losses and metrics, such as `VQVAE`.
+        optimizer: of optax.
+        task_loss: `(x, x') -> dict` of named terms, one value for each example `[B]`; they are
+            averaged over the valid examples of all replicas, and added.
+
+    Returns:
+        The pure function `train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
+        Examples that are not finite, or whose mask is 0, do not count. A step without any valid
+        example, or whose gradient is not finite, leaves all but the two counters bit-identical.
+    """
+
+    def loss_fn(params, state, x, weights, axis_name):
+        rec, collections = model.apply(
+            {"params": params, **state.collections},
+            x,
+            train=True,
+            mask=weights,
+            axis_name=axis_name,
+            mutable=list(state.collections),
+            rngs={RNG: step_key(state)},
+        )
+        terms = {
+            name: mean(check_term(name, term, x), weights, axis_name)
+            for name, term in task_loss(x, rec.x).items()
+        }
+        error = jax.lax.stop_gradient(mean(jnp.square(x - rec.x), weights, axis_name))
+        losses = terms | rec.losses
+        loss = sum(losses.values(), jnp.zeros(()))
+        return loss, (collections, {"loss": loss, "mse": error, **losses, **rec.metrics})
+
+    def train_step(state: TrainState, batch, *, axis_name: AxisName = None):
+        x, weights = valid_examples(batch)
+        grads, (collections, metrics) = jax.grad(loss_fn, has_aux=True)(
+            state.params, state, x, weights, axis_name
+        )
+        grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(norm) & (psum(jnp.sum(weights), axis_name) > 0)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        moved = state._replace(
+            params=optax.apply_updates(state.params, updates),
+            collections=dict(collections),
+            opt_state=opt_state,
+        )
+        new = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
+        new = new._replace(step=state.step + 1, skipped=state.skipped + jnp.where(good, 0, 1))
+        return new, {**metrics, "gradient_norm": norm, "skipped": new.skipped}
+
+    return train_step
+
+
+def step_key(state: TrainState) -> Array:
+    """The key of this step."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.seed), state.step)
+
+
+def valid_examples(batch) -> tuple[Array, Float[Array, "B"]]:
+    """Preprocessed x, zero where an example is not finite, and the weight of each example."""
+    x, mask = batch if isinstance(batch, Batch) else (batch, None)
+    x = preprocess(x)
+    each = range(1, x.ndim)
+    finite = jnp.isfinite(x).all(axis=each)
+    weights = jnp.where(finite, 1.0 if mask is None else mask, 0).astype(jnp.float32)
+    return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights
+
+
+def check_term(name: str, term: Array, x: Array) -> Array:
+    """Raises a ValueError unless a term of the task loss has one value for each example."""
+    if term.shape != x.shape[:1]:
+        raise ValueError(
+            f"task loss {name!r} must have one value for each of {x.shape[0]} examples,"
+            f" got shape {term.shape}"
+        )
+    return term
