@@ -1,0 +1,104 @@
+"""The folder of a run: `runs/<name>/`.
+
+config.json       the options, enough to start it again
+checkpoints/      the train state (orbax)
+model/            description and weights (`vqvae_jax.load_model`)
+metrics.jsonl     one line per logged step, without any clock: equal runs give equal files
+timing.jsonl      what the clock said
+tensorboard/      the same curves
+evaluation.json   the table of the whole test set
+pictures/, report.html
+"""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+
+class ConfigChanged(ValueError):
+    """The folder belongs to a run with other options."""
+
+
+def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
+    """Makes the folder, or checks that it belongs to a run of the same options.
+
+    Args:
+        folder: of the run.
+        config: a dataclass.
+        free: the fields that may change when a run continues.
+
+    Raises:
+        ConfigChanged: naming each field that differs.
+    """
+    path, options = folder / "config.json", to_plain(config)
+    if path.exists():
+        old = json.loads(path.read_text())
+        changed = [
+            f"{name}: {old.get(name)!r} there, {options.get(name)!r} now"
+            for name in {**old, **options}
+            if name not in free and old.get(name) != options.get(name)
+        ]
+        if changed:
+            raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(options, indent=1))
+
+
+def to_plain(config) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line cut off by a crash is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Log:
+    """Writes metrics to metrics.jsonl and TensorBoard, times to timing.jsonl.
+
+    Lines after `start` are dropped: a run that continues there writes them again.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
+        for path in (self.metrics, self.timing):
+            kept = [line for line in read_lines(path) if line["step"] <= start]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self.step, self.time = start, time.perf_counter()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        append(self.metrics, {"step": step, **values})
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def write_time(self, step: int) -> float | None:
+        """Steps per second since the last call, also written to timing.jsonl; None before any."""
+        now, steps = time.perf_counter(), step - self.step
+        rate = steps / (now - self.time) if steps else None
+        if rate:
+            append(self.timing, {"step": step, "steps_per_second": round(rate, 2)})
+        self.step, self.time = step, now
+        return rate
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,216 @@
+"""Train a VQ-VAE.
+
+python -m experiments.train                                   on the embedded images
+python -m experiments.train --name photos --data DIR --crop 64
+python -m experiments.train --help
+
+The same command continues a run that was stopped.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import optax
+
+from experiments import evaluate, report, runs
+from experiments.command import run
+from experiments.progress import Display
+from vqvae_jax import (
+    MLP,
+    VQVAE,
+    Decoder,
+    Encoder,
+    ema_vq,
+    kmeans,
+    save_model,
+    to_json,
+    underused,
+    vq,
+)
+from vqvae_jax.data.pipeline import batch_indices
+from vqvae_jax.data.sources import EMBEDDED, open_source
+from vqvae_jax.training import parallel
+from vqvae_jax.training.checkpoint import Checkpoints
+from vqvae_jax.training.loop import Interrupt, run_steps
+from vqvae_jax.training.step import init_state, make_train_step
+
+QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
+COMPILERS = {
+    "jit": parallel.jit_step,
+    "shard_map": parallel.shard_map_step,
+    "pmap": parallel.pmap_step,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a VQ-VAE and write what it learnt to RUNS/NAME/report.html."""
+
+    name: str = "fashion"
+    """The run's name, and its folder in `runs`."""
+    runs: Path = Path("runs")
+    """Where the folders of runs are."""
+    data: str = EMBEDDED
+    """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
+    crop: int | None = None
+    """Side of the crops from a folder of images."""
+
+    quantizer: Literal["ema_vq", "vq"] = "ema_vq"
+    """How the codebook moves: by moving averages or by gradient."""
+    codes: int = 512
+    """K, the size of the codebook."""
+    dim: int = 64
+    """D, the width of the codes."""
+    beta: float = 0.25
+    """Weight of the commitment term."""
+    revive: float = 0.1
+    """Codes used less than this share of the mean become rows of the batch."""
+    width: int = 64
+    """Channels of encoder and decoder."""
+    depth: int = 2
+    """Residual blocks in each."""
+    downsamplings: int = 2
+    """How often encoder and decoder halve and double each side."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the activations."""
+
+    steps: int = 8000
+    """Length of the run."""
+    batch_size: int = 32
+    """Examples a step, over all devices and processes."""
+    learning_rate: float = 2e-3
+    """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
+    warmup: int = 200
+    """Steps in which the learning rate rises from 0."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data and the codes that are revived."""
+
+    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    """How the train step is compiled for several devices."""
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 1000
+    """Steps between two looks at the whole test set."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    processes: int = 1
+    """Number of processes that train together (jax.distributed)."""
+    process_id: int = 0
+    """Which of them this one is."""
+    coordinator: str = "localhost:12345"
+    """Address of process 0."""
+
+
+FREE = (
+    "name",
+    "runs",
+    "parallel",
+    "log_every",
+    "save_every",
+    "processes",
+    "process_id",
+    "coordinator",
+)
+
+
+def make_model(config: Config, example: np.ndarray) -> VQVAE:
+    """A VQ-VAE for data like `example` [B, ..., C]: convolutions for grids, an MLP for vectors."""
+    quantizer = QUANTIZERS[config.quantizer](
+        config.codes,
+        config.dim,
+        beta=config.beta,
+        init=kmeans(10),
+        revive=underused(config.revive) if config.revive else None,
+    )
+    channels, inner = (
+        example.shape[-1],
+        dict(width=config.width, depth=config.depth, dtype=config.dtype),
+    )
+    if example.ndim == 2:
+        return VQVAE(MLP(config.dim, **inner), quantizer, MLP(channels, **inner))
+    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
+    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
+    return VQVAE(encoder, quantizer, decoder)
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with warm-up and cosine decay."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
+    )
+    return optax.adam(rate)
+
+
+def host_batches(config: Config, data: np.ndarray, start: int):
+    """This process's share of each batch from step `start` on."""
+    share = config.batch_size // config.processes
+    mine = slice(share * config.process_id, share * (config.process_id + 1))
+    for step in itertools.count(start):
+        yield data[batch_indices(config.seed, step, config.batch_size, len(data))[mine]]
+
+
+def main(config: Config) -> dict[str, float] | None:
+    """Data, model, state, loop, report."""
+    if config.processes > 1:
+        jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
+    source = open_source(config.data, size=config.crop)
+    train, test = source("train"), source("test")
+
+    model, optimizer = make_model(config, train), make_optimizer(config)
+    mesh = parallel.data_mesh()
+    step = COMPILERS[config.parallel](make_train_step(model, optimizer), mesh)
+    state = init_state(model, optimizer, jax.random.key(config.seed), train)
+    state = parallel.replicate(state, mesh)
+
+    folder = config.runs / config.name
+    chief = config.process_id == 0
+    if chief:
+        runs.prepare(folder, config, FREE)
+    with Checkpoints(folder / "checkpoints") as checkpoints, Interrupt() as interrupt:
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(state)
+        start = int(state.step)
+        hooks = {lambda done, state, metrics: checkpoints.save(state): config.save_every}
+        if chief:
+            display = Display(folder, config, model, test, start)
+            hooks |= {display.log: config.log_every, display.evaluate: config.eval_every}
+        batches = host_batches(config, train, start)
+        state = run_steps(state, step, batches, config.steps, hooks, lambda: bool(interrupt.signal))
+        checkpoints.save(state)
+    if not chief:
+        return None
+    display.close()
+    if interrupt.signal:
+        print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
+        raise SystemExit(128 + interrupt.signal)
+    return finish(folder, model, state, test)
+
+
+def finish(folder: Path, model, state, test: np.ndarray) -> dict[str, float]:
+    """Saves the model, evaluates it over the whole test set, and writes the report."""
+    variables = jax.device_get({"params": state.params, **state.collections})
+    digest = save_model(folder / "model", model, variables)
+    table, counts = evaluate.evaluate(model, variables, test)
+    runs.write_text(folder / "evaluation.json", json.dumps(table, indent=1))
+    metrics = runs.read_lines(folder / "metrics.jsonl")
+    page = report.write_report(
+        folder,
+        config=json.loads((folder / "config.json").read_text()),
+        description=to_json(model, indent=1),
+        results=table,
+        metrics=metrics,
+        figures=report.make_figures(model, variables, test, counts, metrics),
+    )
+    evaluate.show(table, f"{folder}, model {digest[:16]}, {len(test):,} test images")
+    print(os.fspath(page))
+    return table
+
+
+if __name__ == "__main__":
+    run(main, Config)

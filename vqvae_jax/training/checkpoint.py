@@ -1,0 +1,41 @@
+"""Checkpoints of a run, kept by orbax: the whole `TrainState`, so that a run goes on bit for bit."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from vqvae_jax.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in a folder; the newest two are kept. A context manager.
+
+    Every process of a distributed run must call `save` and `restore` alike.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.manager.close()
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self.manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Writes the state under its step, unless it is there already."""
+        step = int(state.step)
+        if step != self.latest():
+            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest state, placed on devices as `like` is."""
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        restored = self.manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
+        return TrainState(**restored)
