@@ -50,7 +50,7 @@ class Config:
 
 @partial(jax.jit, static_argnums=0)
 def measure(model, variables, batch, mask):
-    """Squared error and SSIM of each example, and the counts of the codes of those that are real."""
+    """Squared error and SSIM of each example, and the counts of the codes of the real ones."""
     x = preprocess(batch)
     rec = model.apply(variables, x)
     error = jnp.mean(jnp.square(x - rec.x), axis=range(1, x.ndim))
@@ -80,7 +80,7 @@ def evaluate(model, variables, test: np.ndarray, batch_size: int = 100):
 
 
 def code_table(vocab, counts, examples: int) -> dict[str, float]:
-    """How the codes are used, and the bits of one example; with a prefix where there are streams."""
+    """How the codes are used, and the bits of one example; streams get a prefix."""
     table, uniform, entropy = {}, 0.0, 0.0
     for q, (size, count) in enumerate(zip(vocab, counts, strict=True)):
         use = {name: float(v) for name, v in usage(jnp.asarray(count, jnp.float32)).items()}

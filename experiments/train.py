@@ -8,39 +8,24 @@ The same command continues a run that was stopped.
 """
 
 import dataclasses
-import itertools
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
-import optax
 
 from experiments import evaluate, report, runs
 from experiments.command import run
 from experiments.progress import Display
-from vqvae_jax import (
-    MLP,
-    VQVAE,
-    Decoder,
-    Encoder,
-    ema_vq,
-    kmeans,
-    save_model,
-    to_json,
-    underused,
-    vq,
-)
-from vqvae_jax.data.pipeline import batch_indices
+from experiments.recipe import host_batches, make_model, make_optimizer
+from vqvae_jax import save_model, to_json
 from vqvae_jax.data.sources import EMBEDDED, open_source
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.loop import Interrupt, run_steps
 from vqvae_jax.training.step import init_state, make_train_step
 
-QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
 COMPILERS = {
     "jit": parallel.jit_step,
     "shard_map": parallel.shard_map_step,
@@ -119,42 +104,6 @@ FREE = (
 )
 
 
-def make_model(config: Config, example: np.ndarray) -> VQVAE:
-    """A VQ-VAE for data like `example` [B, ..., C]: convolutions for grids, an MLP for vectors."""
-    quantizer = QUANTIZERS[config.quantizer](
-        config.codes,
-        config.dim,
-        beta=config.beta,
-        init=kmeans(10),
-        revive=underused(config.revive) if config.revive else None,
-    )
-    channels, inner = (
-        example.shape[-1],
-        dict(width=config.width, depth=config.depth, dtype=config.dtype),
-    )
-    if example.ndim == 2:
-        return VQVAE(MLP(config.dim, **inner), quantizer, MLP(channels, **inner))
-    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
-    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
-    return VQVAE(encoder, quantizer, decoder)
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
-    )
-    return optax.adam(rate)
-
-
-def host_batches(config: Config, data: np.ndarray, start: int):
-    """This process's share of each batch from step `start` on."""
-    share = config.batch_size // config.processes
-    mine = slice(share * config.process_id, share * (config.process_id + 1))
-    for step in itertools.count(start):
-        yield data[batch_indices(config.seed, step, config.batch_size, len(data))[mine]]
-
-
 def main(config: Config) -> dict[str, float] | None:
     """Data, model, state, loop, report."""
     if config.processes > 1:
@@ -208,7 +157,7 @@ def finish(folder: Path, model, state, test: np.ndarray) -> dict[str, float]:
         figures=report.make_figures(model, variables, test, counts, metrics),
     )
     evaluate.show(table, f"{folder}, model {digest[:16]}, {len(test):,} test images")
-    print(os.fspath(page))
+    print(page)
     return table
 
 

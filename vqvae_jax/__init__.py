@@ -1,5 +1,8 @@
 """Vector-quantized autoencoders as pure functions in JAX: the table of contents."""
 
+from vqvae_jax.bundle import BundleError as BundleError
+from vqvae_jax.bundle import load_model as load_model
+from vqvae_jax.bundle import save_model as save_model
 from vqvae_jax.describe import described as described
 from vqvae_jax.describe import from_json as from_json
 from vqvae_jax.describe import to_json as to_json
@@ -12,6 +15,19 @@ from vqvae_jax.metrics import code_counts as code_counts
 from vqvae_jax.metrics import psnr as psnr
 from vqvae_jax.metrics import ssim as ssim
 from vqvae_jax.metrics import usage as usage
+from vqvae_jax.modules.blocks import MLP as MLP
+from vqvae_jax.modules.blocks import Decoder as Decoder
+from vqvae_jax.modules.blocks import Encoder as Encoder
+from vqvae_jax.modules.blocks import ResidualStack as ResidualStack
+from vqvae_jax.modules.blocks import Upsample as Upsample
+from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
+from vqvae_jax.modules.quantize import RNG as RNG
+from vqvae_jax.modules.quantize import STATE as STATE
+from vqvae_jax.modules.quantize import Quantize as Quantize
+from vqvae_jax.modules.vqvae import VQVAE as VQVAE
+from vqvae_jax.modules.vqvae import Functions as Functions
+from vqvae_jax.modules.vqvae import Reconstruction as Reconstruction
+from vqvae_jax.modules.vqvae import as_functions as as_functions
 from vqvae_jax.quantizers.base import Output as Output
 from vqvae_jax.quantizers.base import Quantizer as Quantizer
 from vqvae_jax.quantizers.codebooks import Init as Init
@@ -21,6 +37,7 @@ from vqvae_jax.quantizers.codebooks import samples as samples
 from vqvae_jax.quantizers.codebooks import underused as underused
 from vqvae_jax.quantizers.codebooks import uniform as uniform
 from vqvae_jax.quantizers.codebooks import zero_debiased as zero_debiased
+from vqvae_jax.quantizers.laws import check_quantizer as check_quantizer
 from vqvae_jax.quantizers.vector import ema_update as ema_update
 from vqvae_jax.quantizers.vector import ema_vq as ema_vq
 from vqvae_jax.quantizers.vector import laplace_smoothing as laplace_smoothing

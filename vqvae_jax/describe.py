@@ -71,24 +71,19 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
         (power(n=2), True, 8)
     """
     signature = inspect.signature(factory)
+    kinds = {p.kind for p in signature.parameters.values()}
+    by_position = kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL}
 
     @functools.wraps(factory)
     def remembering(*args, **kwargs):
         record: Any = factory(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        positional: tuple = ()
-        named: dict[str, Any] = {}
-        for name, value in bound.arguments.items():
-            match signature.parameters[name].kind:
-                case inspect.Parameter.VAR_POSITIONAL:
-                    positional = value
-                case inspect.Parameter.VAR_KEYWORD:
-                    named |= value
-                case _:
-                    named[name] = value
-        items = tuple((k, freeze(v)) for k, v in named.items())
-        return dataclasses.replace(record, call=Call(remembering, freeze(positional), items))
+        args, kwargs = bound.args, bound.kwargs
+        if not by_position:  # each argument by its name, however it was given
+            args, kwargs = (), dict(zip(signature.parameters, args, strict=False)) | kwargs
+        items = tuple((k, freeze(v)) for k, v in kwargs.items())
+        return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
     return remembering
 
@@ -139,10 +134,9 @@ def from_json(text: str, names: Mapping[str, Any] | None = None) -> Any:
         kmeans(steps=10)
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        return from_data(json.loads(text), names or {})
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not a JSON description: {error}") from None
-    return from_data(data, names or {})
 
 
 def to_data(value: Any, names: Mapping[str, Any]) -> Any:
@@ -177,17 +171,19 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"expected a description with the keys call and kwargs, got {sorted(data)}"
         )
+    if not isinstance(data["kwargs"], dict):
+        raise ValueError(f"kwargs of {data['call']!r} must be an object, got {data['kwargs']!r}")
     kwargs = {k: from_data(v, names) for k, v in data["kwargs"].items()}
     try:
         return public(data["call"], names)(*from_data(data.get("args", []), names), **kwargs)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{data['call']} can't be called as described: {error}") from None
 
 
 def public(name: str, names: Mapping[str, Any]) -> Any:
     """What a description means by a name: the user's own, else a public one of this package."""
     package = vars(importlib.import_module("vqvae_jax"))
-    found = names.get(name, package.get(name))
+    found = names.get(name, package.get(name)) if isinstance(name, str) else None
     if found is None or inspect.ismodule(found) or name.startswith("_"):
         raise ValueError(
             f"{name!r} is no public name of vqvae_jax and not among names={list(names)}"

@@ -67,7 +67,7 @@ def valid_rows(
     return Rows(rows, w, n > 0, invalid)
 
 
-def check_mask(mask: tuple[int, ...], rows: tuple[int, ...]) -> None:
+def check_mask(mask: tuple, rows: tuple) -> None:
     """Raises a ValueError unless a mask of this shape fits rows of that shape."""
     fits = len(mask) == len(rows) and all(m in (1, n) for m, n in zip(mask, rows, strict=True))
     if not fits:
@@ -134,9 +134,13 @@ def sample_rows(
     me = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
     replicas = jnp.arange(1 if axis_name is None else jax.lax.psum(1, axis_name))
     counts = psum(jnp.where(replicas == me, rank[-1], 0), axis_name)
-    key_order, key_place = jax.random.split(key)
-    part = jax.random.permutation(key_order, n) + jax.random.uniform(key_place, (n,))
-    drawn = jnp.minimum(jnp.floor(part / n * counts.sum()).astype(jnp.int32), counts.sum() - 1)
+    key_order, key_place, key_turn = jax.random.split(key, 3)
+    part, total = jax.random.permutation(key_order, n), jnp.maximum(counts.sum(), 1)
+    width = total // n + (part < total % n)  # whole rows, so that no two parts share one
+    begin = part * (total // n) + jnp.minimum(part, total % n)
+    begin = jnp.where(width > 0, begin, part % total)  # fewer rows than parts: round once more
+    drawn = begin + jax.random.randint(key_place, (n,), 0, jnp.maximum(width, 1))
+    drawn = (drawn + jax.random.randint(key_turn, (), 0, total)) % total  # no row is favoured
     drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)
     local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0))
     row = z[jnp.minimum(jnp.searchsorted(rank, local + 1), z.shape[0] - 1)]

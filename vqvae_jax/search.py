@@ -48,7 +48,7 @@ def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Ar
     return jnp.where(valid, search_rows(z, e, half).reshape(rows), -1)
 
 
-def check_shapes(z: tuple[int, ...], codebook: tuple[int, ...]) -> None:
+def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)
     """Raises a ValueError unless z `[..., D]` can be looked up in a codebook `[K, D]`."""
     if len(codebook) != 2 or codebook[0] < 1 or codebook[1] < 1:
         raise ValueError(f"codebook must be [K, D] with K, D >= 1, got shape {codebook}")

@@ -33,6 +33,7 @@ class Init(Described):
 @described
 def uniform(scale: float | None = None) -> Init:
     """Codes from U(-scale, scale); scale = 1 / K if None, as in the code of arXiv:1711.00937."""
+    check_range(0, float("inf"), scale=0 if scale is None else scale)
 
     def draw(key, size, dim):
         bound = 1 / size if scale is None else scale
@@ -44,6 +45,7 @@ def uniform(scale: float | None = None) -> Init:
 @described
 def normal(scale: float = 1.0) -> Init:
     """Codes from N(0, scale^2)."""
+    check_range(0, float("inf"), scale=scale)
     return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim)))
 
 
@@ -77,7 +79,7 @@ def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
 def fit_samples(key, z, weights, size: int, axis_name: AxisName = None) -> Float[Array, "K D"]:
     """K rows of the global batch; warns where one replica's batch is smaller than K."""
     rows = z.size // z.shape[-1] if isinstance(z.size, int) else size
-    if axis_name is None and rows < size:
+    if axis_name is None and 0 < rows < size:  # no row: no fit
         warnings.warn(
             f"{rows} rows for {size} codes: codes of the first batch repeat", stacklevel=2
         )

@@ -199,6 +199,7 @@ def ema_vq(
             moved, weight = jnp.ones_like(moved), ema_update(state["weight"], 1.0, decay)
             new["weight"] = weight
         e = sums / laplace_smoothing(counts, eps * weight)[:, None]
+        e = jnp.where(counts[:, None] > 0, e, 0)  # not 0 / 0, should eps be 0
         new["codebook"] = jnp.where(moved[:, None], e, state["codebook"])
         return state | reseed(new, key, rows, hits, axis_name)
 

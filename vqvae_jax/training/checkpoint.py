@@ -1,4 +1,4 @@
-"""Checkpoints of a run, kept by orbax: the whole `TrainState`, so that a run goes on bit for bit."""
+"""Checkpoints by orbax of the whole `TrainState`, from which a run goes on bit for bit."""
 
 from pathlib import Path
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
@@ -46,7 +47,10 @@ def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> d
 
 
 def init_state(
-    model, optimizer: optax.GradientTransformation, key: Array, example: Array
+    model,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    example: Shaped[Array | np.ndarray, "B *shape"],
 ) -> TrainState:
     """The state before the first step.
 

@@ -1,0 +1,45 @@
+"""What the options of `experiments.train` mean: the model, the optimizer, the batches."""
+
+import itertools
+
+import numpy as np
+import optax
+
+from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq, kmeans, underused, vq
+from vqvae_jax.data.pipeline import batch_indices
+
+QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
+
+
+def make_model(config, example: np.ndarray) -> VQVAE:
+    """A VQ-VAE for data like `example` [B, ..., C]: convolutions for grids, an MLP for vectors."""
+    quantizer = QUANTIZERS[config.quantizer](
+        config.codes,
+        config.dim,
+        beta=config.beta,
+        init=kmeans(10),
+        revive=underused(config.revive) if config.revive else None,
+    )
+    channels = example.shape[-1]
+    inner = {"width": config.width, "depth": config.depth, "dtype": config.dtype}
+    if example.ndim == 2:
+        return VQVAE(MLP(config.dim, **inner), quantizer, MLP(channels, **inner))
+    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
+    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
+    return VQVAE(encoder, quantizer, decoder)
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """Adam with warm-up and cosine decay."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
+    )
+    return optax.adam(rate)
+
+
+def host_batches(config, data: np.ndarray, start: int):
+    """This process's share of each batch from step `start` on."""
+    share = config.batch_size // config.processes
+    mine = slice(share * config.process_id, share * (config.process_id + 1))
+    for step in itertools.count(start):
+        yield data[batch_indices(config.seed, step, config.batch_size, len(data))[mine]]

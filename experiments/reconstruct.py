@@ -1,0 +1,216 @@
+"""Pictures of your own through a trained model, each beside its reconstruction.
+
+python -m experiments.reconstruct runs/fashion photo.jpg folder -o out
+
+Writes `out/photo-reconstruction.png`: the original left, the reconstruction right. The model is
+compiled once for each distinct size of the padded pictures, so pictures of one size go fast.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.command import run
+from experiments.figures import side_by_side
+from vqvae_jax.bundle import DESCRIPTION, BundleError, load_model, write
+from vqvae_jax.data import readers
+from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.readers import DataError
+from vqvae_jax.metrics import psnr, ssim
+
+MODES = {1: "L", 3: "RGB"}
+similarity = jax.jit(partial(ssim, peak=255.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Send pictures of any size through a trained model, and write each beside the result."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The folder of a run, or of a model alone."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    """PNG, JPEG and WebP files, and folders of them."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+    """The folder for NAME-reconstruction.png; made if missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of one picture.
+
+    Attributes:
+        source, target: the picture, and the file with both.
+        size: width and height in pixels.
+        codes: width and height of the map of codes, and the number of streams where it isn't 1.
+        psnr: dB, between the two pictures as they are written.
+        ssim: likewise; None below 11 pixels a side.
+        bits: of the codes at log2 K each, those of the padding included.
+    """
+
+    source: Path
+    target: Path
+    size: tuple[int, int]
+    codes: tuple[int, ...]
+    psnr: float
+    ssim: float | None
+    bits: float
+
+
+def main(config: Config) -> list[Result]:
+    """Plans all files, loads the model, then takes one picture after the other."""
+    model, variables = load(config.run)
+    plan = targets(picture_files(config.images), config.output)
+    config.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    for source, target in plan.items():
+        original = read_picture(source, model.encoder.channels)
+        reconstruction, codes = reconstruct(model, variables, original)
+        both = Image.fromarray(side_by_side(original, reconstruction).squeeze())
+        write(target, partial(both.save, format="PNG"))
+        vocab = model.quantizer.vocab
+        results.append(measure(source, target, original, reconstruction, codes, vocab))
+    show(results, config.output)
+    return results
+
+
+def load(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a run's folder, or in the folder itself, and its variables.
+
+    Raises:
+        BundleError: no such folder, no model there, or one that does not take pictures.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such run")
+    inner = folder / "model"
+    bundle = load_model(inner if (inner / DESCRIPTION).is_file() else folder)
+    check_takes_pictures(folder, bundle.model, bundle.variables)
+    return bundle.model, bundle.variables
+
+
+def check_takes_pictures(folder: Path, model, variables: dict[str, Any]) -> None:
+    """Raises a BundleError unless the model's encoder halves pictures of 1 or 3 channels."""
+    encoder = getattr(model, "encoder", None)
+    channels = getattr(encoder, "channels", None)
+    if channels not in MODES or not hasattr(encoder, "downsamplings"):
+        found = type(encoder or model).__name__ + (f" of {channels} channels" if channels else "")
+        raise BundleError(f"{folder}: expected an encoder of pictures, grey or RGB, found {found}")
+    axes = max(np.ndim(leaf) for leaf in jax.tree.leaves(variables["params"]["encoder"])) - 2
+    if axes != 2:
+        raise BundleError(f"{folder}: expected an encoder of pictures, found {axes} spatial axes")
+
+
+def picture_files(given: Iterable[Path]) -> list[Path]:
+    """The files given and those in the folders given, each once, in order.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures.
+    """
+    found: dict[Path, Path] = {}
+    for path in given:
+        if not path.exists():
+            raise DataError(f"{path}: no such picture or folder")
+        files = sorted(readers.image_files(path)) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path}: expected PNG, JPEG or WebP files, found none")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise DataError("expected pictures or folders of pictures, found none given")
+    return list(found.values())
+
+
+def targets(sources: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Where each picture's result goes.
+
+    Raises:
+        DataError: two results of one name, or one in the place of an input.
+    """
+    plan = {source: folder / f"{source.stem}-reconstruction.png" for source in sources}
+    inputs, taken = {source.resolve() for source in plan}, dict[Path, Path]()
+    for source, target in plan.items():
+        if target.resolve() in inputs:
+            raise DataError(f"{target}: is an input and would be overwritten; use another folder")
+        if target in taken:
+            raise DataError(f"{taken[target]} and {source} would both be written to {target}")
+        taken[target] = source
+    return plan
+
+
+def read_picture(path: Path, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    """A picture in the model's channels, transparency over white, turned as its EXIF data say.
+
+    Raises:
+        DataError: not a readable picture, or one of more than 8 bits a channel.
+    """
+    pixels = readers._pixels(path, MODES[channels], str(path))
+    with Image.open(path) as file:
+        orientation = file.getexif().get(0x0112, 1)
+    picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+    picture.getexif()[0x0112] = orientation
+    turned = np.asarray(ImageOps.exif_transpose(picture))
+    return turned.reshape(*turned.shape[:2], channels)
+
+
+def reconstruct(
+    model, variables, original: UInt8[np.ndarray, "H W C"]
+) -> tuple[UInt8[np.ndarray, "H W C"], Int[np.ndarray, "h w Q"]]:
+    """The model's picture of the original's size, and its codes; edges are repeated to pad."""
+    height, width, _ = original.shape
+    factor = 2**model.encoder.downsamplings
+    padding = ((0, -height % factor), (0, -width % factor), (0, 0))
+    pixels, codes = through(model, variables, np.pad(original, padding, mode="edge"))
+    return np.asarray(pixels)[:height, :width], np.asarray(codes)
+
+
+@partial(jax.jit, static_argnums=0)
+def through(model, variables, pixels):
+    """One picture in bytes through the model: (its reconstruction in bytes, the codes)."""
+    made = model.apply(variables, preprocess(pixels[None]))
+    return to_pixels(made.x[0]), made.indices[0]
+
+
+def measure(source, target, original, reconstruction, codes, vocab) -> Result:
+    """The row of the table."""
+    height, width, _ = original.shape
+    x, y = original.astype(np.float32), reconstruction.astype(np.float32)
+    rows, columns, streams = codes.shape
+    return Result(
+        source,
+        target,
+        (width, height),
+        (columns, rows) if streams == 1 else (columns, rows, streams),
+        float(psnr(float(np.mean(np.square(x - y), dtype=np.float64)), 255.0)),
+        float(similarity(x, y)) if min(width, height) >= 11 else None,
+        rows * columns * sum(map(math.log2, vocab)),
+    )
+
+
+def show(results: list[Result], folder: Path) -> None:
+    """Prints the table."""
+    table = Table(
+        title=Text(f"in {folder}, original left, reconstruction right"), title_justify="left"
+    )
+    for name in ("file", "size", "codes", "PSNR (dB)", "SSIM", "bits"):
+        table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
+    for r in results:
+        sizes = ["x".join(map(str, numbers)) for numbers in (r.size, r.codes)]
+        likeness = "" if r.ssim is None else f"{r.ssim:.4f}"
+        # Not plain text: a name may hold what rich takes for markup.
+        table.add_row(Text(r.target.name), *sizes, f"{r.psnr:.2f}", likeness, f"{r.bits:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,201 @@
+"""The training script: what it writes, that it goes on bit for bit, on devices and in processes."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train
+from experiments.runs import ConfigChanged, read_lines
+from vqvae_jax import load_model
+from vqvae_jax.training.checkpoint import Checkpoints
+from vqvae_jax.training.step import init_state
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"codes": 16, "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2}
+EVERY = {"log_every": 2, "eval_every": 10, "save_every": 5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """100 images of 12 x 12 pixels, brighter and darker copies of four."""
+    rng = np.random.default_rng(0)
+    four = np.kron(rng.normal(size=(4, 3, 3, 1)), np.ones((1, 4, 4, 1)))
+    images = four[rng.integers(4, size=100)] * rng.uniform(40, 60, size=(100, 1, 1, 1)) + 128
+    path = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(path, images.clip(0, 255).astype(np.uint8))
+    return path
+
+
+def config(data: Path, folder: Path, **options) -> train.Config:
+    options = {**SMALL, **EVERY, "steps": 20, "data": str(data), "runs": folder} | options
+    return train.Config(**options)
+
+
+def final_state(config: train.Config):
+    """Every array of the last checkpoint."""
+    images = np.load(config.data)
+    model, optimizer = train.make_model(config, images), train.make_optimizer(config)
+    like = init_state(model, optimizer, jax.random.key(config.seed), images)
+    with Checkpoints(config.runs / config.name / "checkpoints") as checkpoints:
+        return jax.tree.map(np.asarray, checkpoints.restore(like))
+
+
+def assert_same_run(a: train.Config, b: train.Config):
+    jax.tree.map(np.testing.assert_array_equal, final_state(a), final_state(b))
+    first, second = (c.runs / c.name / "metrics.jsonl" for c in (a, b))
+    assert first.read_bytes() == second.read_bytes()
+
+
+class StopAt:
+    """Stands for a Ctrl-C that comes during step n."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def __call__(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def signal(self):
+        self.left -= 1
+        return None if self.left > 0 else signal.SIGINT
+
+
+def command(config: train.Config, **env) -> subprocess.Popen:
+    options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_run_writes_its_folder_and_a_second_call_finds_it_done(data, tmp_path, capsys):
+    c = config(data, tmp_path)
+    table = train.main(c)
+    folder = tmp_path / c.name
+    for name in ("config.json", "evaluation.json", "report.html", "timing.jsonl"):
+        assert (folder / name).stat().st_size > 0, name
+    assert list((folder / "tensorboard").glob("events*"))
+    assert json.loads((folder / "evaluation.json").read_text()) == table
+    assert table["seen"] == 10 * 3 * 3 and table["bits_uniform"] == 9 * 4
+    assert load_model(folder / "model").model == train.make_model(c, np.load(data))
+    steps = [line["step"] for line in read_lines(folder / "metrics.jsonl")]
+    assert steps == sorted(steps) and set(steps) == set(range(2, 21, 2))
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert train.main(c) == table
+
+
+def test_the_loss_falls(data, tmp_path):
+    c = config(data, tmp_path, steps=60, learning_rate=5e-3)
+    train.main(c)
+    mse = [
+        x["train/mse"] for x in read_lines(tmp_path / c.name / "metrics.jsonl") if "train/mse" in x
+    ]
+    assert np.mean(mse[-5:]) < 0.7 * np.mean(mse[:5])
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path, monkeypatch, capsys):
+    straight, stopped = (config(data, tmp_path, name=name) for name in ("straight", "stopped"))
+    train.main(straight)
+    for at in (7, 6):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "Interrupt", StopAt(at))
+            with pytest.raises(SystemExit) as stop:
+                train.main(stopped)
+        assert stop.value.code == 128 + signal.SIGINT
+        assert "the same command continues" in capsys.readouterr().out
+    train.main(stopped)
+    assert_same_run(straight, stopped)
+
+
+def test_another_configuration_is_refused_with_the_fields(data, tmp_path):
+    c = config(data, tmp_path, steps=2)
+    train.main(c)
+    with pytest.raises(ConfigChanged, match=r"codes: 16 there, 32 now.*beta: 0.25 there, 0.5 now"):
+        train.main(dataclasses.replace(c, codes=32, beta=0.5))
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_parallel_modes_agree_with_jit(data, tmp_path, parallel):
+    a, b = (config(data, tmp_path, name=p, parallel=p, steps=10) for p in ("jit", parallel))
+    for c in (a, b):
+        train.main(c)
+    for x, y in zip(*(jax.tree.leaves(final_state(c).params) for c in (a, b)), strict=True):
+        assert np.linalg.norm(x - y) <= 1e-5 * np.linalg.norm(x) + 1e-7
+
+
+def test_vectors_train_with_an_mlp(tmp_path):
+    path = tmp_path / "vectors.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32))
+    table = train.main(config(path, tmp_path, steps=10))
+    assert table["seen"] == 10 and "ssim" not in table
+
+
+def test_two_processes_give_the_same_bits(data, tmp_path):
+    runs = [config(data, tmp_path, name=name) for name in "ab"]
+    for process in [command(c) for c in runs]:
+        assert process.wait() == 0, process.stdout.read()
+    assert_same_run(*runs)
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
+    c = config(data, tmp_path, steps=100_000, eval_every=50)
+    process = command(c)
+    while "step     50" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait() == 130, rest
+    assert "stopped at step" in rest and "Traceback" not in rest
+    with Checkpoints(tmp_path / c.name / "checkpoints") as checkpoints:
+        stopped = checkpoints.latest()
+    assert stopped >= 50
+    process = command(c)
+    assert f"continues at step {stopped}" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+    assert process.wait() == 143
+
+
+def test_two_processes_train_together(data, tmp_path):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    together = config(data, tmp_path, name="two", steps=4, processes=2)
+    together = dataclasses.replace(together, coordinator=f"localhost:{port}", parallel="jit")
+    both = [command(dataclasses.replace(together, process_id=i)) for i in (0, 1)]
+    start = time.time()
+    for process in both:
+        assert process.wait(timeout=120) == 0, process.stdout.read()
+    assert time.time() - start < 120
+    alone = config(data, tmp_path, name="one", steps=4)
+    train.main(alone)
+    a, b = final_state(alone), final_state(together)
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        *(s.collections["quantizer"]["codes"]["state"]["sums"] for s in (a, b)),
+        rtol=1e-4,
+        atol=1e-6,
+    )

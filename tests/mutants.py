@@ -1,0 +1,165 @@
+"""Breaks the library on purpose, one change at a time: each must turn the tests red.
+
+python tests/mutants.py            all of them, some minutes
+python tests/mutants.py beta psum  those whose name holds one of these words
+
+Prints mutant, failing test and the law behind it; exits with 1 if a mutant survives.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """One change: in a file of vqvae_jax, `old` becomes `new`."""
+
+    name: str
+    law: str
+    file: str
+    old: str
+    new: str
+    tests: str = "tests/test_ema.py tests/test_losses.py"
+
+
+NEAREST, LAWS, STEP = "tests/test_search.py", "tests/test_laws.py", "tests/training"
+REPLICAS = "tests/test_replicas.py"
+SUM = "return psum(jax.ops.segment_sum("
+
+MUTANTS = [
+    Mutant("farthest code", "k = argmin", "search.py",
+           "lowest(half - jnp.dot(", "lowest(-half + jnp.dot(", NEAREST),
+    Mutant("second nearest code", "k = argmin", "search.py",
+           "best = jnp.min(scores, axis=-1)", "best = jnp.sort(scores, axis=-1)[..., min(1, scores.shape[-1] - 1)]", NEAREST),
+    Mutant("not centred", "exact against float64", "search.py",
+           "z, e = (z - centre).reshape(-1, z.shape[-1]), e - centre", "z = z.reshape(-1, z.shape[-1])", NEAREST),
+    Mutant("low precision", "exact against float64", "search.py",
+           "precision=jax.lax.Precision.HIGHEST", "precision=None", NEAREST),
+    Mutant("ties to the highest index", "lowest index at ties", "search.py",
+           "jnp.min(jnp.where(equal, index, jnp.iinfo(jnp.int32).max), axis=-1)",
+           "jnp.max(jnp.where(equal, index, -1), axis=-1)", NEAREST),
+    Mutant("NaN code captures rows", "a code that is not finite is never chosen", "search.py",
+           "half = jnp.where(usable[:, 0], 0.5 * jnp.sum(e * e, axis=-1), jnp.inf)",
+           "half = 0.5 * jnp.sum(e * e, axis=-1)", NEAREST),
+    Mutant("beta on the codebook term", "beta multiplies the commitment alone", "quantizers/vector.py",
+           '"codebook": codebook_loss(rows.z, z_q, rows.weights, axis_name),',
+           '"codebook": beta * codebook_loss(rows.z, z_q, rows.weights, axis_name),'),
+    Mutant("beta ignored", "beta multiplies the commitment", "quantizers/vector.py",
+           '"commitment": beta * commitment_loss(rows.z, z_q, rows.weights, axis_name),',
+           '"commitment": commitment_loss(rows.z, z_q, rows.weights, axis_name),'),
+    Mutant("beta on the codebook term of quantize", "beta multiplies the commitment alone", "equations.py",
+           '"codebook": codebook_loss(z_e, z_q)', '"codebook": beta * codebook_loss(z_e, z_q)'),
+    Mutant("no codebook loss", "|sg[z_e] - z_q|^2", "losses.py",
+           "return mean(jnp.square(sg(z_e) - z_q)", "return 0 * mean(jnp.square(sg(z_e) - z_q)"),
+    Mutant("codebook loss moves the encoder", "|sg[z_e] - z_q|^2", "losses.py",
+           "jnp.square(sg(z_e) - z_q)", "jnp.square(z_e - z_q)"),
+    Mutant("commitment without gradient", "|z_e - sg[z_q]|^2", "losses.py",
+           "jnp.square(z_e - sg(z_q))", "jnp.square(sg(z_e) - sg(z_q))"),
+    Mutant("no straight-through", "dL/dz_e := dL/dz_q", "estimators.py",
+           "sg(z_q) + (z_e - sg(z_e))", "sg(z_q) + 0 * z_e"),
+    Mutant("straight-through inexact in value", "exact in value", "estimators.py",
+           "sg(z_q) + (z_e - sg(z_e))", "z_e + sg(z_q - z_e)"),
+    Mutant("no Laplace smoothing", "Laplace smoothing as in Haiku", "quantizers/vector.py",
+           "return (counts + eps) / (total + counts.size * eps) * total", "return jnp.maximum(counts, 1e-12) + 0 * total"),
+    Mutant("EMA sums doubled", "M <- decay M + (1 - decay) m", "quantizers/vector.py",
+           "totals = sum_by_code(rows.z * rows.weights[..., None]", "totals = sum_by_code(2 * rows.z * rows.weights[..., None]"),
+    Mutant("decay swapped", "N <- decay N + (1 - decay) n", "quantizers/vector.py",
+           "return decay * average + (1 - decay) * value", "return (1 - decay) * average + decay * value"),
+    Mutant("unhit codes shrink", "a code without rows keeps its value", "quantizers/vector.py",
+           "moved, weight = hits > 0, jnp.ones(())", "moved, weight = hits >= 0, jnp.ones(())"),
+    Mutant("mask ignored in EMA sums", "invalid rows change nothing", "quantizers/vector.py",
+           "sum_by_code(rows.z * rows.weights[..., None]", "sum_by_code(rows.z", LAWS),
+    Mutant("mask ignored in EMA counts", "invalid rows change nothing", "quantizers/vector.py",
+           "        hits = sum_by_code(rows.weights, k, size, axis_name)\n        totals",
+           "        hits = sum_by_code(jnp.ones_like(rows.weights), k, size, axis_name)\n        totals", LAWS),
+    Mutant("mask ignored in losses", "means over valid rows", "losses.py",
+           "jnp.square(z_e - sg(z_q)), weights, axis_name", "jnp.square(z_e - sg(z_q)), None, axis_name", LAWS),
+    Mutant("NaN rows not masked", "a NaN never reaches the codebook", "reductions.py",
+           "w = jnp.where(finite, weights, 0)", "w = weights", "tests/test_ema.py"),
+    Mutant("state moves without a valid row", "no valid row changes nothing", "quantizers/vector.py",
+           "jnp.where(condition, sg(new[name]), old[name])", "sg(new[name])", LAWS),
+    Mutant("counts and sums not reduced", "statistics are of the global batch", "reductions.py",
+           f"{SUM}x.reshape((rows, *rest)), segments, size), axis_name)",
+           f"{SUM}x.reshape((rows, *rest)), segments, size), None)", LAWS),
+    Mutant("counts not reduced", "statistics are of the global batch", "quantizers/vector.py",
+           "        hits = sum_by_code(rows.weights, k, size, axis_name)\n        totals",
+           "        hits = sum_by_code(rows.weights, k, size)\n        totals", LAWS),
+    Mutant("sums not reduced", "statistics are of the global batch", "quantizers/vector.py",
+           "totals = sum_by_code(rows.z * rows.weights[..., None], k, size, axis_name)",
+           "totals = sum_by_code(rows.z * rows.weights[..., None], k, size)", LAWS),
+    Mutant("losses not reduced", "losses are of the global batch", "reductions.py",
+           "total, n = psum((jnp.sum(x * w), jnp.sum(w)), axis_name)", "total, n = jnp.sum(x * w), jnp.sum(w)", LAWS),
+    Mutant("sampled rows not shared", "states bit-equal between replicas", "reductions.py",
+           "return psum(jnp.where(mine[:, None], row, 0), axis_name)", "return jnp.where(mine[:, None], row, 0)", LAWS),
+    Mutant("gradient not averaged over replicas", "gradients are of the global batch", "training/step.py",
+           "grads if axis_name is None else jax.lax.pmean(grads, axis_name)", "grads", STEP),
+    Mutant("gradient with the replica factor", "gradients are of the global batch", "training/step.py",
+           "jax.lax.pmean(grads, axis_name)", "jax.lax.psum(grads, axis_name)", STEP),
+    Mutant("bad steps not skipped", "a gradient that is not finite changes nothing", "training/step.py",
+           "jnp.where(good, new, old)", "new", STEP),
+    Mutant("perplexity without exp", "perplexity = exp(H)", "metrics.py",
+           '"perplexity": jnp.exp(entropy)', '"perplexity": entropy', "tests/test_metrics.py"),
+    Mutant("decode returns zeros", "decode(indices) = quantized", "equations.py",
+           "jnp.where(known[..., None], codebook[", "0 * jnp.where(known[..., None], codebook[", LAWS),
+    Mutant("-1 decodes to the last code", "-1 decodes to 0", "equations.py",
+           "known = (k >= 0) & (k < codebook.shape[0])", "known = k < codebook.shape[0]", LAWS),
+    Mutant("dead codes never replaced", "codes that die are re-seeded", "quantizers/codebooks.py",
+           "return (revive(counts) | ~is_valid(codebook)) & (hits == 0)",
+           "return jnp.zeros_like(hits) > 0", "tests/test_codebooks.py tests/test_ema.py"),
+    Mutant("a chosen code expires", "a code chosen in the batch is not dead", "quantizers/codebooks.py",
+           "return (revive(counts) | ~is_valid(codebook)) & (hits == 0)",
+           "return revive(counts) | ~is_valid(codebook)", "tests/test_codebooks.py tests/test_ema.py"),
+    Mutant("re-seeded code keeps its sum", "count and sum with the code", "quantizers/vector.py",
+           '"sums": jnp.where(dead[:, None], fair * fresh, new["sums"])', '"sums": new["sums"]',
+           "tests/test_codebooks.py tests/test_ema.py"),
+]  # fmt: skip
+
+
+def copy_repository(folder: Path) -> None:
+    """What the tests need."""
+    for name in ("vqvae_jax", "experiments", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def failing_test(folder: Path, mutant: Mutant) -> str | None:
+    """Applies the mutant, runs its tests until one fails, and takes it back."""
+    path = folder / "vqvae_jax" / mutant.file
+    whole = path.read_text()
+    if mutant.old not in whole:
+        raise SystemExit(f"{mutant.name}: {mutant.file} no longer has the text {mutant.old!r}")
+    path.write_text(whole.replace(mutant.old, mutant.new))
+    try:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, *mutant.tests.split()], cwd=folder, capture_output=True, text=True
+        )
+    finally:
+        path.write_text(whole)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return failed[1] if failed else None
+
+
+def main(words: list[str]) -> int:
+    chosen = [m for m in MUTANTS if not words or any(w in m.name for w in words)]
+    survivors = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_repository(folder)
+        for mutant in chosen:
+            test = failing_test(folder, mutant)
+            survivors += [] if test else [mutant.name]
+            print(f"{mutant.name:40} {test or 'SURVIVES':70} {mutant.law}", flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants turned the tests red")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

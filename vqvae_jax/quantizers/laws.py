@@ -1,0 +1,252 @@
+"""The contract of `Quantizer`, as functions that try to catch a quantizer breaking it.
+
+1. Gradients move params, data moves state; both are dicts whose shapes and dtypes training keeps.
+2. Losses and metrics are means over the valid rows of all replicas; the gradient is that of
+   `pmean(task_loss) + out.loss`, then `pmean`. The states of all replicas are equal bit by bit.
+3. A row is valid if it is finite and its mask > 0. Others change nothing; they get index -1 and the
+   vector 0. A batch of such rows only has loss 0 and keeps the state. Masks of ones are no mask.
+4. `decode(indices)` is `quantized`, exactly under one compilation, in eval mode and (with the state
+   before the step) in training; -1 decodes to 0. Eval mode needs no key and returns its state.
+   The codes of a row depend on the row and the state, not on key, layout or jit.
+5. The arithmetic is float32, whatever the dtype of z; it is also that of `quantized`.
+6. Gradient estimators are exact in value.
+7. Equality, hash, pickle and JSON come from the factory call that made the quantizer.
+8. `apply` counts no codes: `code_counts` does (a matter of cost: not tested).
+"""
+
+import contextlib
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vqvae_jax.describe import from_json, remake, to_json
+from vqvae_jax.quantizers.base import Quantizer, check_rows
+from vqvae_jax.reductions import psum
+
+REPLICAS = 4
+same = chex.assert_trees_all_equal
+require = np.testing.assert_  # which python -O does not drop
+close = partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-6)
+
+
+def check_quantizer(
+    q: Quantizer, *, key: PRNGKeyArray | None = None, z: Float[Array, "*rows D"] | None = None
+) -> None:
+    """Checks that a quantizer of any kind or nesting keeps the contract; returns if it does.
+
+    Args:
+        key: for its init and training; `jax.random.key(0)` if None.
+        z: rows `[..., q.dim]` of the kind that it is made for; 64 drawn from N(0, 1) if None.
+
+    Raises:
+        AssertionError: naming the law that is broken, and the quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> check_quantizer(vj.vq(size=8, dim=3, init=vj.normal()))
+    """
+    if z is not None:
+        check_rows(z, q.dim)
+    with naming(law_init, q):
+        trial = begin_trial(q, key, z)
+    for law in LAWS:
+        with naming(law, q):
+            law(trial)
+
+
+class Trial(NamedTuple):
+    """A quantizer and what the laws try it on."""
+
+    q: Quantizer
+    key: PRNGKeyArray
+    z: Float[Array, "R M D"]  # the rows of R replicas
+    params: Any
+    start: Any  # the state that init makes
+    state: Any  # after one training step, so after any first-batch initialisation
+    step: Callable  # jitted `training_step`
+    look: Callable  # jitted `evaluate`
+
+
+def begin_trial(q: Quantizer, key: PRNGKeyArray | None = None, z: Array | None = None) -> Trial:
+    """Initialises the quantizer and takes one training step."""
+    key = jax.random.key(0) if key is None else key
+    z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
+    z = jnp.asarray(np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)), jnp.float32)
+    params, start = q.init(key)
+    step, look = jax.jit(partial(training_step, q)), jax.jit(partial(evaluate, q))
+    state = step(params, start, z.reshape(-1, q.dim), key=key)["state"]
+    return Trial(q, key, z, params, start, state, step, look)
+
+
+def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
+    """A step by the recipe, with the gradient for params and for a shift that all rows share."""
+
+    def loss(params, shift):
+        z_e = z + shift
+        out, new = q.apply(params, state, z_e, train=True, key=key, mask=mask, axis_name=axis_name)
+        task = psum(jnp.sum(jnp.sin(out.quantized)), axis_name)  # a pmean times the replicas
+        return 0.01 * task + out.loss, (out, new)
+
+    grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, jnp.zeros(q.dim))
+    grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+    decoded = q.decode(params, state, out.indices)
+    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
+
+
+def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
+    """Eval mode, decoded under the same compilation."""
+    out, new = q.apply(params, state, z)
+    decoded = q.decode(params, state, out.indices).astype(z.dtype)
+    return out._asdict() | {"decoded": decoded, "state": new}
+
+
+def law_init(t: Trial) -> None:
+    """params and state are dicts whose shapes need no computation, and survive a training step."""
+    params, state = shapes = jax.eval_shape(t.q.init, t.key)
+    require(isinstance(params, dict) and isinstance(state, dict), "init must return two dicts")
+    require(specs(shapes) == specs((t.params, t.start)), "init differs under eval_shape")
+    z = jax.ShapeDtypeStruct(t.z.shape, jnp.bfloat16)
+    new = jax.eval_shape(partial(t.q.apply, train=True), params, state, z, key=t.key)[1]
+    for after in (t.state, new):
+        require(specs(after) == specs(state), f"init's {specs(state)} became {specs(after)}")
+
+
+def law_eval(t: Trial) -> None:
+    """Eval mode needs no key and keeps its state; metrics are constants to the gradient."""
+    out = t.look(t.params, t.state, t.z)
+    same(out["state"], t.state)
+    inside = (out["indices"] >= -1) & (out["indices"] < np.array(t.q.vocab))
+    require(inside.all(), f"indices are not in -1..K-1 for vocab {t.q.vocab}")
+
+    def total(params, z):
+        return sum(t.q.apply(params, t.state, z)[0].metrics.values(), jnp.zeros(()))
+
+    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(t.params, t.z)
+    same(grads, jax.tree.map(np.zeros_like, grads))
+
+
+def law_types(t: Trial) -> None:
+    """quantized has shape and dtype of z, indices are int32 [..., Q], all else scalar float32."""
+    for train, dtype in ((False, jnp.float32), (False, jnp.bfloat16), (True, jnp.bfloat16)):
+        apply = partial(t.q.apply, t.params, t.state, train=train, key=t.key if train else None)
+        out = jax.eval_shape(apply, jax.ShapeDtypeStruct(t.z.shape, dtype))[0]
+        scalars = [*out.losses.values(), *out.metrics.values()]
+        chex.assert_shape(out[:2], [t.z.shape, (*t.z.shape[:-1], len(t.q.vocab))])
+        chex.assert_type(out[:2], [dtype, jnp.int32])
+        chex.assert_shape(scalars, ())
+        chex.assert_type(scalars, jnp.float32)
+
+
+def law_decode(t: Trial) -> None:
+    """decode(indices) is quantized, exactly; -1 decodes to 0."""
+    outs = [t.look(t.params, t.state, z) for z in (t.z, t.z.astype(jnp.bfloat16))]
+    for out in (*outs, t.step(t.params, t.state, t.z.reshape(-1, t.q.dim), key=t.key)):
+        same(out["decoded"], out["quantized"])
+    nothing = t.q.decode(t.params, t.state, jnp.full((3, len(t.q.vocab)), -1))
+    same(nothing, np.zeros((3, t.q.dim), np.float32))
+
+
+def law_masks(t: Trial) -> None:
+    """Rows that are not valid change nothing, and an all-ones mask is no mask."""
+    flat, lost = np.array(t.z.reshape(-1, t.q.dim)), np.array([0, -3, -2, -1])
+    ones, mask, kept = np.ones(t.z.shape[:-1]), np.ones(len(flat)), np.delete(flat, lost, axis=0)
+    flat[lost, 0], mask[-1] = (np.nan, np.inf, 1e20, 5), 0
+    for state in (t.start, t.state):
+        step = partial(t.step, t.params, state, key=t.key)
+        close(shared(step(t.z, mask=ones)), shared(step(t.z.reshape(flat.shape))))
+        clean, mixed = step(kept), step(flat.reshape(t.z.shape), mask=mask.reshape(ones.shape))
+        close(*({n: r[n] for n in ("losses", "state", "grads")} for r in (mixed, clean)))
+        quantized = np.reshape(mixed["quantized"], flat.shape)
+        indices = np.reshape(mixed["indices"], (len(flat), -1))
+        close(np.delete(quantized, lost, axis=0), clean["quantized"])
+        require(
+            not quantized[lost].any() and (indices[lost] == -1).all(), "invalid rows: not -1, 0"
+        )
+
+
+def law_no_rows(t: Trial) -> None:
+    """A batch without a valid row has loss 0 and finite gradients, and leaves the state alone."""
+    ones = np.ones(t.z.shape[:-1])
+    for z, mask in ((t.z, 0 * ones), (t.z * jnp.nan, ones), (t.z[0, :0], None)):
+        for state in (t.start, t.state):
+            out = t.step(t.params, state, z, key=t.key, mask=mask)
+            same(out["state"], state)
+            chex.assert_tree_all_finite(out)
+            require(not any(map(float, out["losses"].values())), f"losses: {out['losses']}")
+
+
+def law_replicas(t: Trial) -> None:
+    """Replicas with unequal shares of the rows equal one device that has them all."""
+    mask = np.arange(REPLICAS)[:, None] * (np.arange(t.z.shape[1]) % 3.0)
+    keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
+    step = partial(training_step, t.q, axis_name="r")
+    replicas = jax.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
+    for state in (t.start, t.state):
+        one = t.step(t.params, state, t.z, key=t.key, mask=mask)
+        copies = jax.tree.map(lambda a: np.stack([a] * REPLICAS), state)
+        many = replicas(t.params, copies, t.z, keys, mask)
+        close(many["quantized"], one["quantized"])
+        for i in range(REPLICAS):
+            close(jax.tree.map(lambda a, i=i: a[i], shared(many)), shared(one))
+            same(*(jax.tree.map(lambda a, j=j: a[j], many["state"]) for j in (0, i)))
+
+
+def shared(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of a step's result that replicas share."""
+    return {name: result[name] for name in ("losses", "metrics", "state", "grads")}
+
+
+def law_codes(t: Trial) -> None:
+    """The codes of a row depend on nothing but the row and the state."""
+    z, args = t.z.reshape(-1, t.q.dim), (t.params, t.state)
+    expected = t.look(*args, z)
+    others = [
+        t.look(*args, t.z),
+        jax.jit(jax.vmap(partial(evaluate, t.q, *args)))(z),
+        t.q.apply(*args, z, key=t.key)[0]._asdict(),  # without jit
+        *(t.step(*args, z, key=key) for key in jax.random.split(t.key)),
+    ]
+    for other in others:
+        # Rounding may decide between codes that are equally near: compare errors, not indices.
+        both = (other["quantized"].reshape(z.shape), expected["quantized"])
+        close(*(jnp.square(z - quantized).sum(-1) for quantized in both))
+
+
+def law_description(t: Trial) -> None:
+    """The factory call is the quantizer; and a misspelt keyword raises."""
+    require(jax.tree.leaves({"q": t.q}) == [t.q], "a quantizer must be one leaf of a pytree")
+    again = [] if t.q.call is None else [remake(*t.q.call)]
+    with contextlib.suppress(ValueError):  # raised where a function in it has no public name
+        again += [from_json(to_json(t.q)), pickle.loads(pickle.dumps(t.q))]
+    for other in again:
+        require(other == t.q and hash(other) == hash(t.q), f"the same call made {other!r}")
+        same(other.init(t.key), (t.params, t.start))
+    with contextlib.suppress(TypeError):
+        t.q.apply(t.params, t.state, t.z, misspelt=True)
+        require(False, "apply must raise a TypeError for an unknown keyword")
+
+
+VALUES = (law_eval, law_types, law_decode, law_masks, law_no_rows, law_codes, law_replicas)
+LAWS = (law_init, *VALUES, law_description)
+
+
+@contextlib.contextmanager
+def naming(law: Callable, q: Quantizer):
+    """An error of any kind becomes an AssertionError that names the law and the quantizer."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{law.__name__} is broken by {q!r}: {error}") from error
+
+
+def specs(tree) -> Any:
+    """Structure, shapes, dtypes and weak types."""
+    shapes = jax.eval_shape(lambda tree: tree, tree)
+    return jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}{' weak' * a.weak_type}", shapes)
