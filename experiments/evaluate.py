@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command import run
+from experiments.recipe import load_data
 from vqvae_jax import BundleError, code_counts, load_model, psnr, ssim, usage
 from vqvae_jax.data.pipeline import preprocess, take_batches
-from vqvae_jax.data.sources import open_source
 
 MEANING = {
     "psnr": "PSNR, dB, of the mean squared error",
@@ -113,7 +113,7 @@ def main(config: Config) -> dict[str, float]:
     options = json.loads(path.read_text())
     bundle = load_model(config.run / "model")
     data, crop = config.data or options["data"], config.crop or options["crop"]
-    test = open_source(data, size=crop)("test")
+    _, test = load_data(data, crop)
     table, _ = evaluate(bundle.model, bundle.variables, test, config.batch_size)
     show(table, f"{config.run}, model {bundle.sha256[:16]}, {len(test):,} test images of {data}")
     return table

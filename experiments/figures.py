@@ -178,8 +178,9 @@ def draw_usage(axes: Axes, counts: np.ndarray, prefix: str) -> None:
     """One stream's panel."""
     found = {name: float(v) for name, v in usage(jnp.asarray(counts, jnp.float32)).items()}
     shares, ranks = np.sort(counts)[::-1] / max(found["seen"], 1), np.arange(len(counts) + 1)
-    title = f"perplexity {found['perplexity']:,.1f} of {len(counts):,}, "
-    plain(axes, f"{prefix}{title}{found['used']:.1%} used, {found['seen']:,.0f} codes seen")
+    title = f"{prefix}perplexity {found['perplexity']:,.1f} of {len(counts):,}"
+    apart = "\n" if prefix else ", "  # two panels stand side by side
+    plain(axes, f"{title}{apart}{found['used']:.1%} used, {found['seen']:,.0f} codes seen")
     axes.stairs(shares, ranks, fill=True, color=LINES[0], label="share of the codes seen")
     axes.axhline(1 / len(counts), color=LINES[1], ls="--", lw=1.2, label="uniform")
     axes.set_xlim(0, len(counts))

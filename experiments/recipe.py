@@ -7,8 +7,19 @@ import optax
 
 from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq, kmeans, underused, vq
 from vqvae_jax.data.pipeline import batch_indices
+from vqvae_jax.data.sources import DataError, open_source
 
+PREPROCESSED = ("uint8", "float16", "float32")
 QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
+
+
+def load_data(data: str, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) of a source, with a `DataError` for a dtype that `preprocess` doesn't take."""
+    source = open_source(data, size=crop)
+    train, test = source("train"), source("test")
+    if train.dtype not in PREPROCESSED:
+        raise DataError(f"{data}: expected {' or '.join(PREPROCESSED)}, found {train.dtype}")
+    return train, test
 
 
 def make_model(config, example: np.ndarray) -> VQVAE:

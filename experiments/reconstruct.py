@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tyro
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -77,7 +77,7 @@ def main(config: Config) -> list[Result]:
     for source, target in plan.items():
         original = read_picture(source, model.encoder.channels)
         reconstruction, codes = reconstruct(model, variables, original)
-        both = Image.fromarray(side_by_side(original, reconstruction).squeeze())
+        both = to_image(side_by_side(original, reconstruction))
         write(target, partial(both.save, format="PNG"))
         vocab = model.quantizer.vocab
         results.append(measure(source, target, original, reconstruction, codes, vocab))
@@ -154,13 +154,12 @@ def read_picture(path: Path, channels: int) -> UInt8[np.ndarray, "H W C"]:
     Raises:
         DataError: not a readable picture, or one of more than 8 bits a channel.
     """
-    pixels = readers._pixels(path, MODES[channels], str(path))
-    with Image.open(path) as file:
-        orientation = file.getexif().get(0x0112, 1)
-    picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
-    picture.getexif()[0x0112] = orientation
-    turned = np.asarray(ImageOps.exif_transpose(picture))
-    return turned.reshape(*turned.shape[:2], channels)
+    return readers.pixels(path, MODES[channels], str(path))
+
+
+def to_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
+    """Pillow has no axis for a single channel."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def reconstruct(

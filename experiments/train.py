@@ -18,9 +18,9 @@ import numpy as np
 from experiments import evaluate, report, runs
 from experiments.command import run
 from experiments.progress import Display
-from experiments.recipe import host_batches, make_model, make_optimizer
+from experiments.recipe import host_batches, load_data, make_model, make_optimizer
 from vqvae_jax import save_model, to_json
-from vqvae_jax.data.sources import EMBEDDED, open_source
+from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.loop import Interrupt, run_steps
@@ -108,9 +108,7 @@ def main(config: Config) -> dict[str, float] | None:
     """Data, model, state, loop, report."""
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
-    source = open_source(config.data, size=config.crop)
-    train, test = source("train"), source("test")
-
+    train, test = load_data(config.data, config.crop)
     model, optimizer = make_model(config, train), make_optimizer(config)
     mesh = parallel.data_mesh()
     step = COMPILERS[config.parallel](make_train_step(model, optimizer), mesh)

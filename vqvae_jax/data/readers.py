@@ -80,7 +80,7 @@ def _read_builder(builder: Any, name: str, split: str) -> UInt8[np.ndarray, "N H
     skip = {key: _require("tensorflow_datasets").decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=skip)
     encoded = enumerate(_encoded(records, key, f"{name} {split}"))
-    return _fill((_pixels(e, mode, f"{name} {split} {i}") for i, e in encoded), len(records), name)
+    return _fill((pixels(e, mode, f"{name} {split} {i}") for i, e in encoded), len(records), name)
 
 
 def _encoded(records: Any, key: str, name: str) -> Iterator[bytes]:
@@ -118,24 +118,25 @@ def _fill(
     return out
 
 
-def _pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
-    pil = _require("PIL.Image")
+def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
+    """One image, turned as its EXIF says, in the mode "RGB" or "L"; transparency over white."""
+    pil, ops = _require("PIL.Image"), _require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
-        with pil.open(io.BytesIO(data)) as image:
-            image.load()
+        with pil.open(io.BytesIO(data)) as file:
+            image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
         raise DataError(f"{name}: expected a readable image, found: {_line(error)}") from error
     # Pillow silently drops the low byte of 16-bit colour; the bit depth is byte 24 of a PNG.
-    deep = image.format == "PNG" and data[24] == 16
+    deep = file.format == "PNG" and data[24] == 16
     if deep or image.mode not in _EIGHT_BIT_MODES:
         found = "16 bits" if deep else f"mode {image.mode}"
         raise DataError(f"{name}: expected 8 bits per channel, found {found}; convert the image")
     if image.has_transparency_data and mode != "RGBA":
         white = pil.new("RGBA", image.size, "white")
         image = pil.alpha_composite(white, image.convert("RGBA"))
-    pixels = np.asarray(image.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1)
+    values = np.asarray(image.convert(mode))
+    return values.reshape(*values.shape[:2], -1)
 
 
 def image_files(root: Path) -> Iterator[Path]:
@@ -171,7 +172,7 @@ def read_folder(root: Path, size: int, mode: str, split: str) -> UInt8[np.ndarra
             f"{root}: expected images for split {split!r}, found none among "
             f"{sum(1 for _ in image_files(root))}; put them into sub-folders train and test"
         )
-    crops = [_grid(_pixels(file, mode, str(file)), size) for file in files]
+    crops = [_grid(pixels(file, mode, str(file)), size) for file in files]
     small = sum(len(c) == 0 for c in crops)
     if small == len(crops):
         raise DataError(
