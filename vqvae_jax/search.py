@@ -20,15 +20,17 @@ def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Ar
     Computed in float32, whatever the dtypes, as argmin_j 1/2 |e_j|^2 - z.e_j with z and e
     relative to the mean of the codebook and every product in full precision: an offset shared by
     the codes costs no digits, and |z|^2, equal for all codes, is left out. The answer is that of
-    float64 except where the two best scores agree to float32 rounding. Equal distances go to the
-    lowest index. Only a block of the N x K scores exists at a time.
+    float64 except where the two best scores agree to float32 rounding, which is relative to the
+    largest code: one that has run away to 10^5 times the others costs the others their digits.
+    Equal distances go to the lowest index. Only a block of the N x K scores exists at a time.
 
     Args:
         z: rows, `[..., D]`.
         codebook: the codes e, `[K, D]`. A code that is not finite is never chosen.
 
     Returns:
-        int32 `[...]`; -1 for a row that is not finite (or whose square overflows).
+        int32 `[...]`; -1 for a row that is not finite (or whose square overflows), and for all rows
+        where no code is finite.
 
     Raises:
         ValueError: if the codebook is not `[K, D]` with K >= 1 and the D of z.
@@ -45,7 +47,8 @@ def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Ar
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
     z, e = (z - centre).reshape(-1, z.shape[-1]), e - centre
     half = jnp.where(usable[:, 0], 0.5 * jnp.sum(e * e, axis=-1), jnp.inf)
-    return jnp.where(valid, search_rows(z, e, half).reshape(rows), -1)
+    found = valid & jnp.any(usable)
+    return jnp.where(found, search_rows(z, e, half).reshape(rows), -1)
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)

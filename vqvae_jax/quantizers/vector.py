@@ -52,7 +52,8 @@ def vq(
             dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
         estimator: `(z_e, z_q) -> z_q`, which gives the gradient.
 
-    Training needs a key if `init` uses the first batch or codes are revived.
+    Training needs a key if `init` uses the first batch or codes are revived. A code whose
+    parameters are not finite is never chosen, and counted in metrics["invalid_codes"].
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,0 +1,148 @@
+"""Usage of the codes, PSNR and SSIM, against float64 and another library."""
+
+import chex
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+
+from vqvae_jax import code_counts, psnr, ssim, usage
+
+close = np.testing.assert_allclose
+
+
+def images(kind, channels, batch=(3,), sides=(19, 26), seed=0):
+    """A pair of images each: noise; or soft shapes on a flat ground, and what is left of them."""
+    rng = np.random.default_rng(seed)
+    x, y = (rng.uniform(size=(*batch, *sides, channels)) for _ in range(2))
+    if kind == "shapes":
+        h, w = np.meshgrid(*(np.linspace(-1, 1, n) for n in sides), indexing="ij")
+        centre = rng.uniform(-0.4, 0.4, (2, *batch, 1, 1, channels))
+        distance = np.hypot(h[..., None] - centre[0], w[..., None] - centre[1])
+        x = np.clip(1.4 - 3 * distance, 0, 1)  # exactly 0 and 1 over large parts
+        y = np.clip(0.9 * x + 0.05 * (y - 0.5), 0, 1)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3], [5, 0, 1, 0], [1, 0, 0, 0], [1000, 1], [0.1, 0.3]])
+def test_usage_is_that_of_float64(counts):
+    got = usage(jnp.asarray(counts, jnp.float32))
+    close(got["perplexity"], ref.perplexity(counts), rtol=1e-5)
+    close(got["bits"], np.log2(ref.perplexity(counts)), rtol=1e-5, atol=1e-6)
+    close(got["used"], np.mean(np.asarray(counts) > 0))
+    close(got["seen"], np.sum(counts), rtol=1e-6)
+
+
+def test_usage_of_a_large_codebook_with_unused_codes():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3, 16384) * (rng.uniform(size=16384) < 0.3)
+    got = usage(jnp.asarray(counts, jnp.float32))
+    close(got["perplexity"], ref.perplexity(counts), rtol=1e-5)
+    close(got["used"], np.mean(counts > 0), rtol=1e-6)
+
+
+def test_usage_of_no_code_at_all_is_finite():
+    assert {k: float(v) for k, v in usage(jnp.zeros(4)).items()} == {
+        "perplexity": 1, "bits": 0, "used": 0, "seen": 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("unused", [0, 2])
+def test_gradient_of_the_perplexity_is_that_on_paper_and_finite_for_unused_codes(unused):
+    counts = jnp.array([2.0, 5.0, 1.0, 8.0] + [0.0] * unused)
+    p = ref.f64(counts)[:4] / 16
+    entropy = -np.sum(p * np.log(p))
+    expected = np.exp(entropy) * (-np.log(p) - entropy) / 16
+    gradient = jax.grad(lambda c: usage(c)["perplexity"])(counts)
+    close(gradient[:4], expected, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert np.isfinite(jax.grad(lambda c: usage(c)["bits"])(0 * counts)).all()
+
+
+def test_counts_are_those_of_each_stream_without_codes_that_were_not_sent():
+    rng = np.random.default_rng(1)
+    vocab, indices = (5, 3), np.stack([rng.integers(-1, k, (4, 7)) for k in (5, 3)], axis=-1)
+    for q, counts in enumerate(code_counts(vocab, jnp.asarray(indices))):
+        stream = indices[..., q]
+        np.testing.assert_array_equal(counts, np.bincount(stream[stream >= 0], minlength=vocab[q]))
+        chex.assert_type(counts, jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (4, 1), (1, 7)])
+def test_counts_are_weighted_by_the_mask(shape):
+    rng = np.random.default_rng(2)
+    indices, mask = rng.integers(-1, 5, (4, 7, 1)), rng.integers(0, 3, shape)
+    (counts,) = code_counts((5,), jnp.asarray(indices), mask=jnp.asarray(mask))
+    flat, weights = indices.ravel(), np.broadcast_to(mask, (4, 7)).ravel()
+    expected = [weights[flat == k].sum() for k in range(5)]
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_counts_add_up_over_batches_and_replicas():
+    indices = jnp.asarray(np.random.default_rng(3).integers(0, 9, (4, 50, 1)))
+    (whole,) = code_counts((9,), indices)
+    parts = sum(code_counts((9,), batch)[0] for batch in indices)
+    (replicas,) = jax.vmap(lambda i: code_counts((9,), i, axis_name="r"), axis_name="r")(indices)
+    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(replicas, np.tile(whole, (4, 1)))
+    close(usage(whole)["perplexity"], ref.perplexity(whole), rtol=1e-5)
+
+
+def test_psnr():
+    close(psnr(jnp.array([1.0, 0.01, 0.001])), [0, 20, 30], atol=1e-5)
+    close(psnr(0.25, peak=255), 10 * np.log10(255**2 / 0.25), rtol=1e-6)
+    assert psnr(0.0) == np.inf
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["noise", "shapes"])
+def test_ssim_is_that_of_dm_pix(kind, channels):
+    x, y = images(kind, channels)
+    highest = jax.lax.Precision.HIGHEST
+    expected = dm_pix.ssim(x, y, filter_size=11, filter_sigma=1.5, precision=highest)
+    assert np.ptp(expected) > 1e-3
+    close(ssim(x, y), expected, atol=1e-5)
+    bright = dm_pix.ssim(255 * x, 255 * y, max_val=255.0, precision=highest)
+    close(ssim(255 * x, 255 * y, peak=255), bright, atol=1e-5)
+    close(ssim(x, x), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3), (0,)])
+def test_ssim_is_taken_image_by_image(batch):
+    x, y = images("noise", 2, batch, sides=(11, 12))
+    each = [ssim(a, b) for a, b in zip(*(v.reshape(-1, 11, 12, 2) for v in (x, y)), strict=True)]
+    chex.assert_shape(ssim(x, y), batch)
+    close(ssim(x, y).ravel(), np.ravel(each), atol=1e-6)
+
+
+def test_ssim_has_a_finite_gradient_where_images_are_flat():
+    flat = jnp.full((12, 12, 1), 0.5)
+    gradient = jax.grad(lambda x: ssim(x, flat))(flat + 0.1)
+    assert np.isfinite(gradient).all() and np.any(gradient != 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: code_counts((4, 4), jnp.zeros((3, 1), int)), r"\[\.\.\., 2\] .*got \(3, 1\)"),
+        (lambda: code_counts((4,), jnp.zeros((3, 1), int), jnp.ones(2)), r"\(3,\).*got \(2,\)"),
+        (lambda: code_counts((4,), jnp.zeros((3, 1), int), 1.0), r"\(3,\).*got \(\)"),
+        (lambda: ssim(jnp.ones((12, 12, 1)), jnp.ones((12, 12, 3))), r"x and y .*equal shapes"),
+        (lambda: ssim(*[jnp.ones((12, 10, 1))] * 2), r"at least 11 x 11 .*got \(12, 10, 1\)"),
+    ],
+)
+def test_input_that_does_not_fit_is_named(as_users, call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+class Variants(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, with_pmap=True)
+    def test_variants_agree(self):
+        counts = jnp.array([4.0, 0.0, 3.0, 1.0])
+        close(self.variant(usage)(counts)["perplexity"], ref.perplexity(counts), rtol=1e-5)
+        x, y = images("shapes", 1)
+        close(self.variant(ssim)(x, y), dm_pix.ssim(x, y), atol=1e-5)
+        close(self.variant(psnr)(jnp.float32(0.001)), 30, rtol=1e-6)

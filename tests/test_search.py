@@ -1,0 +1,235 @@
+"""The search for the nearest code is that of float64, however large the offset or the codebook."""
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+from jax import export
+from jax.extend.core import jaxprs_in_params
+
+from vqvae_jax import nearest, search
+
+
+def fresh(z, e):
+    """`nearest`, traced anew: it sees what a test has patched."""
+    return jax.jit(lambda z, e: search.nearest.__wrapped__(z, e))(z, e)
+
+
+def gaussian(n, size, dim, offset=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    z, e = rng.normal(size=(n, dim)) + offset, rng.normal(size=(size, dim)) + offset
+    return z.astype(np.float32), e.astype(np.float32)
+
+
+def wrong(z, e, find=nearest, excluded=0.01):
+    """Rows with another code than float64 finds. Near-ties don't count, and must be few."""
+    tie = ref.near_tie(z, e)
+    assert tie.mean() <= excluded
+    return np.sum((np.asarray(find(z, e)) != ref.nearest64(z, e)) & ~tie)
+
+
+def walk(jaxpr):
+    """All equations of a jaxpr, those of loops and calls within it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from walk(inner)
+
+
+def equations(n, size, dim):
+    shape = jax.ShapeDtypeStruct
+    args = shape((n, dim), jnp.float32), shape((size, dim), jnp.float32)
+    return list(walk(jax.make_jaxpr(search.nearest.__wrapped__)(*args).jaxpr))
+
+
+def test_the_oracle_is_the_definition_row_by_row():
+    z, e = gaussian(50, 30, 7, offset=100)
+    np.testing.assert_array_equal(ref.nearest64(z, e), [ref.nearest_one(row, e) for row in z])
+    apart = [np.diff(np.sort(ref.distances_one(row, e))[:2])[0] for row in z]
+    relative = ref.gap(z, e)
+    assert np.corrcoef(apart, relative)[0, 1] > 0.9 and (relative > 0).all()
+
+
+@pytest.mark.parametrize("offset", [0, 10, 100, 1000])
+@pytest.mark.parametrize("dim", [8, 64, 256])
+@pytest.mark.parametrize("size", [512, 1000, 4096, pytest.param(16384, marks=pytest.mark.slow)])
+def test_an_offset_common_to_rows_and_codes_costs_no_digits(size, dim, offset):
+    assert wrong(*gaussian(512, size, dim, offset)) == 0
+
+
+@pytest.mark.parametrize(("size", "dim"), [(512, 64), (4096, 64), (4096, 256)])
+def test_tiny_codes_of_the_usual_initialisation_are_told_apart(size, dim):
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(1024, dim)).astype(np.float32)
+    e = rng.uniform(-1 / size, 1 / size, (size, dim)).astype(np.float32)
+    assert wrong(z, e) == 0
+    assert len(np.unique(nearest(z, e))) >= 0.9 * len(np.unique(ref.nearest64(z, e)))
+
+
+def test_one_coordinate_far_from_zero():
+    z, e = gaussian(1024, 512, 16)
+    z[:, 3], e[:, 3] = z[:, 3] + 1e4, e[:, 3] + 1e4
+    assert wrong(z, e) == 0
+
+
+def test_rows_far_from_all_codes():
+    z, e = gaussian(1024, 512, 64)
+    assert wrong(z + 100, e) == 0
+
+
+def test_every_product_is_asked_for_in_full_precision():
+    dots = [e for e in equations(3000, 2000, 8) if e.primitive.name == "dot_general"]
+    highest = jax.lax.Precision.HIGHEST
+    assert dots and all(e.params["precision"] == (highest, highest) for e in dots)
+
+
+@pytest.mark.parametrize("bits", [7, 10], ids=["bf16", "tf32"])
+def test_operands_of_low_precision_would_be_noticed(monkeypatch, bits):
+    """What an accelerator does without HIGHEST, emulated: the tests above can fail."""
+    z, e = gaussian(4096, 4096, 8)
+    assert wrong(z, e, fresh) == 0
+    exact = jnp.dot
+
+    def rounded(x, y, **kwargs):
+        return exact(*(jax.lax.reduce_precision(v, 8, bits) for v in (x, y)), **kwargs)
+
+    monkeypatch.setattr(jnp, "dot", rounded)
+    assert wrong(z, e, fresh) > 0
+
+
+@pytest.mark.parametrize("how", ["jit", "eager", "vmap"])
+@pytest.mark.parametrize(("n", "size"), [(40, 30), (40, 1500), (1500, 30)])
+def test_duplicate_codes_go_to_the_lowest_index(how, n, size):
+    z, e = gaussian(n, size, 5)
+    which = np.random.default_rng(2).permutation(np.arange(size) % (size // 3))
+    first = np.array([np.flatnonzero(which == w)[0] for w in which])
+    find = jax.vmap(nearest, (0, None)) if how == "vmap" else nearest
+    with jax.disable_jit(how == "eager"):
+        k = find(jnp.asarray(z), jnp.asarray(e[which]))
+    np.testing.assert_array_equal(first[k], k)
+    np.testing.assert_array_equal(k, nearest(z, e[which]))
+
+
+def test_equal_codes_all_go_to_the_first():
+    np.testing.assert_array_equal(nearest(jnp.ones((3, 2)), jnp.full((2000, 2), 0.3)), 0)
+    np.testing.assert_array_equal(nearest(jnp.zeros((1, 1)), jnp.array([[1.0], [-1.0]])), 0)
+
+
+@hypothesis.settings(max_examples=15)  # each compiles
+@hypothesis.given(
+    n=st.integers(0, 40), half=st.integers(1, 30), dim=st.integers(1, 3),
+    rows=st.integers(1, 60), codes=st.integers(1, 60), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_blocks_of_any_size_find_the_same_codes(n, half, dim, rows, codes, seed):
+    rng = np.random.default_rng(seed)
+    z, e = rng.integers(-3, 4, (n, dim)), rng.integers(-3, 4, (half, dim))
+    # Small integers of mean 0: float32 is exact, so that ties, of which there are many, are ties.
+    z, e = z.astype(np.float32), np.concatenate([e, -e]).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "ROWS", rows)
+        patch.setattr(search, "CODES", codes)
+        np.testing.assert_array_equal(fresh(z, e), ref.nearest64(z, e))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e20])
+def test_a_row_that_is_not_finite_has_no_code_and_spoils_no_other(poison):
+    z, e = gaussian(50, 20, 4)
+    poisoned = z.copy()
+    poisoned[17, 2] = poison
+    expected = np.where(np.arange(50) == 17, -1, nearest(z, e))
+    np.testing.assert_array_equal(nearest(poisoned, e), expected)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e20])
+@pytest.mark.parametrize("size", [20, 1500])
+def test_a_code_that_is_not_finite_is_never_chosen(poison, size):
+    z, e = gaussian(200, size, 4)
+    poisoned, others = e.copy(), np.delete(np.arange(size), 7)
+    poisoned[7, 2] = poison
+    np.testing.assert_array_equal(nearest(z, poisoned), others[ref.nearest64(z, e[others])])
+
+
+@pytest.mark.parametrize(("n", "size", "dim"), [(5, 1, 3), (5, 4, 1), (5, 1, 1), (1, 7, 3)])
+def test_one_code_one_dimension_one_row(n, size, dim):
+    z, e = gaussian(n, size, dim)
+    np.testing.assert_array_equal(nearest(z, e), ref.nearest64(z, e))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0,), (2, 0)])
+def test_leading_shapes(shape):
+    z, e = np.random.default_rng(3).normal(size=(*shape, 5)).astype(np.float32), np.eye(5)
+    k = nearest(z, e.astype(np.float32))
+    chex.assert_shape(k, shape)
+    chex.assert_type(k, jnp.int32)
+    np.testing.assert_array_equal(k, np.argmax(z, axis=-1))  # nearest unit vector
+
+
+@pytest.mark.parametrize(("n", "size"), [(1024, 1024), (1025, 1025), (2049, 1537), (1031, 600)])
+def test_sizes_on_both_sides_of_a_block(n, size):
+    assert wrong(*gaussian(n, size, 8)) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_input_is_searched_in_float32(dtype):
+    z, e = gaussian(500, 300, 8, offset=3)
+    z, e = jnp.asarray(z, dtype), jnp.asarray(e, dtype)
+    np.testing.assert_array_equal(nearest(z, e), nearest(z.astype(np.float32), ref.f64(e)))
+    assert wrong(z, e) == 0
+
+
+def test_the_matrix_of_all_distances_never_exists():
+    n, size, dim = 2**17, 2**15, 64
+    largest = max(v.aval.size for e in equations(n, size, dim) for v in e.outvars)
+    assert largest <= n * dim + size * dim + search.ROWS * 2 * search.CODES < n * size / 300
+
+
+def test_indices_have_no_gradient_and_break_none():
+    z, e = gaussian(6, 4, 3)
+
+    def loss(z, e):
+        return jnp.sum((z - e[nearest(z, e)]) ** 2)
+
+    gradient = jax.grad(loss, (0, 1))(z, e)
+    k = ref.nearest64(z, e)
+    np.testing.assert_allclose(gradient[0], 2 * (z - e[k]), rtol=1e-5)
+    hits, totals = ref.hits_and_totals(z, k, 4)
+    np.testing.assert_allclose(gradient[1], 2 * (hits[:, None] * e - totals), 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("z", "codebook", "message"),
+    [
+        ((5, 3), (4, 2), r"z must be \[\.\.\., 2\] like the codebook \(4, 2\), got \(5, 3\)"),
+        ((), (4, 2), r"z must be \[\.\.\., 2\].*got \(\)"),
+        ((5, 2), (2,), r"codebook must be \[K, D\] with K, D >= 1, got shape \(2,\)"),
+        ((5, 2), (0, 2), r"codebook must be .*got shape \(0, 2\)"),
+        ((5, 0), (4, 0), r"codebook must be .*got shape \(4, 0\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(as_users, z, codebook, message):
+    with pytest.raises(ValueError, match=message):
+        nearest(jnp.zeros(z), jnp.zeros(codebook))
+
+
+def test_exports_with_a_batch_of_any_size():
+    z, e = gaussian(2000, 1500, 4)
+    (b,) = export.symbolic_shape("b")
+    shapes = jax.ShapeDtypeStruct((b, 4), jnp.float32), jax.ShapeDtypeStruct(e.shape, jnp.float32)
+    text = export.export(jax.jit(search.nearest.__wrapped__))(*shapes).serialize()
+    for n in (1, 7, 2000):
+        np.testing.assert_array_equal(export.deserialize(text).call(z[:n], e), nearest(z[:n], e))
+
+
+class Variants(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, with_pmap=True)
+    def test_variants_agree(self):
+        z, e = gaussian(40, 30, 5)
+        np.testing.assert_array_equal(self.variant(search.nearest)(z, e), ref.nearest64(z, e))
+
+
+def test_no_code_is_found_where_none_is_finite():
+    assert (np.asarray(nearest(jnp.ones((3, 2)), jnp.full((4, 2), jnp.nan))) == -1).all()
