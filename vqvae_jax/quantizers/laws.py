@@ -66,7 +66,9 @@ class Trial(NamedTuple):
 
     q: Quantizer
     key: PRNGKeyArray
-    z: Float[Array, "R M D"]  # the rows of R replicas
+    z: Float[Array, "N D"]
+    spoilt: Float[Array, "R M D"]  # z dealt to R replicas, after one invalid row in each
+    mask: Float[Array, "R M"]  # 0 where that row is finite
     params: Any
     start: Any  # the state that init makes
     state: Any  # after one training step, so after any first-batch initialisation
@@ -78,11 +80,14 @@ def begin_trial(q: Quantizer, key: PRNGKeyArray | None = None, z: Array | None =
     """Initialises the quantizer and takes one training step."""
     key = jax.random.key(0) if key is None else key
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
-    z = jnp.asarray(np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)), jnp.float32)
+    z = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
+    spoilt, mask = np.concatenate([z[:, :1], z], axis=1), np.ones((len(z), len(z[0]) + 1))
+    spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
     params, start = q.init(key)
     step, look = jax.jit(partial(training_step, q)), jax.jit(partial(evaluate, q))
-    state = step(params, start, z.reshape(-1, q.dim), key=key)["state"]
-    return Trial(q, key, z, params, start, state, step, look)
+    state = step(params, start, z.reshape(-1, q.dim), key)["state"]
+    rows = map(jnp.asarray, (z.reshape(-1, q.dim), spoilt, mask))
+    return Trial(q, key, *rows, params, start, state, step, look)
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
@@ -147,36 +152,29 @@ def law_types(t: Trial) -> None:
 def law_decode(t: Trial) -> None:
     """decode(indices) is quantized, exactly; -1 decodes to 0."""
     outs = [t.look(t.params, t.state, z) for z in (t.z, t.z.astype(jnp.bfloat16))]
-    for out in (*outs, t.step(t.params, t.state, t.z.reshape(-1, t.q.dim), key=t.key)):
+    for out in (*outs, t.step(t.params, t.state, t.z, t.key)):
         same(out["decoded"], out["quantized"])
     nothing = t.q.decode(t.params, t.state, jnp.full((3, len(t.q.vocab)), -1))
     same(nothing, np.zeros((3, t.q.dim), np.float32))
 
 
 def law_masks(t: Trial) -> None:
-    """Rows that are not valid change nothing, and an all-ones mask is no mask."""
-    flat, lost = np.array(t.z.reshape(-1, t.q.dim)), np.array([0, -3, -2, -1])
-    ones, mask, kept = np.ones(t.z.shape[:-1]), np.ones(len(flat)), np.delete(flat, lost, axis=0)
-    flat[lost, 0], mask[-1] = (np.nan, np.inf, 1e20, 5), 0
+    """Invalid rows, and a mask of ones on the others, change nothing."""
     for state in (t.start, t.state):
-        step = partial(t.step, t.params, state, key=t.key)
-        close(shared(step(t.z, mask=ones)), shared(step(t.z.reshape(flat.shape))))
-        clean, mixed = step(kept), step(flat.reshape(t.z.shape), mask=mask.reshape(ones.shape))
+        clean = t.step(t.params, state, t.z, t.key)
+        mixed = t.step(t.params, state, t.spoilt, t.key, t.mask)
         close(*({n: r[n] for n in ("losses", "state", "grads")} for r in (mixed, clean)))
-        quantized = np.reshape(mixed["quantized"], flat.shape)
-        indices = np.reshape(mixed["indices"], (len(flat), -1))
-        close(np.delete(quantized, lost, axis=0), clean["quantized"])
-        require(
-            not quantized[lost].any() and (indices[lost] == -1).all(), "invalid rows: not -1, 0"
-        )
+        close(mixed["quantized"][:, 1:].reshape(t.z.shape), clean["quantized"])
+        require((mixed["quantized"][:, 0] == 0).all(), "an invalid row must be quantized to 0")
+        require((mixed["indices"][:, 0] == -1).all(), "an invalid row must have index -1")
 
 
 def law_no_rows(t: Trial) -> None:
     """A batch without a valid row has loss 0 and finite gradients, and leaves the state alone."""
-    ones = np.ones(t.z.shape[:-1])
-    for z, mask in ((t.z, 0 * ones), (t.z * jnp.nan, ones), (t.z[0, :0], None)):
+    nan = jnp.full_like(t.spoilt, jnp.nan)
+    for z, mask in ((t.spoilt, 0 * t.mask), (nan, t.mask), (t.z[:0], None)):
         for state in (t.start, t.state):
-            out = t.step(t.params, state, z, key=t.key, mask=mask)
+            out = t.step(t.params, state, z, t.key, mask)
             same(out["state"], state)
             chex.assert_tree_all_finite(out)
             require(not any(map(float, out["losses"].values())), f"losses: {out['losses']}")
@@ -184,14 +182,14 @@ def law_no_rows(t: Trial) -> None:
 
 def law_replicas(t: Trial) -> None:
     """Replicas with unequal shares of the rows equal one device that has them all."""
-    mask = np.arange(REPLICAS)[:, None] * (np.arange(t.z.shape[1]) % 3.0)
+    mask = t.mask * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
     step = partial(training_step, t.q, axis_name="r")
     replicas = jax.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
     for state in (t.start, t.state):
-        one = t.step(t.params, state, t.z, key=t.key, mask=mask)
+        one = t.step(t.params, state, t.spoilt, t.key, mask)
         copies = jax.tree.map(lambda a: np.stack([a] * REPLICAS), state)
-        many = replicas(t.params, copies, t.z, keys, mask)
+        many = replicas(t.params, copies, t.spoilt, keys, mask)
         close(many["quantized"], one["quantized"])
         for i in range(REPLICAS):
             close(jax.tree.map(lambda a, i=i: a[i], shared(many)), shared(one))
@@ -205,17 +203,17 @@ def shared(result: dict[str, Any]) -> dict[str, Any]:
 
 def law_codes(t: Trial) -> None:
     """The codes of a row depend on nothing but the row and the state."""
-    z, args = t.z.reshape(-1, t.q.dim), (t.params, t.state)
-    expected = t.look(*args, z)
+    args, z = (t.params, t.state), t.z
     others = [
-        t.look(*args, t.z),
+        t.look(*args, z.reshape(REPLICAS, -1, t.q.dim)),
         jax.jit(jax.vmap(partial(evaluate, t.q, *args)))(z),
         t.q.apply(*args, z, key=t.key)[0]._asdict(),  # without jit
-        *(t.step(*args, z, key=key) for key in jax.random.split(t.key)),
+        *(t.step(*args, z, key) for key in jax.random.split(t.key)),
     ]
+    expected = t.look(*args, z)["quantized"]
     for other in others:
         # Rounding may decide between codes that are equally near: compare errors, not indices.
-        both = (other["quantized"].reshape(z.shape), expected["quantized"])
+        both = other["quantized"].reshape(z.shape), expected
         close(*(jnp.square(z - quantized).sum(-1) for quantized in both))
 
 
