@@ -82,10 +82,9 @@ def load_model(folder: str | os.PathLike, names: Mapping[str, Any] | None = None
     weights = path.parent / document["weights"]
     try:
         with np.load(weights, allow_pickle=False) as file:
-            raw = {name: file[name] for name in document["dtypes"]}
-    except Exception as error:  # damage shows as many types: BadZipFile, KeyError, ValueError, ...
+            arrays = {name: file[name].view(dtype) for name, dtype in document["dtypes"].items()}
+    except Exception as error:  # damage shows as many types: BadZipFile, KeyError, TypeError, ...
         raise BundleError(f"{weights} can't be read: {type(error).__name__}: {error}") from None
-    arrays = {name: raw[name].view(dtype) for name, dtype in document["dtypes"].items()}
     description = json.dumps(document["model"])
     digest = fingerprint(description, arrays)
     if digest != document["sha256"]:
@@ -124,7 +123,7 @@ def to_arrays(variables) -> dict[str, np.ndarray]:
 
 def raw_dtype(dtype: np.dtype) -> np.dtype:
     """Unsigned integers of the same size for a dtype that .npy files don't know, as bfloat16."""
-    return dtype if dtype.isbuiltin else np.dtype(f"u{dtype.itemsize}")
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
 
 def fingerprint(description: str, arrays: Mapping[str, np.ndarray]) -> str:
