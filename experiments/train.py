@@ -69,7 +69,7 @@ class Config:
     """Length of the run."""
     batch_size: int = 32
     """Examples a step, over all devices and processes."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""

@@ -41,11 +41,10 @@ ROWS = {
     "vq_own": vj.vq(6, 3, init=orthogonal(2.0), estimator=doubled()),
     "vq_kmeans_revive": vj.vq(12, 5, init=vj.kmeans(2), revive=vj.underused(0.5)),
     "ema_uniform": vj.ema_vq(16, 4, decay=0.9),
-    "ema_no_memory": vj.ema_vq(12, 5, decay=0.0, eps=0.0, beta=3.0, init=vj.normal()),
+    "ema_no_memory": vj.ema_vq(6, 3, decay=0.0, eps=0.0, beta=3.0, init=orthogonal(2.0)),
     "ema_zero_debiased": vj.ema_vq(12, 5, init=vj.zero_debiased(vj.normal())),
-    "ema_samples": vj.ema_vq(90, 2, decay=0.5, init=vj.samples()),
-    "ema_kmeans_revive": vj.ema_vq(12, 5, init=vj.kmeans(2), revive=vj.underused(0.9)),
-    "ema_own": vj.ema_vq(6, 3, init=orthogonal(2.0), revive=least_used, estimator=doubled()),
+    "ema_samples": vj.ema_vq(90, 2, decay=0.5, init=vj.samples(), estimator=doubled()),
+    "ema_kmeans_revive": vj.ema_vq(12, 5, init=vj.kmeans(2), revive=least_used),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")

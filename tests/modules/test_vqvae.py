@@ -33,7 +33,9 @@ JITTED = type(FUNCTIONS)(*map(jax.jit, FUNCTIONS))
 
 @functools.cache
 def variables():
-    return jax.jit(MODEL.init)(KEY, X)
+    """Random ones by NumPy: to compile `MODEL.init` takes longer than the tests."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(MODEL.init, KEY, X)
+    return jax.tree.map(lambda p: jnp.float32(0.3 * rng.normal(size=p.shape)), shapes)
 
 
 @functools.cache

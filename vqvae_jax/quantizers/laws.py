@@ -80,14 +80,16 @@ def begin_trial(q: Quantizer, key: PRNGKeyArray | None = None, z: Array | None =
     """Initialises the quantizer and takes one training step."""
     key = jax.random.key(0) if key is None else key
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
-    z = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
-    spoilt, mask = np.concatenate([z[:, :1], z], axis=1), np.ones((len(z), len(z[0]) + 1))
+    dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
+    spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
+    mask = np.ones(spoilt.shape[:-1])
     spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
     params, start = q.init(key)
     step, look = jax.jit(partial(training_step, q)), jax.jit(partial(evaluate, q))
-    state = step(params, start, z.reshape(-1, q.dim), key)["state"]
-    rows = map(jnp.asarray, (z.reshape(-1, q.dim), spoilt, mask))
-    return Trial(q, key, *rows, params, start, state, step, look)
+    z = jnp.asarray(dealt.reshape(-1, q.dim))
+    state = step(params, start, z, key)["state"]
+    inputs = (z, jnp.asarray(spoilt), jnp.asarray(mask))
+    return Trial(q, key, *inputs, params, start, state, step, look)
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:

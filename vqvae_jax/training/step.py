@@ -60,7 +60,9 @@ def init_state(
         key: consumed.
         example: a batch, of which only shape and dtype matter.
     """
-    key_init, key_steps = jax.random.split(key)
+    key_init, key_steps = jax.random.key_data(jax.random.split(key))
+    # The generator "rbg" compiles in a fifth of the time that the default takes.
+    key_init = jax.random.wrap_key_data(jnp.tile(key_init, 2), impl="rbg")
     variables = dict(jax.jit(model.init)(key_init, jnp.zeros_like(preprocess(example[:1]))))
     params = variables.pop("params")
     return TrainState(
@@ -69,7 +71,7 @@ def init_state(
         params=params,
         collections=variables,
         opt_state=optimizer.init(params),
-        seed=jax.random.key_data(key_steps),
+        seed=key_steps,
     )
 
 
