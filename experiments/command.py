@@ -24,9 +24,8 @@ def run(
         config: a dataclass whose docstrings explain the options.
         args: the command line, by default that of the process.
     """
-    options = tyro.cli(config, prog=program(), args=args)
     try:
-        main(options)
+        main(tyro.cli(config, prog=program(), args=args))
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ The same command continues a run that was stopped.
 
 import dataclasses
 import json
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from experiments.progress import Display
 from experiments.recipe import host_batches, load_data, make_model, make_optimizer
 from vqvae_jax import save_model, to_json
 from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.quantizers.base import check_range, check_size
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.loop import Interrupt, run_steps
@@ -91,6 +93,11 @@ class Config:
     coordinator: str = "localhost:12345"
     """Address of process 0."""
 
+    def __post_init__(self):
+        check_size(steps=self.steps, batch_size=self.batch_size, processes=self.processes)
+        check_size(log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
+        check_range(0, float("inf"), learning_rate=self.learning_rate, warmup=self.warmup)
+
 
 FREE = (
     "name",
@@ -111,6 +118,7 @@ def main(config: Config) -> dict[str, float] | None:
     train, test = load_data(config.data, config.crop)
     model, optimizer = make_model(config, train), make_optimizer(config)
     mesh = parallel.data_mesh()
+    parallel.check_batch(config.batch_size, mesh.size)
     step = COMPILERS[config.parallel](make_train_step(model, optimizer), mesh)
     state = init_state(model, optimizer, jax.random.key(config.seed), train)
     state = parallel.replicate(state, mesh)
@@ -119,20 +127,20 @@ def main(config: Config) -> dict[str, float] | None:
     chief = config.process_id == 0
     if chief:
         runs.prepare(folder, config, FREE)
-    with Checkpoints(folder / "checkpoints") as checkpoints, Interrupt() as interrupt:
-        if checkpoints.latest() is not None:
-            state = checkpoints.restore(state)
-        start = int(state.step)
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+        start = checkpoints.latest() or 0
+        state = checkpoints.restore(state) if start else state
         hooks = {lambda done, state, metrics: checkpoints.save(state): config.save_every}
         if chief:
-            display = Display(folder, config, model, test, start)
+            display = stack.enter_context(closing(Display(folder, config, model, test, start)))
             hooks |= {display.log: config.log_every, display.evaluate: config.eval_every}
         batches = host_batches(config, train, start)
         state = run_steps(state, step, batches, config.steps, hooks, lambda: bool(interrupt.signal))
         checkpoints.save(state)
     if not chief:
         return None
-    display.close()
     if interrupt.signal:
         print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
         raise SystemExit(128 + interrupt.signal)

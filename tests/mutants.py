@@ -6,6 +6,7 @@ python tests/mutants.py beta psum  those whose name holds one of these words
 Prints mutant, failing test and the law behind it; exits with 1 if a mutant survives.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -136,10 +137,11 @@ def failing_test(folder: Path, mutant: Mutant) -> str | None:
     if mutant.old not in whole:
         raise SystemExit(f"{mutant.name}: {mutant.file} no longer has the text {mutant.old!r}")
     path.write_text(whole.replace(mutant.old, mutant.new))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [*command, *mutant.tests.split()], cwd=folder, capture_output=True, text=True
+            [*command, *mutant.tests.split()], cwd=folder, capture_output=True, text=True, env=env
         )
     finally:
         path.write_text(whole)

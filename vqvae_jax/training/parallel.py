@@ -56,14 +56,19 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Callable:
         out_axes=None,
         devices=None if jax.process_count() > 1 else local,
     )
-    deal = partial(check_share, devices=len(local))
-    return lambda state, batch: step(state, jax.tree.map(deal, batch))
+    share = partial(deal, devices=len(local))
+    return lambda state, batch: step(state, jax.tree.map(share, batch))
 
 
-def check_share(batch, devices: int):
-    """batch [B, ...] -> [devices, B / devices, ...]; a ValueError if that does not go."""
-    if batch.shape[0] == 0 or batch.shape[0] % devices:
-        raise ValueError(f"a batch of {batch.shape[0]} can't be split over {devices} devices")
+def check_batch(size: int, devices: int) -> None:
+    """Raises a ValueError unless each device can have an equal share of a batch."""
+    if size < 1 or size % devices:
+        raise ValueError(f"a batch of {size} can't be split over {devices} devices")
+
+
+def deal(batch, devices: int):
+    """batch [B, ...] -> [devices, B / devices, ...]."""
+    check_batch(batch.shape[0], devices)
     return batch.reshape(devices, -1, *batch.shape[1:])
 
 
@@ -78,7 +83,7 @@ def split(batch, mesh: Mesh):
     local = max(sum(d.process_index == jax.process_index() for d in mesh.devices.flat), 1)
 
     def put(x):
-        check_share(x, local)
+        check_batch(x.shape[0], local)
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(put, batch)
