@@ -24,8 +24,9 @@ def run(
         config: a dataclass whose docstrings explain the options.
         args: the command line, by default that of the process.
     """
+    options = tyro.cli(config, prog=program(), args=args)
     try:
-        main(tyro.cli(config, prog=program(), args=args))
+        main(options)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError) as error:

@@ -67,11 +67,11 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the activations."""
 
-    steps: int = 8000
+    steps: int = 6000
     """Length of the run."""
     batch_size: int = 32
     """Examples a step, over all devices and processes."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 6e-3
     """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
@@ -93,11 +93,6 @@ class Config:
     coordinator: str = "localhost:12345"
     """Address of process 0."""
 
-    def __post_init__(self):
-        check_size(steps=self.steps, batch_size=self.batch_size, processes=self.processes)
-        check_size(log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
-        check_range(0, float("inf"), learning_rate=self.learning_rate, warmup=self.warmup)
-
 
 FREE = (
     "name",
@@ -111,8 +106,17 @@ FREE = (
 )
 
 
+def check(config: Config) -> None:
+    """Raises a ValueError naming an option that is out of range."""
+    check_size(steps=config.steps, batch_size=config.batch_size, processes=config.processes)
+    check_size(log_every=config.log_every, eval_every=config.eval_every)
+    check_size(save_every=config.save_every)
+    check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
+
+
 def main(config: Config) -> dict[str, float] | None:
     """Data, model, state, loop, report."""
+    check(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(config.data, config.crop)

@@ -21,13 +21,13 @@ from vqvae_jax.modules.blocks import Encoder as Encoder
 from vqvae_jax.modules.blocks import ResidualStack as ResidualStack
 from vqvae_jax.modules.blocks import Upsample as Upsample
 from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
-from vqvae_jax.modules.quantize import RNG as RNG
-from vqvae_jax.modules.quantize import STATE as STATE
 from vqvae_jax.modules.quantize import Quantize as Quantize
 from vqvae_jax.modules.vqvae import VQVAE as VQVAE
 from vqvae_jax.modules.vqvae import Functions as Functions
 from vqvae_jax.modules.vqvae import Reconstruction as Reconstruction
 from vqvae_jax.modules.vqvae import as_functions as as_functions
+from vqvae_jax.quantizers.base import RNG as RNG
+from vqvae_jax.quantizers.base import STATE as STATE
 from vqvae_jax.quantizers.base import Output as Output
 from vqvae_jax.quantizers.base import Quantizer as Quantizer
 from vqvae_jax.quantizers.codebooks import Init as Init

@@ -25,7 +25,7 @@ BAD_DATA = {
     "no such set": (lambda tmp: "no_such_set", "no_such_set"),
     "float64": (lambda tmp: images(tmp / "a.npy", dtype=np.float64), "found float64"),
     "int32": (lambda tmp: images(tmp / "a.npy", dtype=np.int32), "found int32"),
-    "no pictures": (lambda tmp: str(tmp), "images"),
+    "no pictures": (lambda tmp: str(tmp), "expected IDX, PNG, JPEG or WebP files"),
 }
 
 

@@ -4,13 +4,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.quantizers.base import Output, Quantizer
-
-STATE = "quantizer"
-"""The Flax collection of what data moves: make it mutable in training."""
-
-RNG = "quantize"
-"""The Flax rng stream of quantizers that draw in training."""
+from vqvae_jax.quantizers.base import RNG, STATE, Output, Quantizer
 
 
 class Quantize(nn.Module):

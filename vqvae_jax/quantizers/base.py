@@ -14,6 +14,12 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.describe import Described
 
+STATE = "quantizer"
+"""The Flax collection of what data moves: make it mutable in training."""
+
+RNG = "quantize"
+"""The Flax rng stream of quantizers that draw in training."""
+
 
 class Output(NamedTuple):
     """What `Quantizer.apply` returns beside the new state."""

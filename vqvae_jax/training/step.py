@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
+from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.reductions import AxisName, mean, psum
 
-RNG = "quantize"
 TaskLoss = Callable[[Array, Array], dict[str, Array]]
 
 

@@ -1,0 +1,66 @@
+"""`import vqvae_jax` is light: no data sets, no checkpoints, no pictures, no devices (T46)."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import vqvae_jax
+
+PACKAGE = Path(vqvae_jax.__file__).parent
+CODE = """
+import sys, flax.linen, flax.nnx  # what flax brings itself does not count
+before = set(sys.modules)
+import vqvae_jax
+quantizer = vqvae_jax.ema_vq(8, 4, init=vqvae_jax.kmeans(), revive=vqvae_jax.underused())
+model = vqvae_jax.VQVAE(vqvae_jax.Encoder(), quantizer, vqvae_jax.Decoder())
+heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL", "tyro", "rich"}
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert not heavy & new, heavy & new
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "a device was touched"
+"""
+
+
+def test_import_loads_nothing_heavy_and_touches_no_device():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports at its top level."""
+    nodes = ast.parse(path.read_text()).body
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+    return {name.split(".")[0] for name in names}
+
+
+def test_the_package_imports_only_what_it_requires():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[<>=]", line)[0] for line in project["dependencies"]}
+    allowed = required | {"numpy", "vqvae_jax"} | set(sys.stdlib_module_names)
+    optional = {"checkpoint.py": {"orbax"}}  # not imported by the package itself
+    for path in PACKAGE.rglob("*.py"):
+        extra = imports(path) - allowed - optional.get(path.name, set())
+        assert not extra, f"{path.name} imports {extra}"
+
+
+ORDER = ["describe", "reductions", "losses", "estimators", "search", "metrics", "equations"]
+LAYERS = [*ORDER, "data", "quantizers", "training", "modules", "bundle"]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_down(path):
+    """A layer imports itself and those before it in the list."""
+    place = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if place == "__init__":
+        return
+    tree = ast.walk(ast.parse(path.read_text()))
+    modules = [n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module]
+    used = {m.split(".")[1] for m in modules if m.startswith("vqvae_jax.")}
+    above = {name for name in used if LAYERS.index(name) > LAYERS.index(place)}
+    assert not above, f"{path.name} imports {above}, which lie above {place}"
