@@ -20,12 +20,12 @@ from experiments import evaluate, report, runs
 from experiments.command import run
 from experiments.progress import Display
 from experiments.recipe import host_batches, load_data, make_model, make_optimizer
-from vqvae_jax import save_model, to_json
+from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_range, check_size
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
-from vqvae_jax.training.loop import Interrupt, run_steps
+from vqvae_jax.training.loop import Hook, Interrupt, run_steps
 from vqvae_jax.training.step import init_state, make_train_step
 
 COMPILERS = {
@@ -136,29 +136,35 @@ def main(config: Config) -> dict[str, float] | None:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         start = checkpoints.latest() or 0
         state = checkpoints.restore(state) if start else state
-        hooks = {lambda done, state, metrics: checkpoints.save(state): config.save_every}
+
+        def save(done, state, metrics):
+            checkpoints.save(state)
+            if chief:  # the model as it is now, for evaluate, reconstruct and export
+                variables = {"params": state.params, **state.collections}
+                save_model(folder / "model", model, variables)
+
+        hooks: dict[Hook, int] = {save: config.save_every}
         if chief:
             display = stack.enter_context(closing(Display(folder, config, model, test, start)))
             hooks |= {display.log: config.log_every, display.evaluate: config.eval_every}
         batches = host_batches(config, train, start)
         state = run_steps(state, step, batches, config.steps, hooks, lambda: bool(interrupt.signal))
-        checkpoints.save(state)
+        save(config.steps, state, {})
     if not chief:
         return None
     if interrupt.signal:
         print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
         raise SystemExit(128 + interrupt.signal)
-    return finish(folder, model, state, test)
+    return finish(folder, test)
 
 
-def finish(folder: Path, model, state, test: np.ndarray) -> dict[str, float]:
-    """Saves the model, evaluates it over the whole test set, and writes the report."""
-    variables = jax.device_get({"params": state.params, **state.collections})
-    digest = save_model(folder / "model", model, variables)
+def finish(folder: Path, test: np.ndarray) -> dict[str, float]:
+    """Evaluates the saved model over the whole test set, and writes the report."""
+    model, variables, digest = load_model(folder / "model")
     table, counts = evaluate.evaluate(model, variables, test)
     runs.write_text(folder / "evaluation.json", json.dumps(table, indent=1))
     metrics = runs.read_lines(folder / "metrics.jsonl")
-    page = report.write_report(
+    report.write_report(
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
@@ -167,7 +173,7 @@ def finish(folder: Path, model, state, test: np.ndarray) -> dict[str, float]:
         figures=report.make_figures(model, variables, test, counts, metrics),
     )
     evaluate.show(table, f"{folder}, model {digest[:16]}, {len(test):,} test images")
-    print(page)
+    print(folder / "report.html")
     return table
 
 

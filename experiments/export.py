@@ -1,0 +1,69 @@
+"""A trained model as two files that need neither this package nor Flax.
+
+python -m experiments.export runs/fashion -o out
+python -m experiments.export runs/fashion -o out --batch 64
+
+Writes `tokenize.jaxexport` (x -> indices) and `detokenize.jaxexport` (indices -> x'), with the
+weights inside. To use one: `jax.export.deserialize(bytearray(open(path, "rb").read())).call(x)`.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments.command import run
+from experiments.recipe import load_data
+from vqvae_jax import as_functions, load_model
+from vqvae_jax.bundle import write
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Export tokenize and detokenize of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Where the two files go."""
+    batch: int | None = None
+    """A fixed batch size; without it, any."""
+    shape: tuple[int, ...] | None = None
+    """Of one example, as 28 28 1; without it, that of the run's own data."""
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+    """What the files run on."""
+
+
+def main(config: Config) -> dict[str, Path]:
+    """Writes the two files and prints where they are."""
+    bundle = load_model(config.run / "model")
+    shape = config.shape or own_shape(config.run)
+    batch = jax.export.symbolic_shape("b")[0] if config.batch is None else config.batch
+    f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
+    x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    tokenize = jax.jit(lambda x: f.tokenize(variables, x))
+    codes = jax.eval_shape(tokenize, x)
+    detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
+    config.output.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, function, argument in (("tokenize", tokenize, x), ("detokenize", detokenize, codes)):
+        exported = jax.export.export(function, platforms=config.platforms)(argument)
+        data = bytes(exported.serialize())
+        paths[name] = config.output / f"{name}.jaxexport"
+        write(paths[name], lambda file, data=data: file.write(data))
+        print(f"{paths[name]}: {argument.shape} -> {exported.out_avals[0].shape}")
+    return paths
+
+
+def own_shape(folder: Path) -> tuple[int, ...]:
+    """The shape of one example of the run's data."""
+    options = json.loads((folder / "config.json").read_text())
+    return load_data(options["data"], options["crop"])[1].shape[1:]
+
+
+if __name__ == "__main__":
+    run(main, Config)
