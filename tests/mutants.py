@@ -83,7 +83,7 @@ MUTANTS = [
            "jnp.square(z_e - sg(z_q)), weights, axis_name", "jnp.square(z_e - sg(z_q)), None, axis_name", LAWS),
     Mutant("NaN rows not masked", "a NaN never reaches the codebook", "reductions.py",
            "w = jnp.where(finite, weights, 0)", "w = weights", "tests/test_ema.py"),
-    Mutant("state moves without a valid row", "no valid row changes nothing", "quantizers/vector.py",
+    Mutant("state moves without a valid row", "no valid row changes nothing", "quantizers/base.py",
            "jnp.where(condition, sg(new[name]), old[name])", "sg(new[name])", LAWS),
     Mutant("counts and sums not reduced", "statistics are of the global batch", "reductions.py",
            f"{SUM}x.reshape((rows, *rest)), segments, size), axis_name)",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.describe import Described
@@ -112,3 +113,17 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
         if stream.size and (stream.min() < -1 or stream.max() >= size):
             bounds = f"{stream.min()} to {stream.max()}"
             raise ValueError(f"indices of stream {q} must be from -1 to {size - 1}, got {bounds}")
+
+
+def training_keys(key, needed: bool):
+    """Keys for the first batch and for reviving codes."""
+    if not needed:
+        return None, None
+    if key is None:
+        raise ValueError("needs key= when train=True: its init or revive draws rows of the batch")
+    return jax.random.split(key)
+
+
+def choose(condition, new: dict[str, Array], old: dict[str, Array]) -> dict[str, Array]:
+    """The new state without gradient, or bit by bit the old one."""
+    return {name: jnp.where(condition, sg(new[name]), old[name]) for name in old}

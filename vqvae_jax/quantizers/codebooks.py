@@ -1,4 +1,4 @@
-"""Where codes come from: initial codebooks, and which codes count as dead."""
+"""Codebooks: where codes come from, which of them count as dead, and how a row finds its code."""
 
 import dataclasses
 import warnings
@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.describe import Described, Function, described
+from vqvae_jax.equations import lookup
 from vqvae_jax.quantizers.base import check_range, check_size
-from vqvae_jax.reductions import AxisName, Rows, is_valid, sample_rows, sum_by_code
+from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, sample_rows, sum_by_code
 from vqvae_jax.search import nearest
 
 
@@ -148,3 +150,18 @@ def find_dead(
 ) -> Bool[Array, "K"]:
     """Codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
     return (revive(counts) | ~is_valid(codebook)) & (hits == 0)
+
+
+def look_up(rows: Rows, codebook: Float[Array, "K D"]) -> tuple[Array, Array]:
+    """(k, z_q) of each row; (-1, 0) for a row that is not valid."""
+    k = jnp.where(rows.weights > 0, nearest(rows.z, codebook), -1)
+    return k, lookup(codebook, k)
+
+
+def lookup_metrics(rows: Rows, codebook, z_q, axis_name) -> dict[str, Array]:
+    """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
+    return {
+        "error": mean(jnp.square(sg(rows.z - z_q)), rows.weights, axis_name),
+        "invalid_rows": rows.invalid,
+        "invalid_codes": jnp.sum(~is_valid(sg(codebook)), dtype=jnp.float32),
+    }

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
@@ -18,10 +17,18 @@ from vqvae_jax.quantizers.base import (
     check_range,
     check_rows,
     check_size,
+    choose,
+    training_keys,
 )
-from vqvae_jax.quantizers.codebooks import Init, find_dead, first_fit, uniform
-from vqvae_jax.reductions import Rows, is_valid, mean, sample_rows, sum_by_code, valid_rows
-from vqvae_jax.search import nearest
+from vqvae_jax.quantizers.codebooks import (
+    Init,
+    find_dead,
+    first_fit,
+    look_up,
+    lookup_metrics,
+    uniform,
+)
+from vqvae_jax.reductions import sample_rows, sum_by_code, valid_rows
 
 Estimator = Callable[[Array, Array], Array]
 Revive = Callable[[Array], Array] | None
@@ -59,6 +66,7 @@ def vq(
         ValueError: if an argument is out of range.
 
     Example:
+        >>> import jax
         >>> q = vq(size=4, dim=2)
         >>> params, state = q.init(jax.random.key(0))
         >>> out, _ = q.apply(params, state, jnp.ones((3, 2)))
@@ -157,6 +165,7 @@ def ema_vq(
         ValueError: if an argument is out of range.
 
     Example:
+        >>> import jax
         >>> from vqvae_jax import normal
         >>> q = ema_vq(size=2, dim=1, decay=0.5, init=normal())
         >>> params, state = q.init(jax.random.key(0))
@@ -255,32 +264,3 @@ def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Ar
     """
     total = jnp.sum(counts)
     return (counts + eps) / (total + counts.size * eps) * total
-
-
-def look_up(rows: Rows, codebook: Float[Array, "K D"]) -> tuple[Array, Array]:
-    """(k, z_q) of each row; (-1, 0) for a row that is not valid."""
-    k = jnp.where(rows.weights > 0, nearest(rows.z, codebook), -1)
-    return k, lookup(codebook, k)
-
-
-def lookup_metrics(rows: Rows, codebook, z_q, axis_name) -> dict[str, Array]:
-    """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
-    return {
-        "error": mean(jnp.square(sg(rows.z - z_q)), rows.weights, axis_name),
-        "invalid_rows": rows.invalid,
-        "invalid_codes": jnp.sum(~is_valid(sg(codebook)), dtype=jnp.float32),
-    }
-
-
-def training_keys(key, needed: bool):
-    """Keys for the first batch and for reviving codes."""
-    if not needed:
-        return None, None
-    if key is None:
-        raise ValueError("needs key= when train=True: its init or revive draws rows of the batch")
-    return jax.random.split(key)
-
-
-def choose(condition, new: dict[str, Array], old: dict[str, Array]) -> dict[str, Array]:
-    """The new state without gradient, or bit by bit the old one."""
-    return {name: jnp.where(condition, sg(new[name]), old[name]) for name in old}
