@@ -67,11 +67,11 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the activations."""
 
-    steps: int = 6000
+    steps: int = 8000
     """Length of the run."""
     batch_size: int = 32
     """Examples a step, over all devices and processes."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 4e-3
     """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
