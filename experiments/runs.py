@@ -19,6 +19,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from vqvae_jax import load_model
+
 
 class ConfigChanged(ValueError):
     """The folder belongs to a run with other options."""
@@ -47,6 +49,12 @@ def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
             raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(options, indent=1))
+
+
+def check_model(folder: Path, model) -> None:
+    """Raises a ConfigChanged if the run's saved model is another than these options make now."""
+    if load_model(folder / "model").model != model:
+        raise ConfigChanged(f"{folder / 'model'} is another model than these options make")
 
 
 def to_plain(config) -> dict[str, Any]:

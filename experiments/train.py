@@ -135,13 +135,15 @@ def main(config: Config) -> dict[str, float] | None:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         start = checkpoints.latest() or 0
-        state = checkpoints.restore(state) if start else state
+        if start:
+            runs.check_model(folder, model)
+            state = checkpoints.restore(state)
 
         def save(done, state, metrics):
-            checkpoints.save(state)
             if chief:  # the model as it is now, for evaluate, reconstruct and export
                 variables = {"params": state.params, **state.collections}
                 save_model(folder / "model", model, variables)
+            checkpoints.save(state)  # after it: where there is a checkpoint, there is a model
 
         hooks: dict[Hook, int] = {save: config.save_every}
         if chief:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from experiments import train
 from experiments.runs import ConfigChanged, read_lines
-from vqvae_jax import load_model
+from vqvae_jax import load_model, save_model, vq
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.step import init_state
@@ -157,6 +158,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
 def test_another_configuration_is_refused_with_the_fields(straight):
     with pytest.raises(ConfigChanged, match=r"codes: 16 there, 32 now.*beta: 0.25 there, 0.5 now"):
         train.main(dataclasses.replace(straight, codes=32, beta=0.5))
+
+
+def test_another_model_is_refused(straight, tmp_path):
+    shutil.copytree(straight.runs / straight.name, tmp_path / straight.name)
+    bundle = load_model(tmp_path / straight.name / "model")
+    other = bundle.model.clone(quantizer=vq(16, 8))
+    save_model(tmp_path / straight.name / "model", other, bundle.variables)
+    with pytest.raises(ConfigChanged, match="is another model than these options make"):
+        train.main(dataclasses.replace(straight, runs=tmp_path))
 
 
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
