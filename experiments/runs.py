@@ -12,7 +12,6 @@ pictures/, report.html
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from vqvae_jax import load_model
+from vqvae_jax.bundle import write
 
 
 class ConfigChanged(ValueError):
@@ -64,9 +64,7 @@ def to_plain(config) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write(path, lambda file: file.write(text.encode()))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
