@@ -53,6 +53,9 @@ class Quantizer(Described):
         decode: `(params, state, indices [..., Q]) -> [..., D]`, float32; -1 decodes to 0.
         dim: D.
         vocab: the sizes K of the Q streams.
+        stochastic: whether training outputs depend on the key beyond first-batch initialisation and
+            dead codes; then `quantized` may also differ from `decode(indices)` in training. Eval
+            mode is deterministic always.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -68,6 +71,7 @@ class Quantizer(Described):
     decode: Callable[..., Array]
     dim: int
     vocab: tuple[int, ...]
+    stochastic: bool = False
 
     def encode(self, params, state, z: Float[Array, "*rows D"]) -> Int[Array, "*rows Q"]:
         """The codes of z: `apply` in eval mode, the indices alone."""
@@ -82,9 +86,12 @@ def check_size(**sizes: int) -> None:
 
 
 def check_range(low: float, high: float, **values: float) -> None:
-    """Raises a ValueError naming the argument unless low <= value < high."""
+    """Raises a ValueError naming the argument unless low <= value < high.
+
+    A traced value, which `scheduled` gives, is not known yet and passes.
+    """
     for name, value in values.items():
-        if not low <= value < high:
+        if not isinstance(value, jax.core.Tracer) and not low <= value < high:
             raise ValueError(f"{name} must be in [{low}, {high}), got {value!r}")
 
 
@@ -115,13 +122,24 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
             raise ValueError(f"indices of stream {q} must be from -1 to {size - 1}, got {bounds}")
 
 
-def training_keys(key, needed: bool):
-    """Keys for the first batch and for reviving codes."""
-    if not needed:
-        return None, None
+def needed(key, reason: str):
+    """The key; raises a ValueError with the reason if there is none."""
     if key is None:
-        raise ValueError("needs key= when train=True: its init or revive draws rows of the batch")
-    return jax.random.split(key)
+        raise ValueError(f"needs key= when train=True: {reason}")
+    return key
+
+
+def local_key(key, axis_name, reason: str = "it draws noise"):
+    """The key of the noise of this replica's rows: its index is folded into the shared key."""
+    key = needed(key, reason)
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def training_keys(key, wanted: bool):
+    """Keys for the first batch and for reviving codes."""
+    if not wanted:
+        return None, None
+    return jax.random.split(needed(key, "its init or revive draws rows of the batch"))
 
 
 def choose(condition, new: dict[str, Array], old: dict[str, Array]) -> dict[str, Array]:

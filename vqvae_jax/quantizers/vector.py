@@ -113,7 +113,7 @@ def vq(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
-        key_init, key_revive = training_keys(key, needed=train and moved_by_data)
+        key_init, key_revive = training_keys(key, wanted=train and moved_by_data)
         start = begin(params, state, key_init, rows, axis_name) if train else state
         e = codes(params, start)
         k, z_q = look_up(rows, e)
@@ -228,7 +228,7 @@ def ema_vq(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
-        key_init, key_revive = training_keys(key, needed=train and needs_key)
+        key_init, key_revive = training_keys(key, wanted=train and needs_key)
         start = begin(state, key_init, rows, axis_name) if train else state
         k, z_q = look_up(rows, start["codebook"])
         losses = {"commitment": beta * commitment_loss(rows.z, z_q, rows.weights, axis_name)}
