@@ -1,0 +1,82 @@
+"""What combinators share: their members' keys, params and state, streams, losses and metrics.
+
+The members of a combinator are numbered: params and state are {"0": ..., "1": ...}, and metrics get
+the number as a prefix, "1/error". A combinator makes the rows of its input safe once, by
+`valid_rows`, hands their weights down as the mask, and reports the rows that it dropped.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.quantizers.base import Output, Quantizer
+from vqvae_jax.reductions import Rows
+
+
+def member_keys(key, n: int) -> list:
+    """A key for each of n members: a single member gets the very key."""
+    if key is None or n == 1:
+        return [key] * n
+    return list(jax.random.split(key, n))
+
+
+def init_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
+    """`init` of a combinator: params and state of each member under its number."""
+
+    def init(key):
+        made = [q.init(k) for q, k in zip(qs, member_keys(key, len(qs)), strict=True)]
+        params = {str(i): params for i, (params, _) in enumerate(made)}
+        return params, {str(i): state for i, (_, state) in enumerate(made)}
+
+    return init
+
+
+def split_streams(qs: Sequence[Quantizer], indices: Int[Array, "*rows Q"]) -> list[Array]:
+    """The streams of each member."""
+    parts, begin = [], 0
+    for q in qs:
+        parts.append(indices[..., begin : begin + len(q.vocab)])
+        begin += len(q.vocab)
+    return parts
+
+
+def join(
+    outs: Sequence[Output],
+    quantized: Float[Array, "*rows D"],
+    rows: Rows,
+    shares: Sequence[float] | None = None,
+) -> Output:
+    """One Output of the members': streams side by side, losses added up by name.
+
+    Args:
+        outs: of the members.
+        quantized: of the whole.
+        rows: the safe rows of the whole, whose number of invalid ones becomes a metric.
+        shares: a weight for each member's losses, 1 if None.
+    """
+    losses: dict[str, Any] = {}
+    for out, share in zip(outs, shares or [1.0] * len(outs), strict=True):
+        for name, value in out.losses.items():
+            losses[name] = losses.get(name, 0.0) + share * value
+    metrics = {f"{i}/{name}": v for i, out in enumerate(outs) for name, v in out.metrics.items()}
+    indices = jnp.concatenate([out.indices for out in outs], axis=-1)
+    return Output(quantized, indices, losses, metrics | {"invalid_rows": rows.invalid})
+
+
+def check_members(qs: Sequence[Quantizer]) -> None:
+    """Raises unless there is at least one member and all are quantizers."""
+    if not qs:
+        raise ValueError("needs at least one quantizer, got none")
+    for i, q in enumerate(qs):
+        if not isinstance(q, Quantizer):
+            raise TypeError(f"member {i} must be a Quantizer, got {type(q).__name__}")
+
+
+def check_same_dim(qs: Sequence[Quantizer]) -> None:
+    """Raises unless all members have the same D."""
+    dims = [q.dim for q in qs]
+    if len(set(dims)) > 1:
+        raise ValueError(f"members must have the same dim, got {dims}")
