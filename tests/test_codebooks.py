@@ -9,7 +9,7 @@ import pytest
 import reference as ref
 
 from vqvae_jax import ema_vq, kmeans, normal, samples, underused, uniform, vq
-from vqvae_jax.quantizers.codebooks import lloyd
+from vqvae_jax.quantizers.inits import lloyd
 from vqvae_jax.reductions import sample_rows
 
 SIZE, DIM = 6, 3

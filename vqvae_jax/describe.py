@@ -12,6 +12,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+import numpy as np
+
 T = TypeVar("T")
 
 
@@ -94,7 +97,9 @@ def remake(factory: Callable, args: tuple, kwargs: tuple) -> Any:
 
 
 def freeze(value):
-    """Lists become tuples, so that equal arguments are equal and hashable."""
+    """Lists and arrays become tuples, so that equal arguments are equal and hashable."""
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+        value = np.asarray(value).tolist()
     return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value
 
 

@@ -1,8 +1,10 @@
 """Gradient estimators: functions (z_e, z_q) -> z_q, exact in value, that choose the gradient."""
 
+import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
+from vqvae_jax.describe import Function, described
 from vqvae_jax.losses import check_same_shape
 
 
@@ -10,11 +12,25 @@ def exactly(z_q: Array, surrogate: Array) -> Array:
     """sg[z_q] + (surrogate - sg[surrogate]): the value of z_q bit for bit, another's gradient.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> jax.value_and_grad(lambda z: exactly(jnp.round(z), z**2))(1.6)
         (Array(2., dtype=float32, weak_type=True), Array(3.2, dtype=float32, weak_type=True))
     """
     return sg(z_q) + (surrogate - sg(surrogate))
+
+
+def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """z / |z|, and 0 with a finite gradient for z = 0.
+
+    Example:
+        >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+        Array([[0.6, 0.8],
+               [0. , 0. ]], dtype=float32)
+    """
+    largest = jnp.max(jnp.abs(z), axis=-1, keepdims=True)
+    z = z / sg(jnp.where(largest > 0, largest, 1))  # so that no square over- or underflows
+    square = jnp.sum(z * z, axis=-1, keepdims=True)
+    return jnp.where(square > 0, z / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def straight_through(
@@ -29,10 +45,63 @@ def straight_through(
         ValueError: if the shapes differ.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> z_e, z_q = jnp.array([0.2, 0.9]), jnp.array([0.0, 1.0])
         >>> jax.grad(lambda z: jnp.sum(straight_through(z, z_q) ** 2))(z_e)
         Array([0., 2.], dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
     return exactly(z_q, z_e)
+
+
+def rotation_trick(
+    z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
+) -> Float[Array, "*rows D"]:
+    """The rotation trick: z_q, as if it were sg[|z_q| / |z_e| R] z_e with R turning z_e onto z_q.
+
+    With u = z_e / |z_e|, v = z_q / |z_q|, r = (u + v) / |u + v|: R = I - 2 r r^T + 2 v u^T is the
+    rotation in the plane of both: a gradient at z_q keeps its angle to z_q when it comes to z_e.
+    arXiv:2410.06424, section 4.2. A row or code that is 0 gets no gradient.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> import jax
+        >>> z_e, z_q = jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0])
+        >>> jax.grad(lambda z: rotation_trick(z, z_q) @ jnp.array([0.0, 1.0]))(z_e).round(6)
+        Array([0.5, 0. ], dtype=float32)
+    """
+    check_same_shape("z_e", z_e, "z_q", z_q)
+    length = jnp.linalg.norm(sg(z_e), axis=-1, keepdims=True)
+    stretch = jnp.linalg.norm(sg(z_q), axis=-1, keepdims=True) / jnp.where(length > 0, length, 1)
+    u, v = unit(sg(z_e)), unit(sg(z_q))
+    r = unit(u + v)
+    turned = z_e - 2 * dot(z_e, r) * r + 2 * dot(z_e, u) * v
+    return exactly(z_q, stretch * turned)
+
+
+def dot(x: Float[Array, "*rows D"], y: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
+    return jnp.sum(x * y, axis=-1, keepdims=True)
+
+
+@described
+def synchronized(nu: float = 0.2) -> Function:
+    """Straight-through, and nu times the gradient of the task to the codes as well.
+
+    sg[z_q] + (z_e - sg[z_e]) + nu (z_q - sg[z_q]): the codebook moves in the step of the encoder
+    instead of one behind it. arXiv:2305.08842. For codebooks that gradients move. Others have found
+    it to do harm at nu = 1: a matter for an ablation, not a default.
+
+    Example:
+        >>> import jax
+        >>> z_e, z_q = jnp.array([0.2]), jnp.array([1.0])
+        >>> jax.grad(lambda *z: synchronized(0.5)(*z).sum(), argnums=(0, 1))(z_e, z_q)
+        (Array([1.], dtype=float32), Array([0.5], dtype=float32))
+    """
+
+    def estimator(z_e, z_q):
+        check_same_shape("z_e", z_e, "z_q", z_q)
+        return exactly(z_q, z_e + nu * z_q)
+
+    return Function(estimator)

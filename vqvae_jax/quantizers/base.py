@@ -142,6 +142,13 @@ def training_keys(key, wanted: bool):
     return jax.random.split(needed(key, "its init or revive draws rows of the batch"))
 
 
-def choose(condition, new: dict[str, Array], old: dict[str, Array]) -> dict[str, Array]:
+def choose(condition, new, old):
     """The new state without gradient, or bit by bit the old one."""
-    return {name: jnp.where(condition, sg(new[name]), old[name]) for name in old}
+    return jax.tree.map(lambda n, o: jnp.where(condition, sg(n), o), new, old)
+
+
+def check_positive(**values: float) -> None:
+    """Raises a ValueError naming the argument unless value > 0; a traced value passes."""
+    for name, value in values.items():
+        if not isinstance(value, jax.core.Tracer) and not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value!r}")

@@ -1,7 +1,9 @@
-"""Codebooks: where codes come from, which of them count as dead, and how a row finds its code."""
+"""Codebooks: how the codes e [K, D] of a quantizer are kept, and what moves them.
+
+`learnt` is moved by gradients, `averaged` by the rows that choose each code, `fixed` by nothing.
+"""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -10,100 +12,207 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.describe import Described, Function, described
-from vqvae_jax.equations import lookup
 from vqvae_jax.quantizers.base import check_range, check_size
-from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, sample_rows, sum_by_code
-from vqvae_jax.search import nearest
+from vqvae_jax.quantizers.inits import Init, uniform
+from vqvae_jax.reductions import AxisName, Rows, is_valid, sample_rows, sum_by_code
+
+Revive = Callable[[Array], Array] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Init(Described):
-    """How a codebook begins.
+class Codebook(Described):
+    """A record of functions, as `Quantizer` is one.
 
     Attributes:
-        draw: `(key, K, D) -> [K, D]`, without any data.
-        fit: None, or `(key, z, weights, K, axis_name) -> [K, D]`: replaces the codebook by one made
-            from the first batch that has a valid row, the same on every replica.
-        zero_debiased: moving averages begin at zero and are corrected for it, see `zero_debiased`.
+        init: `(key) -> (params, state)`.
+        codes: `(params, state) -> e [K, D]`.
+        begin: `(params, state, key, rows, axis_name) -> state`, before the rows are looked up in
+            training: where a first batch makes the codebook.
+        update: `(params, state, key, rows, k, axis_name) -> state`, after it: what the rows move.
+        size: K.
+        dim: D.
+        learnt: whether gradients move the codes: then the codebook loss applies.
+        draws: whether `begin` or `update` draw rows and need a key.
     """
 
-    draw: Callable[..., Array]
-    fit: Callable[..., Array] | None = None
-    zero_debiased: bool = False
+    init: Callable[..., tuple[dict, dict]]
+    codes: Callable[..., Array]
+    begin: Callable[..., dict]
+    update: Callable[..., dict]
+    size: int
+    dim: int
+    learnt: bool
+    draws: bool
+
+
+def unmoved(params, state, key, rows, *args) -> dict:
+    """A `begin` or `update` that leaves the state as it is."""
+    return state
 
 
 @described
-def uniform(scale: float | None = None) -> Init:
-    """Codes from U(-scale, scale); scale = 1 / K if None, as in the code of arXiv:1711.00937."""
-    check_range(0, float("inf"), scale=0 if scale is None else scale)
+def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B008
+    """Codes that nothing moves: state["codebook"], as drawn by `init`."""
+    check_size(size=size, dim=dim)
+    if init.fit:
+        raise ValueError(f"a fixed codebook can't be made from a batch: {init!r}")
 
-    def draw(key, size, dim):
-        bound = 1 / size if scale is None else scale
-        return jax.random.uniform(key, (size, dim), minval=-bound, maxval=bound)
+    def init_fn(key):
+        return {}, {"codebook": init.draw(key, size, dim)}
 
-    return Init(draw)
+    def codes(params, state):
+        return state["codebook"]
 
-
-@described
-def normal(scale: float = 1.0) -> Init:
-    """Codes from N(0, scale^2)."""
-    check_range(0, float("inf"), scale=scale)
-    return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim)))
+    return Codebook(init_fn, codes, unmoved, unmoved, size, dim, learnt=False, draws=False)
 
 
 @described
-def samples() -> Init:
-    """Codes are rows of the first batch; rows repeat where there are fewer than K."""
-    return Init(uniform().draw, fit_samples)
+def learnt(
+    size: int,
+    dim: int,
+    *,
+    init: Init = uniform(),  # noqa: B008
+    revive: Revive = None,
+) -> Codebook:
+    """Codes moved by gradient: params["codebook"], plus state["offset"] where data moves them too.
 
-
-@described
-def kmeans(steps: int = 10) -> Init:
-    """Codes are the centroids of k-means (Lloyd) on the first batch, from K of its rows."""
-    check_size(steps=steps)
-
-    def fit(key, z, weights, size, axis_name):
-        return lloyd(z, weights, fit_samples(key, z, weights, size, axis_name), steps, axis_name)
-
-    return Init(uniform().draw, fit)
-
-
-@described
-def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
-    """Moving averages as in Haiku and Sonnet: they begin at 0 and are corrected for it.
-
-    The codebook of `init` is then used for the first batch only: after it a code that received no
-    row is exactly 0, often most of the codebook. For parity with those libraries.
+    Args:
+        size: K.
+        dim: D.
+        init: `uniform()`, `normal()`, `given(e)`, or from the first batch: `samples()`, `kmeans()`.
+        revive: None, or a function from moving-average counts (decay 0.99) to the codes that are
+            dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
     """
-    return dataclasses.replace(init, zero_debiased=True)
+    check_size(size=size, dim=dim)
+    moved_by_data = bool(init.fit or revive)
+
+    def init_fn(key):
+        offset = {"offset": jnp.zeros((size, dim))} if moved_by_data else {}
+        counts = {"counts": jnp.ones(size)} if revive else {}
+        initialized = {"initialized": jnp.array(False)} if init.fit else {}
+        return {"codebook": init.draw(key, size, dim)}, offset | counts | initialized
+
+    def codes(params, state):
+        return params["codebook"] + state["offset"] if moved_by_data else params["codebook"]
+
+    def begin(params, state, key, rows, axis_name):
+        e = codes(params, state)
+        offset = first_fit(init, state["initialized"], e, key, rows, axis_name) - params["codebook"]
+        first = rows.some & ~state["initialized"]
+        return state | {
+            "offset": jnp.where(first, sg(offset), state["offset"]),
+            "initialized": state["initialized"] | rows.some,
+        }
+
+    def update(params, state, key, rows, k, axis_name):
+        hits = sum_by_code(rows.weights, k, size, axis_name)
+        counts = ema_update(state["counts"], hits, 0.99)
+        dead = find_dead(revive, counts, hits, codes(params, state))
+        fresh = sample_rows(key, rows.z, rows.weights, size, axis_name) - params["codebook"]
+        return state | {
+            "offset": jnp.where(dead[:, None], fresh, state["offset"]),
+            "counts": jnp.where(dead, jnp.mean(counts), counts),
+        }
+
+    first, after = begin if init.fit else unmoved, update if revive else unmoved
+    return Codebook(init_fn, codes, first, after, size, dim, learnt=True, draws=moved_by_data)
 
 
-def fit_samples(key, z, weights, size: int, axis_name: AxisName = None) -> Float[Array, "K D"]:
-    """K rows of the global batch; warns where one replica's batch is smaller than K."""
-    rows = z.size // z.shape[-1] if isinstance(z.size, int) else size
-    if axis_name is None and 0 < rows < size:  # no row: no fit
-        warnings.warn(
-            f"{rows} rows for {size} codes: codes of the first batch repeat", stacklevel=2
-        )
-    return sample_rows(key, z, weights, size, axis_name)
+@described
+def averaged(
+    size: int,
+    dim: int,
+    decay: float = 0.99,
+    *,
+    eps: float = 1e-5,
+    init: Init = uniform(),  # noqa: B008
+    revive: Revive = None,
+) -> Codebook:
+    """Codes moved by exponential moving averages of the rows that choose them.
+
+    With n_j rows of sum m_j chosen for code j in the batch: N_j <- decay N_j + (1 - decay) n_j,
+    M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j (arXiv:1711.00937, appendix A.1), where
+    N' is N after `laplace_smoothing`. A code that received no row keeps its value. The state holds
+    "codebook", "counts" N and "sums" M; params are empty.
+
+    Args:
+        size: K.
+        dim: D.
+        decay: of the averages, in [0, 1).
+        eps: of the smoothing.
+        init, revive: as in `learnt`, with N as the counts of `revive`.
+    """
+    check_size(size=size, dim=dim)
+    check_range(0, 1, decay=decay)
+    check_range(0, float("inf"), eps=eps)
+
+    def init_fn(key):
+        codebook = init.draw(key, size, dim)
+        counts = jnp.zeros(size) if init.zero_debiased else jnp.ones(size)
+        state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
+        initialized = {"initialized": jnp.array(False)} if init.fit else {}
+        weight = {"weight": jnp.zeros(())} if init.zero_debiased else {}
+        return {}, state | initialized | weight
+
+    def codes(params, state):
+        return state["codebook"]
+
+    def begin(params, state, key, rows, axis_name):
+        initialized = state["initialized"]
+        e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
+        sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
+        return state | {"codebook": e, "sums": sums, "initialized": initialized | rows.some}
+
+    def update(params, state, key, rows, k, axis_name):
+        hits = sum_by_code(rows.weights, k, size, axis_name)
+        totals = sum_by_code(rows.z * rows.weights[..., None], k, size, axis_name)
+        counts = ema_update(state["counts"], hits, decay)
+        sums = ema_update(state["sums"], totals, decay)
+        new = {"counts": counts, "sums": sums}
+        moved, weight = hits > 0, jnp.ones(())
+        if init.zero_debiased:  # N and M are both too small by this weight: so must eps be
+            moved, weight = jnp.ones_like(moved), ema_update(state["weight"], 1.0, decay)
+            new["weight"] = weight
+        e = sums / laplace_smoothing(counts, eps * weight)[:, None]
+        e = jnp.where(counts[:, None] > 0, e, 0)  # not 0 / 0, should eps be 0
+        new["codebook"] = jnp.where(moved[:, None], e, state["codebook"])
+        return state | reseed(new, key, rows, hits, axis_name)
+
+    def reseed(new, key, rows, hits, axis_name):
+        if revive is None:
+            return new
+        dead = find_dead(revive, new["counts"], hits, new["codebook"])
+        fresh = sample_rows(key, rows.z, rows.weights, size, axis_name)
+        fair = jnp.mean(new["counts"])
+        return new | {
+            "codebook": jnp.where(dead[:, None], fresh, new["codebook"]),
+            "counts": jnp.where(dead, fair, new["counts"]),
+            "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
+        }
+
+    first, draws = begin if init.fit else unmoved, bool(init.fit or revive)
+    return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws)
 
 
-def lloyd(
-    z: Float[Array, "*rows D"],
-    weights: Float[Array, "*rows"],
-    centroids: Float[Array, "K D"],
-    steps: int,
-    axis_name: AxisName = None,
-) -> Float[Array, "K D"]:
-    """k-means: `steps` times each centroid becomes the mean of its rows; without rows it stays."""
+def ema_update(average: Array, value: Array | float, decay: float) -> Array:
+    """decay * average + (1 - decay) * value.
 
-    def step(e, _):
-        k = nearest(z, e)
-        n = sum_by_code(weights, k, len(e), axis_name)[:, None]
-        total = sum_by_code(z * weights[..., None], k, len(e), axis_name)
-        return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None
+    Example:
+        >>> ema_update(jnp.ones(2), 3.0, decay=0.75)
+        Array([1.5, 1.5], dtype=float32)
+    """
+    return decay * average + (1 - decay) * value
 
-    return jax.lax.scan(step, centroids, length=steps)[0]
+
+def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Array, "K"]:
+    """N'_j = (N_j + eps) / (N + K eps) N with N = sum_j N_j: no count is 0, their sum stays.
+
+    Example:
+        >>> laplace_smoothing(jnp.array([3.0, 1.0, 0.0]), eps=1.0)
+        Array([2.2857144, 1.1428572, 0.5714286], dtype=float32)
+    """
+    total = jnp.sum(counts)
+    return (counts + eps) / (total + counts.size * eps) * total
 
 
 @described
@@ -150,18 +259,3 @@ def find_dead(
 ) -> Bool[Array, "K"]:
     """Codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
     return (revive(counts) | ~is_valid(codebook)) & (hits == 0)
-
-
-def look_up(rows: Rows, codebook: Float[Array, "K D"]) -> tuple[Array, Array]:
-    """(k, z_q) of each row; (-1, 0) for a row that is not valid."""
-    k = jnp.where(rows.weights > 0, nearest(rows.z, codebook), -1)
-    return k, lookup(codebook, k)
-
-
-def lookup_metrics(rows: Rows, codebook, z_q, axis_name) -> dict[str, Array]:
-    """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
-    return {
-        "error": mean(jnp.square(sg(rows.z - z_q)), rows.weights, axis_name),
-        "invalid_rows": rows.invalid,
-        "invalid_codes": jnp.sum(~is_valid(sg(codebook)), dtype=jnp.float32),
-    }

@@ -1,0 +1,110 @@
+"""How rows choose their codes in training, other than the nearest one: by lot, or all at once."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import described
+from vqvae_jax.quantizers.base import check_positive, check_size, local_key
+from vqvae_jax.quantizers.lookups import Assignment
+from vqvae_jax.reductions import is_valid, mean, psum
+
+
+def squared_distances(
+    z: Float[Array, "*rows D"], e: Float[Array, "K D"]
+) -> Float[Array, "*rows K"]:
+    """|z - e_j|^2 of each row to each code, relative to the codebook's mean; inf for a NaN code.
+
+    All N x K of them at once: `nearest` needs only a block.
+
+    Example:
+        >>> squared_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]]))
+        Array([[25.,  1.]], dtype=float32)
+    """
+    usable = is_valid(e)
+    e = jnp.where(usable[:, None], e, 0)
+    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    z, e = z - centre, e - centre
+    product = jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
+    squares = jnp.sum(z * z, axis=-1, keepdims=True) + jnp.sum(e * e, axis=-1)
+    return jnp.where(usable, jnp.maximum(squares - 2 * product, 0), jnp.inf)
+
+
+@described
+def sampled(temperature: float = 1.0, top: int | None = None) -> Assignment:
+    """k ~ softmax_j(-|z_e - e_j|^2 / temperature), as in RQ-VAE (arXiv:2203.01941, section 3.1).
+
+    Args:
+        temperature: > 0, in the units of a squared distance.
+        top: how many of the nearest codes take part, None for all.
+
+    Raises:
+        ValueError: if an argument is out of range, or training has no key.
+    """
+    check_positive(temperature=temperature)
+    if top is not None:
+        check_size(top=top)
+
+    def choose(key, rows, e, axis_name):
+        logits = -squared_distances(rows.z, e) / temperature
+        if top is not None:
+            least = jax.lax.top_k(logits, min(top, len(e)))[0][..., -1:]
+            logits = jnp.where(logits >= least, logits, -jnp.inf)
+        noise = jax.random.gumbel(local_key(key, axis_name, "codes are sampled"), logits.shape)
+        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+
+    return Assignment(choose, stochastic=True)
+
+
+@described
+def sinkhorn(epsilon: float = 0.1, iterations: int = 5) -> Assignment:
+    """Optimal transport: codes shared out so that each takes its part of the batch.
+
+    k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P), the
+    rows of the batch weighing the same and the codes too (OptVQ, arXiv:2412.15195); c, the mean
+    squared distance, makes epsilon free of units. `iterations` of Sinkhorn's algorithm in the
+    log-domain, over the rows of all replicas. The codes of a row depend on its batch; eval mode
+    takes the nearest code.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_positive(epsilon=epsilon)
+    check_size(iterations=iterations)
+
+    def choose(key, rows, e, axis_name):
+        plan = transport(rows.z, rows.weights, e, epsilon, iterations, axis_name)
+        return jnp.argmax(plan, axis=-1).astype(jnp.int32)
+
+    return Assignment(choose, stochastic=False)
+
+
+def transport(
+    z: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"],
+    e: Float[Array, "K D"],
+    epsilon: float,
+    iterations: int,
+    axis_name=None,
+) -> Float[Array, "*rows K"]:
+    """log P, the plan of `sinkhorn`: rows sum to their share of the weights, codes nearly to 1/K."""
+    cost, usable = squared_distances(z, e), is_valid(e)
+    scale = mean(jnp.where(usable, cost, 0), weights, axis_name)
+    log_kernel = -cost / (epsilon * jnp.where(scale > 0, scale, 1))
+    log_rows = jnp.log(weights / jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30))[..., None]
+
+    def step(f, _):
+        g = -jnp.log(jnp.sum(usable)) - over_rows(log_kernel + f, axis_name)
+        g = jnp.where(usable, g, -jnp.inf)
+        return log_rows - jax.nn.logsumexp(log_kernel + g, axis=-1, keepdims=True), g
+
+    f, g = jax.lax.scan(step, log_rows, length=iterations)
+    return log_kernel + f + g[-1]
+
+
+def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
+    """logsumexp over the rows of all replicas."""
+    x = x.reshape(-1, x.shape[-1])
+    top = jnp.max(x, axis=0, initial=-1e30)
+    top = top if axis_name is None else jax.lax.pmax(top, axis_name)
+    return top + jnp.log(psum(jnp.sum(jnp.exp(x - top), axis=0), axis_name))

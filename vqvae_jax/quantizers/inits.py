@@ -1,0 +1,131 @@
+"""Where codes come from: initial codebooks, drawn or made from the first batch."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import Described, described
+from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.reductions import AxisName, sample_rows, sum_by_code
+from vqvae_jax.search import nearest
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Init(Described):
+    """How a codebook begins.
+
+    Attributes:
+        draw: `(key, K, D) -> [K, D]`, without any data.
+        fit: None, or `(key, z, weights, K, axis_name) -> [K, D]`: replaces the codebook by one made
+            from the first batch that has a valid row, the same on every replica.
+        zero_debiased: moving averages begin at zero and are corrected for it, see `zero_debiased`.
+    """
+
+    draw: Callable[..., Array]
+    fit: Callable[..., Array] | None = None
+    zero_debiased: bool = False
+
+
+@described
+def uniform(scale: float | None = None) -> Init:
+    """Codes from U(-scale, scale); scale = 1 / K if None, as in the code of arXiv:1711.00937."""
+    check_range(0, float("inf"), scale=0 if scale is None else scale)
+
+    def draw(key, size, dim):
+        bound = 1 / size if scale is None else scale
+        return jax.random.uniform(key, (size, dim), minval=-bound, maxval=bound)
+
+    return Init(draw)
+
+
+@described
+def normal(scale: float = 1.0) -> Init:
+    """Codes from N(0, scale^2)."""
+    check_range(0, float("inf"), scale=scale)
+    return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim)))
+
+
+@described
+def given(codebook) -> Init:
+    """These codes: an array [K, D], such as those of another model.
+
+    Its values are part of the description: JSON holds them all.
+
+    Raises:
+        ValueError: if they are not [K, D], or when the codebook is made with another K or D.
+
+    Example:
+        >>> given([[0.0, 1.0], [2.0, 3.0]]).draw(None, 2, 2)
+        Array([[0., 1.],
+               [2., 3.]], dtype=float32)
+    """
+    values = np.asarray(codebook, np.float32)
+    if values.ndim != 2:
+        raise ValueError(f"codebook must be [K, D], got shape {values.shape}")
+
+    def draw(key, size, dim):
+        if values.shape != (size, dim):
+            raise ValueError(f"the given codebook must be {(size, dim)}, got {values.shape}")
+        return jnp.asarray(values)
+
+    return Init(draw)
+
+
+@described
+def samples() -> Init:
+    """Codes are rows of the first batch; rows repeat where there are fewer than K."""
+    return Init(uniform().draw, fit_samples)
+
+
+@described
+def kmeans(steps: int = 10) -> Init:
+    """Codes are the centroids of k-means (Lloyd) on the first batch, from K of its rows."""
+    check_size(steps=steps)
+
+    def fit(key, z, weights, size, axis_name):
+        return lloyd(z, weights, fit_samples(key, z, weights, size, axis_name), steps, axis_name)
+
+    return Init(uniform().draw, fit)
+
+
+@described
+def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
+    """Moving averages as in Haiku and Sonnet: they begin at 0 and are corrected for it.
+
+    The codebook of `init` is then used for the first batch only: after it a code that received no
+    row is exactly 0, often most of the codebook. For parity with those libraries.
+    """
+    return dataclasses.replace(init, zero_debiased=True)
+
+
+def fit_samples(key, z, weights, size: int, axis_name: AxisName = None) -> Float[Array, "K D"]:
+    """K rows of the global batch; warns where one replica's batch is smaller than K."""
+    rows = z.size // z.shape[-1] if isinstance(z.size, int) else size
+    if axis_name is None and 0 < rows < size:  # no row: no fit
+        warnings.warn(
+            f"{rows} rows for {size} codes: codes of the first batch repeat", stacklevel=2
+        )
+    return sample_rows(key, z, weights, size, axis_name)
+
+
+def lloyd(
+    z: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"],
+    centroids: Float[Array, "K D"],
+    steps: int,
+    axis_name: AxisName = None,
+) -> Float[Array, "K D"]:
+    """k-means: `steps` times each centroid becomes the mean of its rows; without rows it stays."""
+
+    def step(e, _):
+        k = nearest(z, e)
+        n = sum_by_code(weights, k, len(e), axis_name)[:, None]
+        total = sum_by_code(z * weights[..., None], k, len(e), axis_name)
+        return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None
+
+    return jax.lax.scan(step, centroids, length=steps)[0]

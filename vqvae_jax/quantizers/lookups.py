@@ -1,0 +1,160 @@
+"""Quantizers with a codebook: a codebook, a rule of choice, losses, and a gradient, put together."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.describe import Described, described
+from vqvae_jax.equations import lookup
+from vqvae_jax.estimators import straight_through
+from vqvae_jax.losses import codebook_loss, commitment_loss
+from vqvae_jax.quantizers.base import (
+    Output,
+    Quantizer,
+    check_indices,
+    check_range,
+    check_rows,
+    choose,
+    training_keys,
+)
+from vqvae_jax.quantizers.codebooks import Codebook
+from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, valid_rows
+from vqvae_jax.search import nearest
+
+Estimator = Callable[[Array, Array], Array]
+
+
+class Lookup(NamedTuple):
+    """What was looked up: the argument of the losses."""
+
+    rows: Rows
+    codes: Float[Array, "K D"]  # e, with its gradient
+    k: Int[Array, "*rows"]  # -1 for a row that is not valid
+    z_q: Float[Array, "*rows D"]  # e_k, with its gradient; 0 for k = -1
+    axis_name: AxisName
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Assignment(Described):
+    """How rows choose their codes in training; in eval mode they choose the nearest.
+
+    Attributes:
+        choose: `(key, rows, e, axis_name) -> k [...]`; what it says of invalid rows is ignored.
+        stochastic: whether the choice depends on the key.
+    """
+
+    choose: Callable[..., Array]
+    stochastic: bool
+
+
+@described
+def codebook_vq(
+    codebook: Codebook,
+    *,
+    beta: float = 0.25,
+    assign: Assignment | None = None,
+    estimator: Estimator = straight_through,
+    terms: Sequence[Callable[[Lookup], dict[str, Array]]] = (),
+) -> Quantizer:
+    """The quantizer of VQ-VAE (arXiv:1711.00937) for any codebook, however it is made or moved.
+
+    k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 if gradients move the codebook,
+    beta |z_e - sg[z_q]|^2, each a mean over elements, and `terms`. `vq` and `ema_vq` are short for
+    the codebooks `learnt` and `averaged`.
+
+    Args:
+        codebook: `learnt`, `averaged`, `fixed`, or one made of these, such as `held`.
+        beta: weight of the commitment term.
+        assign: how rows choose in training, None for the nearest code: `sampled()`, `sinkhorn()`.
+        estimator: `(z_e, z_q) -> z_q`, which gives the gradient.
+        terms: more losses, functions of a `Lookup` to {name: value}: `orthogonal()`,
+            `diversity()`, `cross_entropy()`.
+
+    Raises:
+        ValueError: if beta is out of range.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = codebook_vq(vj.averaged(512, 64, init=vj.kmeans()), assign=vj.sampled(0.5))
+        >>> q.vocab, q.dim, q.stochastic
+        ((512,), 64, True)
+    """
+    check_range(0, float("inf"), beta=beta)
+
+    def losses(found: Lookup) -> dict[str, Array]:
+        args = (found.rows.z, found.z_q, found.rows.weights, found.axis_name)
+        made = {"codebook": codebook_loss(*args)} if codebook.learnt else {}
+        made["commitment"] = beta * commitment_loss(*args)
+        for term in terms:
+            made |= term(found)
+        return made
+
+    def surrogate(key, z_e, z_q, axis_name):
+        return estimator(z_e, z_q)
+
+    stochastic = assign is not None and assign.stochastic
+    return lookup_quantizer(codebook, losses, surrogate, estimator, assign, stochastic)
+
+
+def lookup_quantizer(
+    codebook: Codebook,
+    losses: Callable[[Lookup], dict[str, Array]],
+    surrogate: Callable[..., Array],
+    estimator: Estimator = straight_through,
+    assign: Assignment | None = None,
+    stochastic: bool = False,
+) -> Quantizer:
+    """The record of a quantizer that looks its codes up.
+
+    Args:
+        codebook: of the codes.
+        losses: of what was looked up, by name.
+        surrogate: `(key, z_e, z_q, axis_name) -> quantized` in training, where noise is allowed.
+        estimator: `(z_e, z_q) -> quantized` in eval mode.
+        assign: how rows choose in training.
+        stochastic: as in `Quantizer`.
+    """
+    size, dim = codebook.size, codebook.dim
+
+    def find(train, key, rows, e, axis_name):
+        if not (train and assign):
+            return nearest(rows.z, e)
+        key = None if key is None else jax.random.fold_in(key, 2)  # not that of init or revive
+        return assign.choose(key, sg(rows), sg(e), axis_name)
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, dim)
+        rows = valid_rows(z, mask, axis_name)
+        key_init, key_revive = training_keys(key, wanted=train and codebook.draws)
+        start = codebook.begin(params, state, key_init, rows, axis_name) if train else state
+        e = codebook.codes(params, start)
+        k = jnp.where(rows.weights > 0, find(train, key, rows, e, axis_name), -1)
+        z_q = lookup(e, k)
+        found = Lookup(rows, e, k, z_q, axis_name)
+        quantized = surrogate(key, rows.z, z_q, axis_name) if train else estimator(rows.z, z_q)
+        out = Output(quantized.astype(z.dtype), k[..., None], losses(found), measure(found))
+        if not train:
+            return out, state
+        new = codebook.update(params, start, key_revive, rows, k, axis_name)
+        return out, choose(rows.some, new, state)
+
+    def decode(params, state, indices):
+        check_indices(indices, (size,))
+        return lookup(codebook.codes(params, state), indices[..., 0])
+
+    return Quantizer(codebook.init, apply, decode, dim, (size,), stochastic)
+
+
+def measure(found: Lookup) -> dict[str, Array]:
+    """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
+    rows, codes = found.rows, sg(found.codes)
+    return {
+        "error": mean(jnp.square(sg(rows.z - found.z_q)), rows.weights, found.axis_name),
+        "invalid_rows": rows.invalid,
+        "invalid_codes": jnp.sum(~is_valid(codes), dtype=jnp.float32),
+    }

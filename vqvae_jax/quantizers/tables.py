@@ -1,0 +1,204 @@
+"""Codebooks made of codebooks: the codes of one, held, normalised, mapped.
+
+A map that moves the codes also says where the rows lie for the codebook below it (`back`), so that
+first batches, moving averages and revived codes work through it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient as sg
+
+from vqvae_jax.describe import Described, described
+from vqvae_jax.estimators import unit
+from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.quantizers.codebooks import Codebook, ema_update, unmoved
+from vqvae_jax.reductions import mean
+
+
+def through(codebook: Codebook, init, codes, back, update=None, **facts) -> Codebook:
+    """A codebook whose codes are a function of another's.
+
+    Args:
+        codebook: the one below; its params and state are "inner".
+        init: `(key, e) -> (params, state)`, own ones, by name, given the codes below.
+        codes: `(params, state, e) -> e`.
+        back: `(params, state, e, z) -> z`: the rows as the codebook below must see them.
+        update: `(state, rows, axis_name) -> own state`, if the rows move it.
+        facts: fields of the record that differ from those below.
+    """
+
+    def init_both(key):
+        key_inner, key_own = jax.random.split(key)
+        params, state = codebook.init(key_inner)
+        own_params, own_state = init(key_own, codebook.codes(params, state))
+        return {"inner": params} | own_params, {"inner": state} | own_state
+
+    def below(params, state):
+        return codebook.codes(params["inner"], state["inner"])
+
+    def moved(step, params, state, key, rows, *args):
+        rows = rows._replace(z=sg(back(params, state, below(params, state), rows.z)))
+        return state | {"inner": step(params["inner"], state["inner"], key, rows, *args)}
+
+    def update_both(params, state, key, rows, k, axis_name):
+        own = update(state, rows, axis_name) if update else {}
+        return moved(codebook.update, params, state, key, rows, k, axis_name) | own
+
+    return dataclasses.replace(
+        codebook,
+        call=None,
+        init=init_both,
+        codes=lambda params, state: codes(params, state, below(params, state)),
+        begin=lambda *args: moved(codebook.begin, *args),
+        update=update_both,
+        **facts,
+    )
+
+
+@described
+def unit_codes(codebook: Codebook) -> Codebook:
+    """e_j / |e_j|, for rows that are normalised too: the nearest code has the largest cosine."""
+    return through(
+        codebook,
+        init=lambda key, e: ({}, {}),
+        codes=lambda params, state, e: unit(e),
+        back=lambda params, state, e, z: z,
+    )
+
+
+@described
+def held(codebook: Codebook, mask) -> Codebook:
+    """The codes where `mask` [K] is true stay what they were at first, bit for bit; others move.
+
+    Neither gradients, nor weight decay, nor moving averages, nor revival reach them: their values
+    are kept in state["held"].
+
+    Raises:
+        ValueError: if mask is not K truth values.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> codes = vj.learnt(3, 2, init=vj.given([[0, 0], [1, 1], [2, 2]]))
+        >>> q = vj.codebook_vq(held(codes, [True, False, False]))
+    """
+    chosen = np.asarray(mask)
+    if chosen.shape != (codebook.size,) or chosen.dtype != bool:
+        raise ValueError(f"mask must be {codebook.size} truth values, got {mask!r}")
+    return through(
+        codebook,
+        init=lambda key, e: ({}, {"held": e}),
+        codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
+        back=lambda params, state, e, z: z,
+    )
+
+
+@described
+def affine(codebook: Codebook, rate: float = 10.0) -> Codebook:
+    """(1 + rate s) e_j + rate b with s, b [D] learnt and shared by all codes (arXiv:2305.08842).
+
+    A code that no row chooses moves with the others. Both begin at 0; `rate` speeds them up.
+    """
+    check_range(0, float("inf"), rate=rate)
+
+    def init(key, e):
+        return {"scale": jnp.zeros(codebook.dim), "shift": jnp.zeros(codebook.dim)}, {}
+
+    def codes(params, state, e):
+        return (1 + rate * params["scale"]) * e + rate * params["shift"]
+
+    def back(params, state, e, z):
+        scale = 1 + rate * params["scale"]
+        return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)
+
+    return through(codebook, init, codes, back, learnt=True)
+
+
+@described
+def matched(codebook: Codebook, decay: float = 0.99) -> Codebook:
+    """Codes whose mean and deviation are the rows': (e_j - mean e) / std e * s + m.
+
+    m and s^2 [D] are moving averages of the rows' mean and variance, and begin as those of the
+    codes. The affine reparameterisation of arXiv:2305.08842 by statistics instead of gradients.
+    """
+    check_range(0, 1, decay=decay)
+    eps = 1e-5
+
+    def init(key, e):
+        return {}, {"mean": jnp.mean(e, axis=0), "variance": jnp.var(e, axis=0)}
+
+    def ratio(state, e):
+        return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
+
+    def codes(params, state, e):
+        return (e - jnp.mean(e, axis=0)) * ratio(state, e) + state["mean"]
+
+    def back(params, state, e, z):
+        return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)
+
+    def update(state, rows, axis_name):
+        dim, z, w = codebook.dim, rows.z.reshape(-1, codebook.dim), rows.weights.reshape(-1)
+
+        def average(x):
+            return jax.vmap(lambda column: mean(column, w, axis_name), in_axes=1)(x)
+
+        m = average(z)
+        variance = average(jnp.square(z - m)).reshape(dim)
+        return {
+            "mean": ema_update(state["mean"], m, decay),
+            "variance": ema_update(state["variance"], variance, decay),
+        }
+
+    return through(codebook, init, codes, back, update)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Transform(Described):
+    """A learnt map of codes, for `mapped`.
+
+    Attributes:
+        init: `(key, C) -> params` for codes [K, C].
+        apply: `(params, e [K, C]) -> e [K, D]`, such as a Flax module's.
+        dim: D.
+    """
+
+    init: Callable
+    apply: Callable
+    dim: int
+
+
+@described
+def linear(dim: int) -> Transform:
+    """e W with W [C, D] learnt: the identity at first if C = D, else N(0, 1 / C)."""
+    check_size(dim=dim)
+
+    def init(key, width):
+        eye = width == dim
+        return jnp.eye(dim) if eye else jax.random.normal(key, (width, dim)) / width**0.5
+
+    return Transform(init, lambda w, e: jnp.dot(e, w, precision=jax.lax.Precision.HIGHEST), dim)
+
+
+@described
+def mapped(codebook: Codebook, transform: Transform) -> Codebook:
+    """transform(e): all codes move together with its parameters, params["map"].
+
+    With a codebook that is `fixed` and `linear` this is SimVQ (arXiv:2411.02038). The map has no
+    way back, so rows can't reach the codes below it.
+
+    Raises:
+        ValueError: if the codebook below is moved by data.
+    """
+    if (codebook.begin, codebook.update) != (unmoved, unmoved):
+        raise ValueError(f"mapped needs a codebook that no data moves, got {codebook!r}")
+    return through(
+        codebook,
+        init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
+        codes=lambda params, state, e: transform.apply(params["map"], e),
+        back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim)),
+        dim=transform.dim,
+        learnt=True,
+    )

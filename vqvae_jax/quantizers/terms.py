@@ -1,0 +1,87 @@
+"""Losses to pass to `codebook_vq` beside its own: functions of a `Lookup` to {name: value}."""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import Function, described
+from vqvae_jax.estimators import unit
+from vqvae_jax.quantizers.assignments import squared_distances
+from vqvae_jax.quantizers.base import check_positive, check_range
+from vqvae_jax.reductions import mean, psum, sum_by_code
+
+
+@described
+def orthogonal(weight: float = 10.0) -> Function:
+    """|E E^T|_F^2 / K^2 - 1 / K with E [K, D] the normalised codes (arXiv:2112.00384, equation 2).
+
+    Computed as |E^T E|_F^2, which is equal and needs D^2 numbers instead of K^2: no cap on the
+    number of codes is needed. For codebooks that gradients move.
+    """
+    check_range(0, float("inf"), weight=weight)
+
+    def term(found):
+        value = gram_excess(found.codes, jnp.ones(len(found.codes)))
+        return {"orthogonal": weight * jnp.where(found.rows.some, value, 0)}
+
+    return Function(term)
+
+
+@described
+def orthogonal_active(weight: float = 10.0) -> Function:
+    """`orthogonal` over the codes that were chosen in the batch."""
+    check_range(0, float("inf"), weight=weight)
+
+    def term(found):
+        hits = sum_by_code(found.rows.weights, found.k, len(found.codes), found.axis_name)
+        return {"orthogonal": weight * gram_excess(found.codes, (hits > 0).astype(jnp.float32))}
+
+    return Function(term)
+
+
+def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, ""]:
+    """|E E^T|_F^2 / n^2 - 1 / n for the n normalised codes that `of` holds; 0 for none."""
+    e, n = unit(e) * of[:, None], jnp.sum(of)
+    gram = jnp.dot(e.T, e, precision=jax.lax.Precision.HIGHEST)
+    some = jnp.where(n > 0, n, 1)
+    return jnp.where(n > 0, jnp.sum(gram * gram) / some**2 - 1 / some, 0)
+
+
+@described
+def diversity(weight: float = 1.0, temperature: float = 1.0) -> Function:
+    """-H(E[p]) with p = softmax_j(-|z_e - e_j|^2 / temperature): least where all codes are used.
+
+    E is the mean over the rows of all replicas; H is in nats.
+    """
+    check_range(0, float("inf"), weight=weight)
+    check_positive(temperature=temperature)
+
+    def term(found):
+        rows, axis = found.rows, found.axis_name
+        p = jax.nn.softmax(-squared_distances(rows.z, found.codes) / temperature)
+        total = psum(jnp.sum(rows.weights), axis)
+        summed = psum(jnp.einsum("...,...k->k", rows.weights, p), axis)
+        share = summed / jnp.where(total > 0, total, 1)
+        return {"diversity": weight * jnp.sum(jax.scipy.special.xlogy(share, share))}
+
+    return Function(term)
+
+
+@described
+def cross_entropy(weight: float = 1.0, temperature: float = 1.0) -> Function:
+    """-log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code, the mean over rows.
+
+    A commitment that also moves z_e away from the codes it did not choose: with beta = 0 it takes
+    the place of the squared one.
+    """
+    check_range(0, float("inf"), weight=weight)
+    check_positive(temperature=temperature)
+
+    def term(found):
+        logits = -squared_distances(found.rows.z, sg(found.codes)) / temperature
+        log_p = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(log_p, jnp.maximum(found.k, 0)[..., None], axis=-1)[..., 0]
+        return {"cross_entropy": -weight * mean(chosen, found.rows.weights, found.axis_name)}
+
+    return Function(term)

@@ -1,0 +1,121 @@
+"""Vector quantization whose codes are a function of a codebook: `cosine_vq`, `affine_vq`, `simvq`."""
+
+from vqvae_jax.describe import described
+from vqvae_jax.estimators import straight_through, unit
+from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.codebooks import Revive, averaged, fixed, learnt
+from vqvae_jax.quantizers.combinators import normalize
+from vqvae_jax.quantizers.inits import Init, normal, uniform
+from vqvae_jax.quantizers.lookups import Estimator, codebook_vq
+from vqvae_jax.quantizers.tables import Transform, affine, linear, mapped, unit_codes
+
+
+@described
+def cosine_vq(
+    size: int,
+    dim: int,
+    *,
+    beta: float = 0.25,
+    init: Init = normal(),  # noqa: B008
+    revive: Revive = None,
+    estimator: Estimator = straight_through,
+) -> Quantizer:
+    """`vq` with codes and rows of length 1 (ViT-VQGAN, arXiv:2110.04627): the largest cosine wins.
+
+    z_e / |z_e| is quantized to e_k / |e_k|, k = argmax_j cos(z_e, e_j); the losses compare these
+    two, and `quantized` lies on the sphere. All arguments are those of `vq`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> q = cosine_vq(8, 2)
+        >>> params, state = q.init(jax.random.key(0))
+        >>> out, _ = q.apply(params, state, jnp.array([[30.0, 40.0]]))
+        >>> jnp.linalg.norm(out.quantized).round(4)
+        Array(1., dtype=float32)
+    """
+    codebook = unit_codes(learnt(size, dim, init=init, revive=revive))
+    return normalize(codebook_vq(codebook, beta=beta, estimator=estimator), unit)
+
+
+@described
+def cosine_ema_vq(
+    size: int,
+    dim: int,
+    decay: float = 0.99,
+    *,
+    beta: float = 0.25,
+    init: Init = normal(),  # noqa: B008
+    revive: Revive = None,
+    estimator: Estimator = straight_through,
+) -> Quantizer:
+    """`cosine_vq` whose codes are the directions of moving averages of the normalised rows.
+
+    All arguments are those of `ema_vq`.
+
+    Example:
+        >>> cosine_ema_vq(8, 2, decay=0.9).vocab
+        (8,)
+    """
+    codebook = unit_codes(averaged(size, dim, decay, init=init, revive=revive))
+    return normalize(codebook_vq(codebook, beta=beta, estimator=estimator), unit)
+
+
+@described
+def affine_vq(
+    size: int,
+    dim: int,
+    *,
+    rate: float = 10.0,
+    beta: float = 0.25,
+    init: Init = uniform(),  # noqa: B008
+    revive: Revive = None,
+    estimator: Estimator = straight_through,
+) -> Quantizer:
+    """`vq` with codes (1 + rate s) e_j + rate b, s and b [D] learnt and shared (arXiv:2305.08842).
+
+    A code that no row chooses follows the others. By statistics of the rows instead of gradients:
+    `codebook_vq(matched(learnt(...)))`; the paper's other parts are `synchronized` as estimator and
+    `alternated`.
+
+    Args:
+        size, dim, beta, init, revive, estimator: as in `vq`.
+        rate: of s and b, relative to the learning rate.
+
+    Example:
+        >>> import jax
+        >>> sorted(affine_vq(8, 2).init(jax.random.key(0))[0])
+        ['inner', 'scale', 'shift']
+    """
+    codebook = affine(learnt(size, dim, init=init, revive=revive), rate)
+    return codebook_vq(codebook, beta=beta, estimator=estimator)
+
+
+@described
+def simvq(
+    size: int,
+    dim: int,
+    *,
+    beta: float = 0.25,
+    init: Init | None = None,
+    transform: Transform | None = None,
+    estimator: Estimator = straight_through,
+) -> Quantizer:
+    """SimVQ: a frozen random codebook times a learnt linear map (arXiv:2411.02038).
+
+    e_j = c_j W with c_j ~ N(0, 1 / D) fixed: every gradient step moves all codes, so none dies.
+    params["map"] is W `[D, D]`, the identity at first; state["inner"]["codebook"] is c `[K, D]`.
+
+    Args:
+        size, dim, beta, estimator: as in `vq`.
+        init: of c, None for `normal(dim ** -0.5)`.
+        transform: another map than `linear(dim)`, such as a `Transform` of a Flax module; for codes
+            c of another width than D, use `codebook_vq(mapped(fixed(size, C), linear(dim)))`.
+
+    Example:
+        >>> import jax
+        >>> params, state = simvq(8, 2).init(jax.random.key(0))
+        >>> params["map"].shape, state["inner"]["codebook"].shape
+        ((2, 2), (8, 2))
+    """
+    codes = fixed(size, dim, init or normal(dim**-0.5))
+    return codebook_vq(mapped(codes, transform or linear(dim)), beta=beta, estimator=estimator)
