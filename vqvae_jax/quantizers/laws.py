@@ -8,8 +8,11 @@
 4. `decode(indices)` is `quantized`, exactly under one compilation, in eval mode and (with the state
    before the step) in training; -1 decodes to 0. Eval mode needs no key and returns its state.
    The codes of a row depend on the row and the state, not on key, layout or jit.
+   A quantizer whose record says `stochastic` is held to this in eval mode only; in training it
+   may depend on the key, and `quantized` may be other than the code.
 5. The arithmetic is float32, whatever the dtype of z; it is also that of `quantized`.
-6. Gradient estimators are exact in value.
+6. Gradient estimators are exact in value. The task's gradient reaches z; it is finite, and each
+   of the params gets some.
 7. Equality, hash, pickle and JSON come from the factory call that made the quantizer.
 8. `apply` counts no codes: `code_counts` does (a matter of cost: not tested).
 """
@@ -42,7 +45,8 @@ def check_quantizer(
     """Checks that a quantizer of any kind or nesting keeps the contract; returns if it does.
 
     Args:
-        key: for its init and training; `jax.random.key(0)` if None.
+        key: for its init and training; `jax.random.key(0)` if None, of the kind "rbg" for a
+            stochastic quantizer, whose noise then compiles fast.
         z: rows `[..., q.dim]` of the kind that it is made for; 64 drawn from N(0, 1) if None.
 
     Raises:
@@ -78,7 +82,7 @@ class Trial(NamedTuple):
 
 def begin_trial(q: Quantizer, key: PRNGKeyArray | None = None, z: Array | None = None) -> Trial:
     """Initialises the quantizer and takes one training step."""
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
     dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
     spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
@@ -108,10 +112,15 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
 
 
 def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Eval mode, decoded under the same compilation."""
-    out, new = q.apply(params, state, z)
+    """Eval mode, decoded under the same compilation, with the gradient of the metrics."""
+
+    def total(params, z):
+        out, new = q.apply(params, state, z)
+        return sum(out.metrics.values(), jnp.zeros(())), (out, new)
+
+    grads, (out, new) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
     decoded = q.decode(params, state, out.indices).astype(z.dtype)
-    return out._asdict() | {"decoded": decoded, "state": new}
+    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
 
 
 def law_init(t: Trial) -> None:
@@ -131,12 +140,7 @@ def law_eval(t: Trial) -> None:
     same(out["state"], t.state)
     inside = (out["indices"] >= -1) & (out["indices"] < np.array(t.q.vocab))
     require(inside.all(), f"indices are not in -1..K-1 for vocab {t.q.vocab}")
-
-    def total(params, z):
-        return sum(t.q.apply(params, t.state, z)[0].metrics.values(), jnp.zeros(()))
-
-    grads = jax.jit(jax.grad(total, argnums=(0, 1)))(t.params, t.z)
-    same(grads, jax.tree.map(np.zeros_like, grads))
+    same(out["grads"], jax.tree.map(np.zeros_like, out["grads"]))
 
 
 def law_types(t: Trial) -> None:
@@ -152,10 +156,13 @@ def law_types(t: Trial) -> None:
 
 
 def law_decode(t: Trial) -> None:
-    """decode(indices) is quantized, exactly; -1 decodes to 0."""
-    outs = [t.look(t.params, t.state, z) for z in (t.z, t.z.astype(jnp.bfloat16))]
-    for out in (*outs, t.step(t.params, t.state, t.z, t.key)):
+    """decode(indices) is quantized, exactly in eval mode; -1 decodes to 0."""
+    for z in (t.z, t.z.astype(jnp.bfloat16)):
+        out = t.look(t.params, t.state, z)
         same(out["decoded"], out["quantized"])
+    if not t.q.stochastic:  # XLA may compile codes with a gradient to another last bit
+        out = t.step(t.params, t.state, t.z, t.key)
+        close(out["decoded"], out["quantized"], rtol=1e-6, atol=1e-6)
     nothing = t.q.decode(t.params, t.state, jnp.full((3, len(t.q.vocab)), -1))
     same(nothing, np.zeros((3, t.q.dim), np.float32))
 
@@ -163,12 +170,27 @@ def law_decode(t: Trial) -> None:
 def law_masks(t: Trial) -> None:
     """Invalid rows, and a mask of ones on the others, change nothing."""
     for state in (t.start, t.state):
-        clean = t.step(t.params, state, t.z, t.key)
         mixed = t.step(t.params, state, t.spoilt, t.key, t.mask)
-        close(*({n: r[n] for n in ("losses", "state", "grads")} for r in (mixed, clean)))
-        close(mixed["quantized"][:, 1:].reshape(t.z.shape), clean["quantized"])
+        if t.q.stochastic:  # other rows would draw other noise: change what is in the invalid ones
+            other = t.step(t.params, state, t.spoilt.at[:, 0].multiply(-3), t.key, t.mask)
+            kept = other["quantized"][:, 1:].reshape(t.z.shape)
+        else:
+            other = t.step(t.params, state, t.z, t.key)
+            kept = other["quantized"]
+        close(*({n: r[n] for n in ("losses", "state", "grads")} for r in (mixed, other)))
+        close(mixed["quantized"][:, 1:].reshape(t.z.shape), kept)
         require((mixed["quantized"][:, 0] == 0).all(), "an invalid row must be quantized to 0")
         require((mixed["indices"][:, 0] == -1).all(), "an invalid row must have index -1")
+
+
+def law_gradients(t: Trial) -> None:
+    """The task's gradient reaches z, and each of the params gets some; all of it is finite."""
+    params, shift = t.step(t.params, t.state, t.z, t.key)["grads"]
+    chex.assert_tree_all_finite((params, shift))
+    require(jnp.any(shift != 0), "no gradient reaches z")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        require(jnp.any(leaf != 0), f"params{name} gets no gradient: what data moves is state")
 
 
 def law_no_rows(t: Trial) -> None:
@@ -189,10 +211,12 @@ def law_replicas(t: Trial) -> None:
     step = partial(training_step, t.q, axis_name="r")
     replicas = jax.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
     for state in (t.start, t.state):
-        one = t.step(t.params, state, t.spoilt, t.key, mask)
         copies = jax.tree.map(lambda a: np.stack([a] * REPLICAS), state)
         many = replicas(t.params, copies, t.spoilt, keys, mask)
-        close(many["quantized"], one["quantized"])
+        one = jax.tree.map(lambda a: a[0], many)
+        if not t.q.stochastic:  # else each replica draws noise of its own
+            one = t.step(t.params, state, t.spoilt, t.key, mask)
+            close(many["quantized"], one["quantized"])
         for i in range(REPLICAS):
             close(jax.tree.map(lambda a, i=i: a[i], shared(many)), shared(one))
             same(*(jax.tree.map(lambda a, j=j: a[j], many["state"]) for j in (0, i)))
@@ -206,17 +230,18 @@ def shared(result: dict[str, Any]) -> dict[str, Any]:
 def law_codes(t: Trial) -> None:
     """The codes of a row depend on nothing but the row and the state."""
     args, z = (t.params, t.state), t.z
-    others = [
-        t.look(*args, z.reshape(REPLICAS, -1, t.q.dim)),
-        jax.jit(jax.vmap(partial(evaluate, t.q, *args)))(z),
+    rows = z.reshape(REPLICAS, -1, t.q.dim)
+    looks = [
+        t.look(*args, z),
+        jax.jit(jax.vmap(partial(evaluate, t.q, *args)))(rows),  # another layout as well
         t.q.apply(*args, z, key=t.key)[0]._asdict(),  # without jit
-        *(t.step(*args, z, key) for key in jax.random.split(t.key)),
     ]
-    expected = t.look(*args, z)["quantized"]
-    for other in others:
+    steps = [t.step(*args, z, key) for key in jax.random.split(t.key)]
+    for outs in (looks, [] if t.q.stochastic else steps):
         # Rounding may decide between codes that are equally near: compare errors, not indices.
-        both = other["quantized"].reshape(z.shape), expected
-        close(*(jnp.square(z - quantized).sum(-1) for quantized in both))
+        errors = [jnp.square(z - out["quantized"].reshape(z.shape)).sum(-1) for out in outs]
+        for error in errors[1:]:
+            close(error, errors[0])
 
 
 def law_description(t: Trial) -> None:
@@ -233,8 +258,8 @@ def law_description(t: Trial) -> None:
         require(False, "apply must raise a TypeError for an unknown keyword")
 
 
-VALUES = (law_eval, law_types, law_decode, law_masks, law_no_rows, law_codes, law_replicas)
-LAWS = (law_init, *VALUES, law_description)
+VALUES = (law_eval, law_types, law_decode, law_masks, law_no_rows, law_gradients)
+LAWS = (law_init, *VALUES, law_codes, law_replicas, law_description)
 
 
 @contextlib.contextmanager

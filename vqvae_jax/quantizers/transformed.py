@@ -1,4 +1,4 @@
-"""Vector quantization whose codes are a function of a codebook: `cosine_vq`, `affine_vq`, `simvq`."""
+"""Vector quantization with codes that are a function of others: cosine, affine, SimVQ."""
 
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import straight_through, unit

@@ -1,0 +1,151 @@
+"""Binary quantization: one bit per dimension, and an entropy term in place of a codebook."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import described
+from vqvae_jax.estimators import unit
+from vqvae_jax.losses import commitment_loss
+from vqvae_jax.quantizers.base import Quantizer, check_range, check_size
+from vqvae_jax.quantizers.digits import check_levels, digital
+from vqvae_jax.reductions import AxisName, mean
+
+
+@described
+def lfq(
+    bits: int,
+    *,
+    entropy: float = 0.1,
+    diversity: float = 1.0,
+    group: int = 1,
+    temperature: float = 0.01,
+    beta: float = 0.0,
+) -> Quantizer:
+    """Lookup-free quantization, a code of MAGVIT-v2 (arXiv:2310.05737).
+
+    z_q = +1 where z > 0, else -1; index sum_i 2^i [z_i > 0] from i = 0; losses
+    entropy (E[H(p)] - diversity H(E[p])) and beta |z - sg[z_q]|^2, a mean over elements. p is
+    softmax_c(-|z - c|^2 / temperature) over all codes c, so the odds of each bit are
+    exp(4 z_i / temperature), and E[H(p)] is a sum over bits. H(E[p]) is a sum over groups of bits:
+    exact for group=bits, else an upper bound; no more than 2^group codes are ever listed. Entropies
+    are in nats, over the rows of all replicas. Straight-through gradient.
+
+    Args:
+        bits: D; the stream has 2^bits codes.
+        entropy: weight of the entropy term.
+        diversity: weight of H(E[p]) within it.
+        group: how many bits have their joint distribution counted; it divides `bits`.
+        temperature: of the softmax.
+        beta: weight of the commitment term.
+
+    Raises:
+        ValueError: if an argument is out of range, or there are more than 30 bits.
+
+    Example:
+        >>> q = lfq(bits=3)
+        >>> out, _ = q.apply({}, {}, jnp.array([[0.5, -2.0, 0.1]]))
+        >>> out.quantized, out.indices, q.vocab
+        (Array([[ 1., -1.,  1.]], dtype=float32), Array([[5]], dtype=int32), (8,))
+    """
+    return binary(bits, lambda z: z, 1.0, entropy, diversity, group, temperature, beta)
+
+
+@described
+def bsq(
+    bits: int,
+    *,
+    entropy: float = 0.1,
+    diversity: float = 1.0,
+    group: int = 1,
+    temperature: float = 1.0,
+    beta: float = 0.0,
+) -> Quantizer:
+    """Binary spherical quantization: the corners of a cube on the unit sphere (arXiv:2406.07548).
+
+    u = z / |z|, z_q = sign(u) / sqrt(bits): |u - z_q| <= sqrt(2 - 2 / sqrt(bits)). Index and losses
+    are those of `lfq` for u and these codes, so the odds of a bit are
+    exp(4 u_i / (sqrt(bits) temperature)). The gradient is that of u. The row 0 has u = 0, the code
+    of index 0, and a finite gradient.
+
+    Args:
+        bits, entropy, diversity, group, temperature, beta: as in `lfq`; the paper's inverse
+            temperature tau is 2 / temperature.
+
+    Raises:
+        ValueError: if an argument is out of range, or there are more than 30 bits.
+
+    Example:
+        >>> bsq(bits=4).apply({}, {}, jnp.array([[3.0, -1.0, 0.2, 7.0]]))[0].quantized
+        Array([[ 0.5, -0.5,  0.5,  0.5]], dtype=float32)
+    """
+    check_size(bits=bits)
+    return binary(bits, unit, bits**-0.5, entropy, diversity, group, temperature, beta)
+
+
+def binary(
+    bits: int,
+    bound: Callable[[Array], Array],
+    scale: float,
+    entropy: float,
+    diversity: float,
+    group: int,
+    temperature: float,
+    beta: float,
+) -> Quantizer:
+    """Codes {-scale, +scale}^bits of y = bound(z)."""
+    check_size(bits=bits, group=group)
+    levels = check_levels((2,) * bits)
+    check_range(0, float("inf"), entropy=entropy, diversity=diversity, beta=beta)
+    check_range(1e-6, float("inf"), temperature=temperature)
+    if bits % group:
+        raise ValueError(f"group must divide bits = {bits}, got {group}")
+
+    def digits(params, y):
+        return y > 0
+
+    def values(params, d):
+        return (2 * d - 1) * np.float32(scale)
+
+    def terms(params, rows, y, z_q, axis_name):
+        logits = 4 * scale / temperature * y
+        each, whole = entropies(logits, group, rows.weights, axis_name)
+        return {
+            "entropy": entropy * (each - diversity * whole),
+            "commitment": beta * commitment_loss(y, z_q, rows.weights, axis_name),
+        }, {"row_entropy": sg(each), "code_entropy": sg(whole)}
+
+    return digital(levels, bound, digits, values, terms)
+
+
+def entropies(
+    logits: Float[Array, "*rows D"],
+    group: int,
+    weights: Float[Array, "*rows"],
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """E[H(p)] and the sum over groups of H(E[p]), in nats, for independent bits of these log odds.
+
+    Example:
+        >>> logits = jnp.array([[-50.0, -50.0], [50.0, 50.0]])  # two bits, always equal
+        >>> [round(float(h / jnp.log(2)), 3) for h in entropies(logits, 1, jnp.ones(2))]
+        [0.0, 2.0]
+        >>> [round(float(h / jnp.log(2)), 3) for h in entropies(logits, 2, jnp.ones(2))]
+        [0.0, 1.0]
+    """
+    *rows, bits = logits.shape
+    a = jnp.abs(logits)
+    each = jnp.log1p(jnp.exp(-a)) + a * jax.nn.sigmoid(-a)  # not a difference of large numbers
+    signs = 2 * (np.arange(2**group)[:, None] >> np.arange(group) & 1) - 1
+    halves = 0.5 * logits.reshape(*rows, bits // group, group)
+    scores = jnp.einsum(
+        "...i,ci->...c", halves, signs.astype(np.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    p = jax.nn.softmax(scores).reshape(*rows, bits // group * 2**group)
+    average = jax.vmap(lambda p: mean(p, weights, axis_name), in_axes=-1)(p)
+    whole = -jnp.sum(average * jnp.log(jnp.where(average > 0, average, 1)))
+    return mean(jnp.sum(each, axis=-1), weights, axis_name), whole

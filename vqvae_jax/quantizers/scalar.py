@@ -1,0 +1,223 @@
+"""Scalar quantization: each dimension is rounded by itself, and the digits make one stream."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import described
+from vqvae_jax.losses import codebook_loss, commitment_loss
+from vqvae_jax.quantizers.base import Quantizer, check_range
+from vqvae_jax.quantizers.digits import Levels, check_levels, digital
+
+
+class Axis(NamedTuple):
+    """How each dimension is bounded and divided: digit d has the value (d - zero) / width."""
+
+    bound: Callable[[Array], Array]  # z [..., D] -> y [..., D], elementwise
+    width: Float[np.ndarray, "D"]  # digits per unit of y
+    zero: Float[np.ndarray, "D"]  # where y = 0 lies among the digits
+
+
+def tanh_bound(levels: Levels) -> Axis:
+    """The bound of FSQ: y = (tanh(z + shift) h - offset) / (L // 2), h = 0.999 (L - 1) / 2.
+
+    As the listing in appendix A.1 of arXiv:2309.15505 has it. Even L: offset 1/2 gives the values
+    -1 to 1 - 2 / L, and the shift tan(offset / h) leaves z = 0 at the value 0. Odd L: both are 0.
+
+    Raises:
+        ValueError: for L = 2, which has no such shift.
+    """
+    if levels.min() < 3:
+        raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
+    half = (levels - 1) * (1 - 1e-3) / 2
+    offset = np.where(levels % 2 == 0, 0.5, 0.0)
+    h, offset, shift = (a.astype(np.float32) for a in (half, offset, np.tan(offset / half)))
+    width = (levels // 2).astype(np.float32)
+    return Axis(lambda z: (jnp.tanh(z + shift) * h - offset) / width, width, width)
+
+
+def symmetric_bound(levels: Levels) -> Axis:
+    """y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, section 3.2)."""
+    half = ((levels - 1) / 2).astype(np.float32)
+    return Axis(jnp.tanh, half, half)
+
+
+def tanh_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """(tanh(z) + 1) / 2, the distribution function of a logistic variable."""
+    return (jnp.tanh(z) + 1) / 2
+
+
+def normal_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """The distribution function of N(0, 1)."""
+    return jax.scipy.stats.norm.cdf(z)
+
+
+@described
+def grid(levels: Sequence[int]) -> Quantizer:
+    """The bare lattice: in each dimension, the nearest of L values evenly spaced from -1 to 1.
+
+    d = floor((z + 1) (L - 1) / 2 + 1/2), clipped to 0..L - 1; z_q = 2 d / (L - 1) - 1. The gradient
+    is that of the straight-through estimator, also where z is clipped. No losses.
+
+    Args:
+        levels: L_1..L_D. The stream has prod(levels) codes.
+
+    Raises:
+        ValueError: if a level is out of range, or there are more than 2^31 - 1 codes.
+
+    Example:
+        >>> q = grid([3, 2])
+        >>> out, _ = q.apply({}, {}, jnp.array([[0.2, 0.2], [-7.0, 0.6]]))
+        >>> out.quantized.tolist(), out.indices.tolist(), q.vocab
+        ([[0.0, 1.0], [-1.0, 1.0]], [[4], [3]], (6,))
+    """
+    size = check_levels(levels)
+    half = ((size - 1) / 2).astype(np.float32)
+    return on_axis(size, Axis(lambda z: z, half, half))
+
+
+@described
+def fsq(
+    levels: Sequence[int],
+    *,
+    bound: Callable[[Levels], Axis] = tanh_bound,
+    rounded: float | None = None,
+) -> Quantizer:
+    """Finite scalar quantization: bound, then round (arXiv:2309.15505).
+
+    z_q = round(f(z)) / (L // 2), where f(z) / (L // 2) is the y of `tanh_bound` and gives the
+    gradient: only the rounding is straight-through. No losses. The paper's levels for about 2^8,
+    2^10, 2^12, 2^14 and 2^16 codes: [8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5],
+    [8, 8, 8, 5, 5, 5].
+
+    Args:
+        levels: L_1..L_D. The stream has prod(levels) codes.
+        bound: `tanh_bound`, `symmetric_bound`, or another function from the levels to an `Axis`.
+        rounded: None, or the share of scalars that training rounds: the others get noise as wide
+            as a cell, y + U(-1/2, 1/2) / width (arXiv:2411.19842), and training needs a key.
+
+    Raises:
+        ValueError: if an argument is out of range, or there are more than 2^31 - 1 codes.
+
+    Example:
+        >>> q = fsq([8, 5, 5, 5])
+        >>> out, _ = q.apply({}, {}, jnp.array([[0.0, 0.0, 9.0, -9.0]]))
+        >>> out.quantized.tolist(), q.vocab
+        ([[0.0, 0.0, 1.0, -1.0]], (1000,))
+    """
+    size = check_levels(levels)
+    return on_axis(size, bound(size), rounded)
+
+
+@described
+def fsp(
+    levels: Sequence[int], cdf: Callable[[Array], Array] = tanh_cdf, *, rounded: float = 0.0
+) -> Quantizer:
+    """Finite scalar perturbation: noise in training, rounding in eval mode (arXiv:2602.17133).
+
+    p = cdf(z), d = floor(p L), z_q = sqrt(12) ((d + 1/2) / L - 1/2): of variance 1 for uniform p.
+    In training p + U(-1/2, 1/2) / L stands for (d + 1/2) / L, or p itself where the sum leaves
+    (0, 1): as far from p as rounding goes, but smooth. The indices are those of d. No losses.
+
+    Args:
+        levels: L_1..L_D. The stream has prod(levels) codes.
+        cdf: from reals to [0, 1], elementwise: `tanh_cdf`, `normal_cdf`.
+        rounded: the share of scalars that training rounds all the same.
+
+    Training needs a key.
+
+    Raises:
+        ValueError: if an argument is out of range, or there are more than 2^31 - 1 codes.
+
+    Example:
+        >>> q, z = fsp([3, 3]), jnp.array([[0.1, 9.0]])
+        >>> rounded, _ = q.apply({}, {}, z)
+        >>> noisy, _ = q.apply({}, {}, z, train=True, key=jax.random.key(0))
+        >>> rounded.indices == noisy.indices, rounded.quantized == noisy.quantized
+        (Array([[ True]], dtype=bool), Array([[False, False]], dtype=bool))
+    """
+    size, std = check_levels(levels), 12**-0.5
+    width, zero = (size * std).astype(np.float32), ((size - 1) / 2).astype(np.float32)
+    return on_axis(size, Axis(lambda z: (cdf(z) - 0.5) / std, width, zero), rounded)
+
+
+@described
+def latent_vq(levels: Sequence[int], *, alpha: float = 0.01, beta: float = 0.01) -> Quantizer:
+    """Latent quantization: L_i learnt values for dimension i (arXiv:2305.18378).
+
+    d_i = argmin_j |z_i - v_ij|, z_q = v_id; losses alpha |sg[z] - z_q|^2 ("codebook") and
+    beta |z - sg[z_q]|^2 ("commitment"), means over elements. params["values"] `[D, max L]` begin
+    evenly spaced from -1/2 to 1/2; entries beyond L_i are padding. Straight-through gradient.
+
+    Args:
+        levels: L_1..L_D. The stream has prod(levels) codes.
+        alpha: weight of the term that moves the values.
+        beta: weight of the term that moves the encoder.
+
+    A value that is not finite is never chosen, and counted in metrics["invalid_codes"].
+
+    Raises:
+        ValueError: if an argument is out of range, or there are more than 2^31 - 1 codes.
+
+    Example:
+        >>> q = latent_vq([3, 2])
+        >>> params, state = q.init(jax.random.key(0))
+        >>> q.apply(params, state, jnp.array([[0.2, 0.2]]))[0].quantized
+        Array([[0. , 0.5]], dtype=float32)
+    """
+    size = check_levels(levels)
+    check_range(0, float("inf"), alpha=alpha, beta=beta)
+    real = np.arange(size.max()) < size[:, None]
+    first = np.where(real, np.arange(size.max()) / (size[:, None] - 1) - 0.5, 0)
+
+    def digits(params, z):
+        v = params["values"]
+        distance = jnp.where(real & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
+        return jnp.argmin(distance, axis=-1)
+
+    def values(params, d):
+        return params["values"][np.arange(len(size)), d]
+
+    def terms(params, rows, z, z_q, axis_name):
+        losses = {
+            "codebook": alpha * codebook_loss(z, z_q, rows.weights, axis_name),
+            "commitment": beta * commitment_loss(z, z_q, rows.weights, axis_name),
+        }
+        lost = real & ~jnp.isfinite(sg(params["values"]))
+        return losses, {"invalid_codes": jnp.sum(lost, dtype=jnp.float32)}
+
+    start = {"values": first.astype(np.float32)}
+    return digital(size, lambda z: z, digits, values, terms, start=start)
+
+
+def on_axis(levels: Levels, axis: Axis, rounded: float | None = None) -> Quantizer:
+    """A quantizer of fixed values, with noise for rounding in training unless `rounded` is None."""
+    top = levels - 1
+
+    def place(y):
+        return y * axis.width + axis.zero
+
+    def digits(params, y):
+        return jnp.clip(jnp.floor(place(y) + 0.5), 0, top)
+
+    def values(params, d):
+        return (d - axis.zero) / axis.width
+
+    def perturb(key, y, z_q, share):
+        key_share, key_noise = jax.random.split(key)
+        noisy = y + (jax.random.uniform(key_noise, y.shape) - 0.5) / axis.width
+        inside = (place(noisy) > -0.5) & (place(noisy) < top + 0.5)
+        keep = jax.random.bernoulli(key_share, share, y.shape)
+        return jnp.where(keep, z_q, jnp.where(inside, noisy, y))
+
+    if rounded is None:
+        return digital(levels, axis.bound, digits, values)
+    check_range(0, 1, rounded=rounded)
+    noise = partial(perturb, share=rounded)
+    return digital(levels, axis.bound, digits, values, perturb=noise)

@@ -1,0 +1,297 @@
+"""Quantizers whose training output is random: noise carries the gradient to the codes."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import described
+from vqvae_jax.equations import lookup
+from vqvae_jax.estimators import exactly, unit
+from vqvae_jax.quantizers.assignments import squared_distances
+from vqvae_jax.quantizers.base import (
+    Output,
+    Quantizer,
+    check_indices,
+    check_positive,
+    check_range,
+    check_rows,
+    check_size,
+    local_key,
+)
+from vqvae_jax.quantizers.codebooks import Revive, learnt
+from vqvae_jax.quantizers.inits import Init, normal
+from vqvae_jax.quantizers.lookups import lookup_quantizer
+from vqvae_jax.reductions import Rows, mean, valid_rows
+
+
+@described
+def diveq(
+    size: int,
+    dim: int,
+    *,
+    sigma: float = 0.03,
+    init: Init = normal(),  # noqa: B008
+    revive: Revive = None,
+) -> Quantizer:
+    """DiVeQ: z_q = z_e + |e_k - z_e| sg[d / |d|] with d = e_k - z_e + sigma n, n ~ N(0, I).
+
+    arXiv:2509.26469. The gradient reaches z_e and, through the length, e_k: there are no losses
+    beside that of the task. In training `quantized` is near the code (as sigma is small), not equal
+    to it, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
+
+    Args:
+        size: K.
+        dim: D.
+        sigma: deviation of the noise, in the units of z_e; at 0 the value is the code's.
+        init, revive: as in `vq`. Without losses, a code that no row chooses gets no gradient.
+
+    Raises:
+        ValueError: if an argument is out of range, or training has no key.
+
+    Example:
+        >>> diveq(8, 2).stochastic
+        True
+    """
+    check_range(0, float("inf"), sigma=sigma)
+
+    def surrogate(key, z_e, z_q, axis_name):
+        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
+        return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
+
+    return reparameterized(size, dim, init, revive, surrogate)
+
+
+@described
+def nsvq(
+    size: int,
+    dim: int,
+    *,
+    init: Init = normal(),  # noqa: B008
+    revive: Revive = None,
+) -> Quantizer:
+    """NSVQ: z_q = z_e + |e_k - z_e| n / |n| with n ~ N(0, I): noise as long as the error.
+
+    Vali and Backstrom 2022 (doi:10.1109/ACCESS.2022.3147670), the limit of `diveq` for large sigma.
+    The gradient reaches z_e and, through the length, e_k; no losses. In training `quantized` is not
+    a code, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
+
+    Args:
+        size, dim: K, D.
+        init, revive: as in `vq`.
+
+    Raises:
+        ValueError: if an argument is out of range, or training has no key.
+
+    Example:
+        >>> nsvq(8, 2).vocab
+        (8,)
+    """
+
+    def surrogate(key, z_e, z_q, axis_name):
+        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
+        return z_e + length(z_q - z_e) * unit(noise)
+
+    return reparameterized(size, dim, init, revive, surrogate)
+
+
+def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
+    """A learnt codebook without losses whose gradient comes through `surrogate`."""
+
+    def safe(key, z_e, z_q, axis_name):  # rows that are not valid are 0, and so is their code
+        valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
+        return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
+
+    codebook = learnt(size, dim, init=init, revive=revive)
+    return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
+
+
+def length(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
+    """|x| with gradient 0 at x = 0."""
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def hard(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
+    """The sampled code in value, the relaxed one in gradient."""
+    return exactly(one_hot, p)
+
+
+def soft(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
+    """The relaxed code: a mixture of all, in training."""
+    return p
+
+
+@described
+def gumbel_vq(
+    size: int,
+    dim: int,
+    *,
+    temperature: float = 1.0,
+    kl: float = 5e-4,
+    init: Init = normal(),  # noqa: B008
+    relax: Callable[[Array, Array], Array] = hard,
+) -> Quantizer:
+    """Gumbel-softmax quantization (arXiv:1611.01144, as in VQGAN, arXiv:2012.09841).
+
+    l = z_e W + b, y = softmax((l + g) / temperature) with g ~ Gumbel(0, 1), z_q = y E; eval mode
+    takes argmax_j l_j. Its loss is kl KL(softmax(l) | uniform), the mean over rows: what keeps all
+    codes in use. params: "codebook" E `[K, D]`, "weight" W `[D, K]`, "bias" b `[K]`.
+
+    Args:
+        size: K.
+        dim: D.
+        temperature: > 0, usually annealed: `scheduled(gumbel_vq(...), temperature=...)`.
+        kl: weight of the loss.
+        init: of E; must not need a batch.
+        relax: `hard` (one code in value, straight-through) or `soft` (a mixture in training, which
+            is not what its indices decode to).
+
+    Raises:
+        ValueError: if an argument is out of range, or training has no key.
+
+    Example:
+        >>> gumbel_vq(8, 2, temperature=0.5).stochastic
+        True
+    """
+    check_size(size=size, dim=dim)
+    check_positive(temperature=temperature)
+    check_range(0, float("inf"), kl=kl)
+    check_drawn(init)
+
+    def init_fn(key):
+        key_e, key_w = jax.random.split(key)
+        weight = jax.random.normal(key_w, (dim, size)) / math.sqrt(dim)
+        return {
+            "codebook": init.draw(key_e, size, dim),
+            "weight": weight,
+            "bias": jnp.zeros(size),
+        }, {}
+
+    def logits(params, z):
+        product = jnp.dot(z, params["weight"], precision=jax.lax.Precision.HIGHEST)
+        return product + params["bias"]
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, dim)
+        rows, e = valid_rows(z, mask, axis_name), params["codebook"]
+        clean = noisy = logits(params, rows.z)
+        losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
+        if train:
+            noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape)
+        k = jnp.argmax(noisy, axis=-1)
+        y = relax(jax.nn.one_hot(k, size), jax.nn.softmax(noisy / temperature))
+        quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
+        return finish(z, rows, k, quantized, losses, axis_name), state
+
+    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), stochastic=True)
+
+
+@described
+def sqvae(
+    size: int,
+    dim: int,
+    *,
+    temperature: float = 0.5,
+    variance: float = 1.0,
+    weight: float = 1.0,
+    init: Init = normal(),  # noqa: B008
+) -> Quantizer:
+    """SQ-VAE: codes drawn by a Gaussian's posterior whose variance is learnt (arXiv:2205.07547).
+
+    P(k | z_e) = softmax_j(-|z_e - e_j|^2 / 2 s^2), relaxed by Gumbel-softmax: z_q = y E. The losses
+    are those of its ELBO, weight / D times the mean over rows of |z_e - z_q|^2 / 2 s^2 and of
+    KL(P | uniform) = log K - H(P). s^2 falls by itself as training goes on (metrics["variance"]),
+    and the choice turns from random to nearest. Eval mode takes the nearest code.
+    params: "codebook" E `[K, D]`, "log_variance" log s^2.
+
+    Args:
+        size: K.
+        dim: D.
+        temperature: > 0, of the relaxation; the paper anneals it as exp(-1e-5 t).
+        variance: s^2 at first.
+        weight: of both losses against the task's. With the task -log p(x | z) / (elements of x),
+            a sum over z weighs as in the ELBO where weight = elements of z / elements of x.
+        init: of E; must not need a batch.
+
+    Raises:
+        ValueError: if an argument is out of range, or training has no key.
+
+    Example:
+        >>> sqvae(8, 2).stochastic
+        True
+    """
+    check_size(size=size, dim=dim)
+    check_positive(temperature=temperature, variance=variance)
+    check_range(0, float("inf"), weight=weight)
+    check_drawn(init)
+
+    def init_fn(key):
+        log_variance = jnp.log(jnp.asarray(variance, jnp.float32))
+        return {"codebook": init.draw(key, size, dim), "log_variance": log_variance}, {}
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, dim)
+        rows, e = valid_rows(z, mask, axis_name), params["codebook"]
+        precision = 0.5 * jnp.exp(-params["log_variance"])
+        logits = -precision * squared_distances(rows.z, e)
+        if train:
+            noisy = logits + jax.random.gumbel(local_key(key, axis_name), logits.shape)
+            k, z_q = jnp.argmax(noisy, axis=-1), mix(jax.nn.softmax(noisy / temperature), e)
+        else:
+            k = jnp.argmax(logits, axis=-1)
+            z_q = exactly(lookup(e, k), rows.z)
+        terms = {
+            "continuous": precision * jnp.sum(jnp.square(rows.z - z_q), axis=-1),
+            "discrete": kl_to_uniform(logits),
+        }
+        losses = {n: weight / dim * mean(t, rows.weights, axis_name) for n, t in terms.items()}
+        out = finish(z, rows, k, z_q, losses, axis_name)
+        return out._replace(metrics=out.metrics | {"variance": sg(0.5 / precision)}), state
+
+    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), stochastic=True)
+
+
+def finish(z, rows: Rows, k, quantized, losses, axis_name) -> Output:
+    """The Output for codes k and what stands for them; rows that are not valid get -1 and 0."""
+    valid = rows.weights > 0
+    quantized = jnp.where(valid[..., None], quantized, 0)
+    error = mean(jnp.square(sg(rows.z - quantized)), rows.weights, axis_name)
+    metrics = {"error": error, "invalid_rows": rows.invalid}
+    k = jnp.where(valid, k, -1).astype(jnp.int32)
+    return Output(quantized.astype(z.dtype), k[..., None], losses, metrics)
+
+
+def mix(y: Float[Array, "*rows K"], e: Float[Array, "K D"]) -> Float[Array, "*rows D"]:
+    """y E in full precision, which is a code exactly where y is one-hot."""
+    return jnp.dot(y, e, precision=jax.lax.Precision.HIGHEST)
+
+
+def kl_to_uniform(logits: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
+    """KL(softmax(logits) | uniform) = log K - H, in nats.
+
+    Example:
+        >>> kl_to_uniform(jnp.array([[0.0, 0.0], [0.0, 1e3]])).round(3)
+        Array([0.   , 0.693], dtype=float32)
+    """
+    log_p = jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_p) * log_p, axis=-1) + math.log(logits.shape[-1])
+
+
+def decode_codebook(size: int) -> Callable[..., Array]:
+    """`decode` of a quantizer whose codes are params["codebook"]."""
+
+    def decode(params, state, indices):
+        check_indices(indices, (size,))
+        return lookup(params["codebook"], indices[..., 0])
+
+    return decode
+
+
+def check_drawn(init: Init) -> None:
+    """Raises a ValueError for an init that needs a batch."""
+    if init.fit:
+        raise ValueError(f"init must not need a batch here, got {init!r}")
