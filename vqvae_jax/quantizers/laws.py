@@ -21,7 +21,7 @@ import contextlib
 import pickle
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -31,16 +31,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.describe import from_json, remake, to_json
 from vqvae_jax.quantizers.base import Quantizer, check_rows
-from vqvae_jax.reductions import psum
+from vqvae_jax.quantizers.trials import REPLICAS, Trial, begin_trial, evaluate, training_step
 
-REPLICAS = 4
 same = chex.assert_trees_all_equal
 require = np.testing.assert_  # which python -O does not drop
 close = partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-6)
 
 
 def check_quantizer(
-    q: Quantizer, *, key: PRNGKeyArray | None = None, z: Float[Array, "*rows D"] | None = None
+    q: Quantizer,
+    *,
+    key: PRNGKeyArray | None = None,
+    z: Float[Array, "*rows D"] | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> None:
     """Checks that a quantizer of any kind or nesting keeps the contract; returns if it does.
 
@@ -48,6 +51,8 @@ def check_quantizer(
         key: for its init and training; `jax.random.key(0)` if None, of the kind "rbg" for a
             stochastic quantizer, whose noise then compiles fast.
         z: rows `[..., q.dim]` of the kind that it is made for; 64 drawn from N(0, 1) if None.
+        compiler_options: of `jax.jit`. Nearly all of the time goes into compiling: on a CPU
+            `FAST_COMPILE` takes a third of it, by optimising less.
 
     Raises:
         AssertionError: naming the law that is broken, and the quantizer.
@@ -59,68 +64,10 @@ def check_quantizer(
     if z is not None:
         check_rows(z, q.dim)
     with naming(law_init, q):
-        trial = begin_trial(q, key, z)
+        trial = begin_trial(q, key, z, compiler_options)
     for law in LAWS:
         with naming(law, q):
             law(trial)
-
-
-class Trial(NamedTuple):
-    """A quantizer and what the laws try it on."""
-
-    q: Quantizer
-    key: PRNGKeyArray
-    z: Float[Array, "N D"]
-    spoilt: Float[Array, "R M D"]  # z dealt to R replicas, after one invalid row in each
-    mask: Float[Array, "R M"]  # 0 where that row is finite
-    params: Any
-    start: Any  # the state that init makes
-    state: Any  # after one training step, so after any first-batch initialisation
-    step: Callable  # jitted `training_step`
-    look: Callable  # jitted `evaluate`
-
-
-def begin_trial(q: Quantizer, key: PRNGKeyArray | None = None, z: Array | None = None) -> Trial:
-    """Initialises the quantizer and takes one training step."""
-    key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
-    z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
-    dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
-    spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
-    mask = np.ones(spoilt.shape[:-1])
-    spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
-    params, start = q.init(key)
-    step, look = jax.jit(partial(training_step, q)), jax.jit(partial(evaluate, q))
-    z = jnp.asarray(dealt.reshape(-1, q.dim))
-    state = step(params, start, z, key)["state"]
-    inputs = (z, jnp.asarray(spoilt), jnp.asarray(mask))
-    return Trial(q, key, *inputs, params, start, state, step, look)
-
-
-def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
-    """A step by the recipe, with the gradient for params and for a shift that all rows share."""
-
-    def loss(params, shift):
-        z_e = z + shift
-        out, new = q.apply(params, state, z_e, train=True, key=key, mask=mask, axis_name=axis_name)
-        task = psum(jnp.sum(jnp.sin(out.quantized)), axis_name)  # a pmean times the replicas
-        return 0.01 * task + out.loss, (out, new)
-
-    grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, jnp.zeros(q.dim))
-    grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
-    decoded = q.decode(params, state, out.indices)
-    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
-
-
-def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Eval mode, decoded under the same compilation, with the gradient of the metrics."""
-
-    def total(params, z):
-        out, new = q.apply(params, state, z)
-        return sum(out.metrics.values(), jnp.zeros(())), (out, new)
-
-    grads, (out, new) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
-    decoded = q.decode(params, state, out.indices).astype(z.dtype)
-    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
 
 
 def law_init(t: Trial) -> None:
@@ -209,7 +156,7 @@ def law_replicas(t: Trial) -> None:
     mask = t.mask * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
     step = partial(training_step, t.q, axis_name="r")
-    replicas = jax.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
+    replicas = t.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
     for state in (t.start, t.state):
         copies = jax.tree.map(lambda a: np.stack([a] * REPLICAS), state)
         many = replicas(t.params, copies, t.spoilt, keys, mask)
@@ -233,7 +180,7 @@ def law_codes(t: Trial) -> None:
     rows = z.reshape(REPLICAS, -1, t.q.dim)
     looks = [
         t.look(*args, z),
-        jax.jit(jax.vmap(partial(evaluate, t.q, *args)))(rows),  # another layout as well
+        t.jit(jax.vmap(partial(evaluate, t.q, *args)))(rows),  # another layout as well
         t.q.apply(*args, z, key=t.key)[0]._asdict(),  # without jit
     ]
     steps = [t.step(*args, z, key) for key in jax.random.split(t.key)]

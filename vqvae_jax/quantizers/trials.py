@@ -1,0 +1,81 @@
+"""What the laws try a quantizer on: its arrays, a step of training, a look in eval mode."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.reductions import psum
+
+REPLICAS = 4
+FAST_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""Options of `jax.jit` on a CPU: a third of the time to compile, and slower code."""
+
+
+class Trial(NamedTuple):
+    """A quantizer and what the laws try it on."""
+
+    q: Quantizer
+    key: PRNGKeyArray
+    z: Float[Array, "N D"]
+    spoilt: Float[Array, "R M D"]  # z dealt to R replicas, after one invalid row in each
+    mask: Float[Array, "R M"]  # 0 where that row is finite
+    params: Any
+    start: Any  # the state that init makes
+    state: Any  # after one training step, so after any first-batch initialisation
+    jit: Callable  # with the options of the compiler
+    step: Callable  # jitted `training_step`
+    look: Callable  # jitted `evaluate`
+
+
+def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
+    """Initialises the quantizer and takes one training step; arguments as `check_quantizer`."""
+    jit = partial(jax.jit, compiler_options=compiler_options)
+    key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
+    z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
+    dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
+    spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
+    mask = np.ones(spoilt.shape[:-1])
+    spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
+    params, start = q.init(key)
+    step, look = jit(partial(training_step, q)), jit(partial(evaluate, q))
+    z = jnp.asarray(dealt.reshape(-1, q.dim))
+    state = step(params, start, z, key)["state"]
+    inputs = (z, jnp.asarray(spoilt), jnp.asarray(mask))
+    return Trial(q, key, *inputs, params, start, state, jit, step, look)
+
+
+def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
+    """A step by the recipe, with the gradient for params and for a shift that all rows share."""
+
+    def loss(params, shift):
+        z_e = z + shift
+        out, new = q.apply(params, state, z_e, train=True, key=key, mask=mask, axis_name=axis_name)
+        task = psum(jnp.sum(jnp.sin(out.quantized)), axis_name)  # a pmean times the replicas
+        return 0.01 * task + out.loss, (out, new)
+
+    grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, jnp.zeros(q.dim))
+    grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+    decoded = q.decode(params, state, out.indices)
+    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
+
+
+def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
+    """Eval mode, decoded under the same compilation, with the gradient of the metrics."""
+
+    def total(params, z):
+        out, new = q.apply(params, state, z)
+        return sum(out.metrics.values(), jnp.zeros(())), (out, new)
+
+    grads, (out, new) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
+    decoded = q.decode(params, state, out.indices).astype(z.dtype)
+    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
