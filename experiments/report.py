@@ -81,7 +81,10 @@ def make_figures(
         images = np.asarray(images_uint8[:SHOWN])
         rec = jax.jit(lambda v, x: model.apply(v, preprocess(x)))(variables, images)
         made["reconstructions"] = draw.reconstructions(images, np.asarray(to_pixels(rec.x)))
-        made["code_maps"] = draw.code_maps(images, np.asarray(rec.indices), model.quantizer.vocab)
+        if rec.indices.ndim == 4:
+            made["code_maps"] = draw.code_maps(
+                images, np.asarray(rec.indices), model.quantizer.vocab
+            )
     return made | {"usage": draw.codebook_usage(counts), "curves": draw.curves(metrics)}
 
 
@@ -112,15 +115,14 @@ def write_report(
     for name, png in pictures.items():
         save(folder / "pictures" / f"{name}.png", png)
     in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
-    text = PAGE.substitute(
-        title=escape(str(config.get("name", folder.name))),
-        lead=escape(lead(config, metrics)),
+    body = BODY.substitute(
         headline=headline(results),
         results=results_table(results),
         figures="".join(figure_section(name, pictures[name]) for name in in_order),
         config=rows((f"<code>{escape(str(k))}</code>", plain(v)) for k, v in config.items()),
         model=escape(pretty(description)),
     )
+    text = document(str(config.get("name", folder.name)), lead(config, metrics), body)
     save(folder / "report.html", text.encode())
     return folder / "report.html"
 
@@ -165,13 +167,22 @@ def number(name: str, value: Any) -> str:
 
 def figure_section(name: str, png: bytes) -> str:
     """A heading, what to see, and the picture inside the page."""
-    title, caption = FIGURES.get(name, (name, ""))
+    return picture(*FIGURES.get(name, (name, "")), png)
+
+
+def picture(title: str, caption: str, png: bytes) -> str:
+    """A picture inside the page, with its heading and caption."""
     data = base64.b64encode(png).decode()
     return (
         f'<section><h2>{escape(title)}</h2><p>{escape(caption)}</p><div class="scroll">'
         f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
         "</div></section>"
     )
+
+
+def document(title: str, lead: str, body: str) -> str:
+    """A whole page of title, lead (plain text) and body (HTML)."""
+    return PAGE.substitute(title=escape(title), lead=escape(lead), body=body)
 
 
 def rows(pairs) -> str:
@@ -234,12 +245,14 @@ code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 <main>
 <h1>$title</h1>
 <p>$lead</p>
-<section class="headline">$headline</section>
-<section><h2>Results</h2><p>Over the whole test set.</p><table>$results</table></section>
-$figures
-<section><h2>Configuration</h2><table class="options">$config</table></section>
-<details><summary>Model</summary><pre>$model</pre></details>
+$body
 </main>
 </body>
 </html>
 """)
+
+BODY = Template("""<section class="headline">$headline</section>
+<section><h2>Results</h2><p>Over the whole test set.</p><table>$results</table></section>
+$figures
+<section><h2>Configuration</h2><table class="options">$config</table></section>
+<details><summary>Model</summary><pre>$model</pre></details>""")

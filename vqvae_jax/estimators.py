@@ -72,7 +72,8 @@ def rotation_trick(
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
     length = jnp.linalg.norm(sg(z_e), axis=-1, keepdims=True)
-    stretch = jnp.linalg.norm(sg(z_q), axis=-1, keepdims=True) / jnp.where(length > 0, length, 1)
+    some, stretch = length > 0, jnp.linalg.norm(sg(z_q), axis=-1, keepdims=True)
+    stretch = jnp.where(some, stretch / jnp.where(some, length, 1), 0)
     u, v = unit(sg(z_e)), unit(sg(z_q))
     r = unit(u + v)
     turned = z_e - 2 * dot(z_e, r) * r + 2 * dot(z_e, u) * v
@@ -84,7 +85,7 @@ def dot(x: Float[Array, "*rows D"], y: Float[Array, "*rows D"]) -> Float[Array, 
 
 
 @described
-def synchronized(nu: float = 0.2) -> Function:
+def synchronized(nu: float | Array = 0.2) -> Function:
     """Straight-through, and nu times the gradient of the task to the codes as well.
 
     sg[z_q] + (z_e - sg[z_e]) + nu (z_q - sg[z_q]): the codebook moves in the step of the encoder

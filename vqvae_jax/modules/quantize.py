@@ -1,5 +1,7 @@
 """`Quantize`: any quantizer as a Flax Linen module."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
@@ -34,8 +36,13 @@ class Quantize(nn.Module):
                 self.put_variable(collection, name, tree)
 
     def tree(self):
-        """(params, state) of the quantizer; {} where it has none."""
-        return self.get_variable("params", "weights", {}), self.get_variable(STATE, "state", {})
+        """(params, state) of the quantizer."""
+        found: Any = (
+            self.get_variable("params", "weights", {}),
+            self.get_variable(STATE, "state", {}),
+        )
+        shapes = jax.eval_shape(self.quantizer.init, jax.random.key(0))
+        return tuple(complete(*pair) for pair in zip(found, shapes, strict=True))
 
     def __call__(
         self, z: Float[Array, "*rows D"], *, train: bool = False, mask=None, axis_name=None
@@ -54,3 +61,11 @@ class Quantize(nn.Module):
     def decode(self, indices: Int[Array, "*rows Q"]) -> Float[Array, "*rows D"]:
         """`Quantizer.decode`: the vectors of these codes."""
         return self.quantizer.decode(*self.tree(), indices)
+
+
+def complete(found: dict, shapes: dict) -> dict:
+    """`found` with the empty dicts that `shapes` has: files and Flax's collections drop them."""
+    return {
+        name: complete(found.get(name, {}), shape) if isinstance(shape, dict) else found[name]
+        for name, shape in shapes.items()
+    }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vqvae_jax.describe import described
-from vqvae_jax.quantizers.base import check_positive, check_size, local_key
+from vqvae_jax.quantizers.base import Number, check_positive, check_size, local_key
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum
 
@@ -31,7 +31,7 @@ def squared_distances(
 
 
 @described
-def sampled(temperature: float = 1.0, top: int | None = None) -> Assignment:
+def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
     """k ~ softmax_j(-|z_e - e_j|^2 / temperature), as in RQ-VAE (arXiv:2203.01941, section 3.1).
 
     Args:
@@ -57,7 +57,7 @@ def sampled(temperature: float = 1.0, top: int | None = None) -> Assignment:
 
 
 @described
-def sinkhorn(epsilon: float = 0.1, iterations: int = 5) -> Assignment:
+def sinkhorn(epsilon: Number = 0.1, iterations: int = 5) -> Assignment:
     """Optimal transport: codes shared out so that each takes its part of the batch.
 
     k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P), the
@@ -83,11 +83,11 @@ def transport(
     z: Float[Array, "*rows D"],
     weights: Float[Array, "*rows"],
     e: Float[Array, "K D"],
-    epsilon: float,
+    epsilon: Number,
     iterations: int,
     axis_name=None,
 ) -> Float[Array, "*rows K"]:
-    """log P, the plan of `sinkhorn`: rows sum to their share of the weights, codes nearly to 1/K."""
+    """log P, the plan of `sinkhorn`: rows sum to their weights, codes to about 1 / K."""
     cost, usable = squared_distances(z, e), is_valid(e)
     scale = mean(jnp.where(usable, cost, 0), weights, axis_name)
     log_kernel = -cost / (epsilon * jnp.where(scale > 0, scale, 1))

@@ -22,6 +22,10 @@ RNG = "quantize"
 """The Flax rng stream of quantizers that draw in training."""
 
 
+Number = float | Array
+"""A hyper-parameter: `scheduled` gives it as a traced scalar."""
+
+
 class Output(NamedTuple):
     """What `Quantizer.apply` returns beside the new state."""
 
@@ -85,7 +89,7 @@ def check_size(**sizes: int) -> None:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
-def check_range(low: float, high: float, **values: float) -> None:
+def check_range(low: float, high: float, **values: Number) -> None:
     """Raises a ValueError naming the argument unless low <= value < high.
 
     A traced value, which `scheduled` gives, is not known yet and passes.
@@ -147,7 +151,7 @@ def choose(condition, new, old):
     return jax.tree.map(lambda n, o: jnp.where(condition, sg(n), o), new, old)
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: Number) -> None:
     """Raises a ValueError naming the argument unless value > 0; a traced value passes."""
     for name, value in values.items():
         if not isinstance(value, jax.core.Tracer) and not value > 0:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import unit
 from vqvae_jax.losses import commitment_loss
-from vqvae_jax.quantizers.base import Quantizer, check_range, check_size
+from vqvae_jax.quantizers.base import Number, Quantizer, check_range, check_size
 from vqvae_jax.quantizers.digits import check_levels, digital
 from vqvae_jax.reductions import AxisName, mean
 
@@ -20,11 +20,11 @@ from vqvae_jax.reductions import AxisName, mean
 def lfq(
     bits: int,
     *,
-    entropy: float = 0.1,
-    diversity: float = 1.0,
+    entropy: Number = 0.1,
+    diversity: Number = 1.0,
     group: int = 1,
-    temperature: float = 0.01,
-    beta: float = 0.0,
+    temperature: Number = 0.01,
+    beta: Number = 0.0,
 ) -> Quantizer:
     """Lookup-free quantization, a code of MAGVIT-v2 (arXiv:2310.05737).
 
@@ -59,11 +59,11 @@ def lfq(
 def bsq(
     bits: int,
     *,
-    entropy: float = 0.1,
-    diversity: float = 1.0,
+    entropy: Number = 0.1,
+    diversity: Number = 1.0,
     group: int = 1,
-    temperature: float = 1.0,
-    beta: float = 0.0,
+    temperature: Number = 1.0,
+    beta: Number = 0.0,
 ) -> Quantizer:
     """Binary spherical quantization: the corners of a cube on the unit sphere (arXiv:2406.07548).
 
@@ -90,12 +90,12 @@ def bsq(
 def binary(
     bits: int,
     bound: Callable[[Array], Array],
-    scale: float,
-    entropy: float,
-    diversity: float,
+    scale: Number,
+    entropy: Number,
+    diversity: Number,
     group: int,
-    temperature: float,
-    beta: float,
+    temperature: Number,
+    beta: Number,
 ) -> Quantizer:
     """Codes {-scale, +scale}^bits of y = bound(z)."""
     check_size(bits=bits, group=group)

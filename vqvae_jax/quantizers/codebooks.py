@@ -12,7 +12,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.describe import Described, Function, described
-from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.inits import Init, uniform
 from vqvae_jax.reductions import AxisName, Rows, is_valid, sample_rows, sum_by_code
 
@@ -105,6 +105,7 @@ def learnt(
         }
 
     def update(params, state, key, rows, k, axis_name):
+        assert revive is not None
         hits = sum_by_code(rows.weights, k, size, axis_name)
         counts = ema_update(state["counts"], hits, 0.99)
         dead = find_dead(revive, counts, hits, codes(params, state))
@@ -122,9 +123,9 @@ def learnt(
 def averaged(
     size: int,
     dim: int,
-    decay: float = 0.99,
+    decay: Number = 0.99,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
 ) -> Codebook:
@@ -194,7 +195,7 @@ def averaged(
     return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws)
 
 
-def ema_update(average: Array, value: Array | float, decay: float) -> Array:
+def ema_update(average: Array, value: Number, decay: Number) -> Array:
     """decay * average + (1 - decay) * value.
 
     Example:

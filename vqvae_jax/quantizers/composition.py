@@ -66,6 +66,11 @@ def join(
     return Output(quantized, indices, losses, metrics | {"invalid_rows": rows.invalid})
 
 
+def report_rows(metrics: dict[str, Array], rows: Rows) -> dict[str, Array]:
+    """The metrics of an only member, which does not see the rows that were dropped before it."""
+    return metrics | {"invalid_rows": metrics.get("invalid_rows", 0) + rows.invalid}
+
+
 def check_members(qs: Sequence[Quantizer]) -> None:
     """Raises unless there is at least one member and all are quantizers."""
     if not qs:

@@ -1,4 +1,4 @@
-"""Quantizers with a codebook: a codebook, a rule of choice, losses, and a gradient, put together."""
+"""Quantizers with a codebook: codes, a rule of choice, losses and a gradient, put together."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from vqvae_jax.equations import lookup
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import (
+    Number,
     Output,
     Quantizer,
     check_indices,
@@ -56,7 +57,7 @@ class Assignment(Described):
 def codebook_vq(
     codebook: Codebook,
     *,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     assign: Assignment | None = None,
     estimator: Estimator = straight_through,
     terms: Sequence[Callable[[Lookup], dict[str, Array]]] = (),

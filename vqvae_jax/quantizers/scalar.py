@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.describe import described
 from vqvae_jax.losses import codebook_loss, commitment_loss
-from vqvae_jax.quantizers.base import Quantizer, check_range
+from vqvae_jax.quantizers.base import Number, Quantizer, check_range
 from vqvae_jax.quantizers.digits import Levels, check_levels, digital
 
 
@@ -33,13 +33,27 @@ def tanh_bound(levels: Levels) -> Axis:
     Raises:
         ValueError: for L = 2, which has no such shift.
     """
+    return tanh_axis(levels, 1 - 1e-3, np.tan)
+
+
+def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
+    """`tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
     if levels.min() < 3:
         raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
-    half = (levels - 1) * (1 - 1e-3) / 2
+    half = (levels - 1) * stretch / 2
     offset = np.where(levels % 2 == 0, 0.5, 0.0)
-    h, offset, shift = (a.astype(np.float32) for a in (half, offset, np.tan(offset / half)))
+    h, offset, shift = (a.astype(np.float32) for a in (half, offset, inverse(offset / half)))
     width = (levels // 2).astype(np.float32)
     return Axis(lambda z: (jnp.tanh(z + shift) * h - offset) / width, width, width)
+
+
+def arctanh_bound(levels: Levels) -> Axis:
+    """`tanh_bound` with h = 1.001 (L - 1) / 2 and the shift arctanh(offset / h).
+
+    So in later code of the authors and in vector-quantize-pytorch: for parity with models trained
+    there. Its values for levels L_i >= 3 are those of `tanh_bound`, reached from other z.
+    """
+    return tanh_axis(levels, 1 + 1e-3, np.arctanh)
 
 
 def symmetric_bound(levels: Levels) -> Axis:
@@ -87,7 +101,7 @@ def fsq(
     levels: Sequence[int],
     *,
     bound: Callable[[Levels], Axis] = tanh_bound,
-    rounded: float | None = None,
+    rounded: Number | None = None,
 ) -> Quantizer:
     """Finite scalar quantization: bound, then round (arXiv:2309.15505).
 
@@ -117,7 +131,7 @@ def fsq(
 
 @described
 def fsp(
-    levels: Sequence[int], cdf: Callable[[Array], Array] = tanh_cdf, *, rounded: float = 0.0
+    levels: Sequence[int], cdf: Callable[[Array], Array] = tanh_cdf, *, rounded: Number = 0.0
 ) -> Quantizer:
     """Finite scalar perturbation: noise in training, rounding in eval mode (arXiv:2602.17133).
 
@@ -148,7 +162,7 @@ def fsp(
 
 
 @described
-def latent_vq(levels: Sequence[int], *, alpha: float = 0.01, beta: float = 0.01) -> Quantizer:
+def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.01) -> Quantizer:
     """Latent quantization: L_i learnt values for dimension i (arXiv:2305.18378).
 
     d_i = argmin_j |z_i - v_ij|, z_q = v_id; losses alpha |sg[z] - z_q|^2 ("codebook") and
@@ -196,7 +210,7 @@ def latent_vq(levels: Sequence[int], *, alpha: float = 0.01, beta: float = 0.01)
     return digital(size, lambda z: z, digits, values, terms, start=start)
 
 
-def on_axis(levels: Levels, axis: Axis, rounded: float | None = None) -> Quantizer:
+def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quantizer:
     """A quantizer of fixed values, with noise for rounding in training unless `rounded` is None."""
     top = levels - 1
 

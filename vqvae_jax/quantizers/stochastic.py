@@ -13,6 +13,7 @@ from vqvae_jax.equations import lookup
 from vqvae_jax.estimators import exactly, unit
 from vqvae_jax.quantizers.assignments import squared_distances
 from vqvae_jax.quantizers.base import (
+    Number,
     Output,
     Quantizer,
     check_indices,
@@ -33,7 +34,7 @@ def diveq(
     size: int,
     dim: int,
     *,
-    sigma: float = 0.03,
+    sigma: Number = 0.03,
     init: Init = normal(),  # noqa: B008
     revive: Revive = None,
 ) -> Quantizer:
@@ -130,8 +131,8 @@ def gumbel_vq(
     size: int,
     dim: int,
     *,
-    temperature: float = 1.0,
-    kl: float = 5e-4,
+    temperature: Number = 1.0,
+    kl: Number = 5e-4,
     init: Init = normal(),  # noqa: B008
     relax: Callable[[Array, Array], Array] = hard,
 ) -> Quantizer:
@@ -195,9 +196,9 @@ def sqvae(
     size: int,
     dim: int,
     *,
-    temperature: float = 0.5,
-    variance: float = 1.0,
-    weight: float = 1.0,
+    temperature: Number = 0.5,
+    variance: Number = 1.0,
+    weight: Number = 1.0,
     init: Init = normal(),  # noqa: B008
 ) -> Quantizer:
     """SQ-VAE: codes drawn by a Gaussian's posterior whose variance is learnt (arXiv:2205.07547).

@@ -14,7 +14,7 @@ from jax.lax import stop_gradient as sg
 
 from vqvae_jax.describe import Described, described
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.codebooks import Codebook, ema_update, unmoved
 from vqvae_jax.reductions import mean
 
@@ -97,7 +97,7 @@ def held(codebook: Codebook, mask) -> Codebook:
 
 
 @described
-def affine(codebook: Codebook, rate: float = 10.0) -> Codebook:
+def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
     """(1 + rate s) e_j + rate b with s, b [D] learnt and shared by all codes (arXiv:2305.08842).
 
     A code that no row chooses moves with the others. Both begin at 0; `rate` speeds them up.
@@ -118,7 +118,7 @@ def affine(codebook: Codebook, rate: float = 10.0) -> Codebook:
 
 
 @described
-def matched(codebook: Codebook, decay: float = 0.99) -> Codebook:
+def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
     """Codes whose mean and deviation are the rows': (e_j - mean e) / std e * s + m.
 
     m and s^2 [D] are moving averages of the rows' mean and variance, and begin as those of the

@@ -8,12 +8,12 @@ from jaxtyping import Array, Float
 from vqvae_jax.describe import Function, described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.assignments import squared_distances
-from vqvae_jax.quantizers.base import check_positive, check_range
+from vqvae_jax.quantizers.base import Number, check_positive, check_range
 from vqvae_jax.reductions import mean, psum, sum_by_code
 
 
 @described
-def orthogonal(weight: float = 10.0) -> Function:
+def orthogonal(weight: Number = 10.0) -> Function:
     """|E E^T|_F^2 / K^2 - 1 / K with E [K, D] the normalised codes (arXiv:2112.00384, equation 2).
 
     Computed as |E^T E|_F^2, which is equal and needs D^2 numbers instead of K^2: no cap on the
@@ -29,7 +29,7 @@ def orthogonal(weight: float = 10.0) -> Function:
 
 
 @described
-def orthogonal_active(weight: float = 10.0) -> Function:
+def orthogonal_active(weight: Number = 10.0) -> Function:
     """`orthogonal` over the codes that were chosen in the batch."""
     check_range(0, float("inf"), weight=weight)
 
@@ -49,7 +49,7 @@ def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, "
 
 
 @described
-def diversity(weight: float = 1.0, temperature: float = 1.0) -> Function:
+def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
     """-H(E[p]) with p = softmax_j(-|z_e - e_j|^2 / temperature): least where all codes are used.
 
     E is the mean over the rows of all replicas; H is in nats.
@@ -63,13 +63,14 @@ def diversity(weight: float = 1.0, temperature: float = 1.0) -> Function:
         total = psum(jnp.sum(rows.weights), axis)
         summed = psum(jnp.einsum("...,...k->k", rows.weights, p), axis)
         share = summed / jnp.where(total > 0, total, 1)
-        return {"diversity": weight * jnp.sum(jax.scipy.special.xlogy(share, share))}
+        log = jnp.log(jnp.where(share > 0, share, 1))  # 0 log 0 = 0, in the gradient too
+        return {"diversity": weight * jnp.sum(share * log)}
 
     return Function(term)
 
 
 @described
-def cross_entropy(weight: float = 1.0, temperature: float = 1.0) -> Function:
+def cross_entropy(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
     """-log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code, the mean over rows.
 
     A commitment that also moves z_e away from the codes it did not choose: with beta = 0 it takes

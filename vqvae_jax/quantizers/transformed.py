@@ -2,7 +2,7 @@
 
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import straight_through, unit
-from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.base import Number, Quantizer
 from vqvae_jax.quantizers.codebooks import Revive, averaged, fixed, learnt
 from vqvae_jax.quantizers.combinators import normalize
 from vqvae_jax.quantizers.inits import Init, normal, uniform
@@ -15,7 +15,7 @@ def cosine_vq(
     size: int,
     dim: int,
     *,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init = normal(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -41,9 +41,9 @@ def cosine_vq(
 def cosine_ema_vq(
     size: int,
     dim: int,
-    decay: float = 0.99,
+    decay: Number = 0.99,
     *,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init = normal(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -65,8 +65,8 @@ def affine_vq(
     size: int,
     dim: int,
     *,
-    rate: float = 10.0,
-    beta: float = 0.25,
+    rate: Number = 10.0,
+    beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -95,7 +95,7 @@ def simvq(
     size: int,
     dim: int,
     *,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init | None = None,
     transform: Transform | None = None,
     estimator: Estimator = straight_through,

@@ -3,7 +3,7 @@
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.quantizers.assignments import sampled, sinkhorn
-from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.base import Number, Quantizer
 from vqvae_jax.quantizers.codebooks import Revive, averaged, learnt
 from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import Estimator, codebook_vq
@@ -14,7 +14,7 @@ def vq(
     size: int,
     dim: int,
     *,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -58,10 +58,10 @@ def vq(
 def ema_vq(
     size: int,
     dim: int,
-    decay: float = 0.99,
+    decay: Number = 0.99,
     *,
-    eps: float = 1e-5,
-    beta: float = 0.25,
+    eps: Number = 1e-5,
+    beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -102,9 +102,9 @@ def stochastic_vq(
     size: int,
     dim: int,
     *,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     top: int | None = None,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
     estimator: Estimator = straight_through,
@@ -136,9 +136,9 @@ def sinkhorn_vq(
     size: int,
     dim: int,
     *,
-    epsilon: float = 0.1,
+    epsilon: Number = 0.1,
     iterations: int = 5,
-    beta: float = 0.25,
+    beta: Number = 0.25,
     init: Init = normal(),  # noqa: B008
     estimator: Estimator = straight_through,
 ) -> Quantizer:

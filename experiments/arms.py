@@ -1,0 +1,210 @@
+"""An experiment as a list of arms: each is run with several seeds, and every result is kept.
+
+    folder/results/<arm>-<hash of its definition>-<seed>.json
+
+A result is written whole or not at all, under a name that holds what was run: so the same call
+goes on where another was stopped, an arm that was changed is run again, and its old result stays.
+Nothing here knows what an arm does.
+"""
+
+import base64
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from scipy.special import stdtrit
+
+from experiments.runs import write_text
+
+PACKAGES = ("vqvae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class Diverged(ArithmeticError):
+    """A training that lost itself: this is its seed's result, not an error of the program."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one arm gives for one seed.
+
+    Attributes:
+        numbers: finite ones, by name.
+        pictures: such as reconstructions of the same few images for every arm.
+    """
+
+    numbers: Mapping[str, float]
+    pictures: UInt8[np.ndarray, "n H W C"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared.
+
+    Attributes:
+        name: unlike any other arm's, and fit for a file name.
+        label: in tables and plots; arms of different groups may share it.
+        definition: JSON values that say all on which the result depends beside the seed. Arms of
+            equal definitions are the same arm; one that is changed is another.
+        prepare: called once for all seeds, so that they share what it compiles. It returns
+            `run(seed) -> Result`, which raises `Diverged` where there is nothing to measure.
+        group: arms of one group share a table.
+    """
+
+    name: str
+    label: str
+    definition: Mapping[str, Any]
+    prepare: Callable[[], Callable[[int], Result]]
+    group: str = ""
+
+    def path(self, folder: Path, seed: int) -> Path:
+        """The file of a seed's result."""
+        digest = hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+        return folder / "results" / f"{self.name}-{digest[:12]}-{seed}.json"
+
+    def read(self, folder: Path, seed: int) -> dict[str, Any] | None:
+        """The record of a seed, or None before there is one."""
+        path = self.path(folder, seed)
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def run_arm(arm: Arm, seed: int, run: Callable[[int], Result]) -> dict[str, Any]:
+    """The record of one seed, with status "done", "diverged" or, after an exception, "failed".
+
+    Args:
+        arm: what is run.
+        seed: of everything random in it.
+        run: what `arm.prepare` returned.
+    """
+    begun, result, status, reason = time.perf_counter(), Result({}), "done", ""
+    try:
+        result = run(seed)
+        wrong = [name for name, value in result.numbers.items() if not math.isfinite(value)]
+        if wrong:
+            raise Diverged(f"not finite: {', '.join(wrong)}")
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+    except Exception:  # one arm's mistake must not cost the results of all others
+        status, reason = "failed", traceback.format_exc()
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "status": status,
+        "reason": reason,
+        "numbers": {k: float(v) for k, v in result.numbers.items()} if status == "done" else {},
+        "seconds": round(time.perf_counter() - begun, 1),
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "device": device(),
+        "definition": arm.definition,
+        "pictures": None if result.pictures is None else pack(result.pictures),
+    }
+
+
+def run_missing(
+    arms: Sequence[Arm],
+    folder: Path,
+    seeds: Sequence[int],
+    after: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> None:
+    """Runs each arm with each seed that has no result yet, and calls `after` with its record.
+
+    An arm that failed is left for this call; the next one tries it again.
+    """
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    for arm in arms:
+        prepare = cache(arm.prepare)
+        for seed in missing(arm, folder, seeds):
+            record = run_arm(arm, seed, lambda seed, prepare=prepare: prepare()(seed))
+            write_text(arm.path(folder, seed), json.dumps(record, indent=1))
+            after(record)
+            if record["status"] == "failed":
+                break
+
+
+def missing(arm: Arm, folder: Path, seeds: Sequence[int]) -> list[int]:
+    """The seeds that an arm is still to be run with."""
+    records = {seed: arm.read(folder, seed) for seed in seeds}
+    return [seed for seed, r in records.items() if r is None or r["status"] == "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An arm with the records that it has."""
+
+    arm: Arm
+    records: Sequence[Mapping[str, Any]]
+
+    def count(self, status: str) -> int:
+        """How many seeds ended so."""
+        return sum(record["status"] == status for record in self.records)
+
+    def values(self, name: str) -> list[float]:
+        """One number of all seeds that have it."""
+        return [r["numbers"][name] for r in self.records if name in r["numbers"]]
+
+    def pictures(self) -> UInt8[np.ndarray, "n H W C"] | None:
+        """Those of the first seed that has any."""
+        packed = [r["pictures"] for r in self.records if r["status"] == "done" and r["pictures"]]
+        return unpack(packed[0]) if packed else None
+
+
+def collect(arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Row]:
+    """The rows of a table: each arm with the records that are there."""
+    found = [(arm, [arm.read(folder, seed) for seed in seeds]) for arm in arms]
+    return [Row(arm, [record for record in records if record]) for arm, records in found]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval, t_{0.975, n-1} s / sqrt(n); NaN for n = 1.
+
+    Example:
+        >>> mean, half = interval([1.0, 2.0, 3.0])
+        >>> mean, round(half, 3)
+        (2.0, 2.484)
+    """
+    n = len(values)
+    if n < 2:
+        return (float(values[0]) if n else math.nan), math.nan
+    half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)), half
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages on which results depend."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def device() -> str:
+    """On what this process computes: the kind of device and, for a CPU, its cores."""
+    if jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {cores} core{'' if cores == 1 else 's'} a process"
+
+
+def pack(pictures: np.ndarray) -> str:
+    """An array as text: base64 of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, pictures, allow_pickle=False)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def unpack(text: str) -> np.ndarray:
+    """The array of `pack`."""
+    return np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)

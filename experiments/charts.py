@@ -1,0 +1,80 @@
+"""Two figures that compare arms; the style is that of `figures`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures import INK, LINES, WIDTH, new_figure, plain
+
+Panel = Mapping[str, Mapping[str, tuple[float, float]]]
+"""{group: {label: (mean, half-width)}}"""
+
+GAP = 2  # pixels between the images of a mosaic
+
+
+def intervals(panels: Mapping[str, Panel]) -> Figure:
+    """One panel for each number, one line for each label, a colour for each group.
+
+    Args:
+        panels: by title; a half-width of NaN gives a dot alone, a mean of NaN nothing.
+    """
+    labels = list(dict.fromkeys(x for p in panels.values() for group in p.values() for x in group))
+    figure = new_figure(0.9 + 0.24 * len(labels))
+    cells = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, panel) in zip(cells, panels.items(), strict=True):
+        draw_panel(axes, title, panel, labels)
+    cells[0].set_yticks(range(len(labels)), labels)
+    cells[0].set_ylim(len(labels) - 0.5, -0.5)
+    marks, names = cells[0].get_legend_handles_labels()
+    if any(names):
+        figure.legend(
+            marks, names, loc="outside lower right", ncols=4, frameon=False, labelcolor=INK,
+            fontsize=7.5,
+        )  # fmt: skip
+    return figure
+
+
+def draw_panel(axes: Axes, title: str, panel: Panel, labels: list[str]) -> None:
+    """The groups of one number, the marks of one label a little below one another."""
+    plain(axes, title)
+    for i, (group, values) in enumerate(panel.items()):
+        shift = 0.3 * ((i + 0.5) / len(panel) - 0.5)
+        y = [labels.index(label) + shift for label in values]
+        mean, half = np.reshape(list(values.values()), (-1, 2)).T
+        axes.errorbar(
+            mean, y, xerr=half, fmt="o", ms=3.5, lw=1.2, color=LINES[i % len(LINES)], label=group
+        )
+
+
+def mosaics(
+    originals: UInt8[np.ndarray, "n H W C"],
+    groups: Mapping[str, Mapping[str, UInt8[np.ndarray, "n H W C"]]],
+) -> Figure:
+    """For each group the originals, and below them one row of pictures for each label."""
+    height, width = originals.shape[1] + GAP, len(originals) * (originals.shape[2] + GAP)
+    longest = 1 + max(len(rows) for rows in groups.values())
+    inches = (WIDTH / len(groups) - 1.2) * longest * height / width
+    figure = new_figure(0.3 + max(inches, 0.12 * longest))
+    for axes, (group, rows) in zip(
+        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
+    ):
+        whole = {"original": originals, **rows}
+        pixels = np.concatenate([strip(images) for images in whole.values()])
+        plain(axes, group)
+        axes.grid(False)
+        axes.imshow(np.repeat(pixels, 3 // pixels.shape[-1], axis=-1), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([height * (i + 0.5) - GAP / 2 for i in range(len(whole))], list(whole))
+        axes.tick_params(length=0, labelsize=6.5)
+        axes.spines[:].set_visible(False)
+        axes.set_anchor("N")
+    return figure
+
+
+def strip(images: UInt8[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
+    """Images side by side, with white between and below them."""
+    framed = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    return np.concatenate(list(framed), axis=1)

@@ -1,0 +1,209 @@
+"""The same autoencoder under the same budget with every quantizer.
+
+python -m experiments.compare_quantizers --quick          a few minutes, to see that it works
+python -m experiments.compare_quantizers                  all arms; the same command continues
+python -m experiments.compare_quantizers --only vq ema_vq
+python -m experiments.compare_quantizers --list
+
+Writes tables with intervals over seeds, a plot and pictures to runs/compare/report.html (and .md).
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import vqvae_jax as vj
+from experiments.arms import Arm, collect
+from experiments.command import run
+from experiments.page import Column, Study, write_pages
+from experiments.processes import default_processes, run_all
+from experiments.trial import SHOWN, Budget, images, make_arm
+from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
+from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.quantizers.base import check_size
+
+DIM = 64  # of quantizers that look codes up; the others have their own
+
+
+def quantizers(codes: int) -> dict[str, Quantizer]:
+    """All that are compared at about 512 or about 4,096 codes, by the label in the tables."""
+    bits = codes.bit_length() - 1
+    levels = (8,) * (bits // 3)
+    fitted = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
+    return {
+        "vq": vj.vq(codes, DIM),
+        "vq, k-means": vj.vq(codes, DIM, init=vj.kmeans(10)),
+        "vq, k-means, revive": vj.vq(codes, DIM, **fitted),
+        "ema_vq": vj.ema_vq(codes, DIM),
+        "ema_vq, k-means": vj.ema_vq(codes, DIM, init=vj.kmeans(10)),
+        "ema_vq, k-means, revive": vj.ema_vq(codes, DIM, **fitted),
+        "cosine_vq": vj.cosine_vq(codes, DIM),
+        "cosine_ema_vq": vj.cosine_ema_vq(codes, DIM),
+        "affine_vq": vj.affine_vq(codes, DIM),
+        "simvq": vj.simvq(codes, DIM),
+        "stochastic_vq": vj.stochastic_vq(codes, DIM),
+        "sinkhorn_vq": vj.sinkhorn_vq(codes, DIM),
+        "gumbel_vq": vj.gumbel_vq(codes, DIM),
+        "nsvq, revive": vj.nsvq(codes, DIM, revive=vj.underused(0.1)),
+        "diveq": vj.diveq(codes, DIM),
+        "sqvae": vj.sqvae(codes, DIM),
+        "fsq": vj.fsq(levels),
+        "fsp": vj.fsp(levels),
+        "latent_vq": vj.latent_vq(levels),
+        "lfq": vj.lfq(bits),
+        "bsq": vj.bsq(bits),
+    }
+
+
+COLUMNS = (
+    Column("codes", "codes", "{:,.0f}", "of one place: the product over streams", constant=True),
+    Column("psnr", "PSNR", "{:.2f}", "dB, of the mean squared error of all test images", max, True),
+    Column("ssim", "SSIM", "{:.4f}", "mean over test images", max),
+    Column("used", "used", "{:.3f}", "share of the codes that occur in the test set, mean over "
+           "streams", max, True),
+    Column("perplexity", "perplexity", "{:,.1f}", "of the codes, mean over streams", max, True),
+    Column("bits_uniform", "bits", "{:,.0f}", "of one image, log2 K for each code", constant=True),
+    Column("bits_entropy", "bits, entropy", "{:,.1f}", "of one image, at the entropy of the codes"),
+    Column("quantization_error", "error", "{:.3g}", "mean of (z_e - z_q)^2 over elements; depends "
+           "on the scale of z_e"),
+    Column("quantization_share", "error / variance", "{:.3g}", "that error over the variance of "
+           "z_e around the mean of each channel; may exceed 1 where the quantizer bounds or "
+           "projects z_e first"),
+    Column("ms_per_step", "ms/step", "{:.1f}", "median over chunks of training steps"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train the same autoencoder with every quantizer, and compare them."""
+
+    only: tuple[str, ...] = ()
+    """Arms, as --list names them, or all of one quantizer by the part before the size."""
+    list: bool = False
+    """Name the arms and stop."""
+    quick: bool = False
+    """512 codes, 1 seed, 100 steps, 500 test images: says nothing about quality."""
+    output: Path | None = None
+    """Folder of results and pages; runs/compare, or runs/compare-quick."""
+    codes: tuple[int, ...] = (512, 4096)
+    """Sizes of the codebooks."""
+    seeds: int = 3
+    """How many for each arm."""
+    steps: int = 1000
+    """Of training."""
+    batch_size: int = 32
+    """Images a step."""
+    learning_rate: float = 4e-3
+    """Of Adam, after a warm-up and before a cosine to 0."""
+    width: int = 32
+    """Channels of encoder and decoder."""
+    depth: int = 1
+    """Residual blocks in each."""
+    data: str = EMBEDDED
+    """Images: the embedded set, a TFDS name, a folder of IDX files, or a .npy file."""
+    processes: int | None = None
+    """How many arms at a time; without it, one for each core."""
+
+
+def make_arms(config: Config) -> list[Arm]:
+    """An arm for each quantizer at each size, or those of `only`."""
+    budget = make_budget(config)
+    channels = images(config.data)[0].shape[-1]
+    inner = {"width": config.width, "depth": config.depth}
+    arms = []
+    for codes in config.codes:
+        for label, q in quantizers(codes).items():
+            model = VQVAE(Encoder(channels, q.dim, **inner), q, Decoder(channels, q.dim, **inner))
+            name = f"{label.replace(', ', '-')}-{codes}"
+            arms.append(make_arm(name, label, f"About {codes:,} codes", model, budget))
+    return choose(arms, config.only)
+
+
+def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
+    """The arms that are named, by their names or labels; all without names.
+
+    Raises:
+        ValueError: a name that no arm has.
+    """
+    known = {name for arm in arms for name in names(arm)}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ValueError(f"no arm {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [arm for arm in arms if not only or names(arm) & set(only)]
+
+
+def names(arm: Arm) -> set[str]:
+    """What `--only` may call an arm: vq-512, or vq for all sizes."""
+    return {arm.name, arm.name.rpartition("-")[0]}
+
+
+def make_budget(config: Config) -> Budget:
+    """What each arm gets; a tenth of the steps are warm-up."""
+    return Budget(
+        data=config.data,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup=config.steps // 10,
+        test_images=500 if config.quick else 2000,
+    )
+
+
+def main(config: Config) -> Path | None:
+    """Runs what is missing, then writes the pages."""
+    check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
+    command = command_line(config)
+    if config.quick:
+        steps = min(config.steps, 100)
+        config = dataclasses.replace(config, codes=config.codes[:1], seeds=1, steps=steps)
+    arms = make_arms(config)
+    if config.list:
+        print("\n".join(arm.name for arm in arms))
+        return None
+    folder = config.output or Path("runs/compare-quick" if config.quick else "runs/compare")
+    seeds = range(config.seeds)
+    run_all(partial(make_arms, config), folder, seeds, config.processes or default_processes())
+    rows = collect(arms, folder, seeds)
+    page = write_pages(folder, study(config, command), rows)
+    print(page)
+    failed = [row.arm.name for row in rows if row.count("failed")]
+    if failed:
+        raise SystemExit(f"error: {', '.join(failed)} failed; the reasons are in results.json")
+    return page
+
+
+def study(config: Config, command: str) -> Study:
+    """The page without its results."""
+    budget = dataclasses.asdict(make_budget(config))
+    quick = f"A quick run, {config.steps} steps: its numbers say nothing about the quantizers."
+    return Study(
+        title="Quantizers compared",
+        about="The same encoder and decoder, the same budget, the same data and seeds; only the "
+        "quantizer differs. The number of steps is small, so this shows how quickly each learns "
+        "as much as how good it becomes, and no quantizer's settings were tuned.",
+        columns=COLUMNS,
+        command=command,
+        seeds=range(config.seeds),
+        settings={**budget, "width": config.width, "depth": config.depth},
+        note=quick if config.quick else "",
+        originals=images(config.data)[1][:SHOWN],
+    )
+
+
+def command_line(config: Config) -> str:
+    """The command with the options that are not the usual ones and change the results."""
+    words = ["python", "-m", "experiments.compare_quantizers"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in ("output", "processes", "list"):
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,243 @@
+"""What an experiment of `arms` leaves: report.md, report.html (whole in one file), results.json."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments import charts
+from experiments.arms import Row, interval
+from experiments.figures import png_bytes
+from experiments.report import document, picture, save
+from experiments.report import rows as html_rows
+from experiments.runs import write_text
+
+CAPTIONS = {
+    "intervals": "Means and 95 % intervals",
+    "pictures": "The first test images, and what each arm makes of them with its first seed",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A number of the table.
+
+    Attributes:
+        name: of the number in each result.
+        title: of the column.
+        form: as in `str.format`.
+        meaning: one line below the tables.
+        best: `max` or `min`, where one is better; the best mean of a table is in bold.
+        drawn: whether the plot shows it.
+        constant: equal for all seeds, so that there is no interval.
+    """
+
+    name: str
+    title: str
+    form: str
+    meaning: str
+    best: Callable[[Iterable[float]], float] | None = None
+    drawn: bool = False
+    constant: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All on a page that is not a result.
+
+    Attributes:
+        title, about: the heading, and a paragraph of plain text.
+        columns: of the tables.
+        command: that makes the page.
+        seeds: of each arm.
+        settings: what all arms share, by name.
+        note: a warning at the top, such as that the run was a quick one.
+        originals: the images whose reconstructions the arms' pictures are.
+    """
+
+    title: str
+    about: str
+    columns: Sequence[Column]
+    command: str
+    seeds: Sequence[int]
+    settings: Mapping[str, Any]
+    note: str = ""
+    originals: UInt8[np.ndarray, "n H W C"] | None = None
+
+
+def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
+    """Writes pictures/*.png, results.json, report.md and report.html, and returns the last."""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    pictures = make_pictures(study, rows)
+    for name, png in pictures.items():
+        save(folder / "pictures" / f"{name}.png", png)
+    write_text(folder / "results.json", json.dumps(results(study, rows), indent=1))
+    write_text(folder / "report.md", markdown(study, rows, list(pictures)))
+    save(folder / "report.html", html(study, rows, pictures).encode())
+    return folder / "report.html"
+
+
+def make_pictures(study: Study, rows: Sequence[Row]) -> dict[str, bytes]:
+    """PNG files by name: the plot, and the pictures of the arms where they have any."""
+    panels = {c.title: means(c, rows) for c in study.columns if c.drawn}
+    made = {"intervals": png_bytes(charts.intervals(panels))}
+    shown = {}
+    for group, members in groups(rows).items():
+        found = {row.arm.label: row.pictures() for row in members}
+        shown[group] = {name: images for name, images in found.items() if images is not None}
+    if study.originals is not None and any(shown.values()):
+        made["pictures"] = png_bytes(charts.mosaics(study.originals, shown))
+    return made
+
+
+def means(column: Column, rows: Sequence[Row]) -> charts.Panel:
+    """Mean and half-width of one number: {group: {label: (mean, half)}}."""
+    return {
+        group: {row.arm.label: interval(row.values(column.name)) for row in members}
+        for group, members in groups(rows).items()
+    }
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each table."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.arm.group, []).append(row)
+    return found
+
+
+def cell(column: Column, row: Row) -> str:
+    """mean ± half-width, or why there is none."""
+    mean, half = interval(row.values(column.name))
+    if math.isnan(mean):
+        return row.records[0]["status"] if row.records else "not run"
+    text = column.form.format(mean)
+    return text if column.constant or math.isnan(half) else f"{text} ± {column.form.format(half)}"
+
+
+def label(row: Row, seeds: int) -> str:
+    """Of a row, with what became of the seeds that are not in its means."""
+    counts = {status: row.count(status) for status in ("diverged", "failed")}
+    counts["not run"] = seeds - len(row.records)
+    lost = [f"{n} {status}" for status, n in counts.items() if n]
+    return f"{row.arm.label} ({', '.join(lost)} of {seeds})" if lost else row.arm.label
+
+
+def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
+    """The titles, then the entries of each row; the best means are `bold`."""
+    lines = [["", *(column.title for column in study.columns)]]
+    lines += [[label(row, len(study.seeds))] for row in rows]
+    for column in study.columns:
+        values = [interval(row.values(column.name))[0] for row in rows]
+        known = [value for value in values if not math.isnan(value)]
+        best = column.best(known) if column.best and len(known) > 1 else math.nan
+        for line, row, value in zip(lines[1:], rows, values, strict=True):
+            text = cell(column, row)
+            line.append(bold(text) if value == best else text)
+    return lines
+
+
+def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[str] = ()) -> str:
+    """The page as Markdown."""
+    note = [f"**{study.note}**"] if study.note else []
+    parts = [f"# {study.title}", *note, study.about, f"```\n{study.command}\n```"]
+    for group, members in groups(rows).items():
+        head, *body = table(study, members, lambda text: f"**{text}**")
+        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+        parts.append(f"## {group or 'Results'}")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    parts.append(legend(study))
+    parts.append("\n".join(f"- {column.title}: {column.meaning}" for column in study.columns))
+    parts += [f"{CAPTIONS[name]}:\n\n![{CAPTIONS[name]}](pictures/{name}.png)" for name in pictures]
+    facts = provenance(study, rows).items()
+    parts += ["## Settings", "\n".join(f"- {name}: {value}" for name, value in facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> str:
+    """The page as one HTML file, with the definition of every arm."""
+    parts = [f"<section><b>{escape(study.note)}</b></section>"] if study.note else []
+    parts.append(f"<section><pre>{escape(study.command)}</pre></section>")
+    for group, members in groups(rows).items():
+        lines = table(study, members, lambda text: f"<b>{text}</b>")
+        title = f"<h2>{escape(group or 'Results')}</h2>"
+        parts.append(f'<section>{title}<div class="scroll">{html_table(lines)}</div></section>')
+    meanings = [f"<b>{escape(c.title)}</b>: {escape(c.meaning)}" for c in study.columns]
+    parts.append(f"<section><p>{escape(legend(study))}</p>{'<br>'.join(meanings)}</section>")
+    parts += [picture(CAPTIONS[name], "", png) for name, png in pictures.items()]
+    facts = html_rows((escape(k), escape(v)) for k, v in provenance(study, rows).items())
+    parts.append(f'<section><h2>Settings</h2><table class="options">{facts}</table></section>')
+    for row in rows:
+        definition = escape(json.dumps(row.arm.definition, indent=1))
+        name = escape(row.arm.name)
+        parts.append(f"<details><summary>{name}</summary><pre>{definition}</pre></details>")
+    return document(study.title, study.about, "\n".join(parts))
+
+
+def html_table(lines: list[list[str]]) -> str:
+    """A table with a head; the first entries of the lines are plain text, the others HTML."""
+    head, *body = lines
+    titles = "".join(f"<td><small>{escape(title)}</small></td>" for title in head)
+    entries = [
+        f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{x}</td>' for x in rest)}</tr>"
+        for first, *rest in body
+    ]
+    return f"<table><tr>{titles}</tr>{''.join(entries)}</table>"
+
+
+def legend(study: Study) -> str:
+    """What the entries of the tables are."""
+    n = len(study.seeds)
+    if n == 1:
+        return "One seed: no intervals. In bold the best value of each table."
+    return (
+        f"Mean ± half-width of the 95 % t-interval over {n} seeds. In bold the best mean of each "
+        "table; where intervals overlap, the order is not established."
+    )
+
+
+def provenance(study: Study, rows: Sequence[Row]) -> dict[str, str]:
+    """How the results came about: settings, seeds, dates, versions, device, time."""
+    records = [record for row in rows for record in row.records]
+    dates = sorted({record["date"] for record in records})
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record["versions"].items():
+            found.setdefault(name, set()).add(version)
+    return {
+        **{name: str(value) for name, value in study.settings.items()},
+        "seeds": ", ".join(map(str, study.seeds)),
+        "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
+        "versions": ", ".join(f"{k} {' or '.join(sorted(v))}" for k, v in found.items()),
+        "device": " or ".join(sorted({record["device"] for record in records})),
+        "time": f"{sum(record['seconds'] for record in records) / 60:.0f} min over all processes",
+    }
+
+
+def results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    """All numbers of all seeds, without the pictures."""
+    arms = [
+        {
+            "arm": row.arm.name,
+            "label": row.arm.label,
+            "group": row.arm.group,
+            "definition": row.arm.definition,
+            "seeds": [
+                {k: record[k] for k in ("seed", "status", "reason", "numbers", "seconds")}
+                for record in row.records
+            ],
+        }
+        for row in rows
+    ]
+    return {
+        "command": study.command,
+        "note": study.note,
+        "settings": provenance(study, rows),
+        "arms": arms,
+    }

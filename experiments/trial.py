@@ -1,0 +1,152 @@
+"""One training for all: any VQ-VAE under the same budget, and what it is worth on the test set."""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.arms import Arm, Diverged, Result
+from experiments.evaluate import code_table
+from experiments.recipe import load_data, make_optimizer
+from vqvae_jax import psnr, ssim, to_json
+from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
+from vqvae_jax.training.step import init_state, make_train_step
+
+SHOWN = 10  # test images in the pictures
+CHUNK = 20  # steps between two looks at the clock and the loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What every model gets."""
+
+    data: str
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    test_images: int = 2000
+
+
+def make_arm(name: str, label: str, group: str, model, budget: Budget) -> Arm:
+    """The arm of a model, defined by the model's JSON and the budget."""
+    definition = {"model": json.loads(to_json(model)), "budget": dataclasses.asdict(budget)}
+    return Arm(name, label, definition, lambda: trainer(model, budget), group)
+
+
+@cache
+def images(data: str) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test), read once in a process."""
+    return load_data(data, None)
+
+
+def trainer(model, budget: Budget) -> Callable[[int], Result]:
+    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled."""
+    train, test = images(budget.data)
+    test = test[: budget.test_images]
+    optimizer = make_optimizer(budget)
+    start = jax.jit(lambda key: init_state(model, optimizer, key, train[:1]))
+    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
+    look = jax.jit(lambda variables, x: measure(model, variables, x))
+
+    def run(seed: int) -> Result:
+        order = batches(train, seed, budget.batch_size)
+        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
+        variables = {"params": state.params, **state.collections}
+        numbers, pictures = evaluate(look, variables, test, model.quantizer.vocab)
+        counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
+        return Result(numbers | counters, pictures)
+
+    return run
+
+
+def run_steps(step, state, order, steps: int):
+    """The state after the steps, and the milliseconds of one: the median over chunks of them.
+
+    A Python loop: XLA runs convolutions inside `lax.scan` on one thread and several times slower
+    on a CPU.
+
+    Raises:
+        Diverged: at the first look at a loss that is not finite.
+    """
+    clock = []
+    for first in range(0, steps, CHUNK):
+        chunk = min(CHUNK, steps - first)
+        begun = time.perf_counter()
+        for _ in range(chunk):
+            state, metrics = step(state, next(order))
+        loss = float(metrics["loss"])  # waits for the chunk
+        clock.append(1000 * (time.perf_counter() - begun) / chunk)
+        if not np.isfinite(loss):
+            raise Diverged(f"the loss is {loss} after {first + chunk} steps")
+    return state, statistics.median(clock[1:] or clock)  # the first chunk compiles
+
+
+def measure(model, variables, x) -> dict[str, jax.Array]:
+    """All that is needed of one batch of the test set."""
+    x = preprocess(x)
+    rec = model.apply(variables, x)
+    return {
+        "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
+        "ssim": ssim(x, rec.x),
+        "pictures": to_pixels(rec.x),
+        "indices": rec.indices,
+        "z_e": rec.z_e,
+        "z_q": rec.z_q,
+    }
+
+
+def evaluate(look, variables, test: np.ndarray, vocab) -> tuple[dict[str, float], np.ndarray]:
+    """The numbers over the test set, and the first reconstructions."""
+    parts = []
+    for batch, mask in take_batches(test, min(100, len(test))):
+        out = jax.device_get(look(variables, batch))
+        parts.append({name: array[mask > 0] for name, array in out.items()})
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    mse = float(np.mean(whole["error"], dtype=np.float64))
+    numbers = {
+        "psnr": float(psnr(mse)),
+        "ssim": float(np.mean(whole["ssim"], dtype=np.float64)),
+        **code_numbers(vocab, whole["indices"]),
+        **quantization_error(whole["z_e"], whole["z_q"]),
+    }
+    return numbers, whole["pictures"][:SHOWN]
+
+
+def code_numbers(vocab, indices: np.ndarray) -> dict[str, float]:
+    """How the codes of all images [N, ..., Q] are used: means over streams, bits of one image."""
+    streams = indices.reshape(-1, len(vocab)).T
+    counts = [
+        np.bincount(k[k >= 0], minlength=size) for size, k in zip(vocab, streams, strict=True)
+    ]
+    table = code_table(vocab, counts, len(indices))
+
+    def mean(kind: str) -> float:
+        return statistics.fmean(v for name, v in table.items() if name.split("/")[-1] == kind)
+
+    return {
+        "codes": float(np.prod([float(size) for size in vocab])),
+        "used": mean("used"),
+        "perplexity": mean("perplexity"),
+        "bits_uniform": table["bits_uniform"],
+        "bits_entropy": table["bits_entropy"],
+    }
+
+
+def quantization_error(z_e: np.ndarray, z_q: np.ndarray) -> dict[str, float]:
+    """The mean of (z_e - z_q)^2 over elements, and its share of the variance of z_e.
+
+    The variance is around the mean of each channel, averaged over channels: a single code at the
+    mean has a share of 1.
+    """
+    z_e, z_q = z_e.astype(np.float64), z_q.astype(np.float64)
+    error = float(np.mean((z_e - z_q) ** 2))
+    variance = float(np.mean(np.var(z_e, axis=tuple(range(z_e.ndim - 1)))))
+    share = error / variance if variance else float("nan")
+    return {"quantization_error": error, "quantization_share": share}

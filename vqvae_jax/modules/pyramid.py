@@ -1,0 +1,260 @@
+"""`Pyramid`: a VQ-VAE whose codes are maps of growing size, from coarse to fine."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.estimators import straight_through
+from vqvae_jax.metrics import code_counts, usage
+from vqvae_jax.modules.quantize import Quantize
+from vqvae_jax.modules.vqvae import Reconstruction
+from vqvae_jax.quantizers.base import Output, Quantizer, check_size
+from vqvae_jax.reductions import Rows, mean, valid_rows
+
+Maps = Sequence[Int[Array, "B ... Q"]]
+
+
+class Phi(nn.Module):
+    """h -> (1 - ratio) h + ratio conv(h), which mends what upsampling blurs (arXiv:2404.02905).
+
+    The convolution has no bias, so that a code that was not sent adds nothing.
+
+    Attributes:
+        ratio: in [0, 1]; 0.5 in the paper's code.
+        width: side of the kernel.
+    """
+
+    ratio: float = 0.5
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "B *grid D"]) -> Float[Array, "B *grid D"]:
+        conv = nn.Conv(h.shape[-1], (self.width,) * (h.ndim - 2), use_bias=False)
+        return (1 - self.ratio) * h + self.ratio * conv(h)
+
+
+class Pyramid(nn.Module):
+    """The multi-scale VQ-VAE of VAR: one codebook, the residual quantized once at each size.
+
+    f = enc(x), and from coarse to fine: k_s = codes of area(f - f_s, size_s),
+    f_{s+1} = f_s + phi_s(upsample(e[k_s])) with f_0 = 0; x' = dec(f_S) (arXiv:2404.02905,
+    algorithms 1 and 2). The losses are the quantizer's, over the rows of all scales, and "pyramid",
+    mean_s |sg[f] - f_s|^2, which is what phi learns from.
+
+    Flat indices `[B, N, Q]` hold the maps one after the other, coarse to fine, each row by row;
+    `split` gives the maps. In training the codes are those of the state before the step.
+
+    Attributes:
+        encoder: a module x `[B, ..., C]` -> f `[B, *grid, D]`.
+        quantizer: a `Quantizer` of width D, not a stochastic one.
+        decoder: a module `[B, *grid, D]` -> x' `[B, ..., C]`.
+        sizes: of the maps, coarse to fine; the last one is the grid of f.
+        phi: None, or a module `[B, *grid, D]` -> the same; each scale has its own copy.
+        upsampling: method of `jax.image.resize`.
+        estimator: `(f, f_S)` -> the value of f_S with a gradient for f.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> model = Pyramid(vj.MLP(4), vj.ema_vq(32, 4), vj.MLP(3), sizes=((1, 1), (2, 2)))
+        >>> f, x = vj.as_functions(model), jnp.zeros((5, 2, 2, 3))
+        >>> variables = jax.jit(f.init)(jax.random.key(0), x)
+        >>> maps = jax.jit(f.tokenize)(variables, x)
+        >>> [m.shape for m in maps]
+        [(5, 1, 1, 1), (5, 2, 2, 1)]
+        >>> jax.jit(f.detokenize)(variables, maps[:1]).shape
+        (5, 2, 2, 3)
+    """
+
+    encoder: nn.Module
+    quantizer: Quantizer
+    decoder: nn.Module
+    sizes: Sequence[Sequence[int]] = ((1, 1), (2, 2), (4, 4), (7, 7))
+    phi: nn.Module | None = Phi()
+    upsampling: str = "cubic"
+    estimator: Callable[[Array, Array], Array] = straight_through
+
+    def setup(self) -> None:
+        check_sizes(self.sizes)
+        if self.quantizer.stochastic:
+            raise ValueError(f"Pyramid needs a quantizer that draws nothing, got {self.quantizer}")
+        self.codes = Quantize(self.quantizer)
+        if self.phi is not None:
+            self.phis = [self.phi.clone() for _ in self.sizes]
+
+    def __call__(
+        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Reconstruction:
+        """All of it, for training and evaluation.
+
+        Args:
+            x: float `[B, ..., C]`.
+            train: whether the quantizer updates its state.
+            mask: None, or weights of the examples `[B]`.
+            axis_name: of the replicas.
+
+        Raises:
+            ValueError: if the grid of f is not the last of the sizes, or the mask does not fit.
+        """
+        f = self.encode(x)
+        out = self.quantize(f, train=train, mask=mask, axis_name=axis_name)
+        metrics = out.metrics
+        if train:
+            metrics = metrics | self.perplexity("", out.indices, axis_name)
+            for name, indices in self.named(self.split(out.indices)).items():
+                metrics |= self.perplexity(name, indices, axis_name)
+        x = self.decode(out.quantized)
+        return Reconstruction(x, f, out.quantized, out.indices, out.losses, metrics)
+
+    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+        """f = enc(x)."""
+        return self.encoder(x)
+
+    def quantize(
+        self, f: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Output:
+        """The `Output` of the pyramid: f_S, flat indices, losses, metrics.
+
+        An example counts if all of f is finite and its mask is > 0; else its indices are -1.
+        """
+        check_grid(f.shape, self.sizes)
+        rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)  # a row is an example
+        z = rows.z.reshape(f.shape)
+        residuals, maps, sums = self.chain(z, rows)
+        inner = self.codes(
+            flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
+        )
+        errors = [mean(jnp.square(sg(z) - f_s), rows.weights, axis_name) for f_s in sums]
+        losses = inner.losses | {"pyramid": sum(errors, jnp.zeros(())) / len(errors)}
+        metrics = inner.metrics | self.named(map(sg, errors), "error")
+        metrics["invalid_rows"] = rows.invalid * maps_length(self.sizes)
+        return Output(self.estimator(z, sums[-1]).astype(f.dtype), flat(maps), losses, metrics)
+
+    def chain(self, z: Float[Array, "B *grid D"], rows: Rows):
+        """Per scale: the rows that are quantized, their indices, and f_s after it."""
+        f_s, residuals, maps, sums = jnp.zeros_like(z), [], [], []
+        valid = (rows.weights > 0).reshape(-1, *(1,) * (z.ndim - 1))
+        for s, size in enumerate(self.sizes):
+            residuals.append(area(z - sg(f_s), size))
+            # Of every row and in eval mode: weights and noise have no say in the codes.
+            maps.append(jnp.where(valid, self.codes(residuals[-1]).indices, -1))
+            f_s = f_s + self.layer(s, maps[-1])
+            sums.append(f_s)
+        return residuals, maps, sums
+
+    def layer(self, s: int, indices: Int[Array, "B *size Q"]) -> Float[Array, "B *grid D"]:
+        """phi_s(upsample(e[k_s])), what scale s adds to the sum."""
+        e = self.codes.decode(indices)
+        shape = (e.shape[0], *self.sizes[-1], e.shape[-1])
+        h = e if e.shape == shape else jax.image.resize(e, shape, self.upsampling)
+        return h if self.phi is None else self.phis[s](h)
+
+    def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
+        """x' = dec(f_S), or of the sum after fewer scales."""
+        return self.decoder(z_q)
+
+    def tokenize(self, x: Float[Array, "B *spatial C"]) -> Maps:
+        """x -> a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
+        f = self.encode(x)
+        check_grid(f.shape, self.sizes)
+        rows = valid_rows(f.reshape(f.shape[0], -1))
+        return tuple(self.chain(rows.z.reshape(f.shape), rows)[1])
+
+    def assemble(self, maps: Maps) -> Float[Array, "B *grid D"]:
+        """f_m from the first m maps; -1 adds nothing.
+
+        Raises:
+            ValueError: if there is no map or one too many, or one has not the size of its scale.
+        """
+        if not 1 <= len(maps) <= len(self.sizes):
+            raise ValueError(f"needs 1 to {len(self.sizes)} maps of indices, got {len(maps)}")
+        for s, (indices, size) in enumerate(zip(maps, self.sizes, strict=False)):
+            if indices.shape[1:-1] != tuple(size):
+                raise ValueError(f"map {s} must be [B, {size}, Q], got shape {indices.shape}")
+        layers = [self.layer(s, indices) for s, indices in enumerate(maps)]
+        return sum(layers[1:], layers[0])
+
+    def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
+        """The first m maps, or all -> x'."""
+        return self.decode(self.assemble(maps))
+
+    def split(self, indices: Int[Array, "B N Q"]) -> tuple[Int[Array, "B ... Q"], ...]:
+        """Flat indices as a map for each scale."""
+        ends = np.cumsum([math.prod(size) for size in self.sizes])[:-1]
+        parts = jnp.split(indices, ends, axis=1)
+        return tuple(
+            part.reshape(len(part), *size, part.shape[-1])
+            for part, size in zip(parts, self.sizes, strict=True)
+        )
+
+    def perplexity(self, prefix: str, indices: Int[Array, "B *size Q"], axis_name) -> dict:
+        """The perplexity of this batch, of each stream."""
+        counts = code_counts(self.quantizer.vocab, indices, None, axis_name)
+        names = [""] if len(counts) == 1 else [f"{q}/" for q in range(len(counts))]
+        return {
+            f"{prefix}{name}perplexity_batch": usage(c)["perplexity"]
+            for name, c in zip(names, counts, strict=True)
+        }
+
+    def named(self, values: Iterable, name: str = "") -> dict:
+        """The value of each scale under its size: "2x2/error"."""
+        sizes = ("x".join(map(str, size)) for size in self.sizes)
+        return {f"{size}/{name}": value for size, value in zip(sizes, values, strict=True)}
+
+
+def flat(maps: Sequence[Array]) -> Array:
+    """Maps [B, *size, W] one after the other: [B, N, W]."""
+    return jnp.concatenate([m.reshape(m.shape[0], -1, m.shape[-1]) for m in maps], axis=1)
+
+
+def maps_length(sizes: Sequence[Sequence[int]]) -> int:
+    """N, the number of elements of all maps."""
+    return sum(math.prod(size) for size in sizes)
+
+
+def area(x: Float[Array, "B *grid D"], size: Sequence[int]) -> Float[Array, "B *size D"]:
+    """Mean of x over the cells of a grid of this size.
+
+    Cell i of n along a side of m elements spans floor(i m / n) to ceil((i + 1) m / n): cells share
+    elements where n does not divide m.
+
+    Example:
+        >>> area(jnp.arange(5.0).reshape(1, 5, 1), (2,)).ravel()
+        Array([1., 3.], dtype=float32)
+    """
+    for axis, n in enumerate(size, start=1):
+        if n != x.shape[axis]:
+            cells = jnp.asarray(cell_means(n, x.shape[axis]))
+            y = jnp.tensordot(x, cells, (axis, 1), precision=jax.lax.Precision.HIGHEST)
+            x = jnp.moveaxis(y, -1, axis)
+    return x
+
+
+def cell_means(n: int, m: int) -> np.ndarray:
+    """The matrix [n, m] whose row i takes the mean of cell i."""
+    i, j = np.arange(n)[:, None], np.arange(m)
+    inside = (j >= i * m // n) & (j < -(-(i + 1) * m // n))
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+def check_sizes(sizes: Sequence[Sequence[int]]) -> None:
+    """Raises a ValueError unless there are sizes, of one rank from 1 to 3, none above the last."""
+    ranks = {len(size) for size in sizes}
+    if len(ranks) != 1 or not ranks <= {1, 2, 3}:
+        raise ValueError(f"sizes must be sizes of one rank, 1 to 3, got {sizes}")
+    for size in sizes:
+        for side, last in zip(size, sizes[-1], strict=True):
+            check_size(side=side)
+            if side > last:  # an area needs an element
+                raise ValueError(f"sizes must not exceed the last one, {sizes[-1]}, got {size}")
+
+
+def check_grid(shape: tuple[int, ...], sizes: Sequence[Sequence[int]]) -> None:
+    """Raises a ValueError unless f [B, *grid, D] has the last size as its grid."""
+    if shape[1:-1] != tuple(sizes[-1]):
+        raise ValueError(f"f must be [B, {sizes[-1]}, D] as the last size, got shape {shape}")

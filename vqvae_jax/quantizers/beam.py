@@ -1,0 +1,101 @@
+"""Beam search: better codes than the greedy ones, for quantizers whose streams add up."""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Bool, Float, Int
+
+from vqvae_jax.quantizers.base import Quantizer, check_rows, check_size
+from vqvae_jax.reductions import is_valid, valid_rows
+
+
+def beam_search(
+    q: Quantizer, params, state, z: Float[Array, "*rows D"], width: int
+) -> Int[Array, "*rows Q"]:
+    """Codes of z, stream by stream from the `width` prefixes that leave the least over.
+
+    Of all ways to add one more code to a prefix, those `width` go on whose |z - sum_i e_i|^2 is
+    least; the best of the last ones is returned. Width 1 gives the greedy codes of `q.encode`,
+    and a width of the product of all K the least error there is. In between the mean error falls,
+    though a single row may get worse. A stage needs memory for K + width (D + width) floats a row.
+
+    Args:
+        q: whose `decode` is a sum over the streams, in which -1 adds 0: `residual`, `repeat` and
+            `shared` of codebooks, also side by side or behind a linear map. This is not checked:
+            codes of another q are valid, and not good.
+        params, state: of q.
+        z: rows, `[..., D]`.
+        width: how many prefixes go on.
+
+    Returns:
+        int32 `[..., Q]`; -1 for a row that is not finite, or where a stream has no finite code.
+
+    Raises:
+        ValueError: if width is not an integer >= 1, or z is not [..., D].
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = vj.repeat(vj.vq(4, 1, init=vj.normal()), 2)
+        >>> params, state = q.init(jax.random.key(1))
+        >>> codes = beam_search(q, params, state, jnp.ones((3, 1)), width=4)
+        >>> codes.shape, float(abs(q.decode(params, state, codes) - 1).max()) < 0.5
+        ((3, 2), True)
+    """
+    check_size(width=width)
+    check_rows(z, q.dim)
+    rows = valid_rows(sg(z))
+    r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape))
+    codes = jnp.zeros((1, *rows.weights.shape, 0), jnp.int32)
+    for stream in range(len(q.vocab)):
+        e = sg(codebook_of(q, params, state, stream))
+        r, error, codes = extend(r, error, codes, e, width)
+    found = (rows.weights > 0) & jnp.isfinite(error[0])
+    return jnp.where(found[..., None], codes[0], -1)
+
+
+def codebook_of(q: Quantizer, params, state, stream: int) -> Float[Array, "K D"]:
+    """What the codes of one stream add: they are decoded with -1 in all others."""
+    size = q.vocab[stream]
+    indices = jnp.full((size, len(q.vocab)), -1)
+    return q.decode(params, state, indices.at[:, stream].set(jnp.arange(size)))
+
+
+def extend(
+    r: Float[Array, "B *rows D"],
+    error: Float[Array, "B *rows"],
+    codes: Int[Array, "B *rows Q"],
+    e: Float[Array, "K D"],
+    width: int,
+):
+    """The best prefixes with one more code of e `[K, D]`: what they leave over, errors, codes."""
+    usable = is_valid(e)
+    e, each = jnp.where(usable[:, None], e, 0), min(width, len(e))
+    # A prefix passes on no more than `width` codes, so its `width` best ones are enough.
+    k, children = jax.lax.map(lambda r: nearest_codes(r, e, usable, each), r)
+    children = jnp.where(jnp.isinf(error)[..., None], jnp.inf, children)
+    children = jnp.moveaxis(children, 0, -2).reshape(*error.shape[1:], -1)
+    least, child = jax.lax.top_k(-children, min(width, children.shape[-1]))
+    child = jnp.moveaxis(child, -1, 0)
+    parent = (child // each)[..., None]
+    k = jnp.moveaxis(k, 0, -2).reshape(*error.shape[1:], -1)
+    k = jnp.take_along_axis(k[None], child[..., None], -1)
+    r = jnp.take_along_axis(r, parent, 0) - e[k[..., 0]]
+    codes = jnp.concatenate([jnp.take_along_axis(codes, parent, 0), k], -1)
+    return r, jnp.moveaxis(-least, -1, 0), codes
+
+
+def nearest_codes(
+    r: Float[Array, "*rows D"], e: Float[Array, "K D"], usable: Bool[Array, "K"], n: int
+) -> tuple[Int[Array, "*rows n"], Float[Array, "*rows n"]]:
+    """The n codes nearest to each row and their |r - e_k|^2, infinite for a code not usable.
+
+    The choice is by the scores of `nearest`; prefixes are compared by |r - e_k|^2 itself, since
+    |r|^2 + |e_k|^2 - 2 r.e_k has lost the digits of a small difference.
+    """
+    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    centred = e - centre
+    half = jnp.where(usable, 0.5 * jnp.sum(centred * centred, axis=-1), jnp.inf)
+    products = jnp.dot(r - centre, centred.T, precision=jax.lax.Precision.HIGHEST)
+    k = jax.lax.top_k(products - half, n)[1]
+    error = jnp.sum(jnp.square(r[..., None, :] - e[k]), axis=-1)
+    return k, jnp.where(usable[k], error, jnp.inf)

@@ -1,0 +1,313 @@
+"""Residual quantization: each stage quantizes what the stages before it left over.
+
+r_1 = z, r_{i+1} = r_i - q_i(r_i), z_q = sum_i q_i(r_i): `residual` of different stages, `repeat` of
+n equal ones that is compiled once, `shared` with one codebook for all stages.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vqvae_jax.describe import Function, described
+from vqvae_jax.estimators import straight_through
+from vqvae_jax.quantizers.base import (
+    Output,
+    Quantizer,
+    check_indices,
+    check_rows,
+    check_size,
+    local_key,
+    needed,
+)
+from vqvae_jax.quantizers.composition import (
+    check_members,
+    check_same_dim,
+    init_members,
+    join,
+    member_keys,
+    split_streams,
+)
+from vqvae_jax.reductions import Rows, valid_rows
+
+Estimator = Callable[[Array, Array], Array] | None
+Dropout = Callable[..., Array] | None
+
+
+@described
+def residual(
+    *qs: Quantizer, estimator: Estimator = straight_through, dropout: Dropout = None
+) -> Quantizer:
+    """Each stage quantizes what the ones before left over (arXiv:2107.03312, arXiv:2203.01941).
+
+    r_1 = z, r_{i+1} = r_i - sg[q_i(r_i)], quantized = estimator(z, sum_i q_i(r_i)). The losses of a
+    stage are means over the rows that it saw, and add up by name over the stages. They move z and
+    the stage's own codes, never those of another stage. With one stage this is that stage.
+
+    A prefix of the streams is a coarser code: where the later ones are -1, `decode` gives the sum
+    of the first stages. With -1 in all streams but i, it decodes `arange(K)` to the codebook of
+    stage i.
+
+    Args:
+        *qs: the stages, all of the same D. Params and state are {"0": ..., "1": ...}.
+        estimator: `(z_e, z_q) -> z_q`, one for the sum, whose gradient to z_q goes on through the
+            stages' own. None keeps theirs alone: r_{i+1} = r_i - q_i(r_i), and quantized is the sum
+            of what they return, which is how stages that teach their codebooks through `quantized`
+            (Gumbel, DiVeQ) learn.
+        dropout: None, or `quantizer_dropout()`: rows that use only the first stages in training.
+
+    Raises:
+        ValueError: if there is no stage, or their D differ.
+        TypeError: if a stage is no Quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = residual(vj.vq(512, 8), vj.vq(16, 8))
+        >>> params, state = q.init(jax.random.key(0))
+        >>> out, _ = q.apply(params, state, jnp.ones((3, 8)))
+        >>> q.vocab, out.indices.shape
+        ((512, 16), (3, 2))
+        >>> coarse = q.decode(params, state, out.indices.at[:, 1].set(-1))
+    """
+    check_members(qs)
+    check_same_dim(qs)
+    vocab = tuple(size for q in qs for size in q.vocab)
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, qs[0].dim)
+        rows = valid_rows(z, mask, axis_name)
+        key, depths = draw_depths(dropout, len(qs), z, train, key, axis_name)
+        carry, outs, new = (rows.z, jnp.zeros_like(rows.z)), [], {}
+        for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
+            member = params[str(i)], state[str(i)]
+            stage = partial(q.apply, *member, train=train, key=k, axis_name=axis_name)
+            seen = jnp.where(i < depths, rows.weights, 0)
+            carry, out, new[str(i)] = advance(stage, carry, seen, estimator)
+            outs.append(out)
+        quantized = estimate(estimator, len(qs), rows.z, carry[1]).astype(z.dtype)
+        return join(outs, quantized, rows), new if train else state
+
+    def decode(params, state, indices):
+        check_indices(indices, vocab)
+        total = jnp.zeros((*indices.shape[:-1], qs[0].dim))
+        for i, (q, codes) in enumerate(zip(qs, split_streams(qs, indices), strict=True)):
+            total = total + q.decode(params[str(i)], state[str(i)], codes)
+        return total
+
+    stochastic = dropout is not None or any(q.stochastic for q in qs)
+    return Quantizer(init_members(qs), apply, decode, qs[0].dim, vocab, stochastic)
+
+
+@described
+def repeat(
+    q: Quantizer, n: int, *, estimator: Estimator = straight_through, dropout: Dropout = None
+) -> Quantizer:
+    """`residual(*[q] * n)` compiled once, however large n is: a scan over the stages.
+
+    Params and state are q's, stacked along a new first axis of n.
+
+    Args:
+        q: the stage.
+        n: how many of it.
+        estimator, dropout: as in `residual`.
+
+    Raises:
+        ValueError: if n is not an integer >= 1.
+        TypeError: if q is no Quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = repeat(vj.ema_vq(64, 8), n=32)
+        >>> params, state = q.init(jax.random.key(0))
+        >>> state["codebook"].shape, len(q.vocab)
+        ((32, 64, 8), 32)
+    """
+    check_members([q])
+    check_size(n=n)
+
+    def init(key):
+        return jax.lax.map(q.init, stacked_keys(key, n))
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, q.dim)
+        rows = valid_rows(z, mask, axis_name)
+        key, depths = draw_depths(dropout, n, z, train, key, axis_name)
+
+        def stage(member, r, mask):
+            params, state, k = member
+            return q.apply(params, state, r, train=train, key=k, mask=mask, axis_name=axis_name)
+
+        members = params, state, stacked_keys(key, n)
+        total, outs, new = scan_stages(stage, members, n, rows, depths, estimator)
+        quantized = estimate(estimator, n, rows.z, total).astype(z.dtype)
+        return join(outs, quantized, rows), new if train else state
+
+    def decode(params, state, indices):
+        check_indices(indices, q.vocab * n)
+        streams = jnp.stack(split_streams([q] * n, indices))
+        start = jnp.zeros((*indices.shape[:-1], q.dim))
+        return scan_sum(lambda member: q.decode(*member), (params, state, streams), start)
+
+    stochastic = dropout is not None or q.stochastic
+    return Quantizer(init, apply, decode, q.dim, q.vocab * n, stochastic)
+
+
+@described
+def shared(
+    q: Quantizer, n: int, *, estimator: Estimator = straight_through, dropout: Dropout = None
+) -> Quantizer:
+    """n residual stages with one codebook, as in RQ-VAE (arXiv:2203.01941, section 3.1).
+
+    The rows r_1 .. r_n of all stages make one update of the state, not n in a row; it chooses codes
+    once more, so a stochastic q draws others for it. On the first batch, codebooks that are fitted
+    to data (`kmeans()`) are fitted to each stage's rows for the outputs, and once to the rows of
+    all stages for the state.
+
+    Args:
+        q: the stage, whose params and state are those of the whole.
+        n: how many of it.
+        estimator, dropout: as in `residual`.
+
+    Raises:
+        ValueError: if n is not an integer >= 1.
+        TypeError: if q is no Quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = shared(vj.ema_vq(64, 8), n=4)
+        >>> params, state = q.init(jax.random.key(0))
+        >>> state["codebook"].shape, q.vocab
+        ((64, 8), (64, 64, 64, 64))
+    """
+    check_members([q])
+    check_size(n=n)
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        check_rows(z, q.dim)
+        rows = valid_rows(z, mask, axis_name)
+        key, depths = draw_depths(dropout, n, z, train, key, axis_name)
+        options = {"train": train, "axis_name": axis_name}
+
+        def stage(k, r, mask):
+            return q.apply(params, state, r, key=k, mask=mask, **options)[0], (sg(r), mask)
+
+        keys = stacked_keys(key, n)
+        total, outs, (r, seen) = scan_stages(stage, keys, n, rows, depths, estimator)
+        quantized = estimate(estimator, n, rows.z, total).astype(z.dtype)
+        if train:  # stages as the last axis: rows are in the same order however they are dealt out
+            r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)
+            state = q.apply(sg(params), state, r, key=key, mask=seen, **options)[1]
+        return join(outs, quantized, rows), state
+
+    def decode(params, state, indices):
+        check_indices(indices, q.vocab * n)
+        streams = jnp.stack(split_streams([q] * n, indices))
+        start = jnp.zeros((*indices.shape[:-1], q.dim))
+        return scan_sum(partial(q.decode, params, state), streams, start)
+
+    stochastic = dropout is not None or q.stochastic
+    return Quantizer(q.init, apply, decode, q.dim, q.vocab * n, stochastic)
+
+
+@described
+def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 1) -> Function:
+    """Examples that use only the first stages in training, so that a prefix of the codes is one.
+
+    arXiv:2107.03312, section III-C. For the argument `dropout`: a function `(key, n, shape) ->
+    depths`, how many of n stages each example uses. An example is an entry of z's first axis, all
+    rows of it alike; a single row is one. With probability `share` its depth is uniform in
+    at_least..n, rounded up to a multiple of `multiple` (or to n, if that is less); else it is n.
+    Stages beyond the depth give index -1, add 0, and see nothing of the example.
+
+    Args:
+        share: of the examples whose depth is drawn, in [0, 1].
+        multiple: of which the depths are; 4 in Encodec.
+        at_least: the least depth before rounding.
+
+    Raises:
+        ValueError: if an argument is out of range; at the call, if at_least is more than n.
+
+    Example:
+        >>> quantizer_dropout(multiple=2)(jax.random.key(0), 6, (5,))
+        Array([4, 6, 6, 4, 6], dtype=int32)
+    """
+    check_size(multiple=multiple, at_least=at_least)
+    if not isinstance(share, jax.core.Tracer) and not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share!r}")
+
+    def depths(key: PRNGKeyArray, n: int, shape: tuple) -> Int[Array, "..."]:
+        if at_least > n:
+            raise ValueError(f"at_least must be at most {n}, the number of stages, got {at_least}")
+        key_share, key_depth = jax.random.split(key)
+        drawn = jax.random.randint(key_depth, shape, at_least, n + 1)
+        drawn = jnp.minimum(-(-drawn // multiple) * multiple, n)
+        return jnp.where(jax.random.bernoulli(key_share, share, shape), drawn, n)
+
+    return Function(depths)
+
+
+def draw_depths(dropout: Dropout, n: int, z, train: bool, key, axis_name):
+    """The key that is left for the stages, and how many of them each row uses."""
+    if dropout is None or not train:
+        return key, n
+    key, noise = jax.random.split(needed(key, "its dropout draws depths"))
+    examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()
+    return key, dropout(local_key(noise, axis_name), n, examples)
+
+
+def stacked_keys(key, n: int):
+    """`member_keys` as one array for a scan."""
+    if key is None:
+        return None
+    return key[None] if n == 1 else jax.random.split(key, n)
+
+
+def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator):
+    """One stage: what it leaves over and the sum so far, its Output, and what else it returns."""
+    r, total = carry
+    out, extra = stage(r, mask=seen)
+    taken = out.quantized if estimator is None else sg(out.quantized)
+    return (r - taken, total + out.quantized), out, extra
+
+
+def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator):
+    """`advance` through n stages `(member, r, mask) -> (Output, extra)`, compiled once.
+
+    Returns the sum, the list of Outputs (without `quantized`, which would fill memory n times), and
+    what the stages returned beside, stacked.
+    """
+
+    def step(carry, x):
+        i, member = x
+        seen = jnp.where(i < depths, rows.weights, 0)
+        carry, out, extra = advance(partial(stage, member), carry, seen, estimator)
+        return carry, (out._replace(quantized=None), extra)
+
+    start = rows.z, jnp.zeros_like(rows.z)
+    (_, total), (outs, extra) = jax.lax.scan(step, start, (jnp.arange(n), members))
+    return total, unstack(outs, n), extra
+
+
+def scan_sum(decode: Callable, members, start: Array) -> Float[Array, "*rows D"]:
+    """The sum of what the stages decode, in the order of `scan_stages`: equal bit by bit."""
+
+    def step(total, member):
+        return total + decode(member), None
+
+    return jax.lax.scan(step, start, members)[0]
+
+
+def unstack(outs: Output, n: int) -> list[Output]:
+    """The Outputs that a scan has stacked."""
+    parts = jax.tree.map(jnp.unstack, outs)
+    return [jax.tree.map(lambda _, part, i=i: part[i], outs, parts) for i in range(n)]
+
+
+def estimate(
+    estimator: Estimator, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
+) -> Float[Array, "*rows D"]:
+    """The sum with the gradient of the estimator: a single stage keeps its own."""
+    return total if estimator is None or n == 1 else estimator(z, total)

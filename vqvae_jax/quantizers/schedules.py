@@ -1,0 +1,153 @@
+"""Hyper-parameters that follow schedules, and optax's schedules and optimizers as descriptions."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array
+
+from vqvae_jax.describe import Call, Described, Function, described
+from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.composition import check_members
+from vqvae_jax.reductions import valid_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Transformation(Described):
+    """An optax gradient transformation that remembers its call; it unpacks as optax's own do."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+    def __iter__(self):
+        return iter((self.init, self.update))
+
+
+@described
+def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
+    """optax's `name(*args, **kwargs)`, with equality, pickle and JSON: a schedule or an optimizer.
+
+    Args:
+        name: of a public function of optax.
+        *args, **kwargs: its arguments: numbers, tuples, and what `from_optax` made.
+
+    Returns:
+        A schedule is a function of the count; a transformation has `init` and `update`, and goes
+        wherever optax takes one.
+
+    Raises:
+        ValueError: if optax has no such function, or it makes neither of both.
+        TypeError: if an argument is a dict, which has no hash, or optax refuses the arguments.
+
+    Example:
+        >>> from_optax("linear_schedule", 1.0, 0.0, 10)(5)
+        Array(0.5, dtype=float32, weak_type=True)
+        >>> from_optax("sgd", 0.1, momentum=0.9)
+        from_optax('sgd', 0.1, momentum=0.9)
+    """
+    public = isinstance(name, str) and not name.startswith("_")
+    factory = vars(optax).get(name) if public else None
+    if not inspect.isfunction(factory):
+        raise ValueError(f"name must be that of a public function of optax, got {name!r}")
+    if any(isinstance(value, Mapping) for value in (*args, *kwargs.values())):
+        raise TypeError(f"{name}: a dict has no hash; schedules are put together by join_schedules")
+    made = factory(*args, **kwargs)
+    if isinstance(made, optax.GradientTransformation):
+        return Transformation(made.init, made.update)
+    if not callable(made):
+        raise ValueError(f"optax.{name} makes no schedule or transformation but {made!r}")
+    return Function(made)
+
+
+@described
+def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
+    """q whose hyper-parameters follow schedules, as those of optax.inject_hyperparams do.
+
+    Training call number t = 0, 1, ... uses the values at t, eval mode those at the present count;
+    metrics hold them by their names. The count advances with each training call that has a valid
+    row. State is {"count", "inner": q's}, params are q's; q's own call makes both.
+
+    Args:
+        q: made by a factory under `@described`, whose arguments may be traced arrays.
+        **schedules: by the parameter's name in that call, `(count) -> value`, a scalar:
+            `from_optax(...)` or any function of the int32 count. What decides about shapes, such
+            as `size`, can't be scheduled.
+
+    Raises:
+        ValueError: if there is no schedule, q does not remember its call, or a name is none of its
+            parameters that are real numbers.
+        TypeError: if q is no Quantizer, or a schedule no function of the count to a scalar.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = scheduled(vj.vq(8, 2), beta=from_optax("linear_schedule", 0.0, 1.0, 4))
+        >>> params, state = q.init(jax.random.key(0))
+        >>> for _ in range(3):
+        ...     out, state = q.apply(params, state, jnp.ones((5, 2)), train=True)
+        >>> out.metrics["beta"], state["count"]
+        (Array(0.5, dtype=float32), Array(3, dtype=int32))
+    """
+    check_members([q])
+    call = check_call(q)
+    check_schedules(call, schedules)
+
+    def present(state) -> tuple[Quantizer, dict[str, Array]]:
+        count = state["count"]
+        values = {n: jnp.asarray(fn(count), jnp.float32) for n, fn in schedules.items()}
+        return call.factory(*call.args, **dict(call.kwargs) | values), values
+
+    def init(key):
+        params, state = q.init(key)
+        return params, {"count": jnp.zeros((), jnp.int32), "inner": state}
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        now, values = present(state)
+        options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
+        out, inner = now.apply(params, state["inner"], z, **options)
+        out = out._replace(metrics=out.metrics | sg(values))
+        if not train:
+            return out, state
+        some = valid_rows(z, mask, axis_name).some
+        return out, {"count": state["count"] + some, "inner": inner}
+
+    def decode(params, state, indices):
+        return present(state)[0].decode(params, state["inner"], indices)
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+
+
+def check_call(q: Quantizer) -> Call:
+    """The call that made q; raises a ValueError if it is not remembered."""
+    if q.call is None:
+        raise ValueError("needs a quantizer that a factory under @described made, got one without")
+    return q.call
+
+
+def check_schedules(call: Call, schedules: Mapping[str, Any]) -> None:
+    """Raises unless each schedule maps a count to a scalar and fits a parameter of the call."""
+    parameters = [name for name, value in call.kwargs if is_real(call.factory, name, value)]
+    if not schedules or not set(schedules) <= set(parameters):
+        raise ValueError(
+            f"the parameters of {call.factory.__name__} that can follow a schedule are "
+            f"{parameters}, got {list(schedules)}"
+        )
+    for name, schedule in schedules.items():
+        if not callable(schedule):
+            raise TypeError(f"{name} must be a function of the count, got {schedule!r}")
+        value = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        if getattr(value, "shape", None) != ():
+            raise TypeError(f"the schedule of {name} must return a scalar, got {value}")
+
+
+def is_real(factory: Callable, name: str, value: Any) -> bool:
+    """Whether a parameter is a real number, by its value, and not an integer, by its annotation."""
+    parameter = inspect.signature(factory).parameters.get(name)
+    integer = parameter is not None and parameter.annotation in (int, "int")
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and not integer

@@ -1,0 +1,189 @@
+"""Who moves a quantizer: an optimizer of its own, nobody, or nobody from some step on.
+
+State is {"count", "params", "optimizer", "inner"} or a part of it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array
+
+from vqvae_jax.describe import described
+from vqvae_jax.quantizers.base import Quantizer, check_size, choose
+from vqvae_jax.quantizers.composition import check_members
+from vqvae_jax.reductions import valid_rows
+
+
+@described
+def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
+    """q's params learnt inside `apply` by an optimizer of their own, from q's own losses.
+
+    Alternated optimisation (arXiv:2305.08842): the codebook follows the encoder by steps of its
+    own, such as SGD of a large rate, and the task does not move it. Params are {}; each training
+    call with a valid row makes one step, with the mean of the gradients of all replicas. Everything
+    is state: {"params", "inner": q's, "optimizer": its leaves by their paths}.
+
+    The paper quantizes a batch with the codebook that this batch has already moved, which codes
+    could then not be decoded with. Here the outputs are those of the codebook before the step, and
+    the next batch sees the new one: encoder and codebook move at the same time, not in turn.
+
+    Args:
+        q: the quantizer, of any kind. Its losses stay in the output, constant to its params.
+        optimizer: of optax, or `from_optax(...)`, which JSON can hold.
+
+    Raises:
+        TypeError: if q is no Quantizer, or the optimizer has no init and update.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = alternated(vj.vq(1, 1), optax.sgd(0.25))
+        >>> params, state = q.init(jax.random.key(0))
+        >>> for _ in range(20):
+        ...     _, state = q.apply(params, state, jnp.array([[3.0]]), train=True)
+        >>> params, round(float(state["params"]["codebook"][0, 0]), 3)
+        ({}, 3.0)
+    """
+    check_members([q])
+    if not callable(getattr(optimizer, "init", None)) or not hasattr(optimizer, "update"):
+        raise TypeError(f"optimizer must be an optax transformation, got {optimizer!r}")
+
+    def init(key):
+        params, inner = q.init(key)
+        leaves = by_path(optimizer.init(params))
+        return {}, {"params": params, "inner": inner, "optimizer": leaves}
+
+    def step(params, leaves, grads):
+        old = from_paths(leaves, jax.eval_shape(optimizer.init, params))
+        updates, new = optimizer.update(grads, old, params)
+        return optax.apply_updates(params, updates), by_path(new)
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        own, inner = state["params"], state["inner"]
+        options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
+        if not train:
+            return q.apply(own, inner, z, **options)[0], state
+
+        def loss(own):
+            out, new = q.apply(own, inner, z, **options)
+            return out.loss, (out, new)
+
+        grads, (out, inner) = jax.grad(loss, has_aux=True)(own)
+        grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+        own, leaves = step(own, state["optimizer"], sg(grads))
+        new = {"params": own, "inner": inner, "optimizer": leaves}
+        return out, choose(valid_rows(z, mask, axis_name).some, new, state)
+
+    def decode(params, state, indices):
+        return q.decode(state["params"], state["inner"], indices)
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+
+
+@described
+def frozen(q: Quantizer) -> Quantizer:
+    """q as it is: nothing moves its params or its state, neither data nor an optimizer.
+
+    Params are {}, so that weight decay finds nothing; state is {"params", "inner": q's}, to be
+    replaced by those of a trained q. In training as well it is q in eval mode: it needs no key,
+    draws nothing, and what begins with the first batch, as `kmeans()`, never does. Gradients go
+    through it to z; losses that only train codes are constants.
+
+    Args:
+        q: the quantizer, of any kind.
+
+    Raises:
+        TypeError: if q is no Quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> trained = dict(zip(("params", "inner"), vj.vq(8, 2).init(jax.random.key(7))))
+        >>> out, state = frozen(vj.vq(8, 2)).apply({}, trained, jnp.ones((5, 2)), train=True)
+        >>> state is trained
+        True
+    """
+    check_members([q])
+
+    def init(key):
+        params, inner = q.init(key)
+        return {}, {"params": params, "inner": inner}
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        options = {"mask": mask, "axis_name": axis_name}
+        return q.apply(sg(state["params"]), state["inner"], z, **options)[0], state
+
+    def decode(params, state, indices):
+        return q.decode(state["params"], state["inner"], indices)
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab)
+
+
+@described
+def frozen_after(q: Quantizer, step: int) -> Quantizer:
+    """q, which from training call number `step` = 1, 2, ... on stands still, bit by bit.
+
+    Calls are numbered from 0. Call number `step` stores its params in state["params"]; from then on
+    those are used without gradient, whatever an optimizer does to the live ones, and the state no
+    longer moves. Outputs are still those of training mode, noise and dropout included.
+
+    Args:
+        q: the quantizer, of any kind. Params are q's, state is {"count", "params", "inner": q's}.
+        step: how many training calls (with a valid row) move it.
+
+    Raises:
+        ValueError: if step is not an integer >= 1: `frozen` never moves.
+        TypeError: if q is no Quantizer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = frozen_after(vj.ema_vq(8, 2), step=1)
+        >>> params, state = q.init(jax.random.key(0))
+        >>> _, first = q.apply(params, state, jnp.ones((5, 2)), train=True)
+        >>> _, second = q.apply(params, first, -jnp.ones((5, 2)), train=True)
+        >>> bool((first["inner"]["codebook"] == second["inner"]["codebook"]).all())
+        True
+    """
+    check_members([q])
+    check_size(step=step)
+
+    def init(key):
+        params, inner = q.init(key)
+        return params, {"count": jnp.zeros((), jnp.int32), "params": params, "inner": inner}
+
+    def present(params, state):
+        return choose(state["count"] > step, state["params"], params)
+
+    def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        stands = state["count"] >= step
+        params = present(params, state)
+        options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
+        out, inner = q.apply(choose(stands, params, params), state["inner"], z, **options)
+        if not train:
+            return out, state
+        some = valid_rows(z, mask, axis_name).some
+        return out, {
+            "count": state["count"] + some,
+            "params": choose(some & stands, params, state["params"]),
+            "inner": choose(some & ~stands, inner, state["inner"]),
+        }
+
+    def decode(params, state, indices):
+        return q.decode(present(params, state), state["inner"], indices)
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+
+
+def by_path(tree) -> dict[str, Array]:
+    """The leaves of any tree by their paths: a plain dict, which every file format holds."""
+    return {path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def from_paths(leaves: dict[str, Array], like):
+    """The inverse of `by_path`, for a tree of the structure of `like`."""
+    return jax.tree_util.tree_map_with_path(lambda keys, _: leaves[path(keys)], like)
+
+
+def path(keys: tuple) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")
