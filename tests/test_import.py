@@ -50,7 +50,7 @@ def test_the_package_imports_only_what_it_requires():
 
 
 ORDER = ["describe", "reductions", "losses", "estimators", "search", "metrics", "equations"]
-LAYERS = [*ORDER, "tokenizers", "data", "quantizers", "training", "modules", "bundle"]
+LAYERS = [*ORDER, "data", "quantizers", "tokenizers", "training", "modules", "bundle"]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)

@@ -177,14 +177,14 @@ def test_repeat_is_residual_of_equal_stages(base, options):
 
 
 def test_repeat_is_compiled_once():
-    """The compiled program of 16 stages is at most twice as long as that of one."""
+    """The compiled program of 16 stages is at most three times as long as that of one."""
 
     def length(q):
         apply = jax.jit(partial(q.apply, train=True))
         return len(apply.lower(*q.init(KEY), Z, key=KEY).compile().as_text())
 
     q = ema_vq(K, D)
-    assert length(repeat(q, 16)) < 2 * length(q)
+    assert length(repeat(q, 16)) < 3 * length(q)
 
 
 def test_shared_makes_one_update_from_the_rows_of_all_stages():

@@ -61,10 +61,10 @@ def sinkhorn(epsilon: Number = 0.1, iterations: int = 5) -> Assignment:
     """Optimal transport: codes shared out so that each takes its part of the batch.
 
     k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P), the
-    rows of the batch weighing the same and the codes too (OptVQ, arXiv:2412.15195); c, the mean
-    squared distance, makes epsilon free of units. `iterations` of Sinkhorn's algorithm in the
-    log-domain, over the rows of all replicas. The codes of a row depend on its batch; eval mode
-    takes the nearest code.
+    rows of the batch weighing the same and the codes too (OptVQ, arXiv:2412.15195); c, the mean of
+    |2 (z_i - mean z).(e_j - mean e)|, makes epsilon free of units and of where the rows lie.
+    `iterations` of Sinkhorn's algorithm in the log-domain, over the rows of all replicas. The codes
+    of a row depend on its batch; eval mode takes the nearest code.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -87,14 +87,23 @@ def transport(
     iterations: int,
     axis_name=None,
 ) -> Float[Array, "*rows K"]:
-    """log P, the plan of `sinkhorn`: rows sum to their weights, codes to about 1 / K."""
-    cost, usable = squared_distances(z, e), is_valid(e)
-    scale = mean(jnp.where(usable, cost, 0), weights, axis_name)
-    log_kernel = -cost / (epsilon * jnp.where(scale > 0, scale, 1))
-    log_rows = jnp.log(weights / jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30))[..., None]
+    """log P, the plan of `sinkhorn`: rows sum to their weights, codes to about 1 / K.
+
+    Of |z - e|^2 all but -2 (z - mean z).(e - mean e) belongs to a row or a code alone: whatever the
+    plan, it costs the same, so it is left out.
+    """
+    usable, total = is_valid(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
+    n = jnp.maximum(jnp.sum(usable), 1)
+    e = jnp.where(usable[:, None], e, 0)
+    e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
+    z = z - psum(jnp.einsum("...,...d->d", weights, z), axis_name) / total
+    gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
+    scale = mean(jnp.abs(gain), weights, axis_name) * len(e) / n
+    log_kernel = gain / (epsilon * jnp.where(scale > 0, scale, 1))
+    log_rows = jnp.log(weights / total)[..., None]
 
     def step(f, _):
-        g = -jnp.log(jnp.sum(usable)) - over_rows(log_kernel + f, axis_name)
+        g = -jnp.log(n) - over_rows(log_kernel + f, axis_name)
         g = jnp.where(usable, g, -jnp.inf)
         return log_rows - jax.nn.logsumexp(log_kernel + g, axis=-1, keepdims=True), g
 
