@@ -98,8 +98,9 @@ def run_arm(arm: Arm, seed: int, run: Callable[[int], Result]) -> dict[str, Any]
             raise Diverged(f"not finite: {', '.join(wrong)}")
     except Diverged as error:
         status, reason = "diverged", str(error)
-    except Exception:  # one arm's mistake must not cost the results of all others
-        status, reason = "failed", traceback.format_exc()
+    except Exception as error:  # one arm's mistake must not cost the results of all others
+        message = f"{type(error).__name__}: {error}"
+        status, reason = "failed", f"{message}\n{traceback.format_exc()}"
     return {
         "arm": arm.name,
         "seed": seed,

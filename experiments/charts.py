@@ -56,8 +56,9 @@ def mosaics(
     """For each group the originals, and below them one row of pictures for each label."""
     height, width = originals.shape[1] + GAP, len(originals) * (originals.shape[2] + GAP)
     longest = 1 + max(len(rows) for rows in groups.values())
-    inches = (WIDTH / len(groups) - 1.2) * longest * height / width
-    figure = new_figure(0.3 + max(inches, 0.12 * longest))
+    letters = max(len(label) for rows in groups.values() for label in ("original", *rows))
+    inches = WIDTH / len(groups) - 0.065 * letters - 0.15  # what the labels leave
+    figure = new_figure(0.3 + max(inches * longest * height / width, 0.12 * longest))
     for axes, (group, rows) in zip(
         figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
     ):

@@ -31,6 +31,7 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
     """All that are compared at about 512 or about 4,096 codes, by the label in the tables."""
     bits = codes.bit_length() - 1
     levels = (8,) * (bits // 3)
+    large, small = 2 ** (bits - bits // 2), 2 ** (bits // 2)  # two streams
     fitted = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
     return {
         "vq": vj.vq(codes, DIM),
@@ -54,6 +55,11 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
         "latent_vq": vj.latent_vq(levels),
         "lfq": vj.lfq(bits),
         "bsq": vj.bsq(bits),
+        "residual, 2 vq": vj.residual(vj.vq(large, DIM, **fitted), vj.vq(small, DIM, **fitted)),
+        "grouped, 2 vq": vj.grouped(
+            vj.vq(large, DIM // 2, **fitted), vj.vq(small, DIM // 2, **fitted)
+        ),
+        "project to 8, cosine_vq": vj.project(vj.cosine_vq(codes, 8), DIM),
     }
 
 
@@ -84,7 +90,7 @@ class Config:
     list: bool = False
     """Name the arms and stop."""
     quick: bool = False
-    """512 codes, 1 seed, 100 steps, 500 test images: says nothing about quality."""
+    """The first of --codes, 1 seed, 100 steps, 500 test images: says nothing about quality."""
     output: Path | None = None
     """Folder of results and pages; runs/compare, or runs/compare-quick."""
     codes: tuple[int, ...] = (512, 4096)
@@ -116,7 +122,7 @@ def make_arms(config: Config) -> list[Arm]:
     for codes in config.codes:
         for label, q in quantizers(codes).items():
             model = VQVAE(Encoder(channels, q.dim, **inner), q, Decoder(channels, q.dim, **inner))
-            name = f"{label.replace(', ', '-')}-{codes}"
+            name = f"{label.replace(',', '').replace(' ', '-')}-{codes}"
             arms.append(make_arm(name, label, f"About {codes:,} codes", model, budget))
     return choose(arms, config.only)
 
@@ -148,6 +154,7 @@ def make_budget(config: Config) -> Budget:
         learning_rate=config.learning_rate,
         warmup=config.steps // 10,
         test_images=500 if config.quick else 2000,
+        fast_compile=config.quick,
     )
 
 
@@ -177,7 +184,10 @@ def main(config: Config) -> Path | None:
 def study(config: Config, command: str) -> Study:
     """The page without its results."""
     budget = dataclasses.asdict(make_budget(config))
-    quick = f"A quick run, {config.steps} steps: its numbers say nothing about the quantizers."
+    quick = (
+        f"A quick run, {config.steps} steps in code compiled in haste: its numbers, ms/step "
+        "included, say nothing about the quantizers."
+    )
     return Study(
         title="Quantizers compared",
         about="The same encoder and decoder, the same budget, the same data and seeds; only the "

@@ -127,4 +127,4 @@ class Bar:
             if self.progress.disable:
                 print(f"{text}; {len(self.waiting)} left", flush=True)
             if record["reason"]:
-                self.progress.console.print(f"{text}: {record['reason'].strip().splitlines()[-1]}")
+                self.progress.console.print(f"{text}: {record['reason'].splitlines()[0]}")

@@ -16,9 +16,10 @@ from experiments.evaluate import code_table
 from experiments.recipe import load_data, make_optimizer
 from vqvae_jax import psnr, ssim, to_json
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
+from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
-SHOWN = 10  # test images in the pictures
+SHOWN = 8  # test images in the pictures
 CHUNK = 20  # steps between two looks at the clock and the loss
 
 
@@ -32,6 +33,7 @@ class Budget:
     learning_rate: float = 4e-3
     warmup: int = 100
     test_images: int = 2000
+    fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
 
 def make_arm(name: str, label: str, group: str, model, budget: Budget) -> Arm:
@@ -51,9 +53,12 @@ def trainer(model, budget: Budget) -> Callable[[int], Result]:
     train, test = images(budget.data)
     test = test[: budget.test_images]
     optimizer = make_optimizer(budget)
-    start = jax.jit(lambda key: init_state(model, optimizer, key, train[:1]))
-    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
-    look = jax.jit(lambda variables, x: measure(model, variables, x))
+    options = FAST_COMPILE if budget.fast_compile else None
+    start = jax.jit(  # runs once for each seed
+        lambda key: init_state(model, optimizer, key, train[:1]), compiler_options=FAST_COMPILE
+    )
+    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=options)
+    look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
 
     def run(seed: int) -> Result:
         order = batches(train, seed, budget.batch_size)

@@ -1,0 +1,141 @@
+"""Codebooks, choices, estimators and losses put together; codes that are given."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+
+import vqvae_jax as vj
+from vqvae_jax.describe import Function
+from vqvae_jax.estimators import exactly
+from vqvae_jax.quantizers.inits import lloyd
+
+K, D, N = 5, 3, 16
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+E = RNG.normal(size=(K, D)).astype(np.float32)
+Z = RNG.normal(size=(N, D)).astype(np.float32)
+WEIGHTS = RNG.choice([0, 0.5, 1, 2], N).astype(np.float32)
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+same = np.testing.assert_array_equal
+CODEBOOKS = {
+    "learnt": vj.learnt(K, D, init=vj.given(E)),
+    "averaged": vj.averaged(K, D, init=vj.given(E)),
+    "fixed": vj.fixed(K, D, vj.given(E)),
+}
+
+
+@vj.described
+def farthest() -> vj.Assignment:
+    """A choice that no other makes."""
+
+    def choose(key, rows, e, axis_name):
+        return jnp.argmax(jnp.sum((rows.z[..., None, :] - e) ** 2, -1), -1).astype(jnp.int32)
+
+    return vj.Assignment(choose, stochastic=False)
+
+
+@vj.described
+def size_of(weight: float) -> Function:
+    """A loss of everything that a `Lookup` tells."""
+
+    def term(found):
+        total = jnp.sum(found.codes) + jnp.sum(found.z_q) + jnp.sum(found.k) + jnp.sum(found.rows.z)
+        return {"size": weight * total}
+
+    return Function(term)
+
+
+def doubled(z_e, z_q):
+    return exactly(z_q, 2 * z_e)
+
+
+@pytest.mark.parametrize("kind", CODEBOOKS)
+def test_the_parts_are_put_together(kind):
+    """Training takes the choice that it is told, eval mode the nearest; both the estimator."""
+    q = vj.codebook_vq(
+        CODEBOOKS[kind], beta=0.5, assign=farthest(), estimator=doubled, terms=[size_of(0.1)]
+    )
+    params, state = q.init(KEY)
+    chosen = np.where(WEIGHTS > 0, ref.distances(Z, E).argmax(-1), -1)
+
+    def loss(z, train):
+        out, new = q.apply(params, state, z, train=train, mask=jnp.asarray(WEIGHTS))
+        return jnp.sum(out.quantized) + out.losses["commitment"], (out, new)
+
+    for train, k in ((True, chosen), (False, np.where(WEIGHTS > 0, ref.nearest64(Z, E), -1))):
+        dz, (out, new) = jax.grad(loss, has_aux=True)(jnp.asarray(Z), train)
+        z, z_q = np.where(k[:, None] < 0, 0, [Z, E[k]])
+        same(out.indices[:, 0], k)
+        same(out.quantized, z_q)
+        error = ref.mse(z, z_q, WEIGHTS)
+        expected = {"commitment": 0.5 * error, "size": 0.1 * (E.sum() + z_q.sum() + k.sum() + z.sum())}
+        expected |= {"codebook": error} if kind == "learnt" else {}
+        assert out.losses.keys() == expected.keys()
+        for name, value in expected.items():
+            close(out.losses[name], value, rtol=1e-4)
+        close(out.metrics["error"], error)
+        pull = WEIGHTS[:, None] * (z - ref.f64(z_q)) / (WEIGHTS.sum() * D)
+        close(dz, np.where(k[:, None] < 0, 0, 2 + pull))
+        moved = any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (new, state)), strict=True))
+        assert moved == (train and kind == "averaged")
+    same(q.decode(params, state, jnp.array([[0], [-1]])), [E[0], 0 * E[0]])
+
+
+def test_averages_follow_the_choice():
+    q = vj.codebook_vq(CODEBOOKS["averaged"], assign=farthest())
+    _, state = q.init(KEY)
+    _, new = q.apply({}, state, jnp.asarray(Z), train=True)
+    hits, totals = ref.hits_and_totals(Z, ref.distances(Z, E).argmax(-1), K)
+    close(new["counts"], ref.ema(np.ones(K), hits, 0.99))
+    close(new["sums"], ref.ema(ref.f64(E), totals, 0.99))
+
+
+def test_given_codes_are_the_codebook():
+    init = vj.given(E)
+    same(init.draw(KEY, K, D), E)
+    same(vj.vq(K, D, init=init).init(KEY)[0]["codebook"], E)
+    assert init.draw(KEY, K, D).dtype == jnp.float32
+
+
+def test_given_codes_are_their_description():
+    init = vj.given(E)
+    for equal in (vj.given(jnp.asarray(E)), vj.given(E.tolist()), vj.from_json(vj.to_json(init))):
+        assert equal == init and hash(equal) == hash(init)
+        same(equal.draw(None, K, D), E)
+    assert vj.given(np.nextafter(E, 9)) != init
+    q = vj.vq(K, D, init=init)
+    assert vj.from_json(vj.to_json(q)) == q
+
+
+@pytest.mark.parametrize("shape", [(K,), (1, K, D)])
+def test_given_codes_must_be_a_matrix(shape):
+    with pytest.raises(ValueError, match=r"codebook must be \[K, D\], got shape"):
+        vj.given(np.zeros(shape))
+
+
+def test_given_codes_must_fit():
+    with pytest.raises(ValueError, match=r"must be \(5, 4\), got \(5, 3\)"):
+        vj.vq(K, 4, init=vj.given(E)).init(KEY)
+
+
+def test_kmeans_of_the_peer():
+    """From the same means; the last has no row and stays."""
+    g = dict(np.load(Path(__file__).parents[1] / "golden" / "vqt_kmeans.npz"))
+    z, means = jnp.asarray(g["z"]), jnp.asarray(g["means"])
+    for steps in (1, 5):
+        got = lloyd(z, jnp.ones(len(z)), means, steps)
+        close(got, g[f"kmeans{steps}"])
+        same(got[-1], means[-1])
+    assert np.abs(g["kmeans5"] - g["kmeans1"]).max() > 0.1
+
+
+def test_options_out_of_range_are_named(as_users):
+    with pytest.raises(ValueError, match="beta must be .*got -1"):
+        vj.codebook_vq(CODEBOOKS["fixed"], beta=-1)
+    with pytest.raises(ValueError, match="can't be made from a batch"):
+        vj.fixed(K, D, vj.samples())

@@ -1,0 +1,71 @@
+"""Random nestings of quantizers keep every law: what holds for one holds for any composition."""
+
+import jax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vqvae_jax as vj
+
+PARTS, EACH = 8, 25  # 200 nestings, in parts that workers share
+WARM = vj.from_optax("linear_schedule", 0.5, 2.0, 4)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")
+
+
+def leaves(dim: int) -> st.SearchStrategy[vj.Quantizer]:
+    """Base quantizers of this width."""
+    makers = [
+        lambda k: vj.vq(k, dim, init=vj.normal()),
+        lambda k: vj.vq(k, dim, init=vj.samples(), estimator=vj.rotation_trick),
+        lambda k: vj.ema_vq(k, dim, 0.9, beta=2.0, init=vj.normal()),
+        lambda k: vj.ema_vq(k, dim, 0.5, revive=vj.underused(0.5)),
+        lambda k: vj.cosine_vq(k, dim),
+        lambda k: vj.simvq(k, dim),
+        lambda k: vj.affine_vq(k, dim, init=vj.normal()),
+        lambda k: vj.diveq(k, dim),
+        lambda k: vj.stochastic_vq(k, dim, init=vj.normal()),
+        lambda k: vj.fsq([k] * dim),
+        lambda k: vj.latent_vq([k] * dim, alpha=1.0),
+        lambda k: vj.lfq(dim, temperature=1.0),
+        lambda k: vj.bsq(dim),
+        lambda k: vj.scheduled(vj.vq(k, dim, init=vj.normal()), beta=WARM),
+    ]
+    return st.builds(lambda make, k: make(k), st.sampled_from(makers), st.integers(3, 6))
+
+
+def nestings(dim: int, depth: int) -> st.SearchStrategy[vj.Quantizer]:
+    """Combinators around nestings of less depth, all of this width."""
+    if depth == 0:
+        return leaves(dim)
+    inner = nestings(dim, depth - 1)
+    kinds = [
+        st.builds(vj.residual, inner, leaves(dim)),
+        st.builds(vj.repeat, inner, st.integers(1, 3)),
+        st.builds(vj.shared, inner, st.just(2)),
+        st.builds(vj.project, nestings(dim + 1, depth - 1), st.just(dim)),
+        st.builds(vj.normalize, inner, st.just(vj.unit)),
+        st.builds(vj.scale, inner, st.just(2.0)),
+        st.builds(vj.rotate, inner),
+        st.builds(vj.frozen, inner),
+        st.builds(vj.frozen_after, inner, st.just(2)),
+        st.builds(vj.alternated, inner, st.just(vj.from_optax("sgd", 0.1))),
+        inner,
+    ]
+    if dim > 1:
+        parts = nestings(dim // 2, depth - 1), leaves(dim - dim // 2)
+        kinds.append(st.builds(vj.grouped, *parts))
+    if dim % 2 == 0:
+        kinds.append(st.builds(vj.heads, nestings(dim // 2, depth - 1), st.just(2)))
+    return st.one_of(kinds)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_random_nesting_keeps_every_law(part):
+    @settings(max_examples=EACH, suppress_health_check=list(HealthCheck), database=None)
+    @given(q=nestings(dim=2 + part % 3, depth=1 + part % 3))
+    def keeps_every_law(q):
+        vj.check_quantizer(q, compiler_options=vj.FAST_COMPILE)
+        jax.clear_caches()  # each nesting compiles anew; what it compiled is of no more use
+
+    keeps_every_law()
