@@ -73,7 +73,10 @@ def test_the_parts_are_put_together(kind):
         same(out.indices[:, 0], k)
         same(out.quantized, z_q)
         error = ref.mse(z, z_q, WEIGHTS)
-        expected = {"commitment": 0.5 * error, "size": 0.1 * (E.sum() + z_q.sum() + k.sum() + z.sum())}
+        expected = {
+            "commitment": 0.5 * error,
+            "size": 0.1 * (E.sum() + z_q.sum() + k.sum() + z.sum()),
+        }
         expected |= {"codebook": error} if kind == "learnt" else {}
         assert out.losses.keys() == expected.keys()
         for name, value in expected.items():
@@ -81,7 +84,9 @@ def test_the_parts_are_put_together(kind):
         close(out.metrics["error"], error)
         pull = WEIGHTS[:, None] * (z - ref.f64(z_q)) / (WEIGHTS.sum() * D)
         close(dz, np.where(k[:, None] < 0, 0, 2 + pull))
-        moved = any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (new, state)), strict=True))
+        moved = any(
+            (a != b).any() for a, b in zip(*map(jax.tree.leaves, (new, state)), strict=True)
+        )
         assert moved == (train and kind == "averaged")
     same(q.decode(params, state, jnp.array([[0], [-1]])), [E[0], 0 * E[0]])
 

@@ -99,9 +99,7 @@ def test_noise_has_no_length_at_a_code_or_in_a_row_that_does_not_count(q):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((dparams, dz)))
 
 
-@pytest.mark.parametrize(
-    "q", [vj.diveq(K, D), vj.nsvq(K, D), vj.gumbel_vq(K, D), vj.sqvae(K, D)]
-)
+@pytest.mark.parametrize("q", [vj.diveq(K, D), vj.nsvq(K, D), vj.gumbel_vq(K, D), vj.sqvae(K, D)])
 def test_replicas_draw_their_own_noise_and_training_needs_a_key(q):
     params, state = q.init(KEY)
     step = partial(q.apply, params, state, train=True, axis_name="i")
@@ -213,38 +211,41 @@ def test_sqvae_takes_the_nearest_code_in_eval_mode():
     close(dz, C)
 
 
+def train_autoencoder(q, x, steps=800):
+    """A linear one, by |x - x'|^2 / 2 s_x^2 + log s_x of a learnt s_x: its codes, and s^2."""
+    optimizer = optax.adam(1e-2)
+
+    def loss(trained, key):
+        params, encoder, decoder, log_s2 = trained
+        out, _ = q.apply(params, {}, x @ encoder, train=True, key=key)
+        square = jnp.mean(jnp.square(x - out.quantized @ decoder))
+        return square / (2 * jnp.exp(log_s2)) + log_s2 / 2 + out.loss, out.metrics
+
+    def step(carry, key):
+        gradient, metrics = jax.grad(loss, has_aux=True)(carry[0], key)
+        updates, moments = optimizer.update(gradient, carry[1])
+        return (optax.apply_updates(carry[0], updates), moments), metrics.get("variance")
+
+    trained = q.init(KEY)[0], jnp.eye(D), jnp.eye(D), jnp.zeros(())
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(KEY, steps)))
+    ((params, encoder, *_), _), variance = run((trained, optimizer.init(trained)))
+    return q.encode(params, {}, x @ encoder)[:, 0], variance
+
+
 def test_sqvae_anneals_itself_and_uses_codes_that_vq_leaves_dead():
-    """From codes of which one is nearest to all rows: the variance falls, as the task's must."""
-    centres = 2 * np.random.default_rng(3).normal(size=(8, D))
-    z = jnp.asarray(np.repeat(centres, 8, 0) + 0.05 * RNG.normal(size=(64, D)), jnp.float32)
-    start = 8 + 0.3 * np.random.default_rng(4).normal(size=(8, D))
-    start[0] = 4
-    optimizer = optax.adam(3e-2)
-
-    def train(q):
-        def loss(trained, key):
-            params, log_x = trained
-            out, _ = q.apply(params, {}, z, train=True, key=key)
-            square = jnp.mean(jnp.square(z - out.quantized))
-            # Without noise, a task whose scale is learnt too would do the same to a codebook.
-            return square / (2 * jnp.exp(log_x)) + log_x / 2 + out.loss, out.metrics
-
-        def step(carry, key):
-            grads, metrics = jax.grad(loss, has_aux=True)(carry[0], key)
-            updates, moments = optimizer.update(grads, carry[1])
-            return (optax.apply_updates(carry[0], updates), moments), metrics
-
-        trained = q.init(KEY)[0], jnp.zeros(())
-        keys = jax.random.split(KEY, 800)
-        carry = trained, optimizer.init(trained)
-        (trained, _), metrics = jax.jit(lambda c: jax.lax.scan(step, c, keys))(carry)
-        codes = q.encode(trained[0], {}, z)[:, 0]
-        return ref.perplexity(np.bincount(codes, minlength=8)), metrics
-
-    plain, _ = train(vj.vq(8, D, init=vj.given(start)))
-    learnt, metrics = train(vj.sqvae(8, D, variance=10.0, init=vj.given(start)))
-    assert metrics["variance"][-1] < 0.1 * metrics["variance"][0]
-    assert learnt > 5 > 2 > plain
+    """From codes of which one is ahead of the others, nearest to almost all rows."""
+    centres = np.repeat(2 * np.random.default_rng(3).normal(size=(8, D)), 8, axis=0)
+    x = centres + 0.05 * np.random.default_rng(0).normal(size=centres.shape)
+    start = 3 + 0.3 * np.random.default_rng(4).normal(size=(8, D))
+    start[0] = 2
+    plain = vj.vq(8, D, init=vj.given(start))
+    drawn = vj.sqvae(8, D, variance=3.0, weight=0.1, init=vj.given(start))
+    used = []
+    for q in (plain, drawn):
+        k, variance = train_autoencoder(q, jnp.asarray(x, jnp.float32))
+        used.append(ref.perplexity(np.bincount(k, minlength=8)))
+    assert used[0] < 2 and used[1] > 4.5
+    assert variance[-1] < 0.3 * variance[0]
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def test_unit_codes_of_kmeans_are_the_directions_of_the_centroids():
 
 STAGES = {
     "learnt": vj.codebook_vq(vj.held(vj.learnt(K, D, init=GIVEN), HELD)),
-    "averaged": vj.codebook_vq(vj.held(vj.averaged(K, D, 0.8, init=GIVEN, revive=half_dead()), HELD)),
+    "averaged": vj.codebook_vq(
+        vj.held(vj.averaged(K, D, 0.8, init=GIVEN, revive=half_dead()), HELD)
+    ),
     "unit": vj.codebook_vq(vj.held(vj.unit_codes(vj.learnt(K, D, init=GIVEN)), HELD)),
     "below unit": vj.codebook_vq(vj.unit_codes(vj.held(vj.learnt(K, D, init=GIVEN), HELD))),
 }
@@ -181,32 +183,32 @@ def is_row_of(codes, z, tol):
     return np.sqrt(ref.distances(codes, z).clip(0).min(-1)) < tol
 
 
-@pytest.mark.parametrize("kind", ["affine", "averaged", "matched"])
-def test_revived_codes_decode_to_rows_of_the_batch(kind):
-    make = {
-        "affine": lambda: vj.affine(vj.learnt(K, D, init=GIVEN, revive=half_dead()), 2.0),
-        "averaged": lambda: vj.affine(vj.averaged(K, D, init=GIVEN, revive=half_dead()), 2.0),
-        "matched": lambda: vj.matched(vj.learnt(K, D, init=GIVEN, revive=half_dead())),
-    }[kind]
-    book = make()
-    q = vj.codebook_vq(book)
-    params, state = q.init(KEY)
-    if kind != "matched":
-        params = affine_params(params["inner"].get("codebook")) | {"inner": params["inner"]}
+def revive_half(book, params, state):
+    """The codes after a step in which all rows choose the last code."""
     rows = vj.reductions.Rows(jnp.asarray(Z), jnp.ones(N), jnp.array(True), jnp.zeros(()))
-    k = jnp.full(N, K - 1)
-    new = book.update(params, state, KEY, rows, k, None)
-    if kind == "matched":  # where the statistics stay, so do the codes below: they move both here
-        below, old = book_below(params, new), book_below(params, state)
-        ratio = np.sqrt((ref.f64(state["variance"]) + 1e-5) / (old.var(0) + 1e-5))
-        codes = (below - old.mean(0)) * ratio + ref.f64(state["mean"])
-    else:
-        codes = book.codes(params, new)
+    new = book.update(params, state, KEY, rows, jnp.full(N, K - 1), None)
+    return book.codes(params, new), new
+
+
+@pytest.mark.parametrize("make", [vj.learnt, vj.averaged])
+def test_revived_codes_decode_to_rows_of_the_batch(make):
+    book = vj.affine(make(K, D, init=GIVEN, revive=half_dead()), 2.0)
+    params, state = book.init(KEY)
+    params = affine_params(jnp.asarray(E)) | {"inner": params["inner"]}
+    codes, _ = revive_half(book, params, state)
     same(is_row_of(codes, Z, 1e-4), np.arange(K) < K // 2)
 
 
-def book_below(params, state):
-    return ref.f64(params["inner"]["codebook"]) + ref.f64(state["inner"]["offset"])
+def test_matched_revives_codes_at_rows_by_the_statistics_before_them():
+    """What is revived moves the mean of all codes, so it is a row only as the others stood."""
+    book = vj.matched(vj.learnt(K, D, init=GIVEN, revive=half_dead()))
+    params, state = book.init(KEY)
+    state |= {"mean": jnp.arange(4.0), "variance": jnp.float32([1, 4, 0.25, 9])}
+    _, new = revive_half(book, params, state)
+    below, old = E + ref.f64(new["inner"]["offset"]), ref.f64(E)
+    ratio = np.sqrt((ref.f64(state["variance"]) + 1e-5) / (old.var(0) + 1e-5))
+    codes = (below - old.mean(0)) * ratio + ref.f64(state["mean"])
+    same(is_row_of(codes, Z, 1e-4), np.arange(K) < K // 2)
 
 
 def test_kmeans_through_an_affine_map_decodes_to_the_centroids():

@@ -123,7 +123,9 @@ def test_diversity_is_least_where_all_codes_are_used_alike():
 
 
 def test_terms_of_replicas_are_those_of_all_rows():
-    q = codebook_vq(learnt(K, D, init=given(E)), terms=[t for n, t in TERMS.items() if n != "orthogonal"])
+    q = codebook_vq(
+        learnt(K, D, init=given(E)), terms=[t for n, t in TERMS.items() if n != "orthogonal"]
+    )
     apply = partial(q.apply, {"codebook": jnp.asarray(E)}, {})
     whole = apply(jnp.asarray(Z), mask=jnp.asarray(WEIGHTS))[0].losses
     halves = Z.reshape(2, -1, D), WEIGHTS.reshape(2, -1)
