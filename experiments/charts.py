@@ -54,25 +54,35 @@ def mosaics(
     groups: Mapping[str, Mapping[str, UInt8[np.ndarray, "n H W C"]]],
 ) -> Figure:
     """For each group the originals, and below them one row of pictures for each label."""
-    height, width = originals.shape[1] + GAP, len(originals) * (originals.shape[2] + GAP)
     longest = 1 + max(len(rows) for rows in groups.values())
     letters = max(len(label) for rows in groups.values() for label in ("original", *rows))
-    inches = WIDTH / len(groups) - 0.065 * letters - 0.15  # what the labels leave
-    figure = new_figure(0.3 + max(inches * longest * height / width, 0.12 * longest))
-    for axes, (group, rows) in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
-    ):
+    labels = 0.1 + 0.055 * letters  # inches
+    width = min(WIDTH / len(groups) - labels - 0.05, 4.0)
+    cell = labels + width + 0.05
+    scale = width / strip(originals).shape[1]  # inches a pixel
+    height = scale * longest * strip(originals).shape[0]
+    figure = new_figure(height + 0.3, cell * len(groups))
+    figure.set_layout_engine("none")  # which would cut labels off: it knows no fixed aspect
+    for i, (group, rows) in enumerate(groups.items()):
         whole = {"original": originals, **rows}
-        pixels = np.concatenate([strip(images) for images in whole.values()])
-        plain(axes, group)
-        axes.grid(False)
-        axes.imshow(np.repeat(pixels, 3 // pixels.shape[-1], axis=-1), interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([height * (i + 0.5) - GAP / 2 for i in range(len(whole))], list(whole))
-        axes.tick_params(length=0, labelsize=6.5)
-        axes.spines[:].set_visible(False)
-        axes.set_anchor("N")
+        share = len(whole) / longest
+        place = (i * cell + labels, height * (1 - share), width, height * share)
+        axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
+        draw_mosaic(axes, group, whole)
     return figure
+
+
+def draw_mosaic(axes: Axes, title: str, rows: Mapping[str, UInt8[np.ndarray, "n H W C"]]) -> None:
+    """Labelled rows of images as one picture."""
+    plain(axes, title)
+    axes.grid(False)
+    strips = [strip(images) for images in rows.values()]
+    pixels = np.concatenate(strips)
+    axes.imshow(np.repeat(pixels, 3 // pixels.shape[-1], axis=-1), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([len(strips[0]) * (i + 0.5) for i in range(len(strips))], list(rows))
+    axes.tick_params(length=0, labelsize=6.5)
+    axes.spines[:].set_visible(False)
 
 
 def strip(images: UInt8[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:

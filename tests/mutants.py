@@ -1,6 +1,6 @@
 """Breaks the library on purpose, one change at a time: each must turn the tests red.
 
-python tests/mutants.py            all of them, some minutes
+python tests/mutants.py            all of them, an hour or two
 python tests/mutants.py beta psum  those whose name holds one of these words
 
 Prints mutant, failing test and the law behind it; exits with 1 if a mutant survives.
@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+from mutants_quantizers import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,12 +50,10 @@ MUTANTS = [
     Mutant("NaN code captures rows", "a code that is not finite is never chosen", "search.py",
            "half = jnp.where(usable[:, 0], 0.5 * jnp.sum(e * e, axis=-1), jnp.inf)",
            "half = 0.5 * jnp.sum(e * e, axis=-1)", NEAREST),
-    Mutant("beta on the codebook term", "beta multiplies the commitment alone", "quantizers/vector.py",
-           '"codebook": codebook_loss(rows.z, z_q, rows.weights, axis_name),',
-           '"codebook": beta * codebook_loss(rows.z, z_q, rows.weights, axis_name),'),
-    Mutant("beta ignored", "beta multiplies the commitment", "quantizers/vector.py",
-           '"commitment": beta * commitment_loss(rows.z, z_q, rows.weights, axis_name),',
-           '"commitment": commitment_loss(rows.z, z_q, rows.weights, axis_name),'),
+    Mutant("beta on the codebook term", "beta multiplies the commitment alone", "quantizers/lookups.py",
+           'made = {"codebook": codebook_loss(*args)}', 'made = {"codebook": beta * codebook_loss(*args)}'),
+    Mutant("beta ignored", "beta multiplies the commitment", "quantizers/lookups.py",
+           'made["commitment"] = beta * commitment_loss(*args)', 'made["commitment"] = commitment_loss(*args)'),
     Mutant("beta on the codebook term of quantize", "beta multiplies the commitment alone", "equations.py",
            '"codebook": codebook_loss(z_e, z_q)', '"codebook": beta * codebook_loss(z_e, z_q)'),
     Mutant("no codebook loss", "|sg[z_e] - z_q|^2", "losses.py",
@@ -63,20 +63,20 @@ MUTANTS = [
     Mutant("commitment without gradient", "|z_e - sg[z_q]|^2", "losses.py",
            "jnp.square(z_e - sg(z_q))", "jnp.square(sg(z_e) - sg(z_q))"),
     Mutant("no straight-through", "dL/dz_e := dL/dz_q", "estimators.py",
-           "sg(z_q) + (z_e - sg(z_e))", "sg(z_q) + 0 * z_e"),
+           "return exactly(z_q, z_e)\n", "return exactly(z_q, 0 * z_e)\n"),
     Mutant("straight-through inexact in value", "exact in value", "estimators.py",
-           "sg(z_q) + (z_e - sg(z_e))", "z_e + sg(z_q - z_e)"),
-    Mutant("no Laplace smoothing", "Laplace smoothing as in Haiku", "quantizers/vector.py",
+           "return sg(z_q) + (surrogate - sg(surrogate))", "return surrogate + sg(z_q - surrogate)"),
+    Mutant("no Laplace smoothing", "Laplace smoothing as in Haiku", "quantizers/codebooks.py",
            "return (counts + eps) / (total + counts.size * eps) * total", "return jnp.maximum(counts, 1e-12) + 0 * total"),
-    Mutant("EMA sums doubled", "M <- decay M + (1 - decay) m", "quantizers/vector.py",
+    Mutant("EMA sums doubled", "M <- decay M + (1 - decay) m", "quantizers/codebooks.py",
            "totals = sum_by_code(rows.z * rows.weights[..., None]", "totals = sum_by_code(2 * rows.z * rows.weights[..., None]"),
-    Mutant("decay swapped", "N <- decay N + (1 - decay) n", "quantizers/vector.py",
+    Mutant("decay swapped", "N <- decay N + (1 - decay) n", "quantizers/codebooks.py",
            "return decay * average + (1 - decay) * value", "return (1 - decay) * average + decay * value"),
-    Mutant("unhit codes shrink", "a code without rows keeps its value", "quantizers/vector.py",
+    Mutant("unhit codes shrink", "a code without rows keeps its value", "quantizers/codebooks.py",
            "moved, weight = hits > 0, jnp.ones(())", "moved, weight = hits >= 0, jnp.ones(())"),
-    Mutant("mask ignored in EMA sums", "invalid rows change nothing", "quantizers/vector.py",
+    Mutant("mask ignored in EMA sums", "invalid rows change nothing", "quantizers/codebooks.py",
            "sum_by_code(rows.z * rows.weights[..., None]", "sum_by_code(rows.z", "tests/test_ema.py"),
-    Mutant("mask ignored in EMA counts", "invalid rows change nothing", "quantizers/vector.py",
+    Mutant("mask ignored in EMA counts", "invalid rows change nothing", "quantizers/codebooks.py",
            "        hits = sum_by_code(rows.weights, k, size, axis_name)\n        totals",
            "        hits = sum_by_code(jnp.ones_like(rows.weights), k, size, axis_name)\n        totals",
            "tests/test_ema.py"),
@@ -85,14 +85,14 @@ MUTANTS = [
     Mutant("NaN rows not masked", "a NaN never reaches the codebook", "reductions.py",
            "w = jnp.where(finite, weights, 0)", "w = weights", "tests/test_ema.py"),
     Mutant("state moves without a valid row", "no valid row changes nothing", "quantizers/base.py",
-           "jnp.where(condition, sg(new[name]), old[name])", "sg(new[name])", LAWS),
+           "jnp.where(condition, sg(n), o)", "sg(n)", LAWS),
     Mutant("counts and sums not reduced", "statistics are of the global batch", "reductions.py",
            f"{SUM}x.reshape((rows, *rest)), segments, size), axis_name)",
            f"{SUM}x.reshape((rows, *rest)), segments, size), None)", LAWS),
-    Mutant("counts not reduced", "statistics are of the global batch", "quantizers/vector.py",
+    Mutant("counts not reduced", "statistics are of the global batch", "quantizers/codebooks.py",
            "        hits = sum_by_code(rows.weights, k, size, axis_name)\n        totals",
            "        hits = sum_by_code(rows.weights, k, size)\n        totals", LAWS),
-    Mutant("sums not reduced", "statistics are of the global batch", "quantizers/vector.py",
+    Mutant("sums not reduced", "statistics are of the global batch", "quantizers/codebooks.py",
            "totals = sum_by_code(rows.z * rows.weights[..., None], k, size, axis_name)",
            "totals = sum_by_code(rows.z * rows.weights[..., None], k, size)", LAWS),
     Mutant("losses not reduced", "losses are of the global batch", "reductions.py",
@@ -117,10 +117,15 @@ MUTANTS = [
     Mutant("a chosen code expires", "a code chosen in the batch is not dead", "quantizers/codebooks.py",
            "return (revive(counts) | ~is_valid(codebook)) & (hits == 0)",
            "return revive(counts) | ~is_valid(codebook)", "tests/test_codebooks.py tests/test_ema.py"),
-    Mutant("re-seeded code keeps its sum", "count and sum with the code", "quantizers/vector.py",
+    Mutant("re-seeded code keeps its sum", "count and sum with the code", "quantizers/codebooks.py",
            '"sums": jnp.where(dead[:, None], fair * fresh, new["sums"])', '"sums": new["sums"]',
            "tests/test_codebooks.py tests/test_ema.py"),
 ]  # fmt: skip
+MUTANTS += [
+    Mutant(name, family, file, old, new, tests)
+    for family, file, tests, changes in FAMILIES
+    for name, old, new in changes
+]
 
 
 def copy_repository(folder: Path) -> None:

@@ -246,6 +246,12 @@ def in_place(q):
     return broken(q, apply=apply)
 
 
+def infinite_gradient(out, z):
+    z = jnp.where(jnp.isfinite(z), z, 0)
+    root = jnp.mean(jnp.sqrt(jnp.abs(z - sg(z))))  # value 0
+    return out._replace(losses=add(out.losses, "root", root.astype(jnp.float32)))
+
+
 @vj.described
 def of_dict(codebook) -> vj.Init:
     """A factory with an argument that has no hash."""
@@ -301,6 +307,13 @@ BROKEN = {
     "local_averages": ("replicas", EMA, options(EMA, without("axis_name"), of_state=True)),
     "codes_depend_on_key": ("codes", VQ, inputs(VQ, noise)),
     "codes_depend_on_layout": ("codes", VQ, outputs(VQ, zeroth)),
+    "no_gradient_to_z": (
+        "gradients",
+        VQ,
+        outputs(VQ, lambda out, z: out._replace(quantized=sg(out.quantized), losses={})),
+    ),
+    "params_without_gradient": ("gradients", VQ, inputs(VQ, lambda z, _: 0 * z)),
+    "gradient_is_infinite": ("gradients", VQ, outputs(VQ, infinite_gradient)),
     "any_keyword": (
         "description",
         VQ,

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import vqvae_jax as vj
@@ -62,7 +62,12 @@ def nestings(dim: int, depth: int) -> st.SearchStrategy[vj.Quantizer]:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_random_nesting_keeps_every_law(part):
-    @settings(max_examples=EACH, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=EACH,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        phases=[Phase.generate],  # no shrinking: each try takes seconds, and nestings are small
+    )
     @given(q=nestings(dim=2 + part % 3, depth=1 + part % 3))
     def keeps_every_law(q):
         vj.check_quantizer(q, compiler_options=vj.FAST_COMPILE)

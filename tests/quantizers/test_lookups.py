@@ -140,7 +140,7 @@ def test_kmeans_of_the_peer():
 
 
 def test_options_out_of_range_are_named(as_users):
-    with pytest.raises(ValueError, match="beta must be .*got -1"):
+    with pytest.raises(ValueError, match=r"beta must be .*got -1"):
         vj.codebook_vq(CODEBOOKS["fixed"], beta=-1)
     with pytest.raises(ValueError, match="can't be made from a batch"):
         vj.fixed(K, D, vj.samples())

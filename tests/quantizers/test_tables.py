@@ -252,7 +252,7 @@ def test_matched_statistics_are_those_of_all_replicas():
     params, state = q.init(KEY)
     _, whole = q.apply(params, state, jnp.asarray(Z), train=True)
     step = lambda z: q.apply(params, state, z, train=True, axis_name="i")[1]  # noqa: E731
-    shards = jax.vmap(step, axis_name="i")(jnp.asarray(Z).reshape(2, -1, D))
+    shards = jax.jit(jax.vmap(step, axis_name="i"))(jnp.asarray(Z).reshape(2, -1, D))
     for name in ("mean", "variance"):
         close(shards[name], np.tile(whole[name], (2, 1)))
 

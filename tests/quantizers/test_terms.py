@@ -1,4 +1,4 @@
-"""Losses beside the quantizer's own, against their formulas in float64, and differences of these."""
+"""Losses beside the quantizer's own, against their formulas in float64, and their slopes."""
 
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,9 @@ def test_terms_of_replicas_are_those_of_all_rows():
     apply = partial(q.apply, {"codebook": jnp.asarray(E)}, {})
     whole = apply(jnp.asarray(Z), mask=jnp.asarray(WEIGHTS))[0].losses
     halves = Z.reshape(2, -1, D), WEIGHTS.reshape(2, -1)
-    shards = jax.vmap(lambda z, m: apply(z, mask=m, axis_name="i")[0].losses, axis_name="i")
+    shards = jax.jit(
+        jax.vmap(lambda z, m: apply(z, mask=m, axis_name="i")[0].losses, axis_name="i")
+    )
     for name, values in shards(*map(jnp.asarray, halves)).items():
         close(values, np.full(2, whole[name]))
 
