@@ -48,6 +48,9 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
             while any(worker.is_alive() for worker in workers):
                 time.sleep(0.5)
                 bar.look()
+        except KeyboardInterrupt:
+            print("stopped: the same command continues")
+            raise
         finally:
             for worker in workers:
                 worker.terminate()

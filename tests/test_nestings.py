@@ -20,7 +20,7 @@ def leaves(dim: int) -> st.SearchStrategy[vj.Quantizer]:
         lambda k: vj.vq(k, dim, init=vj.samples(), estimator=vj.rotation_trick),
         lambda k: vj.ema_vq(k, dim, 0.9, beta=2.0, init=vj.normal()),
         lambda k: vj.ema_vq(k, dim, 0.5, revive=vj.underused(0.5)),
-        lambda k: vj.cosine_vq(k, dim),
+        lambda k: vj.cosine_vq(k, dim) if dim > 1 else vj.grid([k]),  # the sphere of one dimension
         lambda k: vj.simvq(k, dim),
         lambda k: vj.affine_vq(k, dim, init=vj.normal()),
         lambda k: vj.diveq(k, dim),
@@ -68,9 +68,9 @@ def test_a_random_nesting_keeps_every_law(part):
         database=None,
         phases=[Phase.generate],  # no shrinking: each try takes seconds, and nestings are small
     )
-    @given(q=nestings(dim=2 + part % 3, depth=1 + part % 3))
+    @given(q=nestings(dim=2 + part % 3, depth=1 + part % 2))
     def keeps_every_law(q):
         vj.check_quantizer(q, compiler_options=vj.FAST_COMPILE)
-        jax.clear_caches()  # each nesting compiles anew; what it compiled is of no more use
 
     keeps_every_law()
+    jax.clear_caches()  # what was compiled for these is of no use for others, and takes memory

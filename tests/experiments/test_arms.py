@@ -232,7 +232,10 @@ def test_the_lesser_is_better_where_it_is(fake, tmp_path):
 
 def test_the_page_is_one_file_without_scripts(fake, tmp_path):
     arms = [fake.arm(name, group=group) for name in "ab" for group in ("x <1>", "y")]
-    arms = [Arm(f"{a.name}{a.group[0]}", a.label, a.definition, a.prepare, a.group) for a in arms]
+    arms = [
+        Arm(f"{a.name}{a.group[0]}", f"{a.label} <i>", a.definition, a.prepare, a.group)
+        for a in arms
+    ]
     run_missing(arms, tmp_path, range(2))
     rows = collect(arms, tmp_path, range(2))
     originals = np.zeros((2, 4, 3, 1), np.uint8)
@@ -240,6 +243,7 @@ def test_the_page_is_one_file_without_scripts(fake, tmp_path):
     text = path.read_text()
     assert text.count("data:image/png;base64,") == 2 and "<script" not in text
     assert not re.search(r"(src|href)=.?http", text)
+    assert "label of a &lt;i&gt;" in text and "<i>" not in text
     assert "About &lt;it&gt;." in text and "<h2>x &lt;1&gt;</h2>" in text
     assert text.count("<td><b>1.50 ± 6.35</b></td>") == 4
     for name in ("report.md", "results.json", "pictures/intervals.png", "pictures/pictures.png"):

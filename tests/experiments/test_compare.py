@@ -103,7 +103,12 @@ def data(tmp_path_factory) -> str:
 def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
     options = "--codes 16 --seeds 2 --steps 6 --batch-size 4 --width 8 --depth 0 --processes 1"
     args = [*options.split(), "--only", "vq-16", "--data", data, "--output", str(tmp_path)]
+    orders, batches = [], trial.batches
+    monkeypatch.setattr(
+        trial, "batches", lambda x, seed, n: orders.append(seed) or batches(x, seed, n)
+    )
     command.run(compare_quantizers.main, Config, args)
+    assert orders == [0, 1]
     assert capsys.readouterr().out.strip().endswith("report.html")
     found = json.loads((tmp_path / "results.json").read_text())
     (arm,) = found["arms"]

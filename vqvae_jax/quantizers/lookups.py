@@ -137,7 +137,8 @@ def lookup_quantizer(
         k = jnp.where(rows.weights > 0, find(train, key, rows, e, axis_name), -1)
         z_q = lookup(e, k)
         found = Lookup(rows, e, k, z_q, axis_name)
-        quantized = surrogate(key, rows.z, z_q, axis_name) if train else estimator(rows.z, z_q)
+        noise = None if key is None else jax.random.fold_in(key, 3)
+        quantized = surrogate(noise, rows.z, z_q, axis_name) if train else estimator(rows.z, z_q)
         out = Output(quantized.astype(z.dtype), k[..., None], losses(found), measure(found))
         if not train:
             return out, state

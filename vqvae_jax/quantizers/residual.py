@@ -55,8 +55,8 @@ def residual(
         *qs: the stages, all of the same D. Params and state are {"0": ..., "1": ...}.
         estimator: `(z_e, z_q) -> z_q`, one for the sum, whose gradient to z_q goes on through the
             stages' own. None keeps theirs alone: r_{i+1} = r_i - q_i(r_i), and quantized is the sum
-            of what they return, which is how stages that teach their codebooks through `quantized`
-            (Gumbel, DiVeQ) learn.
+            of what they return, which is how stages learn whose params move by the gradient of
+            `quantized` (Gumbel, DiVeQ, the way back of `project`): under an estimator they don't.
         dropout: None, or `quantizer_dropout()`: rows that use only the first stages in training.
 
     Raises:

@@ -198,7 +198,7 @@ def sqvae(
     *,
     temperature: Number = 0.5,
     variance: Number = 1.0,
-    weight: Number = 1.0,
+    weight: Number = 0.1,
     init: Init = normal(),  # noqa: B008
 ) -> Quantizer:
     """SQ-VAE: codes drawn by a Gaussian's posterior whose variance is learnt (arXiv:2205.07547).
@@ -215,7 +215,8 @@ def sqvae(
         temperature: > 0, of the relaxation; the paper anneals it as exp(-1e-5 t).
         variance: s^2 at first.
         weight: of both losses against the task's. With the task -log p(x | z) / (elements of x),
-            a sum over z weighs as in the ELBO where weight = elements of z / elements of x.
+            a sum over z weighs as in the ELBO where weight = elements of z / elements of x. Where
+            codes begin far from the rows, a large one makes the choice random for good.
         init: of E; must not need a batch.
 
     Raises:

@@ -121,14 +121,16 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
     """Codes whose mean and deviation are the rows': (e_j - mean e) / std e * s + m.
 
-    m and s^2 [D] are moving averages of the rows' mean and variance, and begin as those of the
-    codes. The affine reparameterisation of arXiv:2305.08842 by statistics instead of gradients.
+    m and s^2 [D] are moving averages of the rows' mean and variance; they begin as those of the
+    codes, and the first batch sets them. The affine reparameterisation of arXiv:2305.08842 by
+    statistics instead of gradients.
     """
     check_range(0, 1, decay=decay)
     eps = 1e-5
 
     def init(key, e):
-        return {}, {"mean": jnp.mean(e, axis=0), "variance": jnp.var(e, axis=0)}
+        moments = {"mean": jnp.mean(e, axis=0), "variance": jnp.var(e, axis=0)}
+        return {}, moments | {"matched": jnp.array(False)}
 
     def ratio(state, e):
         return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
@@ -145,11 +147,13 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         def average(x):
             return jax.vmap(lambda column: mean(column, w, axis_name), in_axes=1)(x)
 
+        keep = jnp.where(state["matched"], decay, 0)
         m = average(z)
         variance = average(jnp.square(z - m)).reshape(dim)
         return {
-            "mean": ema_update(state["mean"], m, decay),
-            "variance": ema_update(state["variance"], variance, decay),
+            "mean": ema_update(state["mean"], m, keep),
+            "variance": ema_update(state["variance"], variance, keep),
+            "matched": state["matched"] | rows.some,
         }
 
     return through(codebook, init, codes, back, update)
