@@ -62,11 +62,11 @@ def mosaics(
     scale = width / strip(originals).shape[1]  # inches a pixel
     height = scale * longest * strip(originals).shape[0]
     figure = new_figure(height + 0.3, cell * len(groups))
+    figure.set_layout_engine("none")  # it would cut off labels beside axes of a fixed aspect
     for i, (group, rows) in enumerate(groups.items()):
         whole = {"original": originals, **rows}
         share = len(whole) / longest
         place = (i * cell + labels, height * (1 - share), width, height * share)
-        # Placed by hand: a layout engine cuts labels off beside axes of a fixed aspect.
         axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
         draw_mosaic(axes, group, whole)
     return figure

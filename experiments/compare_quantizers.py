@@ -61,7 +61,6 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
         "grouped, 2 vq": vj.grouped(
             vj.vq(large, DIM // 2, **fitted), vj.vq(small, DIM // 2, **fitted)
         ),
-        "project to 8, cosine_vq": vj.project(vj.cosine_vq(codes, 8), DIM),
     }
 
 

@@ -70,7 +70,10 @@ def test_noise_as_long_as_the_error_carries_the_gradient(sigma):
     q = vj.nsvq(K, D, init=GIVEN) if sigma is None else vj.diveq(K, D, sigma=sigma, init=GIVEN)
     params, _ = q.init(KEY)
     dparams, dz, out = objective(q, params, Z)
-    n, error = ref.f64(jax.random.normal(KEY, Z.shape)), ref.f64(E)[NEAREST] - Z
+    n, error = (
+        ref.f64(jax.random.normal(jax.random.fold_in(KEY, 3), Z.shape)),
+        ref.f64(E)[NEAREST] - Z,
+    )
     direction = n if sigma is None else error + sigma * n
     s = direction / norm(direction)
     same(out.indices[:, 0], NEAREST)
