@@ -46,12 +46,14 @@ FAMILIES = [
         ("shared sees one stage", "r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)", "r, seen = r[0], seen[0]"),
         ("dropped stages of a scan see rows", "\n        seen = jnp.where(i < depths, rows.weights, 0)", "\n        seen = rows.weights"),
         ("dropped stages see rows", "\n            seen = jnp.where(i < depths, rows.weights, 0)", "\n            seen = rows.weights"),
+        ("repeat is unrolled", "jax.lax.scan(step, start, (jnp.arange(n), members))", "jax.lax.scan(step, start, (jnp.arange(n), members), unroll=True)"),
+    ]),
+    ("dropout of stages", Q + "dropout.py", T + "test_residual.py", [
         ("rows have depths of their own", "examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()", "examples = z.shape[:-1]"),
         ("replicas share depths", "dropout(local_key(noise, axis_name), n, examples)", "dropout(noise, n, examples)"),
         ("dropout in eval mode", "if dropout is None or not train:", "if dropout is None:"),
         ("full depth never drawn", "jax.random.randint(key_depth, shape, at_least, n + 1)", "jax.random.randint(key_depth, shape, at_least, n)"),
         ("depth rounded down", "drawn = jnp.minimum(-(-drawn // multiple) * multiple, n)", "drawn = jnp.maximum(drawn // multiple * multiple, 1)"),
-        ("repeat is unrolled", "jax.lax.scan(step, start, (jnp.arange(n), members))", "jax.lax.scan(step, start, (jnp.arange(n), members), unroll=True)"),
     ]),
     ("beam search", Q + "beam.py", T + "test_residual.py", [
         ("prefixes by expanded distances", "error = jnp.sum(jnp.square(r[..., None, :] - e[k]), axis=-1)", "error = -jnp.take_along_axis(products - half, k, -1)"),

@@ -52,6 +52,7 @@ from vqvae_jax.quantizers.combinators import normalize as normalize
 from vqvae_jax.quantizers.combinators import project as project
 from vqvae_jax.quantizers.combinators import rotate as rotate
 from vqvae_jax.quantizers.combinators import scale as scale
+from vqvae_jax.quantizers.dropout import quantizer_dropout as quantizer_dropout
 from vqvae_jax.quantizers.inits import Init as Init
 from vqvae_jax.quantizers.inits import given as given
 from vqvae_jax.quantizers.inits import kmeans as kmeans
@@ -63,7 +64,6 @@ from vqvae_jax.quantizers.laws import check_quantizer as check_quantizer
 from vqvae_jax.quantizers.lookups import Assignment as Assignment
 from vqvae_jax.quantizers.lookups import Lookup as Lookup
 from vqvae_jax.quantizers.lookups import codebook_vq as codebook_vq
-from vqvae_jax.quantizers.residual import quantizer_dropout as quantizer_dropout
 from vqvae_jax.quantizers.residual import repeat as repeat
 from vqvae_jax.quantizers.residual import residual as residual
 from vqvae_jax.quantizers.residual import shared as shared

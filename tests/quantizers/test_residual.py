@@ -16,7 +16,8 @@ from vqvae_jax.describe import Function, described
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers import laws
 from vqvae_jax.quantizers.beam import beam_search
-from vqvae_jax.quantizers.residual import quantizer_dropout, repeat, residual, shared
+from vqvae_jax.quantizers.dropout import quantizer_dropout
+from vqvae_jax.quantizers.residual import repeat, residual, shared
 
 K, D, N = 6, 3, 40
 KEY = jax.random.key(0)

@@ -1,0 +1,58 @@
+"""Dropout of stages: examples that use only the first ones in training."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from vqvae_jax.describe import Function, described
+from vqvae_jax.quantizers.base import check_size, local_key, needed
+
+Dropout = Callable[..., Array] | None
+
+
+@described
+def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 1) -> Function:
+    """Examples that use only the first stages in training, so that a prefix of the codes is one.
+
+    arXiv:2107.03312, section III-C. For the argument `dropout`: a function `(key, n, shape) ->
+    depths`, how many of n stages each example uses. An example is an entry of z's first axis, all
+    rows of it alike; a single row is one. With probability `share` its depth is uniform in
+    at_least..n, rounded up to a multiple of `multiple` (or to n, if that is less); else it is n.
+    Stages beyond the depth give index -1, add 0, and see nothing of the example.
+
+    Args:
+        share: of the examples whose depth is drawn, in [0, 1].
+        multiple: of which the depths are; 4 in Encodec.
+        at_least: the least depth before rounding.
+
+    Raises:
+        ValueError: if an argument is out of range; at the call, if at_least is more than n.
+
+    Example:
+        >>> quantizer_dropout(multiple=2)(jax.random.key(0), 6, (5,))
+        Array([4, 6, 6, 4, 6], dtype=int32)
+    """
+    check_size(multiple=multiple, at_least=at_least)
+    if not isinstance(share, jax.core.Tracer) and not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share!r}")
+
+    def depths(key: PRNGKeyArray, n: int, shape: tuple) -> Int[Array, "..."]:
+        if at_least > n:
+            raise ValueError(f"at_least must be at most {n}, the number of stages, got {at_least}")
+        key_share, key_depth = jax.random.split(key)
+        drawn = jax.random.randint(key_depth, shape, at_least, n + 1)
+        drawn = jnp.minimum(-(-drawn // multiple) * multiple, n)
+        return jnp.where(jax.random.bernoulli(key_share, share, shape), drawn, n)
+
+    return Function(depths)
+
+
+def draw_depths(dropout: Dropout, n: int, z, train: bool, key, axis_name):
+    """The key that is left for the stages, and how many of them each row uses."""
+    if dropout is None or not train:
+        return key, n
+    key, noise = jax.random.split(needed(key, "its dropout draws depths"))
+    examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()
+    return key, dropout(local_key(noise, axis_name), n, examples)
