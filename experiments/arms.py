@@ -195,8 +195,13 @@ def device() -> str:
     """On what this process computes: the kind of device and, for a CPU, its cores."""
     if jax.default_backend() != "cpu":
         return jax.devices()[0].device_kind
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {cores} core{'' if cores == 1 else 's'} a process"
+    return f"CPU, {cores()} core{'' if cores() == 1 else 's'} a process"
+
+
+def cores() -> int:
+    """How many this process may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def pack(pictures: np.ndarray) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.arms import Arm, missing, run_missing
+from experiments.arms import Arm, cores, missing, run_missing
+from experiments.progress import make_progress
 
 MakeArms = Callable[[], Sequence[Arm]]
 
@@ -63,8 +63,8 @@ def work(make_arms: MakeArms, folder: Path, seeds, names: Sequence[str], i: int,
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[i::n] or cores)
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, allowed[i::n] or allowed)
     mine = names[i::n]
     run_missing([arm for arm in make_arms() if arm.name in mine], folder, seeds)
 
@@ -81,8 +81,7 @@ def default_processes() -> int:
     """One for each core, at most 8; a single one where there is an accelerator."""
     if jax.default_backend() != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, 8)
+    return min(cores(), 8)
 
 
 class Bar:
@@ -96,19 +95,8 @@ class Bar:
         self.waiting = [(arm, seed) for arm in arms for seed in missing(arm, folder, seeds)]
         for arm, seed in self.waiting:  # what failed before is tried again
             arm.path(folder, seed).unlink(missing_ok=True)
-        console = Console()
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
-        )
-        self.progress = Progress(
-            *columns,
-            console=console,
-            disable=not console.is_terminal,
-            speed_estimate_period=3600,  # arms take minutes: the usual 30 seconds would see none
-        )
+        # Arms take minutes: the usual 30 seconds of estimate would see none.
+        self.progress = make_progress(Console(), speed_estimate_period=3600)
         self.task = self.progress.add_task("", total=len(self.waiting), now="compiling")
 
     def __enter__(self) -> "Bar":

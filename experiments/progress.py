@@ -12,6 +12,17 @@ from experiments.evaluate import evaluate
 from experiments.runs import Log
 
 
+def make_progress(console: Console, **options) -> Progress:
+    """A bar with the time left and a text, where the console is a terminal."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal, **options)
+
+
 class Display:
     """Two hooks of the loop, `log` and `evaluate`, with a live bar where there is a terminal."""
 
@@ -19,13 +30,7 @@ class Display:
         self.model, self.test, self.config = model, test, config
         self.files = Log(folder, start)
         console = Console()
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
-        )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar = make_progress(console)
         self.task = self.bar.add_task("", total=config.steps, completed=start, now="compiling")
         self.bar.start()
         console.print(describe_start(config, model, test, start))

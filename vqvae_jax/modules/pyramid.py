@@ -11,9 +11,8 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.estimators import straight_through
-from vqvae_jax.metrics import code_counts, usage
 from vqvae_jax.modules.quantize import Quantize
-from vqvae_jax.modules.vqvae import Reconstruction
+from vqvae_jax.modules.vqvae import Reconstruction, batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer, check_size
 from vqvae_jax.reductions import Rows, mean, valid_rows
 
@@ -105,9 +104,10 @@ class Pyramid(nn.Module):
         out = self.quantize(f, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
-            metrics = metrics | self.perplexity("", out.indices, axis_name)
+            vocab = self.quantizer.vocab
+            metrics = metrics | batch_perplexity(vocab, out.indices, axis_name)
             for name, indices in self.named(self.split(out.indices)).items():
-                metrics |= self.perplexity(name, indices, axis_name)
+                metrics |= batch_perplexity(vocab, indices, axis_name, name)
         x = self.decode(out.quantized)
         return Reconstruction(x, f, out.quantized, out.indices, out.losses, metrics)
 
@@ -191,15 +191,6 @@ class Pyramid(nn.Module):
             part.reshape(len(part), *size, part.shape[-1])
             for part, size in zip(parts, self.sizes, strict=True)
         )
-
-    def perplexity(self, prefix: str, indices: Int[Array, "B *size Q"], axis_name) -> dict:
-        """The perplexity of this batch, of each stream."""
-        counts = code_counts(self.quantizer.vocab, indices, None, axis_name)
-        names = [""] if len(counts) == 1 else [f"{q}/" for q in range(len(counts))]
-        return {
-            f"{prefix}{name}perplexity_batch": usage(c)["perplexity"]
-            for name, c in zip(names, counts, strict=True)
-        }
 
     def named(self, values: Iterable, name: str = "") -> dict:
         """The value of each scale under its size: "2x2/error"."""

@@ -68,11 +68,7 @@ class VQVAE(nn.Module):
         out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
-            counts = code_counts(self.quantizer.vocab, out.indices, None, axis_name)
-            metrics = metrics | {
-                f"{'' if len(counts) == 1 else f'{q}/'}perplexity_batch": usage(c)["perplexity"]
-                for q, c in enumerate(counts)
-            }
+            metrics = metrics | batch_perplexity(self.quantizer.vocab, out.indices, axis_name)
         return Reconstruction(
             self.decode(out.quantized), z_e, out.quantized, out.indices, out.losses, metrics
         )
@@ -101,6 +97,17 @@ class VQVAE(nn.Module):
     def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
         """indices -> x'. An index of -1 decodes from the zero vector."""
         return self.decode(self.codes.decode(indices))
+
+
+def batch_perplexity(
+    vocab: tuple[int, ...], indices: Int[Array, "B *grid Q"], axis_name, prefix: str = ""
+) -> dict[str, Array]:
+    """The perplexity of the codes of one batch, of each stream, by its metric's name."""
+    counts = code_counts(vocab, indices, None, axis_name)
+    return {
+        f"{prefix}{'' if len(counts) == 1 else f'{q}/'}perplexity_batch": usage(c)["perplexity"]
+        for q, c in enumerate(counts)
+    }
 
 
 class Functions(NamedTuple):

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import straight_through
@@ -145,9 +145,7 @@ def repeat(
 
     def decode(params, state, indices):
         check_indices(indices, q.vocab * n)
-        streams = jnp.stack(split_streams([q] * n, indices))
-        start = jnp.zeros((*indices.shape[:-1], q.dim))
-        return scan_sum(lambda member: q.decode(*member), (params, state, streams), start)
+        return scan_sum(lambda codes, p, s: q.decode(p, s, codes), q, n, indices, params, state)
 
     stochastic = dropout is not None or q.stochastic
     return Quantizer(init, apply, decode, q.dim, q.vocab * n, stochastic)
@@ -202,9 +200,7 @@ def shared(
 
     def decode(params, state, indices):
         check_indices(indices, q.vocab * n)
-        streams = jnp.stack(split_streams([q] * n, indices))
-        start = jnp.zeros((*indices.shape[:-1], q.dim))
-        return scan_sum(partial(q.decode, params, state), streams, start)
+        return scan_sum(partial(q.decode, params, state), q, n, indices)
 
     stochastic = dropout is not None or q.stochastic
     return Quantizer(q.init, apply, decode, q.dim, q.vocab * n, stochastic)
@@ -243,13 +239,20 @@ def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator:
     return total, unstack(outs, n), extra
 
 
-def scan_sum(decode: Callable, members, start: Array) -> Float[Array, "*rows D"]:
-    """The sum of what the stages decode, in the order of `scan_stages`: equal bit by bit."""
+def scan_sum(
+    decode: Callable, q: Quantizer, n: int, indices: Int[Array, "*rows Q"], *members
+) -> Float[Array, "*rows D"]:
+    """The sum of `decode(codes, *member)` of n stages q, in the order of `scan_stages`: bit by bit.
 
-    def step(total, member):
-        return total + decode(member), None
+    The members are what is stacked for the stages.
+    """
+    streams = jnp.stack(split_streams([q] * n, indices))
 
-    return jax.lax.scan(step, start, members)[0]
+    def step(total, stage):
+        return total + decode(*stage), None
+
+    start = jnp.zeros((*indices.shape[:-1], q.dim))
+    return jax.lax.scan(step, start, (streams, *members))[0]
 
 
 def unstack(outs: Output, n: int) -> list[Output]:
