@@ -147,15 +147,19 @@ def law_no_rows(t: Trial) -> None:
             require(not any(map(float, out["losses"].values())), f"losses: {out['losses']}")
 
 
-def law_replicas(t: Trial) -> None:
+def by_vmap(jit: Callable, step: Callable) -> Callable:
+    """The step over replicas `(params, state, z, key, mask)`, all but params with an axis of them."""
+    return jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
+
+
+def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
     """Replicas with unequal shares of the rows equal one device that has them all."""
     mask = t.mask * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
-    step = partial(training_step, t.q, axis_name="r")
-    replicas = t.jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
+    replicas = parallel(t.jit, partial(training_step, t.q, axis_name="r"))
     for state in (t.start, t.state):
         copies = jax.tree.map(lambda a: np.stack([a] * REPLICAS), state)
-        many = replicas(t.params, copies, t.spoilt, keys, mask)
+        many = jax.device_get(replicas(t.params, copies, t.spoilt, keys, mask))
         one = jax.tree.map(lambda a: a[0], many)
         if not t.q.stochastic:  # else each replica draws noise of its own
             one = t.step(t.params, state, t.spoilt, t.key, mask)

@@ -251,7 +251,8 @@ def scan_sum(
     def step(total, stage):
         return total + decode(*stage), None
 
-    start = jnp.zeros((*indices.shape[:-1], q.dim))
+    # like the indices: under shard_map the carry must vary over the devices as they do
+    start = jnp.zeros_like(indices, jnp.float32, shape=(*indices.shape[:-1], q.dim))
     return jax.lax.scan(step, start, (streams, *members))[0]
 
 
