@@ -215,9 +215,10 @@ def test_a_broken_quantizer_is_caught_by_its_law(name, good, as_users):
     whole = good[whole]
     step = whole.jit(functools.partial(trials.training_step, q))
     look = whole.jit(functools.partial(trials.evaluate, q))
+    glance = whole.jit(functools.partial(trials.look_up, q))
     law = getattr(laws, f"law_{law}")
     with pytest.raises(AssertionError), laws.naming(law, q):
-        law(whole._replace(q=q, step=step, look=look))
+        law(whole._replace(q=q, step=step, look=look, glance=glance))
 
 
 def test_the_error_names_law_and_quantizer(as_users):

@@ -61,7 +61,7 @@ def nestings(dim: int, depth: int) -> st.SearchStrategy[vj.Quantizer]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_random_nesting_keeps_every_law(part):
+def test_a_random_nesting_keeps_every_law(part, as_users):
     @settings(
         max_examples=EACH,
         suppress_health_check=list(HealthCheck),

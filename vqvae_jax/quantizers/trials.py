@@ -35,6 +35,7 @@ class Trial(NamedTuple):
     jit: Callable  # with the options of the compiler
     step: Callable  # jitted `training_step`
     look: Callable  # jitted `evaluate`
+    glance: Callable  # jitted `look_up`
 
 
 def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
@@ -46,12 +47,12 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
     spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
     mask = np.ones(spoilt.shape[:-1])
     spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
-    params, start = q.init(key)
-    step, look = jit(partial(training_step, q)), jit(partial(evaluate, q))
+    params, start = jit(q.init)(key)
+    step, look, glance = (jit(partial(f, q)) for f in (training_step, evaluate, look_up))
     z = jnp.asarray(dealt.reshape(-1, q.dim))
     state = step(params, start, z, key)["state"]
     inputs = (z, jnp.asarray(spoilt), jnp.asarray(mask))
-    return Trial(q, key, *inputs, params, start, state, jit, step, look)
+    return Trial(q, key, *inputs, params, start, state, jit, step, look, glance)
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
@@ -69,13 +70,19 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
     return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
 
 
+def look_up(q: Quantizer, params, state, z, **options) -> dict[str, Any]:
+    """Eval mode, decoded under the same compilation."""
+    out, new = q.apply(params, state, z, **options)
+    decoded = q.decode(params, state, out.indices).astype(z.dtype)
+    return out._asdict() | {"decoded": decoded, "state": new}
+
+
 def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Eval mode, decoded under the same compilation, with the gradient of the metrics."""
+    """The same, with the gradient of the metrics."""
 
     def total(params, z):
-        out, new = q.apply(params, state, z)
-        return sum(out.metrics.values(), jnp.zeros(())), (out, new)
+        result = look_up(q, params, state, z)
+        return sum(result["metrics"].values(), jnp.zeros(())), result
 
-    grads, (out, new) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
-    decoded = q.decode(params, state, out.indices).astype(z.dtype)
-    return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
+    grads, result = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
+    return result | {"grads": grads}
