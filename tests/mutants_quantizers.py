@@ -36,6 +36,10 @@ FAMILIES = [
         ("commitment to rows not unit", "beta * commitment_loss(y, z_q", "beta * commitment_loss(rows.z, z_q"),
     ]),
     ("residual stages", Q + "residual.py", T + "test_residual.py", [
+        ("shared sees one stage", "r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)", "r, seen = r[0], seen[0]"),
+        ("dropped stages see rows", "\n            seen = jnp.where(i < depths, rows.weights, 0)", "\n            seen = rows.weights"),
+    ]),
+    ("stages", Q + "stages.py", T + "test_residual.py", [
         ("residual without stop-gradient", "taken = out.quantized if estimator is None else sg(out.quantized)", "taken = out.quantized"),
         ("own gradients stopped", "taken = out.quantized if estimator is None else sg(out.quantized)", "taken = sg(out.quantized)"),
         ("nothing taken away", "return (r - taken, total + out.quantized), out, extra", "return (r, total + out.quantized), out, extra"),
@@ -43,9 +47,7 @@ FAMILIES = [
         ("estimator twice for one stage", "return total if estimator is None or n == 1 else estimator(z, total)", "return total if estimator is None else estimator(z, total)"),
         ("key split for one stage", "return key[None] if n == 1 else jax.random.split(key, n)", "return jax.random.split(key, n)"),
         ("stages share a key", "return key[None] if n == 1 else jax.random.split(key, n)", "return jnp.stack([key] * n)"),
-        ("shared sees one stage", "r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)", "r, seen = r[0], seen[0]"),
         ("dropped stages of a scan see rows", "\n        seen = jnp.where(i < depths, rows.weights, 0)", "\n        seen = rows.weights"),
-        ("dropped stages see rows", "\n            seen = jnp.where(i < depths, rows.weights, 0)", "\n            seen = rows.weights"),
         ("repeat is unrolled", "jax.lax.scan(step, start, (jnp.arange(n), members))", "jax.lax.scan(step, start, (jnp.arange(n), members), unroll=True)"),
     ]),
     ("dropout of stages", Q + "dropout.py", T + "test_residual.py", [
@@ -109,5 +111,60 @@ FAMILIES = [
         ("codes not of length 1", 'unit(state["codebook"])', 'state["codebook"]'),
         ("rows not centred", "x - jnp.mean(x, axis=-1, keepdims=True)", "x"),
         ("wrong bound", "(6 / (dim", "(3 / (dim"),
+    ]),
+    ("gradient estimators", "estimators.py", "tests/test_estimators.py", [
+        ("rotation without stretch", "return exactly(z_q, stretch * turned)", "return exactly(z_q, turned)"),
+        ("rotation the other way", "+ 2 * dot(z_e, u) * v", "+ 2 * dot(z_e, v) * u"),
+        ("zero row gets a gradient", "stretch / jnp.where(some, length, 1), 0)", "stretch / jnp.where(some, length, 1), stretch)"),
+        ("unit squares the raw rows", "z = z / sg(jnp.where(largest > 0, largest, 1))", "z = z / sg(jnp.where(largest > 0, 1, 1))"),
+        ("synchronized: nu to the rows", "exactly(z_q, z_e + nu * z_q)", "exactly(z_q, z_e + nu * (z_q + z_e))"),
+    ]),
+    ("lookups", Q + "lookups.py", T + "test_lookups.py", [
+        ("estimator ignored in training", "        return estimator(z_e, z_q)\n", "        return straight_through(z_e, z_q)\n"),
+        ("choice in eval mode too", "if not (train and assign):", "if not assign:"),
+        ("codebook loss for averages", "if codebook.learnt else {}", "if True else {}"),
+    ]),
+    ("inits", Q + "inits.py", T + "test_lookups.py", [
+        ("k-means empties unused means", "return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None", "return total / jnp.where(n > 0, n, 1), None"),
+    ]),
+    ("assignments", Q + "assignments.py", T + "test_assignments.py", [
+        ("sampled: sharper", "-squared_distances(rows.z, e) / temperature\n        if top", "-squared_distances(rows.z, e) / (0.8 * temperature)\n        if top"),
+        ("sampled: top ignored", "jnp.where(logits >= least, logits, -jnp.inf)", "logits"),
+        ("sampled: replicas share noise", 'local_key(key, axis_name, "codes are sampled")', 'local_key(key, None, "codes are sampled")'),
+        ("sinkhorn: rows not centred", '    z = z - psum(jnp.einsum("...,...d->d", weights, z), axis_name) / total\n', ""),
+        ("sinkhorn: columns of this replica only", "psum(jnp.sum(jnp.exp(x - top), axis=0), axis_name)", "jnp.sum(jnp.exp(x - top), axis=0)"),
+        ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
+    ]),
+    ("terms", Q + "terms.py", T + "test_terms.py", [
+        ("orthogonal: mean over codes", "/ some**2 - 1 / some", "/ some**2 - 1"),
+        ("orthogonal_active: all codes", "(hits > 0).astype(jnp.float32)", "(hits >= 0).astype(jnp.float32)"),
+        ("diversity of each row", 'return {"diversity": weight * jnp.sum(share * log)}', 'return {"diversity": weight * mean(jnp.sum(p * jnp.log(p), -1), rows.weights, axis)}'),
+        ("diversity: this replica only", 'summed = psum(jnp.einsum("...,...k->k", rows.weights, p), axis)', 'summed = jnp.einsum("...,...k->k", rows.weights, p)'),
+        ("cross_entropy moves the codes", "squared_distances(found.rows.z, sg(found.codes))", "squared_distances(found.rows.z, found.codes)"),
+    ]),
+    ("tables", Q + "tables.py", T + "test_tables.py", [
+        ("unit_codes: as they are", "codes=lambda params, state, e: unit(e)", "codes=lambda params, state, e: e"),
+        ("held: values of params", 'jnp.where(chosen[:, None], state["held"], e)', "jnp.where(chosen[:, None], jax.lax.stop_gradient(e), e)"),
+        ("affine: no way back", 'return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)', "return z"),
+        ("affine: shift without rate", '* e + rate * params["shift"]', '* e + params["shift"]'),
+        ("matched: no way back", 'return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)', "return z"),
+        ("matched: variance about 0", "average(jnp.square(z - m))", "average(jnp.square(z))"),
+    ]),
+    ("transformed codebooks", Q + "transformed.py", T + "test_tables.py", [
+        ("simvq: scale 1", "init or normal(dim**-0.5)", "init or normal()"),
+    ]),
+    ("noise", Q + "noise.py", T + "test_stochastic.py", [
+        ("diveq: gradient through the direction", "sg(unit(z_q - z_e + sigma * noise))", "unit(z_q - z_e + sigma * noise)"),
+        ("nsvq: length of the noise", "length(z_q - z_e) * unit(noise)", "length(z_q - z_e) * noise"),
+    ]),
+    ("base", Q + "base.py", T + "test_stochastic.py", [
+        ("noise of replicas shared", "return key if axis_name is None else jax.random.fold_in(", "return key if True else jax.random.fold_in("),
+    ]),
+    ("relaxed", Q + "relaxed.py", T + "test_stochastic.py", [
+        ("gumbel: temperature of the noise", "noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape)", "noisy = clean + temperature * jax.random.gumbel(local_key(key, axis_name), clean.shape)"),
+        ("gumbel: relaxed without noise", "jax.nn.softmax(noisy / temperature))\n        quantized", "jax.nn.softmax(clean / temperature))\n        quantized"),
+        ("kl without log K", "* log_p, axis=-1) + math.log(logits.shape[-1])", "* log_p, axis=-1)"),
+        ("sqvae: variance not halved", "precision = 0.5 * jnp.exp(", "precision = 1.0 * jnp.exp("),
+        ("sqvae: sum over channels", "losses = {n: weight / dim *", "losses = {n: weight *"),
     ]),
 ]  # fmt: skip

@@ -64,6 +64,12 @@ from vqvae_jax.quantizers.laws import check_quantizer as check_quantizer
 from vqvae_jax.quantizers.lookups import Assignment as Assignment
 from vqvae_jax.quantizers.lookups import Lookup as Lookup
 from vqvae_jax.quantizers.lookups import codebook_vq as codebook_vq
+from vqvae_jax.quantizers.noise import diveq as diveq
+from vqvae_jax.quantizers.noise import nsvq as nsvq
+from vqvae_jax.quantizers.relaxed import gumbel_vq as gumbel_vq
+from vqvae_jax.quantizers.relaxed import hard as hard
+from vqvae_jax.quantizers.relaxed import soft as soft
+from vqvae_jax.quantizers.relaxed import sqvae as sqvae
 from vqvae_jax.quantizers.residual import repeat as repeat
 from vqvae_jax.quantizers.residual import residual as residual
 from vqvae_jax.quantizers.residual import shared as shared
@@ -82,12 +88,6 @@ from vqvae_jax.quantizers.schedules import from_optax as from_optax
 from vqvae_jax.quantizers.schedules import scheduled as scheduled
 from vqvae_jax.quantizers.slices import grouped as grouped
 from vqvae_jax.quantizers.slices import heads as heads
-from vqvae_jax.quantizers.stochastic import diveq as diveq
-from vqvae_jax.quantizers.stochastic import gumbel_vq as gumbel_vq
-from vqvae_jax.quantizers.stochastic import hard as hard
-from vqvae_jax.quantizers.stochastic import nsvq as nsvq
-from vqvae_jax.quantizers.stochastic import soft as soft
-from vqvae_jax.quantizers.stochastic import sqvae as sqvae
 from vqvae_jax.quantizers.tables import Transform as Transform
 from vqvae_jax.quantizers.tables import affine as affine
 from vqvae_jax.quantizers.tables import held as held

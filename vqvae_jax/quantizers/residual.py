@@ -4,18 +4,15 @@ r_1 = z, r_{i+1} = r_i - q_i(r_i), z_q = sum_i q_i(r_i): `residual` of different
 n equal ones that is compiled once, `shared` with one codebook for all stages.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Float, Int
 
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.quantizers.base import (
-    Output,
     Quantizer,
     check_indices,
     check_rows,
@@ -30,9 +27,15 @@ from vqvae_jax.quantizers.composition import (
     split_streams,
 )
 from vqvae_jax.quantizers.dropout import Dropout, draw_depths
-from vqvae_jax.reductions import Rows, valid_rows
-
-Estimator = Callable[[Array, Array], Array] | None
+from vqvae_jax.quantizers.stages import (
+    Estimator,
+    advance,
+    estimate,
+    scan_stages,
+    scan_sum,
+    stacked_keys,
+)
+from vqvae_jax.reductions import valid_rows
 
 
 @described
@@ -204,66 +207,3 @@ def shared(
 
     stochastic = dropout is not None or q.stochastic
     return Quantizer(q.init, apply, decode, q.dim, q.vocab * n, stochastic)
-
-
-def stacked_keys(key, n: int):
-    """`member_keys` as one array for a scan."""
-    if key is None:
-        return None
-    return key[None] if n == 1 else jax.random.split(key, n)
-
-
-def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator):
-    """One stage: what it leaves over and the sum so far, its Output, and what else it returns."""
-    r, total = carry
-    out, extra = stage(r, mask=seen)
-    taken = out.quantized if estimator is None else sg(out.quantized)
-    return (r - taken, total + out.quantized), out, extra
-
-
-def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator):
-    """`advance` through n stages `(member, r, mask) -> (Output, extra)`, compiled once.
-
-    Returns the sum, the list of Outputs (without `quantized`, which would fill memory n times), and
-    what the stages returned beside, stacked.
-    """
-
-    def step(carry, x):
-        i, member = x
-        seen = jnp.where(i < depths, rows.weights, 0)
-        carry, out, extra = advance(partial(stage, member), carry, seen, estimator)
-        return carry, (out._replace(quantized=None), extra)
-
-    start = rows.z, jnp.zeros_like(rows.z)
-    (_, total), (outs, extra) = jax.lax.scan(step, start, (jnp.arange(n), members))
-    return total, unstack(outs, n), extra
-
-
-def scan_sum(
-    decode: Callable, q: Quantizer, n: int, indices: Int[Array, "*rows Q"], *members
-) -> Float[Array, "*rows D"]:
-    """The sum of `decode(codes, *member)` of n stages q, in the order of `scan_stages`: bit by bit.
-
-    The members are what is stacked for the stages.
-    """
-    streams = jnp.stack(split_streams([q] * n, indices))
-
-    def step(total, stage):
-        return total + decode(*stage), None
-
-    # like the indices: under shard_map the carry must vary over the devices as they do
-    start = jnp.zeros_like(indices, jnp.float32, shape=(*indices.shape[:-1], q.dim))
-    return jax.lax.scan(step, start, (streams, *members))[0]
-
-
-def unstack(outs: Output, n: int) -> list[Output]:
-    """The Outputs that a scan has stacked."""
-    parts = jax.tree.map(jnp.unstack, outs)
-    return [jax.tree.map(lambda _, part, i=i: part[i], outs, parts) for i in range(n)]
-
-
-def estimate(
-    estimator: Estimator, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
-) -> Float[Array, "*rows D"]:
-    """The sum with the gradient of the estimator: a single stage keeps its own."""
-    return total if estimator is None or n == 1 else estimator(z, total)

@@ -1,4 +1,4 @@
-"""Quantizers whose training output is random: noise carries the gradient to the codes."""
+"""Codes drawn by Gumbel-softmax: a relaxed choice carries the gradient to all codes."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.describe import described
 from vqvae_jax.equations import lookup
-from vqvae_jax.estimators import exactly, unit
+from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.assignments import squared_distances
 from vqvae_jax.quantizers.base import (
     Number,
@@ -23,97 +23,8 @@ from vqvae_jax.quantizers.base import (
     check_size,
     local_key,
 )
-from vqvae_jax.quantizers.codebooks import Revive, learnt
 from vqvae_jax.quantizers.inits import Init, normal
-from vqvae_jax.quantizers.lookups import lookup_quantizer
 from vqvae_jax.reductions import Rows, mean, valid_rows
-
-
-@described
-def diveq(
-    size: int,
-    dim: int,
-    *,
-    sigma: Number = 0.03,
-    init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
-) -> Quantizer:
-    """DiVeQ: z_q = z_e + |e_k - z_e| sg[d / |d|] with d = e_k - z_e + sigma n, n ~ N(0, I).
-
-    arXiv:2509.26469. The gradient reaches z_e and, through the length, e_k: there are no losses
-    beside that of the task. In training `quantized` is near the code (as sigma is small), not equal
-    to it, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
-
-    Args:
-        size: K.
-        dim: D.
-        sigma: deviation of the noise, in the units of z_e; at 0 the value is the code's.
-        init, revive: as in `vq`. Without losses, a code that no row chooses gets no gradient.
-
-    Raises:
-        ValueError: if an argument is out of range, or training has no key.
-
-    Example:
-        >>> diveq(8, 2).stochastic
-        True
-    """
-    check_range(0, float("inf"), sigma=sigma)
-
-    def surrogate(key, z_e, z_q, axis_name):
-        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
-        return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
-
-    return reparameterized(size, dim, init, revive, surrogate)
-
-
-@described
-def nsvq(
-    size: int,
-    dim: int,
-    *,
-    init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
-) -> Quantizer:
-    """NSVQ: z_q = z_e + |e_k - z_e| n / |n| with n ~ N(0, I): noise as long as the error.
-
-    Vali and Backstrom 2022 (doi:10.1109/ACCESS.2022.3147670), the limit of `diveq` for large sigma.
-    The gradient reaches z_e and, through the length, e_k; no losses. In training `quantized` is not
-    a code, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
-
-    Args:
-        size, dim: K, D.
-        init, revive: as in `vq`.
-
-    Raises:
-        ValueError: if an argument is out of range, or training has no key.
-
-    Example:
-        >>> nsvq(8, 2).vocab
-        (8,)
-    """
-
-    def surrogate(key, z_e, z_q, axis_name):
-        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
-        return z_e + length(z_q - z_e) * unit(noise)
-
-    return reparameterized(size, dim, init, revive, surrogate)
-
-
-def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
-    """A learnt codebook without losses whose gradient comes through `surrogate`."""
-
-    def safe(key, z_e, z_q, axis_name):  # rows that are not valid are 0, and so is their code
-        valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
-        return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
-
-    codebook = learnt(size, dim, init=init, revive=revive)
-    return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
-
-
-def length(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
-    """|x| with gradient 0 at x = 0."""
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def hard(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
