@@ -96,6 +96,22 @@ def mean(
     return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), 0)
 
 
+def row_mean(
+    x: Float[Array, "*rows D"],
+    weights: Float[Array, "*rows"],
+    axis_name: AxisName = None,
+) -> Float[Array, "D"]:
+    """Weighted mean row of all replicas, sum_i w_i x_i / sum_i w_i; 0 where no row counts.
+
+    Example:
+        >>> row_mean(jnp.array([[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]), jnp.array([1.0, 1.0, 0.0]))
+        Array([2., 4.], dtype=float32)
+    """
+    total = jnp.sum(x * weights[..., None], axis=tuple(range(weights.ndim)))
+    total, n = psum((total, jnp.sum(weights)), axis_name)
+    return total / jnp.where(n > 0, n, 1)
+
+
 def sum_by_code(
     x: Float[Array, "*shape"],
     indices: Int[Array, "*rows"],

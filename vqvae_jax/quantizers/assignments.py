@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import Number, check_positive, check_size, local_key
 from vqvae_jax.quantizers.lookups import Assignment
-from vqvae_jax.reductions import is_valid, mean, psum
+from vqvae_jax.reductions import is_valid, mean, psum, row_mean
 
 
 def squared_distances(
@@ -96,7 +96,7 @@ def transport(
     n = jnp.maximum(jnp.sum(usable), 1)
     e = jnp.where(usable[:, None], e, 0)
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
-    z = z - psum(jnp.einsum("...,...d->d", weights, z), axis_name) / total
+    z = z - row_mean(z, weights, axis_name)
     gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
     scale = mean(jnp.abs(gain), weights, axis_name) * len(e) / n
     log_kernel = gain / (epsilon * jnp.where(scale > 0, scale, 1))

@@ -13,7 +13,7 @@ from vqvae_jax.estimators import unit
 from vqvae_jax.losses import commitment_loss
 from vqvae_jax.quantizers.base import Number, Quantizer, check_range, check_size
 from vqvae_jax.quantizers.digits import check_levels, digital
-from vqvae_jax.reductions import AxisName, mean
+from vqvae_jax.reductions import AxisName, mean, row_mean
 
 
 @described
@@ -146,6 +146,6 @@ def entropies(
         "...i,ci->...c", halves, signs.astype(np.float32), precision=jax.lax.Precision.HIGHEST
     )
     p = jax.nn.softmax(scores).reshape(*rows, bits // group * 2**group)
-    average = jax.vmap(lambda p: mean(p, weights, axis_name), in_axes=-1)(p)
+    average = row_mean(p, weights, axis_name)
     whole = -jnp.sum(average * jnp.log(jnp.where(average > 0, average, 1)))
     return mean(jnp.sum(each, axis=-1), weights, axis_name), whole

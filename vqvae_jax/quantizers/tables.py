@@ -6,6 +6,7 @@ first batches, moving averages and revived codes work through it.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from vqvae_jax.describe import Described, described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.codebooks import Codebook, ema_update, unmoved
-from vqvae_jax.reductions import mean
+from vqvae_jax.reductions import row_mean
 
 
 def through(codebook: Codebook, init, codes, back, update=None, **facts) -> Codebook:
@@ -142,14 +143,10 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)
 
     def update(state, rows, axis_name):
-        dim, z, w = codebook.dim, rows.z.reshape(-1, codebook.dim), rows.weights.reshape(-1)
-
-        def average(x):
-            return jax.vmap(lambda column: mean(column, w, axis_name), in_axes=1)(x)
-
+        average = partial(row_mean, weights=rows.weights, axis_name=axis_name)
         keep = jnp.where(state["matched"], decay, 0)
-        m = average(z)
-        variance = average(jnp.square(z - m)).reshape(dim)
+        m = average(rows.z)
+        variance = average(jnp.square(rows.z - m))
         return {
             "mean": ema_update(state["mean"], m, keep),
             "variance": ema_update(state["variance"], variance, keep),

@@ -9,7 +9,7 @@ from vqvae_jax.describe import Function, described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.assignments import squared_distances
 from vqvae_jax.quantizers.base import Number, check_positive, check_range
-from vqvae_jax.reductions import mean, psum, sum_by_code
+from vqvae_jax.reductions import mean, row_mean, sum_by_code
 
 
 @described
@@ -60,9 +60,7 @@ def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
     def term(found):
         rows, axis = found.rows, found.axis_name
         p = jax.nn.softmax(-squared_distances(rows.z, found.codes) / temperature)
-        total = psum(jnp.sum(rows.weights), axis)
-        summed = psum(jnp.einsum("...,...k->k", rows.weights, p), axis)
-        share = summed / jnp.where(total > 0, total, 1)
+        share = row_mean(p, rows.weights, axis)
         log = jnp.log(jnp.where(share > 0, share, 1))  # 0 log 0 = 0, in the gradient too
         return {"diversity": weight * jnp.sum(share * log)}
 
