@@ -175,6 +175,14 @@ def test_law_replicas_by_pmap(trial):
     laws.law_replicas(trial, by_pmap)
 
 
+def test_a_second_step_compiles_nothing_and_fits_a_cond(trial):
+    compiled = trial.step._cache_size()
+    new = trial.step(trial.params, trial.state, trial.z, trial.key)["state"]
+    trial.step(trial.params, new, trial.z, trial.key)
+    assert trial.step._cache_size() == compiled
+    jax.eval_shape(lambda ok: jax.lax.cond(ok, lambda: new, lambda: trial.start), True)
+
+
 def test_params_and_state_survive_a_checkpoint_and_jax_tree(trial, tmp_path):
     made = {"params": trial.params, "state": trial.state}
     with ocp.StandardCheckpointer() as checkpointer:

@@ -110,6 +110,8 @@ def test_an_example_that_is_not_finite_counts_as_if_it_were_not_there(bad):
     without = compiled()(warm(), Batch(np.delete(X, 2, axis=0), jnp.ones(N - 1)))
     masked = compiled()(warm(), Batch(X, jnp.ones(N).at[2].set(0)))
     dropped = compiled()(warm(), Batch(broken, jnp.ones(N)))
+    found = [result[1].pop("invalid_examples") for result in (without, masked, dropped)]
+    assert found == [0, 0, 1]
     equal(dropped, masked)
     chex.assert_trees_all_close(dropped, without, rtol=1e-5, atol=1e-6)
     assert (dropped[0].step, dropped[0].skipped) == (2, 0)

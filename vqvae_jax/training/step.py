@@ -88,8 +88,9 @@ def make_train_step(
 
     Returns:
         The pure function `train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
-        Examples that are not finite, or whose mask is 0, do not count. A step without any valid
-        example, or whose gradient is not finite, leaves all but the two counters bit-identical.
+        Examples that are not finite (metrics["invalid_examples"] of them), or whose mask is 0, do
+        not count. A step without any valid example, or whose gradient is not finite, leaves all but
+        the two counters bit-identical.
     """
 
     def loss_fn(params, state, x, weights, axis_name):
@@ -112,7 +113,7 @@ def make_train_step(
         return loss, (collections, {"loss": loss, "mse": error, **losses, **rec.metrics})
 
     def train_step(state: TrainState, batch, *, axis_name: AxisName = None):
-        x, weights = valid_examples(batch)
+        x, weights, invalid = valid_examples(batch)
         grads, (collections, metrics) = jax.grad(loss_fn, has_aux=True)(
             state.params, state, x, weights, axis_name
         )
@@ -127,7 +128,8 @@ def make_train_step(
         )
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
         new = new._replace(step=state.step + 1, skipped=state.skipped + jnp.where(good, 0, 1))
-        return new, {**metrics, "gradient_norm": norm, "skipped": new.skipped}
+        counts = {"skipped": new.skipped, "invalid_examples": psum(invalid, axis_name)}
+        return new, {**metrics, "gradient_norm": norm, **counts}
 
     return train_step
 
@@ -137,14 +139,15 @@ def step_key(state: TrainState) -> Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.seed), state.step)
 
 
-def valid_examples(batch) -> tuple[Array, Float[Array, "B"]]:
-    """Preprocessed x, zero where an example is not finite, and the weight of each example."""
+def valid_examples(batch) -> tuple[Array, Float[Array, "B"], Float[Array, ""]]:
+    """Preprocessed x, zero where an example is not finite; its weights; how many were not."""
     x, mask = batch if isinstance(batch, Batch) else (batch, None)
     x = preprocess(x)
     each = range(1, x.ndim)
     finite = jnp.isfinite(x).all(axis=each)
     weights = jnp.where(finite, 1.0 if mask is None else mask, 0).astype(jnp.float32)
-    return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights
+    invalid = jnp.sum(~finite, dtype=jnp.float32)
+    return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights, invalid
 
 
 def check_term(name: str, term: Array, x: Array) -> Array:
