@@ -12,10 +12,10 @@ train: .venv/train.done
 	$(BIN)/python -m experiments.train $(ARGS)
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-slow: .venv/dev.done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m slow $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow $(ARGS)
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

@@ -134,7 +134,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repea
 @pytest.fixture(scope="module", params=[*ROWS, *NESTINGS])
 def trial(request):
     q = (ROWS | NESTINGS)[request.param]
-    return trials.begin_trial(q, compiler_options=trials.FAST_COMPILE)
+    yield trials.begin_trial(q, compiler_options=trials.FAST_COMPILE)
+    jax.clear_caches()  # of no use for the next one, and they take memory
 
 
 @pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)

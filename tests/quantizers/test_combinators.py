@@ -7,14 +7,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference as ref
 
 from vqvae_jax import ema_vq, kmeans, normal, underused, vq
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.combinators import normalize, project, rotate, scale
-from vqvae_jax.quantizers.laws import evaluate, training_step
 from vqvae_jax.quantizers.slices import grouped, heads
+from vqvae_jax.quantizers.trials import evaluate, training_step
 
 KEY = jax.random.key(0)
 SEEDED = {"init": kmeans(2), "revive": underused(0.5)}
@@ -258,3 +259,19 @@ def test_dropped_rows_are_counted_once():
 def test_errors(make, error, as_users):
     with pytest.raises(error):
         make()
+
+
+def test_params_are_labelled_by_path_for_optax():
+    """The codes of one member move, and nothing else."""
+    q = project(grouped(vq(6, 2, init=normal()), vq(4, 3, init=normal())), 7)
+    params, state, z = begin(q)
+
+    def label(path, leaf):
+        return "codes" if jax.tree_util.keystr(path) == "['inner']['0']['codebook']" else "rest"
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    optimizer = optax.partition({"codes": optax.sgd(0.1), "rest": optax.set_to_zero()}, labels)
+    grads = jax.grad(lambda p: q.apply(p, state, z, train=True)[0].loss)(params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    moved = jax.tree.map(lambda leaf: bool(jnp.any(leaf != 0)), updates)
+    assert moved == jax.tree.map(lambda label: label == "codes", labels)

@@ -14,7 +14,7 @@ import reference as ref
 from vqvae_jax import ema_vq, kmeans, normal, stochastic_vq, straight_through, underused, vq
 from vqvae_jax.describe import Function, described
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers import laws
+from vqvae_jax.quantizers import trials
 from vqvae_jax.quantizers.beam import beam_search
 from vqvae_jax.quantizers.dropout import quantizer_dropout
 from vqvae_jax.quantizers.residual import repeat, residual, shared
@@ -41,7 +41,7 @@ def first_only() -> Function:
 
 
 def training(q):
-    return jax.jit(partial(laws.training_step, q))
+    return jax.jit(partial(trials.training_step, q))
 
 
 def codebooks(params):
@@ -316,7 +316,7 @@ def test_a_single_row_is_an_example():
 def test_decode_of_the_first_streams_and_of_one_code(make):
     q = make(ema_vq(K, D, init=normal(0.7)))
     params, state = q.init(KEY)
-    out = jax.jit(partial(laws.evaluate, q))(params, state, Z)
+    out = jax.jit(partial(trials.evaluate, q))(params, state, Z)
     same(out["decoded"], out["quantized"])
     streams = range(len(q.vocab))
     tables = []
