@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from compiling import jit
 from scipy import stats
 
 from vqvae_jax import codebook_vq, fixed, given, learnt, sampled, sinkhorn, sinkhorn_vq
@@ -83,7 +84,7 @@ def test_sampled_codes_depend_on_the_key_in_training_only():
 def test_replicas_draw_their_own_lots():
     q = codebook_vq(fixed(K, D, given(E)), assign=sampled(5.0))
     step = partial(q.apply, *q.init(KEY), train=True, key=KEY, axis_name="i")
-    out, _ = jax.jit(jax.vmap(step, axis_name="i"))(jnp.stack([Z, Z]))
+    out, _ = jit(jax.vmap(step, axis_name="i"))(jnp.stack([Z, Z]))
     assert (out.indices[0] != out.indices[1]).mean() > 0.2
 
 
@@ -111,7 +112,7 @@ def test_plan_is_that_of_sinkhorn_in_float64(epsilon, iterations):
 
 def test_shards_have_the_plan_of_one_device():
     weights = jnp.ones(N).at[:10].set(0)  # the first replica has no row at all
-    plan = jax.jit(jax.vmap(lambda z, w: transport(z, w, E, 0.1, 7, "i"), axis_name="i"))
+    plan = jit(jax.vmap(lambda z, w: transport(z, w, E, 0.1, 7, "i"), axis_name="i"))
     sharded = plan(Z.reshape(4, 10, D), weights.reshape(4, 10))
     whole = transport(Z, weights, E, 0.1, 7)
     close(np.exp(sharded).reshape(N, K), np.exp(whole), rtol=1e-4)
@@ -126,7 +127,7 @@ def test_transport_uses_every_code_where_the_nearest_is_one():
     q = sinkhorn_vq(8, D, epsilon=0.2, iterations=20, init=given(e))
     params, state = q.init(KEY)
     same(q.encode(params, state, z), 3)
-    out = jax.jit(partial(training_step, q))(params, state, z, None)
+    out = jit(partial(training_step, q))(params, state, z, None)
     counts = np.bincount(out["indices"][:, 0], minlength=8)
     assert not q.stochastic and counts.min() > 0 and counts.max() <= 24
     same(out["indices"][:, 0], plan64(z, e, np.ones(64), 0.2, 20).argmax(-1))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from compiling import jit
 
 from vqvae_jax import ema_vq, kmeans, normal, underused, vq
 from vqvae_jax.estimators import unit
@@ -34,7 +35,7 @@ def begin(q, dim=None):
 
 
 def train(q, params, state, z, mask=None):
-    return jax.jit(partial(q.apply, train=True))(params, state, z, key=KEY, mask=mask)
+    return jit(partial(q.apply, train=True))(params, state, z, key=KEY, mask=mask)
 
 
 def look_up(z, codebook):
@@ -50,7 +51,7 @@ def task_gradient(q, params, state, z, c):
         out, _ = q.apply(params, state, z)
         return jnp.sum(c * out.quantized) + out.loss
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, z)
+    return jit(jax.grad(loss, argnums=(0, 1)))(params, z)
 
 
 def test_each_group_quantizes_its_slice():
@@ -190,8 +191,8 @@ def test_a_scaled_code_is_rounded_before_it_is_added():
     for q in (residual(scale(v, 3.7), v), residual(scale(v, 3.7), scale(v, 0.3))):
         params, state, z = begin(q)
         for out in (
-            jax.jit(partial(evaluate, q))(params, state, z),
-            jax.jit(partial(training_step, q))(params, state, z, KEY),
+            jit(partial(evaluate, q))(params, state, z),
+            jit(partial(training_step, q))(params, state, z, KEY),
         ):
             np.testing.assert_array_equal(out["decoded"], out["quantized"])
 

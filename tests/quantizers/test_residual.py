@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from compiling import jit
 
 from vqvae_jax import ema_vq, kmeans, normal, stochastic_vq, straight_through, underused, vq
 from vqvae_jax.describe import Function, described
@@ -41,7 +42,7 @@ def first_only() -> Function:
 
 
 def training(q):
-    return jax.jit(partial(trials.training_step, q))
+    return jit(partial(trials.training_step, q))
 
 
 def codebooks(params):
@@ -181,7 +182,7 @@ def test_repeat_is_compiled_once():
     """The compiled program of 16 stages is at most three times as long as that of one."""
 
     def length(q):
-        apply = jax.jit(partial(q.apply, train=True))
+        apply = jit(partial(q.apply, train=True))
         return len(apply.lower(*q.init(KEY), Z, key=KEY).compile().as_text())
 
     q = ema_vq(K, D)
@@ -263,7 +264,7 @@ def test_dropped_stages_see_nothing(make):
 def test_a_stage_that_no_row_reaches_changes_nothing():
     q = repeat(ema_vq(K, D, **SEEDED), 3, dropout=first_only())
     state = q.init(KEY)[1]
-    out, after = jax.jit(partial(q.apply, train=True))({}, state, Z, key=KEY)
+    out, after = jit(partial(q.apply, train=True))({}, state, Z, key=KEY)
     same(out.indices[:, 1:], np.full((N, 2), -1))
     assert out.metrics["0/error"] > 0 and out.metrics["1/error"] == out.metrics["2/error"] == 0
     for name in state:
@@ -293,7 +294,7 @@ def test_replicas_draw_depths_of_their_own():
     q = residual(*[ema_vq(K, D, init=normal())] * 3, dropout=quantizer_dropout())
     params, state = q.init(KEY)
     apply = partial(q.apply, params, state, train=True, key=KEY, axis_name="r")
-    out, after = jax.jit(jax.vmap(apply, axis_name="r"))(jnp.stack([Z, Z]))
+    out, after = jit(jax.vmap(apply, axis_name="r"))(jnp.stack([Z, Z]))
     depths = (np.asarray(out.indices) >= 0).sum(-1)
     assert (depths[0] != depths[1]).any()
     jax.tree.map(lambda x: same(x[0], x[1]), after)
@@ -316,7 +317,7 @@ def test_a_single_row_is_an_example():
 def test_decode_of_the_first_streams_and_of_one_code(make):
     q = make(ema_vq(K, D, init=normal(0.7)))
     params, state = q.init(KEY)
-    out = jax.jit(partial(trials.evaluate, q))(params, state, Z)
+    out = jit(partial(trials.evaluate, q))(params, state, Z)
     same(out["decoded"], out["quantized"])
     streams = range(len(q.vocab))
     tables = []
@@ -349,7 +350,7 @@ def beam64(z, es, width):
     return beams[0][0]
 
 
-search = jax.jit(beam_search, static_argnums=(0, 4))
+search = jit(beam_search, static_argnums=(0, 4))
 
 
 def on_grid(x, offset):
@@ -414,7 +415,7 @@ def test_vector_quantize_pytorch():
     e = jnp.asarray(g["codebooks"])
     state = {"codebook": e, "counts": jnp.ones((stages, size)), "sums": e}
 
-    @jax.jit
+    @jit
     def step(state, z):
         def objective(z):
             out, new = q.apply({}, state, z, train=True)

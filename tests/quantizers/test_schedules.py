@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from compiling import jit
 
 from vqvae_jax import ema_vq, from_json, normal, to_json, uniform, vq
 from vqvae_jax.quantizers.combinators import scale
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("as_users")
 
 
 def trainer(q):
-    return jax.jit(partial(q.apply, train=True))
+    return jit(partial(q.apply, train=True))
 
 
 def beta(t):
@@ -90,11 +91,11 @@ def test_a_loss_weight_follows_its_schedule_and_the_metrics_tell():
     q, plain = scheduled(vq(6, 2, init=normal()), beta=DOWN), vq(6, 2, beta=1.0, init=normal())
     params, state = q.init(KEY)
     same((params, state["inner"]), plain.init(KEY))
-    train, apply = trainer(q), jax.jit(plain.apply)
+    train, apply = trainer(q), jit(plain.apply)
     for t in range(6):
         loss = apply(params, {}, ZS[t])[0].losses["commitment"]
         for count in (t, t):  # eval mode has the present value, and keeps the count
-            out, state = jax.jit(q.apply)(params, state, ZS[t])
+            out, state = jit(q.apply)(params, state, ZS[t])
             close(out.metrics["beta"], beta(count))
         out, state = train(params, state, ZS[t])
         close(out.metrics["beta"], beta(t))
@@ -118,7 +119,7 @@ def test_a_decay_follows_its_schedule():
 def test_codes_decode_with_the_value_that_they_were_made_with():
     q = scheduled(scale(vq(6, 2, init=normal()), 2.0), s=DOWN)
     params, state = q.init(KEY)
-    step = jax.jit(partial(training_step, q))
+    step = jit(partial(training_step, q))
     for t in range(3):
         out = step(params, state, ZS[t], KEY)
         codes = ref.f64(params["inner"]["codebook"])[out["indices"][:, 0]]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from compiling import jit
 from scipy import stats
 
 import vqvae_jax as vj
@@ -106,7 +107,7 @@ def test_noise_has_no_length_at_a_code_or_in_a_row_that_does_not_count(q):
 def test_replicas_draw_their_own_noise_and_training_needs_a_key(q):
     params, state = q.init(KEY)
     step = partial(q.apply, params, state, train=True, axis_name="i")
-    out, _ = jax.jit(jax.vmap(lambda z: step(z, key=KEY), axis_name="i"))(jnp.stack([Z, Z]))
+    out, _ = jit(jax.vmap(lambda z: step(z, key=KEY), axis_name="i"))(jnp.stack([Z, Z]))
     assert q.stochastic and np.abs(out.quantized[0] - out.quantized[1]).max() > 1e-3
     with pytest.raises(ValueError, match="needs key= when train=True: it draws noise"):
         q.apply(params, state, jnp.asarray(Z), train=True)
@@ -230,7 +231,7 @@ def train_autoencoder(q, x, steps=800):
         return (optax.apply_updates(carry[0], updates), moments), metrics.get("variance")
 
     trained = q.init(KEY)[0], jnp.eye(D), jnp.eye(D), jnp.zeros(())
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(KEY, steps)))
+    run = jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(KEY, steps)))
     ((params, encoder, *_), _), variance = run((trained, optimizer.init(trained)))
     return q.encode(params, {}, x @ encoder)[:, 0], variance
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import reference as ref
+from compiling import jit
 
 import vqvae_jax as vj
 
@@ -81,7 +82,7 @@ def test_cosine_moving_averages_of_the_peer():
     params, state = q.init(KEY)
     start = {"codebook": g["codebook"], "counts": np.ones(K, np.float32), "sums": g["codebook"]}
     state = {"inner": {"inner": jax.tree.map(jnp.asarray, start)}}
-    step = jax.jit(partial(train, q))
+    step = jit(partial(train, q))
     for t, z in enumerate(g["batches"]):
         _, dz, out, state = step(params, state, z)
         same(out.indices[:, 0], g["indices"][t])
@@ -135,7 +136,7 @@ def test_held_codes_stay_bit_by_bit_under_everything_that_moves_the_others(names
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), state, moments), None
 
-    @jax.jit
+    @jit
     def run(carry, zs):
         after = jax.lax.scan(step, carry, zs)[0]
         return codes(*carry[:2]), codes(*after[:2])
@@ -229,7 +230,7 @@ def test_matched_codes_have_the_mean_and_deviation_of_the_rows():
     params, state = q.init(KEY)
     close(codes_of(q, params, state), E)
     m, v = ref.f64(E).mean(0), ref.f64(E).var(0)
-    step = jax.jit(partial(train, q))
+    step = jit(partial(train, q))
     for t in range(3):
         z = Z * (1 + t)
         spread = np.sqrt((v + 1e-5) / (ref.f64(E).var(0) + 1e-5))
@@ -254,7 +255,7 @@ def test_matched_statistics_are_those_of_all_replicas():
     params, state = q.init(KEY)
     _, whole = q.apply(params, state, jnp.asarray(Z), train=True)
     step = lambda z: q.apply(params, state, z, train=True, axis_name="i")[1]  # noqa: E731
-    shards = jax.jit(jax.vmap(step, axis_name="i"))(jnp.asarray(Z).reshape(2, -1, D))
+    shards = jit(jax.vmap(step, axis_name="i"))(jnp.asarray(Z).reshape(2, -1, D))
     for name in ("mean", "variance"):
         close(shards[name], np.tile(whole[name], (2, 1)))
 

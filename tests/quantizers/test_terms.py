@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from compiling import jit
 
 from vqvae_jax import (
     codebook_vq,
@@ -129,9 +130,7 @@ def test_terms_of_replicas_are_those_of_all_rows():
     apply = partial(q.apply, {"codebook": jnp.asarray(E)}, {})
     whole = apply(jnp.asarray(Z), mask=jnp.asarray(WEIGHTS))[0].losses
     halves = Z.reshape(2, -1, D), WEIGHTS.reshape(2, -1)
-    shards = jax.jit(
-        jax.vmap(lambda z, m: apply(z, mask=m, axis_name="i")[0].losses, axis_name="i")
-    )
+    shards = jit(jax.vmap(lambda z, m: apply(z, mask=m, axis_name="i")[0].losses, axis_name="i"))
     for name, values in shards(*map(jnp.asarray, halves)).items():
         close(values, np.full(2, whole[name]))
 
