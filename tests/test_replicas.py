@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import vqvae_jax as vj
@@ -74,12 +73,12 @@ def train_step(axis_name, key, encoder, made, x, bad, weights):
 def start():
     """An encoder that is the same on all replicas, and each case's params and state."""
     encoder = jax.random.normal(jax.random.key(1), (D, 4))
-    return encoder, jit(lambda key: {n: q.init(key) for n, q in CASES.items()})(KEY)
+    return encoder, jax.jit(lambda key: {n: q.init(key) for n, q in CASES.items()})(KEY)
 
 
 @pytest.fixture(scope="module")
 def one_device(start):
-    return jax.device_get(jit(partial(train_step, None))(KEY, *start, *batch()))
+    return jax.device_get(jax.jit(partial(train_step, None))(KEY, *start, *batch()))
 
 
 def by_replica(tree):
@@ -109,7 +108,7 @@ def test_shard_map(start, one_device, check_vma):
     f = jax.shard_map(
         step, mesh=mesh_of(N), in_specs=specs, out_specs=(SHARED, DEALT), check_vma=check_vma
     )
-    shared, quantized = jit(f)(KEY, *start, *batch())
+    shared, quantized = jax.jit(f)(KEY, *start, *batch())
     close((shared, quantized), one_device)
     for leaf in jax.tree.leaves({n: shared[n]["state"] for n in shared}):
         same(*[np.asarray(s.data) for s in leaf.addressable_shards])
@@ -127,7 +126,7 @@ def test_pmap_and_vmap(start, one_device, kind):
     if kind == "pmap":
         f = jax.pmap(step, axis_name="data", in_axes=axes)
     else:
-        f = jit(jax.vmap(step, axis_name="data", in_axes=axes))
+        f = jax.jit(jax.vmap(step, axis_name="data", in_axes=axes))
     check_replicas(f(other_keys(), *start, *by_replica(batch())), one_device)
 
 
@@ -136,7 +135,7 @@ def test_jit_of_sharded_arrays(start, one_device):
     mesh = mesh_of(N)
     arrays = jax.device_put(batch(), NamedSharding(mesh, DEALT))
     start = jax.device_put(start, NamedSharding(mesh, SHARED))
-    close(jax.device_get(jit(partial(train_step, None))(KEY, *start, *arrays)), one_device)
+    close(jax.device_get(jax.jit(partial(train_step, None))(KEY, *start, *arrays)), one_device)
 
 
 def test_axis_name_of_two_mesh_axes(start, one_device):
@@ -147,7 +146,7 @@ def test_axis_name_of_two_mesh_axes(start, one_device):
     f = jax.shard_map(
         partial(train_step, axes), mesh=mesh, in_specs=specs, out_specs=(SHARED, rows)
     )
-    close(jax.device_get(jit(f)(KEY, *start, *batch())), one_device)
+    close(jax.device_get(jax.jit(f)(KEY, *start, *batch())), one_device)
 
 
 @pytest.mark.parametrize(("check_vma", "factor"), [(True, 8), (False, 1)])
@@ -169,7 +168,7 @@ def test_local_means_are_wrong_without_a_word(check_vma, factor):
         local, mesh=mesh_of(N), in_specs=(SHARED, DEALT), out_specs=SHARED, check_vma=check_vma
     )
     right = jax.grad(lambda w: jnp.mean(jnp.square(x @ w)))(encoder)
-    close(jit(f)(encoder, x), factor * right)
+    close(jax.jit(f)(encoder, x), factor * right)
 
 
 # Codes that die
@@ -252,7 +251,7 @@ def test_explicit_mesh_by_auto_axes(one_device, start):
         out, new = apply(params, state, z, weights)
         return jnp.mean(jnp.cos(out.quantized)) + out.loss, (out.quantized, new)
 
-    grads, (quantized, new) = jit(jax.grad(loss, has_aux=True))(encoder)
+    grads, (quantized, new) = jax.jit(jax.grad(loss, has_aux=True))(encoder)
     shared, expected = one_device[0]["ema_vq_kmeans_revive"], one_device[1]["ema_vq_kmeans_revive"]
     assert jax.typeof(quantized).sharding.spec == PartitionSpec("data", None)
     result = jax.device_get((grads, new, quantized))
@@ -272,6 +271,6 @@ def test_search_leaves_sharded_rows_where_they_are(search, moves):
     rows, everywhere = NamedSharding(mesh, DEALT), NamedSharding(mesh, SHARED)
     z = jax.ShapeDtypeStruct((16_384, 8), jnp.float32, sharding=rows)
     e = jax.ShapeDtypeStruct((64, 8), jnp.float32, sharding=everywhere)
-    text = jit(search).lower(z, e).compile().as_text()
+    text = jax.jit(search).lower(z, e).compile().as_text()
     collectives = r" (all-gather|all-to-all|all-reduce|collective-permute)(-start)?\("
     assert bool(re.search(collectives, text)) == moves

@@ -181,7 +181,7 @@ def law_codes(t: Trial) -> None:
     looks = [
         t.look(*args, z),
         t.jit(jax.vmap(partial(look_up, t.q, *args)))(rows),  # another layout as well
-        t.glance(*args, z, key=t.key),
+        t.q.apply(*args, z, key=t.key)[0]._asdict(),  # without jit
     ]
     steps = [t.step(*args, z, key) for key in jax.random.split(t.key)]
     for outs in (looks, [] if t.q.stochastic else steps):

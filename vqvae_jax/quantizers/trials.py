@@ -70,9 +70,9 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
     return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
 
 
-def look_up(q: Quantizer, params, state, z, **options) -> dict[str, Any]:
+def look_up(q: Quantizer, params, state, z) -> dict[str, Any]:
     """Eval mode, decoded under the same compilation."""
-    out, new = q.apply(params, state, z, **options)
+    out, new = q.apply(params, state, z)
     decoded = q.decode(params, state, out.indices).astype(z.dtype)
     return out._asdict() | {"decoded": decoded, "state": new}
 
