@@ -1,5 +1,7 @@
 """Gradient estimators: functions (z_e, z_q) -> z_q, exact in value, that choose the gradient."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
@@ -7,6 +9,8 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.describe import Function, described
 from vqvae_jax.losses import check_same_shape
+
+Estimator = Callable[[Array, Array], Array]
 
 
 def exactly(z_q: Array, surrogate: Array) -> Array:

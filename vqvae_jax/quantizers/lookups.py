@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.describe import Described, described
 from vqvae_jax.equations import lookup
-from vqvae_jax.estimators import straight_through
+from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import (
     Number,
@@ -26,8 +26,6 @@ from vqvae_jax.quantizers.base import (
 from vqvae_jax.quantizers.codebooks import Codebook
 from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, valid_rows
 from vqvae_jax.search import nearest
-
-Estimator = Callable[[Array, Array], Array]
 
 
 class Lookup(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 
 from vqvae_jax.describe import described
-from vqvae_jax.estimators import straight_through
+from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import (
     Quantizer,
     check_indices,
@@ -28,7 +28,6 @@ from vqvae_jax.quantizers.composition import (
 )
 from vqvae_jax.quantizers.dropout import Dropout, draw_depths
 from vqvae_jax.quantizers.stages import (
-    Estimator,
     advance,
     estimate,
     scan_stages,
@@ -40,7 +39,7 @@ from vqvae_jax.reductions import valid_rows
 
 @described
 def residual(
-    *qs: Quantizer, estimator: Estimator = straight_through, dropout: Dropout = None
+    *qs: Quantizer, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
     """Each stage quantizes what the ones before left over (arXiv:2107.03312, arXiv:2203.01941).
 
@@ -104,7 +103,7 @@ def residual(
 
 @described
 def repeat(
-    q: Quantizer, n: int, *, estimator: Estimator = straight_through, dropout: Dropout = None
+    q: Quantizer, n: int, *, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
     """`residual(*[q] * n)` compiled once, however large n is: a scan over the stages.
 
@@ -156,7 +155,7 @@ def repeat(
 
 @described
 def shared(
-    q: Quantizer, n: int, *, estimator: Estimator = straight_through, dropout: Dropout = None
+    q: Quantizer, n: int, *, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
     """n residual stages with one codebook, as in RQ-VAE (arXiv:2203.01941, section 3.1).
 

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.estimators import Estimator
 from vqvae_jax.quantizers.base import Output, Quantizer
 from vqvae_jax.quantizers.composition import split_streams
 from vqvae_jax.reductions import Rows
-
-Estimator = Callable[[Array, Array], Array] | None
 
 
 def stacked_keys(key, n: int):
@@ -22,7 +21,7 @@ def stacked_keys(key, n: int):
     return key[None] if n == 1 else jax.random.split(key, n)
 
 
-def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator):
+def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator | None):
     """One stage: what it leaves over and the sum so far, its Output, and what else it returns."""
     r, total = carry
     out, extra = stage(r, mask=seen)
@@ -30,7 +29,7 @@ def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator:
     return (r - taken, total + out.quantized), out, extra
 
 
-def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator):
+def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator | None):
     """`advance` through n stages `(member, r, mask) -> (Output, extra)`, compiled once.
 
     Returns the sum, the list of Outputs (without `quantized`, which would fill memory n times), and
@@ -72,7 +71,7 @@ def unstack(outs: Output, n: int) -> list[Output]:
 
 
 def estimate(
-    estimator: Estimator, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
+    estimator: Estimator | None, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
     """The sum with the gradient of the estimator: a single stage keeps its own."""
     return total if estimator is None or n == 1 else estimator(z, total)

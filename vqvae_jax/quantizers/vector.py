@@ -1,12 +1,12 @@
 """Vector quantization: `vq` moves its codebook by gradient, `ema_vq` by moving averages."""
 
 from vqvae_jax.describe import described
-from vqvae_jax.estimators import straight_through
+from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.assignments import sampled, sinkhorn
 from vqvae_jax.quantizers.base import Number, Quantizer
 from vqvae_jax.quantizers.codebooks import Revive, averaged, learnt
 from vqvae_jax.quantizers.inits import Init, normal, uniform
-from vqvae_jax.quantizers.lookups import Estimator, codebook_vq
+from vqvae_jax.quantizers.lookups import codebook_vq
 
 
 @described
