@@ -1,6 +1,6 @@
 """Breaks the library on purpose, one change at a time: each must turn the tests red.
 
-python tests/mutants.py            all of them, an hour or two
+python tests/mutants.py            all of them, one on each core
 python tests/mutants.py beta psum  those whose name holds one of these words
 
 Prints mutant, failing test and the law behind it; exits with 1 if a mutant survives.
@@ -12,7 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 from mutants_quantizers import FAMILIES
@@ -144,7 +146,10 @@ def failing_test(folder: Path, mutant: Mutant) -> str | None:
         raise SystemExit(f"{mutant.name}: {mutant.file} no longer has the text {mutant.old!r}")
     path.write_text(whole.replace(mutant.old, mutant.new))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     try:
         done = subprocess.run(
             [*command, *mutant.tests.split()], cwd=folder, capture_output=True, text=True, env=env
@@ -158,11 +163,21 @@ def failing_test(folder: Path, mutant: Mutant) -> str | None:
 def main(words: list[str]) -> int:
     chosen = [m for m in MUTANTS if not words or any(w in m.name for w in words)]
     survivors = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        copy_repository(folder)
-        for mutant in chosen:
-            test = failing_test(folder, mutant)
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(cores) as pool:
+        free = Queue()  # copies of the repository, each broken by one mutant at a time
+        for i in range(cores):
+            copy_repository(Path(name, str(i)))
+            free.put(Path(name, str(i)))
+
+        def tried(mutant):
+            folder = free.get()
+            try:
+                return failing_test(folder, mutant)
+            finally:
+                free.put(folder)
+
+        for mutant, test in zip(chosen, pool.map(tried, chosen), strict=True):
             survivors += [] if test else [mutant.name]
             print(f"{mutant.name:40} {test or 'SURVIVES':70} {mutant.law}", flush=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants turned the tests red")
