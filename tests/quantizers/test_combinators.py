@@ -185,14 +185,14 @@ def test_scale_quantizes_smaller_rows():
 
 
 def test_a_scaled_code_is_rounded_before_it_is_added():
-    """A compiler may contract e s + total into one operation, in `decode` and not in `apply`."""
+    """XLA contracts e s + total into one operation, in `decode` and not in `apply`."""
     residual = pytest.importorskip("vqvae_jax.quantizers.residual").residual
     v = vq(6, 3, init=normal())
     for q in (residual(scale(v, 3.7), v), residual(scale(v, 3.7), scale(v, 0.3))):
         params, state, z = begin(q)
         for out in (
-            jit(partial(evaluate, q))(params, state, z),
-            jit(partial(training_step, q))(params, state, z, KEY),
+            jax.jit(partial(evaluate, q))(params, state, z),
+            jax.jit(partial(training_step, q))(params, state, z, KEY),
         ):
             np.testing.assert_array_equal(out["decoded"], out["quantized"])
 
