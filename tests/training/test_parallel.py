@@ -16,7 +16,14 @@ import reference as ref
 from vqvae_jax import MLP, STATE, VQVAE, Decoder, Encoder, ema_vq, normal
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.data.sources import embedded
-from vqvae_jax.training.parallel import data_mesh, jit_step, pmap_step, shard_map_step
+from vqvae_jax.training.parallel import (
+    data_mesh,
+    jit_step,
+    pmap_step,
+    prefetch,
+    replicate,
+    shard_map_step,
+)
 from vqvae_jax.training.step import Batch, init_state, make_train_step
 
 SIZE, DIM, BATCH = 16, 4, 32
@@ -172,3 +179,28 @@ def test_the_state_stays_replicated_and_is_not_copied_again(way):
     chex.assert_tree_all_finite((new.params, metrics))
     assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(new))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(new))
+
+
+@each_way
+def test_batches_that_were_placed_before_are_not_moved_again(way):
+    """The same bits, and no transfer from the host once a step has its batch."""
+    compiled, state = step(ROWS, way, 4), one_device(ROWS)[1][10]
+    expected = compiled(state, next(feed(ROWS, 10)))
+    placed = next(prefetch(feed(ROWS, 10), compiled.place))
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(placed))
+    state = replicate(state, data_mesh(jax.devices()[:4]))
+    with jax.transfer_guard_host_to_device("disallow_explicit"):
+        result = compiled.run(state, placed)
+    chex.assert_trees_all_equal(*jax.device_get((result, expected)))
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_prefetch_keeps_the_order_and_reads_only_so_far_ahead(ahead):
+    read, placed = [], []
+    batches = (read.append(i) or i for i in range(9))
+    made = prefetch(batches, lambda batch: placed.append(batch) or -batch, ahead)
+    assert read == []
+    for i in range(9):
+        assert next(made) == -i
+        assert read == placed == list(range(min(i + ahead, 9)))
+    assert list(made) == []

@@ -1,12 +1,16 @@
 """The same train step on one device or many: `jit` over a mesh, `shard_map`, or `pmap`.
 
 Each function here takes a pure `train_step(state, batch, *, axis_name=None)` and returns a compiled
-`(state, batch) -> (state, metrics)` for host batches: this process's share of the global batch,
-whose rows are split over its devices. State and metrics are replicated. All agree with one device.
+`Step`: `(state, batch) -> (state, metrics)` for host batches, this process's share of the global
+batch, whose rows are split over its devices. State and metrics are replicated. All agree with one
+device.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +21,41 @@ AXIS = "data"
 """The mesh axis over which batches are split."""
 
 
+class Step(NamedTuple):
+    """A compiled train step, in two parts so that batches can go ahead of the steps."""
+
+    place: Callable[[Any], Any]  # host batch -> the batch on the devices
+    run: Callable[[Any, Any], tuple[Any, Any]]  # (state, placed batch) -> (state, metrics)
+
+    def __call__(self, state, batch):
+        return self.run(state, self.place(batch))
+
+
+def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> Iterator:
+    """The batches on the devices, each placed while the steps before it run.
+
+    Args:
+        batches: of the host.
+        place: of a `Step`.
+        ahead: at least 1; so many batches are on the devices at a time, beside those in use.
+
+    >>> list(prefetch([1, 2, 3], lambda batch: -batch))
+    [-1, -2, -3]
+    """
+    batches = iter(batches)
+    placed = deque(map(place, islice(batches, ahead)))
+    while placed:
+        yield placed.popleft()
+        placed.extend(map(place, islice(batches, 1)))
+
+
 def data_mesh(devices=None) -> Mesh:
     """A mesh of all devices, or the given ones, along the one axis `AXIS`."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def jit_step(train_step: Callable, mesh: Mesh) -> Callable:
+def jit_step(train_step: Callable, mesh: Mesh) -> Step:
     """Compiled by `jit`: the compiler splits the work as the batch is split."""
     step = jax.jit(
         train_step,
@@ -31,10 +63,10 @@ def jit_step(train_step: Callable, mesh: Mesh) -> Callable:
         out_shardings=NamedSharding(mesh, P()),
         donate_argnums=0,
     )
-    return lambda state, batch: step(replicate(state, mesh), split(batch, mesh))
+    return Step(partial(split, mesh=mesh), lambda state, batch: step(replicate(state, mesh), batch))
 
 
-def shard_map_step(train_step: Callable, mesh: Mesh) -> Callable:
+def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
     """Compiled by `shard_map`: each device runs the step on its part, sums cross `AXIS`."""
     mapped = jax.shard_map(
         partial(train_step, axis_name=AXIS),
@@ -43,10 +75,10 @@ def shard_map_step(train_step: Callable, mesh: Mesh) -> Callable:
         out_specs=(P(), P()),
     )
     step = jax.jit(mapped, donate_argnums=0)
-    return lambda state, batch: step(replicate(state, mesh), split(batch, mesh))
+    return Step(partial(split, mesh=mesh), lambda state, batch: step(replicate(state, mesh), batch))
 
 
-def pmap_step(train_step: Callable, mesh: Mesh) -> Callable:
+def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
     """Compiled by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
     local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
     step = jax.pmap(
@@ -56,8 +88,11 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Callable:
         out_axes=None,
         devices=None if jax.process_count() > 1 else local,
     )
-    share = partial(deal, devices=len(local))
-    return lambda state, batch: step(state, jax.tree.map(share, batch))
+    each = NamedSharding(Mesh(local, (AXIS,)), P(AXIS))
+    return Step(
+        lambda batch: jax.tree.map(lambda x: jax.device_put(deal(x, len(local)), each), batch),
+        step,
+    )
 
 
 def check_batch(size: int, devices: int) -> None:
