@@ -20,7 +20,7 @@ from rich.table import Table
 from experiments.command import run
 from experiments.recipe import load_data
 from vqvae_jax import BundleError, code_counts, load_model, psnr, ssim, usage
-from vqvae_jax.data.pipeline import preprocess, take_batches
+from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
 
 MEANING = {
     "psnr": "PSNR, dB, of the mean squared error",
@@ -60,7 +60,7 @@ def measure(model, variables, batch, mask):
     return error, similarity, code_counts(model.quantizer.vocab, rec.indices, grid)
 
 
-def evaluate(model, variables, test: np.ndarray, batch_size: int = 100):
+def evaluate(model, variables, test: Examples, batch_size: int = 100):
     """Returns (the table {name: number}, the counts of each stream) over the whole test set."""
     errors, similarities = [], []
     counts: list[Any] = [0] * len(model.quantizer.vocab)

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.evaluate import evaluate
 from experiments.runs import Log
+from vqvae_jax.data.pipeline import Examples
 
 
 def make_progress(console: Console, **options) -> Progress:
@@ -26,7 +26,7 @@ def make_progress(console: Console, **options) -> Progress:
 class Display:
     """Two hooks of the loop, `log` and `evaluate`, with a live bar where there is a terminal."""
 
-    def __init__(self, folder: Path, config, model, test: np.ndarray, start: int):
+    def __init__(self, folder: Path, config, model, test: Examples, start: int):
         self.model, self.test, self.config = model, test, config
         self.files = Log(folder, start)
         console = Console()
@@ -65,7 +65,7 @@ class Display:
         self.files.close()
 
 
-def describe_start(config, model, test: np.ndarray, start: int) -> str:
+def describe_start(config, model, test: Examples, start: int) -> str:
     """One line on what begins."""
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     shape = " x ".join(map(str, test.shape[1:]))

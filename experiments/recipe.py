@@ -1,19 +1,18 @@
 """What the options of `experiments.train` mean: the model, the optimizer, the batches."""
 
-import itertools
-
 import numpy as np
 import optax
 
 from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq, kmeans, underused, vq
-from vqvae_jax.data.pipeline import batch_indices
+from vqvae_jax.data.background import record_batches
+from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.data.sources import DataError, open_source
 
 PREPROCESSED = ("uint8", "float16", "float32")
 QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
 
 
-def load_data(data: str, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+def load_data(data: str, crop: int | None) -> tuple[Examples, Examples]:
     """(train, test) of a source, with a `DataError` for a dtype that `preprocess` doesn't take."""
     source = open_source(data, size=crop)
     train, test = source("train"), source("test")
@@ -22,7 +21,7 @@ def load_data(data: str, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def make_model(config, example: np.ndarray) -> VQVAE:
+def make_model(config, example: Examples) -> VQVAE:
     """A VQ-VAE for data like `example` [B, ..., C]: convolutions for grids, an MLP for vectors."""
     quantizer = QUANTIZERS[config.quantizer](
         config.codes,
@@ -33,7 +32,7 @@ def make_model(config, example: np.ndarray) -> VQVAE:
     )
     channels = example.shape[-1]
     inner = {"width": config.width, "depth": config.depth, "dtype": config.dtype}
-    if example.ndim == 2:
+    if len(example.shape) == 2:
         return VQVAE(MLP(config.dim, **inner), quantizer, MLP(channels, **inner))
     encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
     decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
@@ -48,9 +47,8 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.adam(rate, b2=0.99)  # shorter memory than usual: +0.3 dB after 2,000 steps
 
 
-def host_batches(config, data: np.ndarray, start: int):
-    """This process's share of each batch from step `start` on."""
-    share = config.batch_size // config.processes
-    mine = slice(share * config.process_id, share * (config.process_id + 1))
-    for step in itertools.count(start):
-        yield data[batch_indices(config.seed, step, config.batch_size, len(data))[mine]]
+def host_batches(config, data: Examples, start: int):
+    """This process's share of each batch from step `start` on; records decode in the background."""
+    make = batches if isinstance(data, np.ndarray) else record_batches
+    process = {"process_index": config.process_id, "process_count": config.processes}
+    return make(data, config.seed, config.batch_size, start, **process)

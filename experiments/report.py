@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments import figures as draw
 from vqvae_jax.bundle import write
-from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
 
 SHOWN = 16  # test images in the pictures
 
@@ -63,7 +63,7 @@ FIGURES = {
 def make_figures(
     model,
     variables,
-    images_uint8: Shaped[np.ndarray, "N ..."],
+    images_uint8: Shaped[Examples, "N ..."],
     counts: Sequence[Shaped[np.ndarray, "K"]],
     metrics: Sequence[dict[str, float]],
 ) -> dict[str, Figure]:

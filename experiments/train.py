@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import numpy as np
 
 from experiments import evaluate, report, runs
 from experiments.command import run
 from experiments.progress import Display
 from experiments.recipe import host_batches, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
+from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_range, check_size
 from vqvae_jax.training import parallel
@@ -44,7 +44,7 @@ class Config:
     runs: Path = Path("runs")
     """Where the folders of runs are."""
     data: str = EMBEDDED
-    """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
+    """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
     crop: int | None = None
     """Side of the crops from a folder of images."""
 
@@ -124,7 +124,7 @@ def main(config: Config) -> dict[str, float] | None:
     mesh = parallel.data_mesh()
     parallel.check_batch(config.batch_size, mesh.size)
     step = COMPILERS[config.parallel](make_train_step(model, optimizer), mesh)
-    state = init_state(model, optimizer, jax.random.key(config.seed), train)
+    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     state = parallel.replicate(state, mesh)
 
     folder = config.runs / config.name
@@ -149,8 +149,10 @@ def main(config: Config) -> dict[str, float] | None:
         if chief:
             display = stack.enter_context(closing(Display(folder, config, model, test, start)))
             hooks |= {display.log: config.log_every, display.evaluate: config.eval_every}
-        batches = host_batches(config, train, start)
-        state = run_steps(state, step, batches, config.steps, hooks, lambda: bool(interrupt.signal))
+        batches = parallel.prefetch(host_batches(config, train, start), step.place)
+        state = run_steps(
+            state, step.run, batches, config.steps, hooks, lambda: bool(interrupt.signal)
+        )
         save(config.steps, state, {})
     if not chief:
         return None
@@ -160,7 +162,7 @@ def main(config: Config) -> dict[str, float] | None:
     return finish(folder, test)
 
 
-def finish(folder: Path, test: np.ndarray) -> dict[str, float]:
+def finish(folder: Path, test: Examples) -> dict[str, float]:
     """Evaluates the saved model over the whole test set, and writes the report."""
     model, variables, digest = load_model(folder / "model")
     table, counts = evaluate.evaluate(model, variables, test)

@@ -18,7 +18,7 @@ before = set(sys.modules)
 import vqvae_jax
 quantizer = vqvae_jax.ema_vq(8, 4, init=vqvae_jax.kmeans(), revive=vqvae_jax.underused())
 model = vqvae_jax.VQVAE(vqvae_jax.Encoder(), quantizer, vqvae_jax.Decoder())
-heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL", "tyro", "rich"}
+heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL", "tyro", "rich", "grain"}
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 assert not heavy & new, heavy & new
 from jax._src import xla_bridge

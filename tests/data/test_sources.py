@@ -22,8 +22,8 @@ def idx_bytes(images):
 
 
 def test_importing_sources_is_light():
-    code = "import sys, vqvae_jax.data.sources\n"
-    code += "print({'PIL', 'array_record', 'tensorflow_datasets'} & set(sys.modules))"
+    code = "import sys, vqvae_jax.data.sources, vqvae_jax.data.background\n"
+    code += "print({'PIL', 'array_record', 'grain', 'tensorflow_datasets'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

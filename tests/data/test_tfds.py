@@ -13,7 +13,10 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from vqvae_jax.data import make_fashion_mnist, readers
+from vqvae_jax.data.prepared import stream_tfds
+from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import DataError, embedded, tfds_name
+from vqvae_jax.data.writing import write_records
 
 SHA256 = {
     "train": "dcda5d31d243feac2ab8288403fb2d43b54ca240d7c12197455f1e39d833ad86",
@@ -110,6 +113,15 @@ def test_tfds_name_reads_a_prepared_set(tmp_path):
     expected = embedded()("test")
     for name in ("fashion_mnist_10k", "fashion_mnist_10k:1.0.0"):
         np.testing.assert_array_equal(tfds_name(name, tmp_path)("test"), expected)
+
+
+def test_tfds_sets_become_records_with_their_files_as_they_are(tmp_path):
+    prepared(tmp_path)
+    mode, count, encoded = stream_tfds("fashion_mnist_10k", tmp_path, "test")
+    write_records(tmp_path / "set", {"test": encoded}, mode=mode)
+    rows = open_records(tmp_path / "set", "test")
+    assert (mode, count, len(rows)) == ("L", 2000, 2000)
+    np.testing.assert_array_equal(rows[:], embedded()("test"))
 
 
 def test_tfds_sets_with_missing_files_raise(tmp_path):

@@ -5,13 +5,30 @@ about the order needs to be saved.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """What the order needs of data: a NumPy array, or `records.Records`, decoded when indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
 
 _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
@@ -90,7 +107,13 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
 
 
 def batches(
-    data: Shaped[np.ndarray, "N ..."], seed: int, batch_size: int, start: int = 0
+    data: Shaped[Examples, "N ..."],
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[Shaped[np.ndarray, "B ..."]]:
     """The batches of steps `start`, `start + 1`, ... without end.
 
@@ -98,24 +121,58 @@ def batches(
         data: `[N, ...]` of any dtype.
         seed, batch_size: as in `batch_indices`.
         start: the step to begin at; a resumed run gives the step it stopped at.
+        process_index, process_count: as in `batch_of`.
 
     Returns:
-        An iterator of arrays `[batch_size, ...]` of data's dtype.
+        An iterator of arrays `[batch_size / process_count, ...]` of data's dtype.
 
     Raises:
-        ValueError: empty data, or arguments outside the ranges of `batch_indices`.
+        ValueError: empty data, or arguments outside the ranges of `batch_of`.
 
     >>> next(batches(np.arange(6) * 10, seed=0, batch_size=3, start=1))
     array([40,  0, 10])
     """
+    load = batch_of(data, seed, batch_size, process_index, process_count)
     _check(seed, start, batch_size, len(data))
-    return (
-        data[batch_indices(seed, step, batch_size, len(data))] for step in itertools.count(start)
-    )
+    return map(load, itertools.count(start))
+
+
+def batch_of(
+    data: Shaped[Examples, "N ..."],
+    seed: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Callable[[int], Shaped[np.ndarray, "B ..."]]:
+    """The function from a step to this process's share of its batch.
+
+    The shares of processes 0, 1, ... put together are the batch, as `parallel` places them.
+
+    Args:
+        data: `[N, ...]` of any dtype.
+        seed, batch_size: as in `batch_indices`; `batch_size` counts all processes.
+        process_index: in [0, process_count).
+        process_count: a divisor of `batch_size`.
+
+    Raises:
+        ValueError: empty data, or arguments outside these ranges or those of `batch_indices`.
+
+    >>> batch_of(np.arange(6) * 10, 0, 2)(0), batch_of(np.arange(6) * 10, 0, 2, 1, 2)(0)
+    (array([30, 20]), array([20]))
+    """
+    _check(seed, 0, batch_size, len(data))
+    if process_count < 1 or batch_size % process_count or process_index not in range(process_count):
+        raise ValueError(
+            f"expected a process whose number is below a divisor of the batch size {batch_size}, "
+            f"found process {process_index} of {process_count}"
+        )
+    share = batch_size // process_count
+    mine = slice(share * process_index, share * (process_index + 1))
+    return lambda step: data[batch_indices(seed, step, batch_size, len(data))[mine]]
 
 
 def take_batches(
-    data: Shaped[np.ndarray, "N ..."], batch_size: int
+    data: Shaped[Examples, "N ..."], batch_size: int
 ) -> Iterator[tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]]:
     """Every example once and in order, for evaluation with a single compiled shape.
 

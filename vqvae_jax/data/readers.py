@@ -1,13 +1,12 @@
-"""How each kind of data becomes one array: the readers behind `sources`.
+"""How files of images and arrays become one array: the readers behind `sources`.
 
-TFDS and Pillow are imported on first use, so that training on arrays needs neither.
+Pillow is imported on first use, so that training on arrays does without.
 """
 
 import gzip
 import hashlib
 import importlib
 import io
-import itertools
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,116 +16,42 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-EMBEDDED = "fashion_mnist_10k"
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""The mode in which Pillow decodes to so many channels."""
 IDX_NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
-_EMBEDDED_DIR = Path(__file__).parent / "fashion_mnist"
 
 
 class DataError(ValueError):
     """Data that cannot be used: one line with what was expected, found, and what to run."""
 
 
-def _require(module: str) -> Any:
+def require(module: str) -> Any:
+    """The module, imported on first use; a DataError names the extra that brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            f"expected {module} to read images, found {_line(error)}; "
+            f"expected {module} to read data, found {first_line(error)}; "
             "run `pip install 'vqvae_jax[data]'`"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of the error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _prepare(name: str) -> str:
-    return f"run `tfds build {name} --file_format=array_record`, which needs tensorflow"
-
-
-def read_embedded(split: str) -> UInt8[np.ndarray, "N H W C"]:
-    """The split of the images inside the package."""
-    tfds = _require("tensorflow_datasets")
-    return _read_builder(tfds.builder_from_directory(str(_EMBEDDED_DIR)), EMBEDDED, split)
-
-
-def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.ndarray, "N H W C"]:
-    """The split of a prepared TFDS set."""
-    tfds = _require("tensorflow_datasets")
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # each set's own code runs here and may raise anything
-        raise DataError(
-            f"{name}: expected the name of a TFDS set, found: {_line(error)}; {_prepare(name)}"
-        ) from error
-    return _read_builder(builder, name, split)
-
-
-def _read_builder(builder: Any, name: str, split: str) -> UInt8[np.ndarray, "N H W C"]:
-    splits, found = sorted(builder.info.splits), builder.info.file_format
-    if not splits or found.value != "array_record":
-        state = f"{found.value} files" if splits else "nothing prepared"
-        raise DataError(
-            f"{name}: expected array_record files in {builder.data_dir}, found {state}; "
-            f"{_prepare(name)}"
-        )
-    if split not in splits or not builder.info.splits[split].num_examples:
-        raise DataError(f"{name}: expected examples in split {split!r}, found splits {splits}")
-    _require("array_record")
-    key, mode = _image_feature(builder, name)
-    # Decoding here and not in TFDS converts the odd greyscale or CMYK image to the set's mode.
-    skip = {key: _require("tensorflow_datasets").decode.SkipDecoding()}
-    records = builder.as_data_source(split=split, decoders=skip)
-    encoded = enumerate(_encoded(records, key, f"{name} {split}"))
-    return _fill((pixels(e, mode, f"{name} {split} {i}") for i, e in encoded), len(records), name)
-
-
-def _encoded(records: Any, key: str, name: str) -> Iterator[bytes]:
-    try:
-        yield from (record[key] for record in records)
-    except Exception as error:  # array_record and the feature decoders share no error type
-        raise DataError(f"{name}: expected complete records, found: {_line(error)}") from error
-
-
-def _image_feature(builder: Any, name: str) -> tuple[str, str]:
-    image = _require("tensorflow_datasets").features.Image
-    features = {k: f for k, f in builder.info.features.items() if isinstance(f, image)}
-    if not features:
-        raise DataError(f"{name}: expected an image feature, found {sorted(builder.info.features)}")
-    key = "image" if "image" in features else next(iter(features))
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(features[key].shape[-1])
-    if features[key].np_dtype != np.uint8 or mode is None:
-        found = f"{np.dtype(features[key].np_dtype)} {features[key].shape}"
-        raise DataError(f"{name}: expected uint8 images of 1, 3 or 4 channels, found {found}")
-    return key, mode
-
-
-def _fill(
-    images: Iterator[UInt8[np.ndarray, "_ _ _"]], count: int, name: str
-) -> UInt8[np.ndarray, "N H W C"]:
-    """One array of exactly the needed size: a list and a stack would hold the set twice."""
-    first = next(images)
-    out = np.empty((count, *first.shape), np.uint8)
-    for i, image in enumerate(itertools.chain([first], images)):
-        if image.shape != first.shape:
-            raise DataError(
-                f"{name}: expected images of one size, found {first.shape} and {image.shape}"
-            )
-        out[i] = image
-    return out
 
 
 def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
     """One image, turned as its EXIF says, in the mode "RGB" or "L"; transparency over white."""
-    pil, ops = _require("PIL.Image"), _require("PIL.ImageOps")
+    pil, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
-        raise DataError(f"{name}: expected a readable image, found: {_line(error)}") from error
+        raise DataError(f"{name}: expected a readable image, found: {first_line(error)}") from error
     # Pillow silently drops the low byte of 16-bit colour; the bit depth is byte 24 of a PNG.
     deep = file.format == "PNG" and data[24] == 16
     if deep or image.mode not in _EIGHT_BIT_MODES:
@@ -166,22 +91,40 @@ def _grid(image: UInt8[np.ndarray, "H W C"], size: int) -> UInt8[np.ndarray, "K 
 
 def read_folder(root: Path, size: int, mode: str, split: str) -> UInt8[np.ndarray, "N S S C"]:
     """The split's crops, of all images in the order of their relative names."""
+    return np.concatenate([crops for _, crops in _cropped(root, size, mode, split)])
+
+
+def stream_folder(
+    root: Path, size: int, mode: str, split: str
+) -> Iterator[bytes | UInt8[np.ndarray, "S S C"]]:
+    """The same crops one by one; an image which is a single crop, as its file has it."""
+    for file, crops in _cropped(root, size, mode, split):
+        yield from crops if file is None else [file.read_bytes()]
+
+
+def _cropped(
+    root: Path, size: int, mode: str, split: str
+) -> Iterator[tuple[Path | None, UInt8[np.ndarray, "K S S C"]]]:
+    """For each image its crops, and its file where that holds nothing else."""
     files = _split_files(root, split)
     if not files:
         raise DataError(
             f"{root}: expected images for split {split!r}, found none among "
             f"{sum(1 for _ in image_files(root))}; put them into sub-folders train and test"
         )
-    crops = [_grid(pixels(file, mode, str(file)), size) for file in files]
-    small = sum(len(c) == 0 for c in crops)
-    if small == len(crops):
+    small = 0
+    for file in files:
+        image = pixels(file, mode, str(file))
+        crops = _grid(image, size)
+        small += len(crops) == 0
+        yield file if image.shape[:2] == (size, size) else None, crops
+    if small == len(files):
         raise DataError(
             f"{root}: expected images of at least {size} x {size} for split {split!r}, "
             f"found {small} smaller ones; give a smaller size"
         )
     if small:
-        warnings.warn(f"{root}: skipped {small} images under {size} x {size}", stacklevel=3)
-    return np.concatenate(crops)
+        warnings.warn(f"{root}: skipped {small} images under {size} x {size}", stacklevel=5)
 
 
 def read_idx(root: Path, split: str) -> UInt8[np.ndarray, "N H W 1"]:
@@ -193,7 +136,7 @@ def read_idx(root: Path, split: str) -> UInt8[np.ndarray, "N H W 1"]:
     try:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: expected a gzip file, found: {_line(error)}") from error
+        raise DataError(f"{file}: expected a gzip file, found: {first_line(error)}") from error
     if len(raw) < 16 or raw[:4] != b"\0\0\x08\x03":
         raise DataError(f"{file}: expected the header of uint8 images, found {raw[:4]!r}")
     shape = tuple(int.from_bytes(raw[i : i + 4]) for i in (4, 8, 12))
@@ -217,7 +160,9 @@ def read_array(
             else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
         )
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path_or_array}: expected a .npy array, found: {_line(error)}") from error
+        raise DataError(
+            f"{path_or_array}: expected a .npy array, found: {first_line(error)}"
+        ) from error
     # bfloat16 has its own scalar type, but comes back from a .npy file as raw void.
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or not _numeric(rows.dtype):
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"

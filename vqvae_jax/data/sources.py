@@ -2,23 +2,28 @@
 
     source(split) -> [N, H, W, C] uint8 for images, [N, ..., C] of any dtype for arrays
 
-with split "train" or "test". Scale is not touched here: see `pipeline.preprocess`. Whatever is
+with split "train" or "test"; of a folder of records, to `Records` that are decoded when indexed.
+Scale is not touched here: see `pipeline.preprocess`. Whatever is
 wrong with the data is a `DataError` of one line. TFDS and Pillow are imported on first use, so
 that training on arrays needs neither.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
-from vqvae_jax.data import readers
-from vqvae_jax.data.readers import EMBEDDED, DataError
+from vqvae_jax.data import prepared, readers
+from vqvae_jax.data.pipeline import Examples
+from vqvae_jax.data.prepared import EMBEDDED
+from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.records import DESCRIPTION, open_records
 
-Source = Callable[[str], Shaped[np.ndarray, "N ..."]]
+Source = Callable[[str], Shaped[Examples, "N ..."]]
 
 _TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
@@ -32,7 +37,7 @@ def embedded() -> Source:
     >>> embedded()("test").shape
     (2000, 28, 28, 1)
     """
-    return _source(EMBEDDED, readers.read_embedded)
+    return _source(EMBEDDED, prepared.read_embedded)
 
 
 def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
@@ -50,7 +55,7 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
     Traceback (most recent call last):
     vqvae_jax.data.readers.DataError: mnist: ...run `tfds build mnist --file_format=array_record`...
     """
-    return _source(name, partial(readers.read_tfds, name, data_dir))
+    return _source(name, partial(prepared.read_tfds, name, data_dir))
 
 
 def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
@@ -114,11 +119,24 @@ def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
     return _source(name, partial(readers.read_array, path_or_array))
 
 
+def sharded(path: str | Path) -> Source:
+    """A folder of `records.write_records`, of which nothing is read before it is indexed.
+
+    Returns:
+        A source of `Records`. It raises `DataError` as `open_records` does.
+
+    >>> sharded("nowhere")("train")
+    Traceback (most recent call last):
+    vqvae_jax.data.readers.DataError: nowhere/records.json: expected a description of records, ...
+    """
+    return _source(str(path), partial(open_records, path))
+
+
 def open_source(text: str, *, size: int | None = None) -> Source:
     """The source that a command line's text means.
 
-    In this order: `EMBEDDED`, an existing .npy file, an existing folder with IDX files, an
-    existing folder with images, and last the name of a prepared TFDS set.
+    In this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with IDX
+    files, with images, and last the name of a prepared TFDS set.
 
     Args:
         text: what the user typed.
@@ -145,12 +163,38 @@ def open_source(text: str, *, size: int | None = None) -> Source:
     return tfds_name(text)
 
 
+class Stream(NamedTuple):
+    """The examples of a split one after another, for `writing.write_records`."""
+
+    examples: Iterator[bytes | Shaped[np.ndarray, "..."]]
+    total: int | None  # how many there are, where that is known before they are read
+    mode: str = "RGB"  # in which to decode those that are encoded
+
+
+def stream(text: str, split: str, *, size: int | None = None) -> Stream:
+    """What `open_source(text, size=size)(split)` holds, without holding it.
+
+    Images come as their files have them where no crop changes them, so that JPEG stays small.
+
+    >>> next(stream("fashion_mnist_10k", "test").examples).shape
+    (28, 28, 1)
+    """
+    path, source = Path(text), open_source(text, size=size)
+    if path.is_dir() and size is not None and not (_is_idx(path) or _is_records(path)):
+        return Stream(readers.stream_folder(path, size, "RGB", split), None)
+    if text != EMBEDDED and not path.exists():
+        mode, count, encoded = prepared.stream_tfds(text, None, split)
+        return Stream(encoded, count, mode)
+    rows = source(split)
+    return Stream((rows[i : i + 1][0] for i in range(len(rows))), len(rows))
+
+
 def _source(name: str, read: Source) -> Source:
-    def source(split: str) -> Shaped[np.ndarray, "N ..."]:
+    def source(split: str) -> Shaped[Examples, "N ..."]:
         if split not in ("train", "test"):
             raise DataError(f"{name}: expected split 'train' or 'test', found {split!r}")
         examples = read(split)
-        if examples.size == 0:
+        if 0 in examples.shape:
             raise DataError(f"{name}: split {split!r} is empty, found shape {examples.shape}")
         return examples
 
@@ -158,14 +202,21 @@ def _source(name: str, read: Source) -> Source:
 
 
 def _open_folder(path: Path, size: int | None) -> Source:
-    if any(
-        (path / f"{stem}{gz}").is_file()
-        for stem in readers.IDX_NAMES.values()
-        for gz in ("", ".gz")
-    ):
+    if _is_records(path):
+        return sharded(path)
+    if _is_idx(path):
         return idx(path)
     if next(readers.image_files(path), None) is None:
         raise DataError(f"{path}: expected IDX, PNG, JPEG or WebP files, found none")
     if size is None:
         raise DataError(f"{path}: a folder of images needs a crop size, found none; give the size")
     return folder(path, size)
+
+
+def _is_records(path: Path) -> bool:
+    return (path / DESCRIPTION).is_file()
+
+
+def _is_idx(path: Path) -> bool:
+    names = [f"{stem}{gz}" for stem in readers.IDX_NAMES.values() for gz in ("", ".gz")]
+    return any((path / name).is_file() for name in names)

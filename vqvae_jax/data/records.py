@@ -1,0 +1,205 @@
+"""Data larger than memory: a folder of ArrayRecord shards, whose rows are decoded when indexed.
+
+    records.json                        count, shape, dtype of each split, and what its shards are
+    train-00000-of-00004.array_record   record i of a split is number i // 4 of shard i % 4
+
+A record is an encoded image as its file had it, a uint8 image as PNG, or another array as .npy.
+Grain, array_record and Pillow are imported on first use. `writing` makes such folders.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
+
+DESCRIPTION = "records.json"
+FORMAT = 1
+
+
+class Spec(NamedTuple):
+    """What every record of a split is."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str  # "image" or "npy"
+
+    def encode(self, row: Shaped[np.ndarray, "..."]) -> bytes:
+        """One record."""
+        out = io.BytesIO()
+        if self.encoding == "image":
+            grey = row[..., 0] if row.shape[-1] == 1 else row  # Pillow has no axis for one channel
+            require("PIL.Image").fromarray(grey).save(out, "PNG")
+        else:
+            np.lib.format.write_array(out, np.asarray(row), allow_pickle=False)
+        return out.getvalue()
+
+    def decode(self, record: bytes, name: str) -> Shaped[np.ndarray, "..."]:
+        """The row of a record; a `DataError` begins with `name`."""
+        if self.encoding == "image":
+            return self.checked(pixels(record, MODES[self.shape[-1]], name), name)
+        try:
+            row = np.lib.format.read_array(io.BytesIO(record), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            found = first_line(error)
+            raise DataError(f"{name}: expected a .npy array, found: {found}") from error
+        return self.checked(row, name)
+
+    def checked(self, row: Shaped[np.ndarray, "..."], name: str) -> Shaped[np.ndarray, "..."]:
+        """The row itself, if it is what all are."""
+        _same(name, f"{self.dtype} {self.shape}", f"{row.dtype} {row.shape}")
+        return row
+
+
+def spec_of(row: Shaped[np.ndarray, "..."]) -> Spec:
+    """How rows like this one are kept.
+
+    >>> spec_of(np.zeros([8, 8, 3], np.uint8)), spec_of(np.zeros([8], np.float16)).encoding
+    (Spec(shape=(8, 8, 3), dtype='uint8', encoding='image'), 'npy')
+    """
+    picture = row.dtype == np.uint8 and row.ndim == 3 and row.shape[-1] in MODES
+    return Spec(row.shape, str(row.dtype), "image" if picture else "npy")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows that are decoded when they are asked for; otherwise as an array `[N, ...]`.
+
+    >>> rows = Records((3, 2), np.dtype(int), lambda i: np.array([i, 10 * i]))
+    >>> rows[1:].tolist(), rows[np.array([2, 0])].tolist(), len(rows)
+    ([[1, 10], [2, 20]], [[2, 20], [0, 0]], 3)
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    example: Callable[[int], Shaped[np.ndarray, "..."]]
+    """From a row's number to the row, `shape[1:]`."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, "M"]) -> Shaped[np.ndarray, "M ..."]:
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
+        out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for i, number in enumerate(numbers):
+            out[i] = self.example(range(len(self))[number])
+        return out
+
+
+def open_records(folder: str | Path, split: str) -> Records:
+    """The rows of a split; nothing is decoded yet.
+
+    Indexing raises a `DataError` naming shard and record, if that is damaged or is not what the
+    description says. Shards are checked by their sizes; `check_records` reads all of them.
+
+    Raises:
+        DataError: no such split, a description that is missing or damaged, a shard that is
+            missing or has another size than when it was written.
+    """
+    count, spec, shards = read_description(Path(folder), split)
+    files = _whole_files(Path(folder), split, shards)
+    lengths = [len(range(i, count, len(files))) for i in range(len(files))]
+    starts = [0, *itertools.accumulate(lengths)]
+    parts = [_Part(str(f), 0, n, n) for f, n in zip(files, lengths, strict=True)]
+    source = require("grain").sources.ArrayRecordDataSource(parts)
+
+    def example(number: int) -> Shaped[np.ndarray, "..."]:
+        place, shard = divmod(number, len(files))
+        name = f"{files[shard]} record {place}"
+        try:
+            record = source[starts[shard] + place]
+        except RuntimeError as error:  # what array_record raises, whatever is wrong
+            found = first_line(error)
+            raise DataError(f"{name}: expected a complete record, found: {found}") from error
+        return spec.decode(record, name)
+
+    return Records((count, *spec.shape), np.dtype(spec.dtype), example)
+
+
+def check_records(folder: str | Path) -> None:
+    """Reads every shard and raises a `DataError` naming the first whose SHA-256 is another."""
+    for split in _splits(Path(folder)):
+        _, _, shards = read_description(Path(folder), split)
+        for file, shard in zip(_whole_files(Path(folder), split, shards), shards, strict=True):
+            _same(str(file), f"SHA-256 {shard['sha256']}", f"SHA-256 {sha256(file)}")
+
+
+def shard_files(folder: Path, split: str, shards: int) -> list[Path]:
+    """The files of a split.
+
+    >>> [file.name for file in shard_files(Path(), "test", 1)]
+    ['test-00000-of-00001.array_record']
+    """
+    return [folder / f"{split}-{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
+
+
+def _whole_files(folder: Path, split: str, shards: list[dict[str, Any]]) -> list[Path]:
+    files = shard_files(folder, split, len(shards))
+    for file, shard in zip(files, shards, strict=True):
+        found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
+        _same(str(file), f"{shard['bytes']} bytes", found)
+    return files
+
+
+def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str, Any]]]:
+    """(count, spec, bytes and SHA-256 of each shard) of a split."""
+    splits = _splits(folder)
+    if split not in splits:
+        raise DataError(f"{folder}: expected a split {split!r}, found {sorted(splits)}")
+    found, path = splits[split], folder / DESCRIPTION
+    try:
+        spec = Spec(tuple(map(int, found["shape"])), found["dtype"], found["encoding"])
+        shards = [{"bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in found["shards"]]
+        count, _ = int(found["count"]), np.dtype(spec.dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: expected split {split!r} described, found: {error!r}") from error
+    picture = len(spec.shape) == 3 and spec.shape[-1] in MODES
+    if (
+        spec.encoding not in (["image", "npy"] if picture else ["npy"])
+        or not 1 <= len(shards) <= count
+    ):
+        state = f"{spec.encoding} of {spec.shape}, {count} in {len(shards)} shards"
+        raise DataError(f"{path}: expected records that are images or .npy, found {state}")
+    return count, spec, shards
+
+
+def _splits(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        found = first_line(error)
+        raise DataError(f"{path}: expected a description of records, found: {found}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        version = document.get("format") if isinstance(document, dict) else None
+        raise DataError(f"{path}: expected format {FORMAT}, found {version}")
+    splits = document.get("splits")
+    return splits if isinstance(splits, dict) else {}
+
+
+class _Part(NamedTuple):
+    """What Grain asks about a file, so that it need not open all of them to count."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+def sha256(file: Path) -> str:
+    """Of a file of any size."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _same(name: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise DataError(f"{name}: expected {expected}, found {found}")

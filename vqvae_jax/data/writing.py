@@ -1,0 +1,107 @@
+"""The writer of folders of records; `records` is what reads them."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from vqvae_jax.data.readers import DataError, first_line, pixels, require
+from vqvae_jax.data.records import DESCRIPTION, FORMAT, Spec, sha256, shard_files, spec_of
+
+Example = bytes | Shaped[np.ndarray, "..."]
+
+
+def write_records(
+    folder: str | Path,
+    splits: Mapping[str, Iterable[Example]],
+    shards: int = 1,
+    mode: str = "RGB",
+) -> None:
+    """Writes the examples of each split, one after the other, and the description last.
+
+    All goes to a folder beside, which takes its name when it is complete: a run that is stopped
+    leaves nothing under `folder`.
+
+    Args:
+        folder: must not exist yet.
+        splits: the examples of "train" and "test", each an array or the bytes of an image file;
+            all of a split have one shape and dtype.
+        shards: files of each split, at least 1 and at most its examples.
+        mode: "RGB", "L" or "RGBA", in which encoded images are to be decoded.
+
+    Raises:
+        DataError: `folder` exists, a split has fewer examples than shards, an example differs from
+            the first one or can't be kept, or the disk is full.
+
+    >>> import tempfile
+    >>> from vqvae_jax.data.records import open_records
+    >>> folder = Path(tempfile.mkdtemp()) / "rows"
+    >>> write_records(folder, {"train": np.arange(6.0).reshape(3, 2)}, shards=2)
+    >>> sorted(path.name for path in folder.iterdir())[1:]
+    ['train-00000-of-00002.array_record', 'train-00001-of-00002.array_record']
+    >>> open_records(folder, "train")[1:]
+    array([[2., 3.], [4., 5.]])
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise DataError(f"{folder}: expected a new folder, found one that exists")
+    if shards < 1:
+        raise DataError(f"{folder}: expected at least 1 shard, found {shards}")
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        found = {s: _write_split(partial, s, rows, shards, mode) for s, rows in splits.items()}
+        text = json.dumps({"format": FORMAT, "splits": found}, indent=1)
+        (partial / DESCRIPTION).write_text(text)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_split(
+    folder: Path, split: str, examples: Iterable[Example], shards: int, mode: str
+) -> dict[str, Any]:
+    files = shard_files(folder, split, shards)
+    module = require("array_record.python.array_record_module")
+    # One record a group, or each would cost the reading of its group; images compress no further.
+    options = "group_size:1,uncompressed"
+    writers = [_done(file, module.ArrayRecordWriter, str(file), options) for file in files]
+    spec, count = None, 0
+    for own, record in _records(split, examples, mode):
+        _done(files[count % shards], writers[count % shards].write, record)
+        spec, count = own, count + 1
+    for file, writer in zip(files, writers, strict=True):
+        _done(file, writer.close)
+    if spec is None or count < shards:
+        raise DataError(f"{split}: expected an example for each of {shards} shards, found {count}")
+    return {"count": count, **spec._asdict(), "shards": [_fingerprint(file) for file in files]}
+
+
+def _records(split: str, examples: Iterable[Example], mode: str) -> Iterator[tuple[Spec, bytes]]:
+    spec = None
+    for i, example in enumerate(examples):
+        name = f"{split} example {i}"
+        row = pixels(example, mode, name) if isinstance(example, bytes) else example
+        if spec is None:
+            spec = spec_of(row)
+            spec.decode(spec.encode(row), name)  # .npy knows neither bfloat16 nor objects
+        spec.checked(row, name)
+        yield spec, example if isinstance(example, bytes) else spec.encode(row)
+
+
+def _done(file: Path, call: Callable, *args) -> Any:
+    try:
+        return call(*args)
+    except RuntimeError as error:  # what array_record raises, a full disk included
+        raise DataError(f"{file}: can't be written: {first_line(error)}") from error
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
