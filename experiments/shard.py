@@ -1,0 +1,62 @@
+"""Data of any size as a folder of ArrayRecord shards, which training reads without holding them.
+
+python -m experiments.shard ~/photos -o photos --size 64 --shards 16
+python -m experiments.train --name photos --data photos
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments.command import run
+from experiments.progress import make_progress
+from vqvae_jax.data.records import check_records, open_records
+from vqvae_jax.data.sources import stream
+from vqvae_jax.data.writing import write_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Write the train and test split of any data as shards of records."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The new folder."""
+    size: int | None = None
+    """Side of the crops from a folder of images."""
+    shards: int = 4
+    """Files of each split."""
+
+
+def main(config: Config) -> Path:
+    """Writes both splits, reads the files again, and prints what is in them."""
+    streams = {split: stream(config.data, split, size=config.size) for split in ("train", "test")}
+    with make_progress(Console()) as progress:
+        splits = {
+            split: counted(progress, split, part.examples, part.total)
+            for split, part in streams.items()
+        }
+        write_records(config.output, splits, config.shards, streams["train"].mode)
+    check_records(config.output)
+    for split in streams:
+        rows = open_records(config.output, split)
+        print(f"{config.output} {split}: {len(rows):,} of {rows.dtype} {rows.shape[1:]}")
+    return config.output
+
+
+def counted(progress: Progress, name: str, examples: Iterable, count: int | None) -> Iterator:
+    """The same examples, each moving the bar by one."""
+    task = progress.add_task("", total=count, now=name)
+    for example in examples:
+        yield example
+        progress.advance(task)
+
+
+if __name__ == "__main__":
+    run(main, Config)
