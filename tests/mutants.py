@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 
 NEAREST, LAWS, STEP = "tests/test_search.py", "tests/test_laws.py", "tests/training"
-REPLICAS = "tests/test_replicas.py"
+REPLICAS, RECORDS = "tests/test_replicas.py", "tests/data/test_records.py"
 SUM = "return psum(jax.ops.segment_sum("
 
 MUTANTS = [
@@ -122,6 +122,20 @@ MUTANTS = [
     Mutant("re-seeded code keeps its sum", "count and sum with the code", "quantizers/codebooks.py",
            '"sums": jnp.where(dead[:, None], fair * fresh, new["sums"])', '"sums": new["sums"]',
            "tests/test_codebooks.py tests/test_ema.py"),
+    Mutant("records from the next shard", "records keep their order", "data/records.py",
+           "place, shard = divmod(number, len(files))", "place, shard = number // len(files), (number + 1) % len(files)", RECORDS),
+    Mutant("every process loads the whole batch", "shares together are the batch", "data/pipeline.py",
+           "batch_indices(seed, step, batch_size, len(data))[mine]", "batch_indices(seed, step, batch_size, len(data))", RECORDS),
+    Mutant("records resume at step 0", "a resumed run sees what it would have seen", "data/background.py",
+           "range(start, sys.maxsize)", "range(0, sys.maxsize)", RECORDS),
+    Mutant("shards of another size are read", "a truncated shard is named", "data/records.py",
+           """_same(str(file), f"{shard['bytes']} bytes", found)""", "pass", RECORDS),
+    Mutant("records of another shape are read", "a record of another shape is named", "data/records.py",
+           '_same(name, f"{self.dtype} {self.shape}", f"{row.dtype} {row.shape}")', "pass", RECORDS),
+    Mutant("half a set of records stays", "a stopped writer leaves nothing", "data/writing.py",
+           "shutil.rmtree(partial, ignore_errors=True)", "pass", RECORDS),
+    Mutant("batches placed out of order", "prefetching keeps the order", "training/parallel.py",
+           "yield placed.popleft()", "yield placed.pop()", STEP),
 ]  # fmt: skip
 MUTANTS += [
     Mutant(name, family, file, old, new, tests)
