@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 
+_FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
+
 
 @runtime_checkable
 class Examples(Protocol):
@@ -28,9 +30,6 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
-
-
-_FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 def preprocess(pixels: Shaped[jax.Array | np.ndarray, "*shape"]) -> Float[jax.Array, "*shape"]:

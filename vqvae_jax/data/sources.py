@@ -120,7 +120,7 @@ def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
 
 
 def sharded(path: str | Path) -> Source:
-    """A folder of `records.write_records`, of which nothing is read before it is indexed.
+    """A folder of `writing.write_records`, of which nothing is decoded before it is indexed.
 
     Returns:
         A source of `Records`. It raises `DataError` as `open_records` does.
@@ -180,9 +180,10 @@ def stream(text: str, split: str, *, size: int | None = None) -> Stream:
     (28, 28, 1)
     """
     path, source = Path(text), open_source(text, size=size)
-    if path.is_dir() and size is not None and not (_is_idx(path) or _is_records(path)):
+    own_format = text == EMBEDDED or _is_idx(path) or _is_records(path)
+    if path.is_dir() and size is not None and not own_format:
         return Stream(readers.stream_folder(path, size, "RGB", split), None)
-    if text != EMBEDDED and not path.exists():
+    if not own_format and not path.exists():
         mode, count, encoded = prepared.stream_tfds(text, None, split)
         return Stream(encoded, count, mode)
     rows = source(split)
