@@ -1,28 +1,29 @@
 """The nearest code: k = argmin_j |z_e - e_j|_2."""
 
-import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.near_ties import Rows, settle
 from vqvae_jax.reductions import is_valid
-
-# A block of scores of this size stays in the cache of a CPU core.
-ROWS, CODES = 1024, 512
+from vqvae_jax.scores import Nearest, search
 
 
 @jax.jit
 def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Array, "*rows"]:
     """Index of the code nearest to each row: k = argmin_j |z - e_j|_2.
 
-    Computed in float32, whatever the dtypes, as argmin_j 1/2 |e_j|^2 - z.e_j with z and e
-    relative to the mean of the codebook and every product in full precision: an offset shared by
-    the codes costs no digits, and |z|^2, equal for all codes, is left out. The answer is that of
-    float64 except where the two best scores agree to float32 rounding, which is relative to the
-    largest code: one that has run away to 10^5 times the others costs the others their digits.
-    Equal distances go to the lowest index. Only a block of the N x K scores exists at a time.
+    Computed in float32, whatever the dtypes, in two steps. First all scores 1/2 |e_j|^2 - z.e_j,
+    with z and e relative to the mean of the codebook, products in full precision, and a bound of
+    their rounding. Where a second code is within the bound, those codes are compared in pairs by
+    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).(2 z - e_i - e_j). So the index is that of float64, for
+    any codebook, unless the distances of two codes i, j from z differ by less than
+    (D + 8) 2^-24 |e_i - e_j|: the claim of `vqvae_jax.near_ties`. Of equal codes the lowest index
+    is taken. Only a block of the N x K scores exists at a time.
 
     Args:
         z: rows, `[..., D]`.
@@ -40,15 +41,50 @@ def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Ar
         Array([0, 1], dtype=int32)
     """
     check_shapes(z.shape, codebook.shape)
+    if 0 in z.shape:
+        return jnp.zeros(z.shape[:-1], jnp.int32)
     rows, valid = z.shape[:-1], is_valid(z)
     z, e = sg(z).astype(jnp.float32), sg(codebook).astype(jnp.float32)
     usable = is_valid(e)[:, None]
     e = jnp.where(usable, e, 0)
+    found = (valid & jnp.any(usable)).reshape(-1)
+    z = jnp.where(valid[..., None], z, 0).reshape(-1, z.shape[-1])
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
-    z, e = (z - centre).reshape(-1, z.shape[-1]), e - centre
-    half = jnp.where(usable[:, 0], 0.5 * jnp.sum(e * e, axis=-1), jnp.inf)
-    found = valid & jnp.any(usable)
-    return jnp.where(found, search_rows(z, e, half).reshape(rows), -1)
+    half = jnp.where(usable[:, 0], 0.5 * jnp.sum(jnp.square(e - centre), axis=-1), jnp.inf)
+    slack = rounding(z - centre, half)
+    best, k, sure = best_search(z)(z - centre, e - centre, half, slack)
+    squared = jnp.sum(jnp.square(z - centre), axis=-1) + 2 * best  # |z - e_k|^2
+    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * squared
+    unsure = Rows(k, found & ~sure, inexact, best + slack, z, z - centre)
+    return jnp.where(found, settle(unsure, e, e - centre, half), -1).reshape(rows)
+
+
+def best_search(z: Float[Array, "N D"]) -> Callable[..., Nearest]:
+    """Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it.
+
+    That is on one device, or within `jax.shard_map` and `jax.pmap`; and for a known number of rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    whole = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not whole:
+        return search
+    from vqvae_jax import kernel  # which takes a while to import
+
+    accelerators = dict.fromkeys(("cuda", "rocm", "tpu"), kernel.search)
+    return partial(jax.lax.platform_dependent, default=search, **accelerators)
+
+
+def rounding(z: Float[Array, "N D"], half: Float[Array, "K"]) -> Float[Array, "N"]:
+    """By how much rounding may change the difference of two scores that may be the least.
+
+    A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that. The nearest
+    code is at most |z| + |e_j| away, for any j, and so no longer than 2 |z| + min_j |e_j|.
+    """
+    length = jnp.sqrt(2 * half)
+    longest = jnp.max(jnp.where(length < jnp.inf, length, 0))
+    norm = jnp.sqrt(jnp.sum(z * z, axis=-1))
+    e = jnp.minimum(longest, 2 * norm + jnp.min(length))
+    return 2 * (z.shape[-1] + 8) * 2.0**-24 * e * (norm + 0.5 * e)
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)
@@ -57,51 +93,3 @@ def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (ja
         raise ValueError(f"codebook must be [K, D] with K, D >= 1, got shape {codebook}")
     if len(z) < 1 or z[-1] != codebook[1]:
         raise ValueError(f"z must be [..., {codebook[1]}] like the codebook {codebook}, got {z}")
-
-
-def search_rows(z: Float[Array, "N D"], e: Float[Array, "K D"], half: Float[Array, "K"]):
-    """argmin_j half_j - z.e_j of each row, a block of rows at a time.
-
-    Rows are dealt to the blocks like cards, so a batch that is sharded over devices stays sharded
-    in each block and no device waits for another.
-    """
-    n, d = z.shape
-    if not isinstance(n, int) or n <= ROWS:  # a symbolic number of rows (jax.export) is one block
-        return search_codes(z, e, half)
-    blocks = deal(n)
-    z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)
-    k = jax.lax.map(lambda z: search_codes(z, e, half), jnp.swapaxes(z, 0, 1))
-    return jnp.swapaxes(k, 0, 1).reshape(-1)[:n]
-
-
-def deal(n: int) -> int:
-    """The least number of blocks of at most ROWS rows, or one near it that divides n."""
-    least = -(-n // ROWS)
-    return next((b for b in range(least, 2 * least) if n % b == 0), least)
-
-
-def search_codes(z: Float[Array, "N D"], e: Float[Array, "K D"], half: Float[Array, "K"]):
-    """argmin_j half_j - z.e_j of each row, a block of codes at a time."""
-    size, d = e.shape
-    index = jnp.arange(size, dtype=jnp.int32)
-    if size <= 2 * CODES:
-        return score(z, e, half, index)[1]
-    blocks = math.ceil(size / CODES)
-    spare = -size % blocks
-    e, index = jnp.pad(e, ((0, spare), (0, 0))), jnp.pad(index, (0, spare))
-    half = jnp.pad(half, (0, spare), constant_values=jnp.inf)
-    block = (e.reshape(blocks, -1, d), half.reshape(blocks, -1), index.reshape(blocks, -1))
-    scores, k = jax.lax.map(lambda block: score(z, *block), block)
-    return lowest(scores.T, k.T)[1]
-
-
-def score(z, e, half, index):
-    """The best score of each row within a block of codes, and its index."""
-    return lowest(half - jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST), index)
-
-
-def lowest(scores: Float[Array, "N K"], index: Int[Array, "*N K"]):
-    """(min_j scores_j, the lowest index that attains it): two reductions, faster than argmin."""
-    best = jnp.min(scores, axis=-1)
-    equal = scores == best[:, None]
-    return best, jnp.min(jnp.where(equal, index, jnp.iinfo(jnp.int32).max), axis=-1)
