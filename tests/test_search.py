@@ -145,7 +145,7 @@ def test_scores_alone_would_not_tell_codes_apart(scale, monkeypatch):
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_few_rows_of_normal_data_are_unsure(offset, monkeypatch):
     z, e = gaussian(16_384, 512, 64, offset)
-    monkeypatch.setattr(search, "settle", lambda rows, *codes: rows.unsure)
+    monkeypatch.setattr(search, "settle", lambda rows, *args: rows.unsure)
     assert 1 <= np.sum(fresh(z, e)) < 100  # of 16,384
 
 

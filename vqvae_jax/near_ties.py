@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from vqvae_jax.scores import Codes, code_blocks, product
+from vqvae_jax.reductions import AxisName, pmax, psum, vary
+from vqvae_jax.scores import Codes, Nearest, code_blocks, product
 
 RUN = 128  # in each round, one row is settled of each run of so many rows
 NONE = jnp.iinfo(jnp.int32).max
@@ -31,30 +32,39 @@ class Rows(NamedTuple):
     centred: Float[Array, "*N D"]  # what scores are made of
 
 
-def settle(
-    rows: Rows, e: Float[Array, "K D"], centred: Float[Array, "K D"], half: Float[Array, "K"]
-) -> Int[Array, "N"]:
-    """The index of each row, after comparing codes for those that are unsure.
+class Scored(NamedTuple):
+    """Codes, all or those of a shard."""
+
+    e: Float[Array, "K D"]
+    y: Float[Array, "K D"]  # e as it is scored, less the centre
+    half: Float[Array, "K"]  # 1/2 |y|^2, or inf: never chosen
+
+
+def settle(rows: Rows, codes: Scored, axis_name: AxisName = None) -> Int[Array, "N"]:
+    """The index k of each row, after comparing codes for those that are unsure.
 
     Args:
         rows: `[N]`.
-        e, centred, half: the codes, as they are and as they are scored.
+        codes: `[K]`.
+        axis_name: over which the codes are sharded.
     """
-    some, codes = jnp.any(rows.unsure), (e, centred, half)
-    return jax.lax.cond(some, lambda: settle_all(rows, *codes), lambda: rows.k)
+    some = jnp.any(rows.unsure)
+    return jax.lax.cond(some, lambda: settle_all(rows, codes, axis_name), lambda: rows.k)
 
 
-def settle_all(rows: Rows, e, centred, half) -> Int[Array, "N"]:
+def settle_all(rows: Rows, codes: Scored, axis_name: AxisName) -> Int[Array, "N"]:
     """One row of each run after another, until all rows are sure."""
     n, runs = rows.k.shape[0], jax.tree.map(deal_runs, rows)
-    codes = code_blocks(centred, half, runs.k.shape[0])
-    names = jnp.pad(fingerprints(e), (0, codes.half.size - e.shape[0])).reshape(codes.half.shape)
+    blocks = code_blocks(codes.y, codes.half, runs.k.shape[0])
+    names = jnp.pad(fingerprints(codes.e), (0, blocks.half.size - codes.half.size))
+    names = names.reshape(blocks.half.shape)
 
     def settle_one_each(carry):
         k, unsure = carry
         at = jnp.argmax(unsure, axis=1)
         one = jax.tree.map(partial(pick, at), runs)
-        settled = nearest_by_pairs(one, e, codes, names)[:, None]
+        settled = nearest_by_pairs(vary(one, axis_name), codes.e, blocks, names)
+        settled = nearest_of_shards(one.z, settled, codes.e, axis_name)[:, None]
         here = unsure & (jnp.arange(unsure.shape[1]) == at[:, None])
         return jnp.where(here, settled, k), unsure & ~here
 
@@ -112,3 +122,39 @@ def nearest_by_pairs(
 def closer(z, e_j, e_k) -> Bool[Array, "P"]:
     """Whether |z - e_j| < |z - e_k|."""
     return jnp.sum((e_k - e_j) * ((z - e_k) + (z - e_j)), axis=-1) < 0
+
+
+def join(found: Nearest, slack: Float[Array, "N"], codes: Scored, axis_name: AxisName) -> Nearest:
+    """What was found in all shards of the codes, with the index among all."""
+    if axis_name is None:
+        return found
+    best = -pmax(-found.best, axis_name)
+    near = found.best <= best + slack
+    count, doubtful = psum(
+        (near.astype(jnp.int32), (near & ~found.sure).astype(jnp.int32)), axis_name
+    )
+    k = pmax(jnp.where(found.best == best, in_all(found.k, codes.e, axis_name), -1), axis_name)
+    return Nearest(best, k, (count == 1) & (doubtful == 0))
+
+
+def nearest_of_shards(
+    z: Float[Array, "P D"], k: Int[Array, "P"], e: Float[Array, "K D"], axis_name: AxisName
+) -> Int[Array, "P"]:
+    """Of the codes k of all shards the nearest, with its index among all; -1 is none."""
+    if axis_name is None:
+        return k
+    mine = jnp.where(k < 0, -1, in_all(k, e, axis_name)), e[jnp.maximum(k, 0)]
+
+    def compare(best, shard):
+        (k, e_k), (j, e_j) = best, shard
+        better = (j >= 0) & ((k < 0) | closer(z, e_j, e_k))
+        return (jnp.where(better, j, k), jnp.where(better[:, None], e_j, e_k)), None
+
+    shards = jax.lax.all_gather(mine, axis_name)
+    first = jax.tree.map(lambda x: x[0], shards)
+    return pmax(jax.lax.scan(compare, first, shards)[0][0], axis_name)  # the same on all
+
+
+def in_all(k: Int[Array, "N"], e: Float[Array, "K D"], axis_name: AxisName) -> Int[Array, "N"]:
+    """The index among the codes of all shards."""
+    return k + jax.lax.axis_index(axis_name) * e.shape[0]

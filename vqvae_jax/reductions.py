@@ -23,6 +23,16 @@ def psum(x, axis_name: AxisName = None):
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
+def pmax(x, axis_name: AxisName = None):
+    """Maximum of each leaf of `x` over the replicas; `x` itself without an axis."""
+    return x if axis_name is None else jax.lax.pmax(x, axis_name)
+
+
+def vary(x, axis_name: AxisName = None):
+    """`x`, which is the same on all replicas, as the type of what may differ (`jax.shard_map`)."""
+    return x if axis_name is None else jax.lax.pcast(x, axis_name, to="varying")
+
+
 def is_valid(z: Float[Array, "*rows D"]) -> Bool[Array, "*rows"]:
     """Whether each row is finite, and small enough for its square to be summed in float32.
 

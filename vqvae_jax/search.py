@@ -8,26 +8,30 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.near_ties import Rows, settle
-from vqvae_jax.reductions import is_valid
+from vqvae_jax.near_ties import Rows, Scored, join, settle
+from vqvae_jax.reductions import AxisName, is_valid, pmax, psum, vary
 from vqvae_jax.scores import Nearest, search
 
 
-@jax.jit
-def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Array, "*rows"]:
+@partial(jax.jit, static_argnames="axis_name")
+def nearest(
+    z: Float[Array, "*rows D"], codebook: Float[Array, "K D"], axis_name: AxisName = None
+) -> Int[Array, "*rows"]:
     """Index of the code nearest to each row: k = argmin_j |z - e_j|_2.
 
     Computed in float32, whatever the dtypes, in two steps. First all scores 1/2 |e_j|^2 - z.e_j,
     with z and e relative to the mean of the codebook, products in full precision, and a bound of
-    their rounding. Where a second code is within the bound, those codes are compared in pairs by
-    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).(2 z - e_i - e_j). So the index is that of float64, for
-    any codebook, unless the distances of two codes i, j from z differ by less than
-    (D + 8) 2^-24 |e_i - e_j|: the claim of `vqvae_jax.near_ties`. Of equal codes the lowest index
-    is taken. Only a block of the N x K scores exists at a time.
+    their rounding. Where a second code is within the bound, those codes are compared in pairs, by
+    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). So the index is that of
+    float64, whatever the codebook, unless the least two distances agree to a relative
+    (D + 8) 2^-22. Equal distances go to the lowest index. Only a block of the N x K scores exists
+    at a time.
 
     Args:
         z: rows, `[..., D]`.
         codebook: the codes e, `[K, D]`. A code that is not finite is never chosen.
+        axis_name: within `jax.shard_map`, the mesh axis over which a codebook `[n K, D]` is
+            sharded: each device searches its K codes, and all get the index among the n K.
 
     Returns:
         int32 `[...]`; -1 for a row that is not finite (or whose square overflows), and for all rows
@@ -43,20 +47,27 @@ def nearest(z: Float[Array, "*rows D"], codebook: Float[Array, "K D"]) -> Int[Ar
     check_shapes(z.shape, codebook.shape)
     if 0 in z.shape:
         return jnp.zeros(z.shape[:-1], jnp.int32)
-    rows, valid = z.shape[:-1], is_valid(z)
-    z, e = sg(z).astype(jnp.float32), sg(codebook).astype(jnp.float32)
+    rows, valid = z.shape[:-1], is_valid(z).reshape(-1)
+    z = jnp.where(valid[:, None], sg(z).astype(jnp.float32).reshape(-1, z.shape[-1]), 0)
+    codes, centre, some = centred(sg(codebook).astype(jnp.float32), axis_name)
+    found, y = valid & some, z - centre
+    slack = rounding(y, codes.half, axis_name)
+    here, margin = vary((y, slack), axis_name)
+    best, k, sure = join(best_search(z)(here, codes.y, codes.half, margin), slack, codes, axis_name)
+    squared = jnp.sum(jnp.square(y), axis=-1) + 2 * best  # |z - e_k|^2
+    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * squared
+    unsure = Rows(k, found & ~sure, inexact, best + slack, z, y)
+    return jnp.where(found, settle(unsure, codes, axis_name), -1).reshape(rows)
+
+
+def centred(e: Float[Array, "K D"], axis_name: AxisName = None):
+    """The codes as they are scored; the mean of those that are finite; whether there is one."""
     usable = is_valid(e)[:, None]
     e = jnp.where(usable, e, 0)
-    found = (valid & jnp.any(usable)).reshape(-1)
-    z = jnp.where(valid[..., None], z, 0).reshape(-1, z.shape[-1])
-    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    total, n = psum((jnp.sum(e, axis=0), jnp.sum(usable)), axis_name)
+    centre = total / jnp.maximum(n, 1)
     half = jnp.where(usable[:, 0], 0.5 * jnp.sum(jnp.square(e - centre), axis=-1), jnp.inf)
-    slack = rounding(z - centre, half)
-    best, k, sure = best_search(z)(z - centre, e - centre, half, slack)
-    squared = jnp.sum(jnp.square(z - centre), axis=-1) + 2 * best  # |z - e_k|^2
-    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * squared
-    unsure = Rows(k, found & ~sure, inexact, best + slack, z, z - centre)
-    return jnp.where(found, settle(unsure, e, e - centre, half), -1).reshape(rows)
+    return Scored(e, e - centre, half), centre, n > 0
 
 
 def best_search(z: Float[Array, "N D"]) -> Callable[..., Nearest]:
@@ -74,16 +85,19 @@ def best_search(z: Float[Array, "N D"]) -> Callable[..., Nearest]:
     return partial(jax.lax.platform_dependent, default=search, **accelerators)
 
 
-def rounding(z: Float[Array, "N D"], half: Float[Array, "K"]) -> Float[Array, "N"]:
+def rounding(
+    z: Float[Array, "N D"], half: Float[Array, "K"], axis_name: AxisName = None
+) -> Float[Array, "N"]:
     """By how much rounding may change the difference of two scores that may be the least.
 
     A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that. The nearest
     code is at most |z| + |e_j| away, for any j, and so no longer than 2 |z| + min_j |e_j|.
     """
     length = jnp.sqrt(2 * half)
-    longest = jnp.max(jnp.where(length < jnp.inf, length, 0))
+    longest = pmax(jnp.max(jnp.where(length < jnp.inf, length, 0)), axis_name)
+    shortest = -pmax(-jnp.min(length), axis_name)
     norm = jnp.sqrt(jnp.sum(z * z, axis=-1))
-    e = jnp.minimum(longest, 2 * norm + jnp.min(length))
+    e = jnp.minimum(longest, 2 * norm + shortest)
     return 2 * (z.shape[-1] + 8) * 2.0**-24 * e * (norm + 0.5 * e)
 
 
