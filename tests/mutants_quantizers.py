@@ -167,4 +167,17 @@ FAMILIES = [
         ("sqvae: variance not halved", "precision = 0.5 * jnp.exp(", "precision = 1.0 * jnp.exp("),
         ("sqvae: sum over channels", "losses = {n: weight / dim *", "losses = {n: weight *"),
     ]),
+    ("sharded codebooks", Q + "shards.py", T + "test_shards.py", [
+        ("shards share a key", "jax.random.fold_in(key, jax.lax.axis_index(axis_name))", "key"),
+        ("a row counts in every shard", "mine = in_shard(k, codebook.size, axis_name)", "mine = k % codebook.size"),
+    ]),
+    ("sharded codes looked up", "equations.py", T + "test_shards.py", [
+        ("codes of other shards are 0", "codebook[jnp.where(known, k, 0)], 0), axis_name)", "codebook[jnp.where(known, k, 0)], 0), None)"),
+    ]),
+    ("search of shards", "near_ties.py", "tests/test_sharded.py", [
+        ("index within the shard", "return k + jax.lax.axis_index(axis_name) * e.shape[0]", "return k"),
+        ("another shard overlooked", "(count == 1) & (doubtful == 0)", "doubtful == 0"),
+        ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),
+        ("the first shard that has one", "((k < 0) | closer(z, e_j, e_k))", "(k < 0)"),
+    ]),
 ]  # fmt: skip

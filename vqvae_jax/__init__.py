@@ -47,7 +47,6 @@ from vqvae_jax.quantizers.codebooks import ema_update as ema_update
 from vqvae_jax.quantizers.codebooks import fixed as fixed
 from vqvae_jax.quantizers.codebooks import laplace_smoothing as laplace_smoothing
 from vqvae_jax.quantizers.codebooks import learnt as learnt
-from vqvae_jax.quantizers.codebooks import underused as underused
 from vqvae_jax.quantizers.combinators import normalize as normalize
 from vqvae_jax.quantizers.combinators import project as project
 from vqvae_jax.quantizers.combinators import rotate as rotate
@@ -73,6 +72,7 @@ from vqvae_jax.quantizers.relaxed import sqvae as sqvae
 from vqvae_jax.quantizers.residual import repeat as repeat
 from vqvae_jax.quantizers.residual import residual as residual
 from vqvae_jax.quantizers.residual import shared as shared
+from vqvae_jax.quantizers.revive import underused as underused
 from vqvae_jax.quantizers.scalar import Axis as Axis
 from vqvae_jax.quantizers.scalar import arctanh_bound as arctanh_bound
 from vqvae_jax.quantizers.scalar import fsp as fsp
@@ -86,6 +86,7 @@ from vqvae_jax.quantizers.scalar import tanh_cdf as tanh_cdf
 from vqvae_jax.quantizers.schedules import Transformation as Transformation
 from vqvae_jax.quantizers.schedules import from_optax as from_optax
 from vqvae_jax.quantizers.schedules import scheduled as scheduled
+from vqvae_jax.quantizers.shards import sharded as sharded
 from vqvae_jax.quantizers.slices import grouped as grouped
 from vqvae_jax.quantizers.slices import heads as heads
 from vqvae_jax.quantizers.tables import Transform as Transform

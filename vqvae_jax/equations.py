@@ -19,19 +19,25 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
+from vqvae_jax.reductions import AxisName, in_shard, psum
 from vqvae_jax.search import nearest
 
 
-def lookup(codebook: Float[Array, "K D"], k: Int[Array, "*rows"]) -> Float[Array, "*rows D"]:
+def lookup(
+    codebook: Float[Array, "K D"], k: Int[Array, "*rows"], axis_name: AxisName = None
+) -> Float[Array, "*rows D"]:
     """z_q = e_k, and 0 for k = -1: a code that was not sent, or lies outside the codebook.
+
+    With `axis_name`, as in `nearest`, of a codebook that is sharded over this mesh axis.
 
     Example:
         >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1]))
         Array([[3., 4.],
                [0., 0.]], dtype=float32)
     """
+    k = in_shard(k, codebook.shape[0], axis_name)
     known = (k >= 0) & (k < codebook.shape[0])
-    return jnp.where(known[..., None], codebook[jnp.where(known, k, 0)], 0)
+    return psum(jnp.where(known[..., None], codebook[jnp.where(known, k, 0)], 0), axis_name)
 
 
 class Quantized(NamedTuple):

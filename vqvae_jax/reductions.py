@@ -33,6 +33,17 @@ def vary(x, axis_name: AxisName = None):
     return x if axis_name is None else jax.lax.pcast(x, axis_name, to="varying")
 
 
+def in_shard(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Int[Array, "*rows"]:
+    """The index among the `size` codes of this device, -1 for those of the others.
+
+    Of codes that are sharded over the axis; the index itself without one.
+    """
+    if axis_name is None:
+        return k
+    k = k - jax.lax.axis_index(axis_name) * size
+    return jnp.where((k >= 0) & (k < size), k, -1)
+
+
 def is_valid(z: Float[Array, "*rows D"]) -> Bool[Array, "*rows"]:
     """Whether each row is finite, and small enough for its square to be summed in float32.
 

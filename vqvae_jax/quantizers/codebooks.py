@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from vqvae_jax.describe import Described, Function, described
+from vqvae_jax.describe import Described, described
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.inits import Init, uniform
-from vqvae_jax.reductions import AxisName, Rows, is_valid, sample_rows, sum_by_code
-
-Revive = Callable[[Array], Array] | None
+from vqvae_jax.quantizers.revive import Revive, find_dead
+from vqvae_jax.reductions import AxisName, Rows, sample_rows, sum_by_code
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +32,7 @@ class Codebook(Described):
         dim: D.
         learnt: whether gradients move the codes: then the codebook loss applies.
         draws: whether `begin` or `update` draw rows and need a key.
+        shards: the mesh axis that `codes` are sharded over: then they are this device's part.
     """
 
     init: Callable[..., tuple[dict, dict]]
@@ -43,6 +43,7 @@ class Codebook(Described):
     dim: int
     learnt: bool
     draws: bool
+    shards: AxisName = None
 
 
 def unmoved(params, state, key, rows, *args) -> dict:
@@ -216,24 +217,6 @@ def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Ar
     return (counts + eps) / (total + counts.size * eps) * total
 
 
-@described
-def underused(share: float = 0.1) -> Function:
-    """Dead codes: those whose moving-average count lies under `share` of the codebook's mean.
-
-    For the argument `revive` of `vq` and `ema_vq`. It does not depend on the size of the batch.
-
-    Example:
-        >>> underused(0.5)(jnp.array([1.0, 0.1, 1.0]))
-        Array([False,  True, False], dtype=bool)
-    """
-    check_range(0, 1, share=share)
-
-    def dead(counts: Float[Array, "K"]) -> Bool[Array, "K"]:
-        return counts < share * jnp.mean(counts)
-
-    return Function(dead)
-
-
 def first_fit(
     init: Init,
     initialized: Bool[Array, ""],
@@ -250,13 +233,3 @@ def first_fit(
         lambda: codebook,
         lambda: fit(key, rows.z, rows.weights, size, axis_name),
     )
-
-
-def find_dead(
-    revive: Callable[[Array], Array],
-    counts: Float[Array, "K"],
-    hits: Float[Array, "K"],
-    codebook: Float[Array, "K D"],
-) -> Bool[Array, "K"]:
-    """Codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
-    return (revive(counts) | ~is_valid(codebook)) & (hits == 0)

@@ -24,7 +24,7 @@ from vqvae_jax.quantizers.base import (
     training_keys,
 )
 from vqvae_jax.quantizers.codebooks import Codebook
-from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, valid_rows
+from vqvae_jax.reductions import AxisName, Rows, is_valid, mean, psum, valid_rows
 from vqvae_jax.search import nearest
 
 
@@ -84,6 +84,8 @@ def codebook_vq(
         ((512,), 64, True)
     """
     check_range(0, float("inf"), beta=beta)
+    if codebook.shards is not None and (assign or terms):
+        raise ValueError(f"{codebook!r} allows no assign and no terms: they need all codes")
 
     def losses(found: Lookup) -> dict[str, Array]:
         args = (found.rows.z, found.z_q, found.rows.weights, found.axis_name)
@@ -122,7 +124,7 @@ def lookup_quantizer(
 
     def find(train, key, rows, e, axis_name):
         if not (train and assign):
-            return nearest(rows.z, e)
+            return nearest(rows.z, e, codebook.shards)
         key = None if key is None else jax.random.fold_in(key, 2)  # not that of init or revive
         return assign.choose(key, sg(rows), sg(e), axis_name)
 
@@ -133,11 +135,13 @@ def lookup_quantizer(
         start = codebook.begin(params, state, key_init, rows, axis_name) if train else state
         e = codebook.codes(params, start)
         k = jnp.where(rows.weights > 0, find(train, key, rows, e, axis_name), -1)
-        z_q = lookup(e, k)
+        z_q = lookup(e, k, codebook.shards)
         found = Lookup(rows, e, k, z_q, axis_name)
         noise = None if key is None else jax.random.fold_in(key, 3)
         quantized = surrogate(noise, rows.z, z_q, axis_name) if train else estimator(rows.z, z_q)
-        out = Output(quantized.astype(z.dtype), k[..., None], losses(found), measure(found))
+        out = Output(
+            quantized.astype(z.dtype), k[..., None], losses(found), measure(found, codebook.shards)
+        )
         if not train:
             return out, state
         new = codebook.update(params, start, key_revive, rows, k, axis_name)
@@ -145,16 +149,16 @@ def lookup_quantizer(
 
     def decode(params, state, indices):
         check_indices(indices, (size,))
-        return lookup(codebook.codes(params, state), indices[..., 0])
+        return lookup(codebook.codes(params, state), indices[..., 0], codebook.shards)
 
     return Quantizer(codebook.init, apply, decode, dim, (size,), stochastic)
 
 
-def measure(found: Lookup) -> dict[str, Array]:
+def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:
     """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
     rows, codes = found.rows, sg(found.codes)
     return {
         "error": mean(jnp.square(sg(rows.z - found.z_q)), rows.weights, found.axis_name),
         "invalid_rows": rows.invalid,
-        "invalid_codes": jnp.sum(~is_valid(codes), dtype=jnp.float32),
+        "invalid_codes": psum(jnp.sum(~is_valid(codes), dtype=jnp.float32), shards),
     }

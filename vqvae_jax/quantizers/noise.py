@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Number, Quantizer, check_range, local_key
-from vqvae_jax.quantizers.codebooks import Revive, learnt
+from vqvae_jax.quantizers.codebooks import learnt
 from vqvae_jax.quantizers.inits import Init, normal
 from vqvae_jax.quantizers.lookups import lookup_quantizer
+from vqvae_jax.quantizers.revive import Revive
 
 
 @described

@@ -3,10 +3,11 @@
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through, unit
 from vqvae_jax.quantizers.base import Number, Quantizer
-from vqvae_jax.quantizers.codebooks import Revive, averaged, fixed, learnt
+from vqvae_jax.quantizers.codebooks import averaged, fixed, learnt
 from vqvae_jax.quantizers.combinators import normalize
 from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import codebook_vq
+from vqvae_jax.quantizers.revive import Revive
 from vqvae_jax.quantizers.tables import Transform, affine, linear, mapped, unit_codes
 
 

@@ -4,9 +4,10 @@ from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.assignments import sampled, sinkhorn
 from vqvae_jax.quantizers.base import Number, Quantizer
-from vqvae_jax.quantizers.codebooks import Revive, averaged, learnt
+from vqvae_jax.quantizers.codebooks import averaged, learnt
 from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import codebook_vq
+from vqvae_jax.quantizers.revive import Revive
 
 
 @described

@@ -1,0 +1,43 @@
+"""Codes that died: which they are, to be re-seeded with rows of the batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vqvae_jax.describe import Function, described
+from vqvae_jax.quantizers.base import check_range
+from vqvae_jax.reductions import AxisName, is_valid
+
+Revive = Callable[[Array], Array] | None  # from moving-average counts [K] to the codes that died
+
+
+@described
+def underused(share: float = 0.1, shards: AxisName = None) -> Function:
+    """Dead codes: those whose moving-average count lies under `share` of the codebook's mean.
+
+    For the argument `revive` of `vq` and `ema_vq`. It does not depend on the size of the batch.
+    With `shards`, the mesh axis of a `sharded` codebook, the mean is that of all codes.
+
+    Example:
+        >>> underused(0.5)(jnp.array([1.0, 0.1, 1.0]))
+        Array([False,  True, False], dtype=bool)
+    """
+    check_range(0, 1, share=share)
+
+    def dead(counts: Float[Array, "K"]) -> Bool[Array, "K"]:
+        mean = jnp.mean(counts)
+        return counts < share * (mean if shards is None else jax.lax.pmean(mean, shards))
+
+    return Function(dead)
+
+
+def find_dead(
+    revive: Callable[[Array], Array],
+    counts: Float[Array, "K"],
+    hits: Float[Array, "K"],
+    codebook: Float[Array, "K D"],
+) -> Bool[Array, "K"]:
+    """Codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
+    return (revive(counts) | ~is_valid(codebook)) & (hits == 0)

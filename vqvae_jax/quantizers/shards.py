@@ -1,0 +1,59 @@
+"""A codebook that outgrows one device: each keeps a part, and the statistics of that part."""
+
+import dataclasses
+
+import jax
+
+from vqvae_jax.describe import described
+from vqvae_jax.quantizers.base import check_size
+from vqvae_jax.quantizers.codebooks import Codebook
+from vqvae_jax.reductions import in_shard
+
+
+@described
+def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook:
+    """n K codes over the n devices of a mesh axis, K of them on each, kept as `codebook` says.
+
+    For use within `jax.shard_map`, where rows are the same on all devices of this axis, and params
+    and state differ: their arrays are sharded over it on axis 0, but for scalars. Another axis may
+    share out the rows. A device searches its own codes, sums up the rows that chose them, and
+    initialises and revives them by itself, with its own key; between devices travel, per row, a
+    few numbers to find the nearest code, and z_q. Codes, quantized and losses are those of the
+    whole codebook on one device. Moving averages differ from it by their smoothing (of the counts
+    of K codes, not n K), and a revived code begins with the mean count of its K.
+
+    Args:
+        codebook: of K codes.
+        n: devices of the axis.
+        axis_name: of the axis, another one than that of the rows.
+
+    Example:
+        >>> import jax, vqvae_jax as vj
+        >>> from jax.sharding import AxisType, PartitionSpec as P
+        >>> q = vj.codebook_vq(vj.sharded(vj.averaged(64, 8), n=1))
+        >>> mesh = jax.make_mesh((1,), ("codebook",), (AxisType.Auto,))
+        >>> init = jax.shard_map(q.init, mesh=mesh, in_specs=P(), out_specs=P("codebook"))
+        >>> q.vocab, init(jax.random.key(0))[1]["codebook"].shape
+        ((64,), (64, 8))
+    """
+    check_size(n=n)
+
+    def own(key):
+        return None if key is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def begin(params, state, key, *args):
+        return codebook.begin(params, state, own(key), *args)
+
+    def update(params, state, key, rows, k, rows_axis):
+        mine = in_shard(k, codebook.size, axis_name)
+        return codebook.update(params, state, own(key), rows, mine, rows_axis)
+
+    return dataclasses.replace(
+        codebook,
+        call=None,
+        init=lambda key: codebook.init(own(key)),
+        begin=begin,
+        update=update,
+        size=n * codebook.size,
+        shards=axis_name,
+    )
