@@ -3,7 +3,7 @@
 import numpy as np
 import optax
 
-from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq, kmeans, underused, vq
+from vqvae_jax import MLP, VQVAE, Decoder, Encoder, InParts, ema_vq, kmeans, underused, vq
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.data.sources import DataError, open_source
@@ -37,6 +37,13 @@ def make_model(config, example: Examples) -> VQVAE:
     encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
     decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
     return VQVAE(encoder, quantizer, decoder)
+
+
+def in_parts(model: VQVAE, n: int) -> VQVAE:
+    """The model as it is trained: its encoder and decoder see the batch in n parts."""
+    if n == 1:
+        return model
+    return model.clone(encoder=InParts(model.encoder, n), decoder=InParts(model.decoder, n))
 
 
 def make_optimizer(config) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ import jax
 from experiments import evaluate, report, runs
 from experiments.command import run
 from experiments.progress import Display
-from experiments.recipe import host_batches, load_data, make_model, make_optimizer
+from experiments.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import EMBEDDED
@@ -80,6 +80,8 @@ class Config:
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     """How the train step is compiled for several devices."""
+    parts: int = 1
+    """Encoder and decoder work on so many parts of a device's batch in turn, to save memory."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 1000
@@ -98,6 +100,7 @@ FREE = (
     "name",
     "runs",
     "parallel",
+    "parts",
     "log_every",
     "save_every",
     "processes",
@@ -110,7 +113,7 @@ def check(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
     check_size(steps=config.steps, batch_size=config.batch_size, processes=config.processes)
     check_size(log_every=config.log_every, eval_every=config.eval_every)
-    check_size(save_every=config.save_every)
+    check_size(save_every=config.save_every, parts=config.parts)
     check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
 
 
@@ -123,7 +126,8 @@ def main(config: Config) -> dict[str, float] | None:
     model, optimizer = make_model(config, train), make_optimizer(config)
     mesh = parallel.data_mesh()
     parallel.check_batch(config.batch_size, mesh.size)
-    step = COMPILERS[config.parallel](make_train_step(model, optimizer), mesh)
+    train_step = make_train_step(in_parts(model, config.parts), optimizer)
+    step = COMPILERS[config.parallel](train_step, mesh)
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     state = parallel.replicate(state, mesh)
 

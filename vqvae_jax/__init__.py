@@ -25,6 +25,7 @@ from vqvae_jax.modules.blocks import Encoder as Encoder
 from vqvae_jax.modules.blocks import ResidualStack as ResidualStack
 from vqvae_jax.modules.blocks import Upsample as Upsample
 from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
+from vqvae_jax.modules.parts import InParts as InParts
 from vqvae_jax.modules.pyramid import Phi as Phi
 from vqvae_jax.modules.pyramid import Pyramid as Pyramid
 from vqvae_jax.modules.quantize import Quantize as Quantize

@@ -57,6 +57,12 @@ def assert_same_run(a: train.Config, b: train.Config):
     assert first.read_bytes() == second.read_bytes()
 
 
+def assert_close_run(a: train.Config, b: train.Config):
+    states = final_state(a), final_state(b)
+    for x, y in zip(*(jax.tree.leaves((s.params, s.collections)) for s in states), strict=True):
+        assert np.linalg.norm(x * 1.0 - y) <= 1e-5 * np.linalg.norm(x) + 1e-7
+
+
 class StopAt:
     """Stands for a Ctrl-C that comes during step n."""
 
@@ -212,16 +218,25 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
     assert process.wait() == 143
 
 
-def test_two_processes_train_together(straight, tmp_path):
+def test_batches_in_parts_train_as_whole_ones(straight, tmp_path, no_figures):
+    parts = dataclasses.replace(straight, runs=tmp_path, parts=2)
+    train.main(parts)
+    assert_close_run(straight, parts)
+    assert (
+        load_model(tmp_path / parts.name / "model").model
+        == load_model(straight.runs / straight.name / "model").model
+    )
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_together_as_one(n, straight, tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     together = dataclasses.replace(
-        straight, runs=tmp_path, processes=2, coordinator=f"localhost:{port}"
+        straight, runs=tmp_path, processes=n, coordinator=f"localhost:{port}"
     )
-    both = [command(dataclasses.replace(together, process_id=i)) for i in (0, 1)]
-    for process in both:
-        assert process.wait(timeout=120) == 0, process.stdout.read()
-    a, b = final_state(straight), final_state(together)
-    for x, y in zip(*(jax.tree.leaves((s.params, s.collections)) for s in (a, b)), strict=True):
-        assert np.linalg.norm(x * 1.0 - y) <= 1e-5 * np.linalg.norm(x) + 1e-7
+    processes = [command(dataclasses.replace(together, process_id=i)) for i in range(n)]
+    for process in processes:
+        assert process.wait(timeout=300) == 0, process.stdout.read()
+    assert_close_run(straight, together)

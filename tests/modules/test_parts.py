@@ -1,0 +1,77 @@
+"""A batch in parts trains as the whole batch does, in less memory."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiling import jit
+
+import vqvae_jax as vj
+from vqvae_jax.training.step import init_state, make_train_step
+
+KEY = jax.random.key(0)
+close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+X = jax.random.uniform(KEY, (8, 12, 12, 1)) - 0.5
+QUANTIZER = vj.ema_vq(12, 4, 0.9, init=vj.kmeans(2), revive=vj.underused(0.5))
+
+
+def model(parts=None):
+    encoder = vj.Encoder(dim=4, width=6, depth=1)
+    decoder = vj.Decoder(dim=4, width=6, depth=1)
+    if parts:
+        encoder, decoder = vj.InParts(encoder, parts), vj.InParts(decoder, parts)
+    return vj.VQVAE(encoder, QUANTIZER, decoder)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_steps_are_those_of_the_whole_batch(parts):
+    optimizer = optax.sgd(0.1)
+    states = {}
+    for n in (None, parts):
+        state = init_state(model(n), optimizer, KEY, X[:1])
+        step = jit(make_train_step(model(n), optimizer))
+        for i in range(3):
+            state, metrics = step(state, jnp.roll(X, i, 1))
+        states[n] = state.params, state.collections, metrics
+    close(states[parts], states[None])
+
+
+def test_parts_are_of_the_variables_of_the_whole_and_described():
+    variables = model().init(KEY, X[:1])
+    chex.assert_trees_all_equal(model(2).init(KEY, X[:1]), variables)
+    assert vj.from_json(vj.to_json(model(2))) == model(2)
+    close(model(4).apply(variables, X).x, model().apply(variables, X).x)
+
+
+def test_fewer_activations_are_kept():
+    x = jnp.zeros((64, 32, 32, 1))
+
+    def memory(inner):
+        variables = inner.init(KEY, x[:1])
+
+        def loss(variables):
+            return jnp.mean(jnp.square(inner.apply(variables, x)))
+
+        compiled = jax.jit(jax.grad(loss)).lower(variables).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    encoder = vj.Encoder(dim=4, width=16)
+    assert memory(vj.InParts(encoder, 8)) < 0.3 * memory(encoder)
+
+
+def test_a_batch_that_can_not_be_cut_is_named(as_users):
+    with pytest.raises(ValueError, match="a batch of 8 can't be cut into 3 equal parts"):
+        model(3).apply(model().init(KEY, X[:1]), X)
+    with pytest.raises(ValueError, match="parts must be an integer >= 1, got 0"):
+        vj.InParts(vj.MLP(2), 0).init(KEY, X)
+
+
+def test_examples_keep_their_places():
+    inner, x = vj.InParts(vj.MLP(3), 4), jax.random.normal(KEY, (12, 5))
+    variables = inner.init(KEY, x)
+    one_by_one = [vj.MLP(3).apply(variables, row[None])[0] for row in x]
+    np.testing.assert_allclose(inner.apply(variables, x), one_by_one, rtol=1e-5, atol=1e-6)

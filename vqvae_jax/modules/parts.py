@@ -1,0 +1,56 @@
+"""Large batches on small devices: a module applied to a part of the batch after another."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vqvae_jax.quantizers.base import check_size
+
+
+class InParts(nn.Module):
+    """inner(x), for a part of the batch at a time: the activations of one part exist, not of all.
+
+    For encoders and decoders in a `VQVAE`: gradients are accumulated over the parts, whose
+    activations are computed again for them (rematerialisation), while the quantizer between sees
+    the whole batch. So losses, gradients, moving averages and revived codes are those of one batch,
+    but for the order of sums. Variables are those of `inner`, so a trained model can be cut
+    otherwise. `inner` must treat examples one by one and hold params alone.
+
+    Attributes:
+        inner: a module x `[B, ...]` -> y `[B, ...]`.
+        parts: n >= 1, a divisor of B.
+
+    Raises:
+        ValueError: if the parts are not of equal size.
+
+    Example:
+        >>> import jax, vqvae_jax as vj
+        >>> model = vj.VQVAE(InParts(vj.MLP(4), 2), vj.vq(32, 4), InParts(vj.MLP(10), 2))
+        >>> x = jnp.ones((6, 10))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> same = vj.VQVAE(vj.MLP(4), vj.vq(32, 4), vj.MLP(10)).apply(variables, x).x
+        >>> bool(jnp.allclose(model.apply(variables, x).x, same, atol=1e-6))
+        True
+    """
+
+    inner: nn.Module
+    parts: int = 1
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.inner)
+
+    def __call__(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *other"]:
+        check_size(parts=self.parts)
+        if self.is_initializing():
+            return self.inner(x)
+        if x.shape[0] % self.parts:
+            raise ValueError(f"a batch of {x.shape[0]} can't be cut into {self.parts} equal parts")
+        # Dealt like cards, so that a batch sharded over devices is sharded in each part.
+        dealt = jnp.swapaxes(x.reshape(-1, self.parts, *x.shape[1:]), 0, 1)
+        each = nn.scan(
+            nn.remat(lambda inner, carry, part: (carry, inner(part))),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        _, y = each(self.inner, (), dealt)
+        return jnp.swapaxes(y, 0, 1).reshape(x.shape[0], *y.shape[2:])
