@@ -1,0 +1,72 @@
+"""Measure speed and memory beside other libraries.
+
+python -m experiments.bench search            the nearest code
+python -m experiments.bench step              the train step
+python -m experiments.bench scale             growth with N, K and D
+python -m experiments.bench pipeline          reading images
+python -m experiments.bench all --quick       all of it in minutes
+
+Other libraries take part where they are installed: pip install 'vqvae_jax[bench]'.
+"""
+
+import dataclasses
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from experiments.bench import page
+from experiments.bench.machine import provenance
+from experiments.command import run
+
+PARTS = ("search", "step", "scale", "pipeline")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure speed and memory beside other libraries; search, step, scale, pipeline or all."""
+
+    part: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
+    """search, step, scale, pipeline, or all."""
+    quick: bool = False
+    """Fewer problems and rounds: all of it in minutes."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("runs/bench")
+    """The folder of PART/report.md, results.json and pictures; made if missing."""
+
+
+def main(config: Config) -> None:
+    """Runs the benchmarks one after another; each leaves its page before the next begins."""
+    parts = chosen(config.part)
+    config.output.mkdir(parents=True, exist_ok=True)  # before hours of work
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for name in parts:
+        console.print(f"{name} begins", markup=False)
+        part = importlib.import_module(f"experiments.bench.{name}").run(config.quick)
+        page.show(part, console)
+        print(page.write(config.output, part, provenance(command_line(name, config.quick))))
+
+
+def chosen(part: str) -> Sequence[str]:
+    """The benchmarks of a name.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    if part not in (*PARTS, "all"):
+        raise ValueError(f"no benchmark {part!r}; there are {', '.join(PARTS)} and all")
+    return PARTS if part == "all" else (part,)
+
+
+def command_line(part: str, quick: bool) -> str:
+    """The command that repeats one benchmark."""
+    words = ["python", "-m", "experiments.bench", part]
+    return shlex.join(words + ["--quick"] * quick)
+
+
+if __name__ == "__main__":
+    run(main, Config)

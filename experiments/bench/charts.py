@@ -1,0 +1,49 @@
+"""Plots of races: marks with quartiles, and lines over sizes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.bench.timing import Spread
+from experiments.figures import INK, LINES, new_figure, plain
+
+
+def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
+    """One panel for each problem, one line for each contestant: median and quartiles."""
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(rows * (0.75 + 0.2 * len(labels)))
+    cells = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in cells.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, panel) in zip(cells.flat, panels.items(), strict=False):
+        plain(axes, title)
+        for label, (median, low, high) in panel.items():
+            at, error = labels.index(label), [[median - low], [high - median]]
+            axes.errorbar(median, at, xerr=error, fmt="o", ms=3.5, lw=1.2, color=LINES[0])
+        axes.set_xlim(left=0)
+        axes.set_xlabel(unit, color=INK, fontsize=8)
+    cells[0, 0].set_yticks(range(len(labels)), labels)
+    cells[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
+def growth(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str) -> Figure:
+    """One panel for each size that varies: log-log lines, and dashed the linear growth.
+
+    Args:
+        panels: {name of the size: {label: [(size, value)]}}.
+        unit: of the values.
+    """
+    figure = new_figure(2.4)
+    cells = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (size, lines) in zip(cells, panels.items(), strict=True):
+        plain(axes, f"{unit} over {size}")
+        for i, (label, line) in enumerate((k, v) for k, v in lines.items() if v):
+            x, y = np.array(sorted(line)).T
+            axes.loglog(x, y, "o-", color=LINES[i], label=label, lw=1.2, ms=3)
+            axes.loglog(x, y[-1] * x / x[-1], "--", color=LINES[i], alpha=0.5, lw=0.8)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=7)
+    return figure

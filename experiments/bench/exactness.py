@@ -1,0 +1,91 @@
+"""How many indices differ from float64 where float32 can tell."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.bench import peers
+from experiments.bench.page import Table
+
+ROWS, CODES, WIDTH = 4096, 1024, 64
+QUICK_ROWS = 1024
+
+
+def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """float32 (rows, codes) by name: normal, then moved and stretched."""
+    random = np.random.default_rng(0)
+    z, e = random.standard_normal((rows, width)), random.standard_normal((codes, width))
+    uneven = np.where(np.arange(width) % 8 == 0, 1000.0, 0.0)
+    scales = np.logspace(-2, 1, width)
+    found = {
+        "offset 0": (z, e),
+        "offset 10": (z + 10, e + 10),
+        "offset 1,000": (z + 1000, e + 1000),
+        "offset 1,000 in each 8th channel, scales 0.01 to 10": (
+            z * scales + uneven,
+            e * scales + uneven,
+        ),
+        "codebook at distance 100 sqrt(D)": (z, e + 100),
+    }
+    return {name: (a.astype(np.float32), b.astype(np.float32)) for name, (a, b) in found.items()}
+
+
+def count(makers: Sequence[Callable], quick: bool) -> dict[str, dict[str, dict[str, int]]]:
+    """{data: {contestant: {"rows", "different", "wrong"}}}; the bound has no indices."""
+    found: dict[str, Any] = {}
+    for name, (z, e) in data_sets(QUICK_ROWS if quick else ROWS, CODES, WIDTH).items():
+        distances = distances64(z, e)
+        found[name] = {}
+        for make in makers:
+            if make is not peers.bound:
+                search = make(z, e)
+                found[name][search.contestant.name] = compare(search.indices(), distances, WIDTH)
+    return found
+
+
+def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """|z_i - e_j| `[N, K]` in float64, relative to the mean code."""
+    z, e = z.astype(np.float64), e.astype(np.float64)
+    centre = e.mean(axis=0)
+    z, e = z - centre, e - centre
+    squares = np.sum(z * z, axis=1, keepdims=True) - 2 * z @ e.T + np.sum(e * e, axis=1)
+    return np.sqrt(np.maximum(squares, 0))
+
+
+def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, int]:
+    """How many indices aren't float64's, and how many of them by more than (D + 8) 2^-22.
+
+    Args:
+        indices: of the rows.
+        distances: of all codes from all rows.
+        width: D.
+
+    Example:
+        >>> d = np.array([[1.0, 2.0], [1.0, 1.0 + 1e-9], [1.0, 2.0]])
+        >>> compare(np.array([0, 1, 1]), d, width=64)
+        {'rows': 3, 'different': 2, 'wrong': 1}
+    """
+    least = distances.min(axis=1)
+    chosen = np.take_along_axis(distances, indices.reshape(-1, 1).astype(np.int64), axis=1)[:, 0]
+    return {
+        "rows": len(least),
+        "different": int(np.sum(indices != distances.argmin(axis=1))),
+        "wrong": int(np.sum(chosen - least > (width + 8) * 2.0**-22 * least)),
+    }
+
+
+def table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
+    """A row for each contestant, a column for each data set."""
+    names = list(next(iter(counts.values())))
+    rows = [
+        [name, *(f"{c[name]['wrong']} ({c[name]['different']})" for c in counts.values())]
+        for name in names
+    ]
+    total = next(iter(next(iter(counts.values())).values()))["rows"]
+    note = (
+        f"Of {total:,} rows, how many have a code whose distance exceeds the least one by more "
+        "than (D + 8) 2^-22 of it; in brackets, how many differ from float64 at all. "
+        f"D = {WIDTH}, K = {CODES:,}."
+    )
+    return Table("Exactness", ["contestant", *counts], rows, note)

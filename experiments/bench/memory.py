@@ -1,0 +1,97 @@
+"""Peak memory of one search, measured in a process of its own.
+
+python -m experiments.bench.memory N D K MODE prints one line of JSON.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+MODES = ("ours", "plain")
+
+
+def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -> dict[str, float]:
+    """Bytes and seconds of the search of N rows among K codes.
+
+    Args:
+        n, d, k: the problem.
+        mode: "ours", or "plain" for the distance matrix.
+        timeout: seconds.
+
+    Returns:
+        "peak": the process' most, less z and the codebook; of it "start" was there before
+        compiling (Python, JAX); "search": how much more the compiled search needed while it ran,
+        where the system tells; "seconds" of that run.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, "-m", "experiments.bench.memory", *map(str, (n, d, k)), mode]
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"the search at N = {n}, D = {d}, K = {k} failed: {last[0]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
+    """Runs it in this process."""
+    import jax
+
+    from experiments.bench.peers import plain_nearest
+    from vqvae_jax import nearest
+
+    keys = jax.random.split(jax.random.key(0))
+    z, e = jax.random.normal(keys[0], (n, d)), jax.random.normal(keys[1], (k, d))
+    jax.block_until_ready((z, e))
+    inputs, start = z.nbytes + e.nbytes, now()
+    function = {"ours": nearest, "plain": plain_nearest}[mode]
+    program = jax.jit(function).lower(z, e).compile()
+    most, before = peak(), now()
+    can_reset = reset_peak()
+    begun = time.perf_counter()
+    jax.block_until_ready(program(z, e))
+    found = {"seconds": time.perf_counter() - begun, "start": start - inputs}
+    found["peak"] = max(most, peak()) - inputs
+    return found | ({"search": peak() - before} if can_reset else {})
+
+
+def now() -> int:
+    """Bytes of this process that are in memory."""
+    return field("VmRSS") if STATUS.exists() else peak()
+
+
+def peak() -> int:
+    """The most that it ever had, or since `reset_peak`."""
+    if STATUS.exists():
+        return field("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def field(name: str) -> int:
+    """Of /proc/self/status, in bytes."""
+    lines = STATUS.read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def reset_peak() -> bool:
+    """Whether the system forgot the peak (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    *sizes, mode = sys.argv[1:]
+    print(json.dumps(search(*map(int, sizes), mode)))

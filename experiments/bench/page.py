@@ -1,0 +1,137 @@
+"""What a benchmark leaves: tables on the terminal, results.json, pictures and report.md."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from experiments.bench.timing import Race, Spread
+from experiments.figures import png_bytes
+from experiments.report import save
+from experiments.runs import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Text in rows and columns.
+
+    Attributes:
+        title: above it.
+        head: of the columns.
+        rows: each as long as the head.
+        note: below it.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one benchmark found.
+
+    Attributes:
+        name: its subcommand.
+        about: a paragraph.
+        tables: to be read.
+        data: all numbers, as JSON values.
+        figures: by file name.
+        skipped: a line for each contestant that couldn't run.
+    """
+
+    name: str
+    about: str
+    tables: Sequence[Table]
+    data: Mapping[str, Any]
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+    skipped: Sequence[str] = ()
+
+
+def show(part: Part, console: Console) -> None:
+    """Prints the tables, and what was skipped."""
+    for table in part.tables:
+        shown = RichTable(title=table.title, title_justify="left", caption=table.note or None)
+        for i, title in enumerate(table.head):
+            shown.add_column(title, justify="right" if i else "left")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown, markup=False)
+    for line in part.skipped:
+        console.print(line, markup=False)
+
+
+def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
+    """Writes NAME/results.json, NAME/*.png and NAME/report.md in the folder, and returns the last.
+
+    Args:
+        folder: of all benchmarks.
+        part: one of them.
+        facts: `machine.provenance`.
+    """
+    home = folder / part.name
+    home.mkdir(parents=True, exist_ok=True)
+    for name, figure in part.figures.items():
+        save(home / f"{name}.png", png_bytes(figure))
+    found = {**facts, "benchmark": part.name, "skipped": list(part.skipped), **part.data}
+    write_text(home / "results.json", json.dumps(found, indent=1))
+    write_text(home / "report.md", markdown(part, facts))
+    return home / "report.md"
+
+
+def markdown(part: Part, facts: Mapping[str, Any]) -> str:
+    """The page."""
+    pieces = [f"# Benchmark: {part.name}", part.about, f"```\n{facts['command']}\n```"]
+    for table in part.tables:
+        lines = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
+        pieces += [f"## {table.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        pieces += [table.note] if table.note else []
+    pieces += [f"![{name}]({name}.png)" for name in part.figures]
+    pieces += ["\n".join(f"- {line}" for line in part.skipped)] if part.skipped else []
+    flat = {"date": facts["date"], **facts["machine"], **facts["versions"]}
+    lines = [f"- {name}: {value}" for name, value in flat.items() if value not in ("", None)]
+    pieces += ["## Machine and versions", "\n".join(lines)]
+    return "\n\n".join(pieces) + "\n"
+
+
+LEGEND = (
+    "Medians over rounds in which the contestants take turns, quartiles in brackets; a ratio is "
+    "that of two times of the same round."
+)
+
+
+def race_json(race: Race) -> dict[str, Any]:
+    """All times of a race, its medians and ratios."""
+    return {
+        **dataclasses.asdict(race),
+        "median_seconds": {name: race.time(name).median for name in race.seconds},
+        "ratio_to_baseline": {name: race.ratio(name)._asdict() for name in race.seconds},
+    }
+
+
+def spread_text(values: Spread, form: str = "{:.2f}", scale: float = 1.0) -> str:
+    """`median [first quartile, third quartile]`.
+
+    Example:
+        >>> spread_text(Spread(0.5, 0.25, 0.75), "{:.0f}", 1000)
+        '500 [250, 750]'
+    """
+    median, low, high = (form.format(scale * value) for value in values)
+    return f"{median} [{low}, {high}]"
+
+
+def time_text(values: Spread) -> str:
+    """Milliseconds."""
+    return spread_text(values, "{:.3g}", 1000)
+
+
+def compile_text(race: Race, name: str) -> str:
+    """Seconds of compiling; empty where nothing compiles ahead."""
+    seconds = race.compile_seconds.get(name)
+    return "" if seconds is None else f"{seconds:.2f}"

@@ -1,0 +1,138 @@
+"""The nearest code as other libraries find it; a library that isn't there is skipped with a line.
+
+Each function takes z `[N, D]` and a codebook `[K, D]` as NumPy arrays and returns a contestant, and
+a function that gives the indices as a NumPy array.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench.timing import Contestant, compiled
+from vqvae_jax import nearest
+
+OURS, BOUND = "vqvae_jax.nearest", "matmul and min, no index"
+
+
+class Search(NamedTuple):
+    """A way to find the nearest codes of some rows."""
+
+    contestant: Contestant
+    indices: Callable[[], np.ndarray]
+
+
+def ours(z: np.ndarray, e: np.ndarray) -> Search:
+    """The library's."""
+    return jax_search(OURS, nearest, z, e)
+
+
+def bound(z: np.ndarray, e: np.ndarray) -> Search:
+    """The least that a search must do: the products and their minimum, which gives no index."""
+
+    def least(z, e):
+        return jnp.min(jnp.sum(e * e, axis=1) - 2 * z @ e.T, axis=1)
+
+    return jax_search(BOUND, least, z, e)
+
+
+def plain(z: np.ndarray, e: np.ndarray) -> Search:
+    """The distance matrix and `jnp.argmin`, as most JAX code has it."""
+    return jax_search("JAX distance matrix, argmin", plain_nearest, z, e)
+
+
+def plain_nearest(z: jax.Array, e: jax.Array) -> jax.Array:
+    """argmin_j of |z|^2 - 2 z.e_j + |e_j|^2."""
+    squares = jnp.sum(z * z, axis=1, keepdims=True), jnp.sum(e * e, axis=1)
+    return jnp.argmin(squares[0] - 2 * z @ e.T + squares[1], axis=1)
+
+
+def jax_search(name: str, function: Callable, z: np.ndarray, e: np.ndarray) -> Search:
+    """A compiled function of (z, e)."""
+    contestant = compiled(name, function, jnp.asarray(z), jnp.asarray(e))
+    return Search(contestant, lambda: np.asarray(contestant.call()))
+
+
+def torch_cdist(z: np.ndarray, e: np.ndarray) -> Search:
+    """torch.cdist and argmin."""
+    import torch
+
+    return torch_search("torch.cdist, argmin", lambda z, e: torch.cdist(z, e).argmin(1), z, e)
+
+
+def torch_matmul(z: np.ndarray, e: np.ndarray) -> Search:
+    """PyTorch: |e|^2 - 2 z.e and argmin."""
+
+    def search(z, e):
+        return (e.square().sum(1) - 2 * z @ e.T).argmin(1)
+
+    return torch_search("torch matmul, argmin", search, z, e)
+
+
+def torch_search(name: str, function: Callable, z: np.ndarray, e: np.ndarray) -> Search:
+    """A function of tensors (z, e), without gradients."""
+    import torch
+
+    tensors = torch.from_numpy(z), torch.from_numpy(e)
+
+    def call():
+        with torch.inference_mode():
+            return function(*tensors)
+
+    return Search(Contestant(name, call), lambda: call().numpy())
+
+
+def vector_quantize_pytorch(z: np.ndarray, e: np.ndarray) -> Search:
+    """The eval forward of its VectorQuantize, with this codebook."""
+    import torch
+    from vector_quantize_pytorch import VectorQuantize
+
+    module = VectorQuantize(dim=e.shape[1], codebook_size=len(e)).eval()
+    with torch.no_grad():
+        module.codebook = torch.from_numpy(e)
+    rows = torch.from_numpy(z)[None]
+
+    def call():
+        with torch.inference_mode():
+            return module(rows)[1][0]
+
+    return Search(Contestant("vector-quantize-pytorch, eval", call), lambda: call().numpy())
+
+
+def haiku(z: np.ndarray, e: np.ndarray) -> Search:
+    """The eval forward of dm-haiku's VectorQuantizer: z_q and indices, the rest left to XLA."""
+    import haiku as hk
+
+    def forward(z):
+        out = hk.nets.VectorQuantizer(e.shape[1], len(e), 0.25)(z, is_training=False)
+        return out["quantize"], out["encoding_indices"]
+
+    module = hk.without_apply_rng(hk.transform(forward))
+    params = module.init(jax.random.key(0), z[:1])
+    ((scope, _),) = params.items()
+    params = {scope: {"embeddings": jnp.asarray(e.T)}}
+    contestant = compiled("dm-haiku VectorQuantizer, eval", module.apply, params, jnp.asarray(z))
+    return Search(contestant, lambda: np.asarray(contestant.call()[1]))
+
+
+PEERS: Mapping[str, tuple[Callable[[np.ndarray, np.ndarray], Search], ...]] = {
+    "torch": (torch_cdist, torch_matmul),
+    "vector_quantize_pytorch": (vector_quantize_pytorch,),
+    "haiku": (haiku,),
+}
+"""By the module that they need."""
+
+
+def importable(names: Mapping[str, object] | tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Which of these modules can be imported, and a line for each that can't."""
+    found, skipped = [], []
+    for name in names:
+        try:
+            __import__(name)
+            found.append(name)
+        except Exception as error:  # a broken installation fails in its own ways
+            reason = " ".join(str(error).split())
+            skipped.append(f"{name} skipped: {reason} (pip install 'vqvae_jax[bench]')")
+    return found, skipped

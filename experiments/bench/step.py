@@ -1,0 +1,174 @@
+"""Benchmark `step`: one step of training, beside the same model written plainly."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import optax
+
+from experiments.bench import peers, plain_flax
+from experiments.bench.charts import marks
+from experiments.bench.page import (
+    LEGEND,
+    Part,
+    Table,
+    compile_text,
+    race_json,
+    spread_text,
+    time_text,
+)
+from experiments.bench.plain_flax import Sizes
+from experiments.bench.timing import Contestant, Race, Spread, race, spread
+from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq, kmeans, underused
+from vqvae_jax.training.step import init_state, make_train_step
+
+OURS, PLAIN = "vqvae_jax", "plain Flax"
+CIFAR = Sizes(side=32, channels=3, width=256, batch=128)  # arXiv:1711.00937, 4.1
+MODELS = {
+    "default model, 28 x 28, batch 32": Sizes(batch=32),
+    "default model, 28 x 28, batch 128": Sizes(batch=128),
+    "CIFAR-10 model of the VQ-VAE paper, 32 x 32 x 3, width 256, batch 128": CIFAR,
+}
+QUICK = {
+    "default model, 28 x 28, batch 32": Sizes(batch=32),
+    "32 x 32 x 3, width 64, batch 32": CIFAR._replace(width=64, batch=32),
+}
+ROUNDS, QUICK_ROUNDS = 15, 5
+
+ABOUT = (
+    "One step of Adam on a VQ-VAE whose codebook follows moving averages, on one batch of random "
+    "pixels. vqvae_jax is the model that experiments.train makes: it also revives codes that die, "
+    "leaves out examples that are not finite, and measures perplexity. The others are the same "
+    "encoder and decoder written plainly, with a distance matrix, argmin and one-hot products, and "
+    "do none of this."
+)
+
+
+def run(quick: bool) -> Part:
+    """All models, and the time that Python takes of a step."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    found, skipped = peers.importable(("torch",))
+    races, dispatches = [], {}
+    for title, sizes in (QUICK if quick else MODELS).items():
+        entries, failed = contestants(sizes, found)
+        skipped += [line for line in failed if line not in skipped]
+        dispatches[title] = {
+            c.name: c.call.dispatch for c in entries if hasattr(c.call, "dispatch")
+        }
+        races.append(race(title, entries, rounds, PLAIN, sizes=sizes._asdict()))
+    overhead = {t: {n: spread(d) for n, d in each.items()} for t, each in dispatches.items()}
+    return Part(
+        "step",
+        ABOUT,
+        [*map(step_table, races), dispatch_table(races, overhead)],
+        {"steps": [race_json(r) for r in races], "dispatch_seconds": dispatches},
+        {"step": marks({short(r): {n: r.ratio(n) for n in r.seconds} for r in races}, AXIS)},
+        skipped,
+    )
+
+
+AXIS = f"time / {PLAIN}"
+
+
+def short(result: Race) -> str:
+    """Of a title: what fits above a panel."""
+    return "{channels} channels, width {width}, batch {batch}".format(**result.sizes)
+
+
+def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], list[str]]:
+    """Ours, plain Flax, and PyTorch if it is `found`; a line for each that doesn't compile."""
+    shape = (sizes.batch, sizes.side, sizes.side, sizes.channels)
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    optimizer = optax.adam(1e-3, b2=0.99)
+    step, state = plain_flax.make(sizes, x, optimizer)
+    entries = [jax_step(OURS, *our_step(sizes, x, optimizer), x), jax_step(PLAIN, step, state, x)]
+    skipped = []
+    for compiled in (False, True) if "torch" in found else ():
+        try:
+            entries.append(torch_step(sizes, x, compiled))
+        except Exception as error:  # torch.compile needs a C++ compiler, and says so in many ways
+            reason = str(error).strip().splitlines()
+            skipped.append(f"torch skipped: {reason[0] if reason else type(error).__name__}")
+    return entries, skipped
+
+
+def our_step(sizes: Sizes, x: np.ndarray, optimizer) -> tuple[Callable, object]:
+    """The train step of the default model, and its first state."""
+    quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), revive=underused(0.1))
+    inner = {"width": sizes.width, "depth": sizes.depth}
+    model = VQVAE(
+        Encoder(sizes.channels, sizes.dim, **inner),
+        quantizer,
+        Decoder(sizes.channels, sizes.dim, **inner),
+    )
+    state = init_state(model, optimizer, jax.random.key(0), x)
+    return make_train_step(model, optimizer), state
+
+
+class JaxStep:
+    """Calls a compiled step on the state that the last one left.
+
+    Attributes:
+        dispatch: seconds until each call returned, which is before its work is done.
+    """
+
+    def __init__(self, step: Callable, state, x: np.ndarray):
+        self.step, self.state, self.x = step, state, x
+        self.dispatch: list[float] = []
+
+    def __call__(self) -> None:
+        begun = time.perf_counter()
+        self.state, metrics = self.step(self.state, self.x)
+        self.dispatch.append(time.perf_counter() - begun)
+        jax.block_until_ready((self.state, metrics))
+
+
+def jax_step(name: str, step: Callable, state, x: np.ndarray) -> Contestant:
+    """Compiles a step, which may reuse the memory of its state."""
+    begun = time.perf_counter()
+    program = jax.jit(step, donate_argnums=0).lower(state, x).compile()
+    seconds = time.perf_counter() - begun
+    return Contestant(name, JaxStep(program, jax.tree.map(jax.numpy.array, state), x), seconds)
+
+
+def torch_step(sizes: Sizes, x: np.ndarray, compiled: bool) -> Contestant:
+    """PyTorch, eager or compiled; compiling happens in the first call."""
+    from experiments.bench import plain_torch
+
+    step = plain_torch.make(sizes, x, compiled)
+    begun = time.perf_counter()
+    step()
+    first = time.perf_counter() - begun
+    return Contestant("torch.compile" if compiled else "torch", step, first if compiled else None)
+
+
+def step_table(result: Race) -> Table:
+    """Times, examples a second, and times over those of plain Flax."""
+    rows = [
+        [
+            name,
+            time_text(result.time(name)),
+            f"{result.sizes['batch'] / result.time(name).median:,.0f}",
+            spread_text(result.ratio(name)),
+            compile_text(result, name),
+        ]
+        for name in result.seconds
+    ]
+    head = ["contestant", "ms", "images/s", AXIS, "compile s"]
+    return Table(f"Train step, {result.title}", head, rows, LEGEND)
+
+
+def dispatch_table(races: Sequence[Race], overhead: dict[str, dict[str, Spread]]) -> Table:
+    """The time until a call returns, beside the whole step."""
+    rows = [
+        [
+            f"{name}, {short(result)}",
+            time_text(seconds),
+            f"{seconds.median / result.time(name).median:.1%}",
+        ]
+        for result in races
+        for name, seconds in overhead[result.title].items()
+    ]
+    note = "Time until the call of a step returns, which is before its work is done."
+    return Table("Dispatch", ["", "ms", "share of the step"], rows, note)

@@ -1,0 +1,151 @@
+"""Times that can be compared: the contestants take turns, and a ratio is taken inside a turn.
+
+A machine that others use is slow for minutes and then fast again. So each round times every
+contestant once, one after another, and the ratio to the baseline is that of the same round.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+SHORT = 0.05  # seconds: shorter calls are repeated within a measurement, after one untimed call
+LONG = 5.0  # seconds: a slower contestant is timed in two rounds only
+Clock = Callable[[], float]
+
+
+class Contestant(NamedTuple):
+    """A function to be timed: it returns when its work is done."""
+
+    name: str
+    call: Callable[[], object]
+    compile_seconds: float | None = None  # None: nothing is compiled ahead
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, first and third quartile.
+
+    Example:
+        >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
+        Spread(median=3.0, low=2.0, high=4.0)
+    """
+    low, median, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
+    return Spread(float(median), float(low), float(high))
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """What the contestants needed.
+
+    Attributes:
+        title: what was timed, with its sizes.
+        baseline: the contestant to which ratios refer.
+        seconds: of one call, by contestant; entry i is that of round i.
+        compile_seconds: of those that compile ahead.
+        sizes: of the problem, by name.
+    """
+
+    title: str
+    baseline: str
+    seconds: Mapping[str, Sequence[float]]
+    compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def time(self, name: str) -> Spread:
+        """Seconds of one call."""
+        return spread(self.seconds[name])
+
+    def ratio(self, name: str) -> Spread:
+        """Time over the baseline's time in the same round."""
+        pairs = zip(self.seconds[name], self.seconds[self.baseline], strict=False)
+        return spread([a / b for a, b in pairs])
+
+
+def race(
+    title: str,
+    contestants: Sequence[Contestant],
+    rounds: int,
+    baseline: str | None = None,
+    clock: Clock = time.perf_counter,
+    sizes: Mapping[str, Any] | None = None,
+) -> Race:
+    """Times all contestants `rounds` times, in turns.
+
+    Args:
+        title: of the result.
+        contestants: with different names; each is called once before the first round.
+        rounds: at least 1.
+        baseline: a contestant's name; by default the first.
+        clock: seconds.
+        sizes: of the problem, for the record.
+
+    Raises:
+        ValueError: two contestants of one name, no such baseline, or no round.
+    """
+    names = [c.name for c in contestants]
+    baseline = baseline or names[0]
+    if len(set(names)) < len(names) or baseline not in names or rounds < 1:
+        raise ValueError(f"need distinct names, {baseline!r} among {names}, and rounds >= 1")
+    expected = {c.name: once(c, clock) for c in contestants}
+    expected = {c.name: min(expected[c.name], once(c, clock)) for c in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for contestant in contestants:
+            if turn < 2 or expected[contestant.name] < LONG:
+                seconds[contestant.name].append(measure(contestant, expected, clock))
+    compiled = {c.name: c.compile_seconds for c in contestants if c.compile_seconds is not None}
+    return Race(title, baseline, seconds, compiled, dict(sizes or {}))
+
+
+def once(contestant: Contestant, clock: Clock) -> float:
+    """Seconds of a single call."""
+    begun = clock()
+    contestant.call()
+    return clock() - begun
+
+
+def measure(contestant: Contestant, expected: Mapping[str, float], clock: Clock) -> float:
+    """Seconds of one call: the mean over as many as take SHORT seconds, the first not counted."""
+    calls = calls_for(expected[contestant.name])
+    if calls > 1:
+        contestant.call()  # caches hold this contestant's data again, others' threads have stopped
+    begun = clock()
+    for _ in range(calls):
+        contestant.call()
+    return (clock() - begun) / calls
+
+
+def calls_for(seconds: float) -> int:
+    """How many calls one measurement has.
+
+    Example:
+        >>> calls_for(1.0), calls_for(0.02), calls_for(1e-7)
+        (1, 3, 1000)
+    """
+    return 1 if seconds >= SHORT else min(1000, int(np.ceil(SHORT / max(seconds, 1e-9))))
+
+
+def compiled(name: str, function: Callable, *args, **options) -> Contestant:
+    """A contestant of a function that XLA compiles for these arguments; compiling is timed once.
+
+    Args:
+        name: of the contestant.
+        function: takes arrays.
+        args: its arguments.
+        options: of `jax.jit`.
+    """
+    begun = time.perf_counter()
+    program = jax.jit(function, **options).lower(*args).compile()
+    seconds = time.perf_counter() - begun
+    return Contestant(name, lambda: jax.block_until_ready(program(*args)), seconds)
