@@ -5,6 +5,7 @@ a function that gives the indices as a NumPy array.
 """
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import NamedTuple
 
 import jax
@@ -130,7 +131,7 @@ def importable(names: Mapping[str, object] | tuple[str, ...]) -> tuple[list[str]
     found, skipped = [], []
     for name in names:
         try:
-            __import__(name)
+            import_module(name)
             found.append(name)
         except Exception as error:  # a broken installation fails in its own ways
             reason = " ".join(str(error).split())

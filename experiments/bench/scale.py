@@ -22,11 +22,11 @@ PLAIN_LIMIT = 2**31  # bytes: no distance matrix is made beyond it
 ROUNDS, QUICK_ROUNDS = 9, 5
 
 ABOUT = (
-    "vqvae_jax.nearest, one size varied at a time and the others as in the titles. Linear cost is "
-    "a ratio of times that equals the ratio of sizes, so that the last column of the first tables "
-    "is 1; below 1 where a cost that doesn't grow, as that of the minimum with D, weighs less. Memory is that of a process of its "
-    "own, less its inputs: Python, JAX and the compiler included in the peak, and the search alone "
-    "as what the process grew by while the compiled search ran."
+    "vqvae_jax.nearest, one size varied at a time and the others as in the titles. Where cost is "
+    "linear, the ratio of times equals that of sizes, and the last column of the first tables is "
+    "1; it is below 1 where a cost that doesn't grow with the size, such as that of the minimum "
+    "with D, outweighs. Memory is that of a process of its own, less its inputs: the peak, Python, "
+    "JAX and the compiler included, and what it grew by while the compiled search ran."
 )
 
 
