@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import nn
 
@@ -71,6 +72,7 @@ class Model(nn.Module):
 def make(sizes: Sizes, x: np.ndarray, compiled: bool) -> Callable[[], float]:
     """A function that takes one step of training on x, uint8 [B, H, W, C]."""
     torch.manual_seed(0)
+    torch._inductor.config.force_disable_caches = True  # those on disk hide what compiling takes
     model = Model(sizes)
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))

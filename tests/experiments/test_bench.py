@@ -10,6 +10,7 @@ from experiments import command
 from experiments.bench import __main__ as bench
 from experiments.bench import exactness, machine, memory, page, peers, pipeline, scale, search, step
 from experiments.bench.timing import Contestant, Race, Spread, calls_for, race, spread
+from vqvae_jax import vq
 from vqvae_jax.quantizers.trials import FAST_COMPILE
 
 
@@ -196,6 +197,7 @@ SMALL = step.Sizes(side=8, width=4, depth=1, codes=8, dim=4, batch=2)
 
 def test_step(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(step, "QUICK", {"small": SMALL})
+    monkeypatch.setattr(step, "ema_vq", lambda codes, dim, **_: vq(codes, dim))  # compiles sooner
     started("step", "--quick", "-o", str(tmp_path))
     found = json.loads((tmp_path / "step" / "results.json").read_text())
     assert found["steps"][0]["seconds"].keys() == {step.OURS, step.PLAIN}
