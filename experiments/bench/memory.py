@@ -45,12 +45,13 @@ def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -
 def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
     """Runs it in this process."""
     import jax
+    import numpy as np
 
     from experiments.bench.peers import plain_nearest
     from vqvae_jax import nearest
 
-    keys = jax.random.split(jax.random.key(0))
-    z, e = jax.random.normal(keys[0], (n, d)), jax.random.normal(keys[1], (k, d))
+    random = np.random.default_rng(0)
+    z, e = (jax.device_put(random.standard_normal((m, d), np.float32)) for m in (n, k))
     jax.block_until_ready((z, e))
     inputs, start = z.nbytes + e.nbytes, now()
     function = {"ours": nearest, "plain": plain_nearest}[mode]

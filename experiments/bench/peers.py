@@ -31,7 +31,7 @@ def ours(z: np.ndarray, e: np.ndarray) -> Search:
 
 
 def bound(z: np.ndarray, e: np.ndarray) -> Search:
-    """The least that a search must do: the products and their minimum, which gives no index."""
+    """The products and their minimum, which gives no index: about the least a search must do."""
 
     def least(z, e):
         return jnp.min(jnp.sum(e * e, axis=1) - 2 * z @ e.T, axis=1)

@@ -123,7 +123,7 @@ def test_search_leaves_json_page_and_plot(tiny, tmp_path, capsys):
     assert first["compile_seconds"].keys() == first["seconds"].keys()
     assert [c[peers.OURS]["wrong"] for c in found["exactness"].values()] == [0] * 5
     text = (home / "report.md").read_text()
-    assert "time / bound" in text and "search.png" in text and found["command"] in text
+    assert "time / baseline" in text and "search.png" in text and found["command"] in text
     assert str(home / "report.md") in shown.replace("\n", "")
 
 
