@@ -1,6 +1,8 @@
 """Benchmark `pipeline`: how many images a second are read, beside what a train step takes."""
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -11,8 +13,11 @@ from experiments.bench.page import LEGEND, Part, Table, race_json, spread_text, 
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, Spread, race
 from experiments.recipe import load_data
+from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import batches
+from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.data.writing import write_records
 
 ROUNDS, QUICK_ROUNDS = 15, 5
 STEP = "train step of the default model"
@@ -26,8 +31,17 @@ def in_memory(images: np.ndarray, batch: int) -> Iterator[np.ndarray]:
     return batches(images, seed=0, batch_size=batch)
 
 
+def from_records(images: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    """Shuffled batches of PNG images in four ArrayRecord shards, decoded in the background."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "images")
+        write_records(folder, {"train": images, "test": images[:4]}, shards=4)
+        yield from record_batches(open_records(folder, "train"), seed=0, batch_size=batch)
+
+
 READERS: list[tuple[str, Reader]] = [
     ("array in memory, `batches`", in_memory),
+    ("shards of PNG images, `record_batches`", from_records),
 ]
 """A row of the table each: append (name, function) to add a reader."""
 
