@@ -1,9 +1,11 @@
 """Plots of races: marks with quartiles, and lines over sizes."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.bench.timing import Spread
 from experiments.figures import INK, LINES, new_figure, plain
@@ -19,7 +21,7 @@ def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
     for axes in cells.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, panel) in zip(cells.flat, panels.items(), strict=False):
-        plain(axes, title)
+        plain(axes, textwrap.fill(title.replace(" = ", "\xa0=\xa0"), 24))
         for label, (median, low, high) in panel.items():
             at, error = labels.index(label), [[median - low], [high - median]]
             axes.errorbar(median, at, xerr=error, fmt="o", ms=3.5, lw=1.2, color=LINES[0])
@@ -30,12 +32,17 @@ def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
     return figure
 
 
-def growth(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str) -> Figure:
-    """One panel for each size that varies: log-log lines, and dashed the linear growth.
+def growth(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    unit: str,
+    linear: bool = False,
+) -> Figure:
+    """One panel for each size that varies: log-log lines, and dashed a linear growth.
 
     Args:
         panels: {name of the size: {label: [(size, value)]}}.
         unit: of the values.
+        linear: whether to draw the growth that is linear up to the last value.
     """
     figure = new_figure(2.4)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -44,6 +51,12 @@ def growth(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], un
         for i, (label, line) in enumerate((k, v) for k, v in lines.items() if v):
             x, y = np.array(sorted(line)).T
             axes.loglog(x, y, "o-", color=LINES[i], label=label, lw=1.2, ms=3)
-            axes.loglog(x, y[-1] * x / x[-1], "--", color=LINES[i], alpha=0.5, lw=0.8)
+            if linear:
+                axes.loglog(x, y[-1] * x / x[-1], "--", color=INK, lw=0.8, label="linear")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(FixedLocator(x))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, labelcolor=INK, fontsize=7)
     return figure

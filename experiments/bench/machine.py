@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 from typing import Any
 
 import jax
@@ -85,6 +86,5 @@ def torch_blas() -> str:
         return ""
     import torch
 
-    words = [w.strip() for w in torch.__config__.show().replace("\n", ",").split(",")]
-    blas = next((w.partition("=")[2] for w in words if w.startswith("BLAS_INFO=")), "unknown")
-    return f"{blas}, {torch.get_num_threads()} threads"
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return f"{blas[1] if blas else 'unknown'}, {torch.get_num_threads()} threads"

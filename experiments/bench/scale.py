@@ -41,7 +41,10 @@ def run(quick: bool) -> Part:
         ABOUT,
         [*(time_table(name, r) for name, r in races.items()), memory_table(points)],
         {"times": {name: race_json(r) for name, r in races.items()}, "memory": points},
-        {"time": growth(time_lines(races), "ms"), "memory": growth(memory_lines(points), "MB")},
+        {
+            "time": growth(time_lines(races), "ms", linear=True),
+            "memory": growth(memory_lines(points), "MB"),
+        },
     )
 
 
