@@ -18,7 +18,6 @@ from vqvae_jax.reductions import AxisName, pmax, psum, vary
 from vqvae_jax.scores import Codes, Nearest, code_blocks, product
 
 RUN = 128  # in each round, one row is settled of each run of so many rows
-NONE = jnp.iinfo(jnp.int32).max
 
 
 class Rows(NamedTuple):
@@ -108,11 +107,10 @@ def nearest_by_pairs(
 
         def compare_next(carry):
             k, near = carry
-            at = jnp.min(jnp.where(near, place, NONE), axis=0)
-            j = codes.first + jnp.minimum(at, near.shape[0] - 1)
-            found = at < NONE
+            at = jnp.min(jnp.where(near, place, near.shape[0] - 1), axis=0)
+            j, found = codes.first + at, jnp.any(near, axis=0)
             k = jnp.where(found & ((k < 0) | closer(rows.z, e[j], e[k])), j, k)
-            return k, near & (names[:, None] != names[jnp.minimum(at, near.shape[0] - 1)])
+            return k, near & (names[:, None] != names[at])
 
         return jax.lax.while_loop(lambda c: jnp.any(c[1]), compare_next, (k, near))[0], None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A block of scores; `least` of GROUP scores is one loop that XLA turns into vector instructions.
+# A block of scores; the `minimum` of GROUP arrays is one loop of vector instructions in XLA.
 ROWS, CODES, GROUP = 4096, 512, 8
 MOST = 2**18  # codes in a block: `only` counts to 2^15
 
