@@ -1,9 +1,7 @@
 """Batches that are decoded while the steps before them run, by threads of Grain."""
 
 import sys
-import time
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 from jaxtyping import Shaped
@@ -49,19 +47,3 @@ def record_batches(
     grain = require("grain")
     steps = grain.MapDataset.range(start, sys.maxsize).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(workers, 2 * workers)))
-
-
-def examples_per_second(
-    data: Shaped[Examples, "N ..."], batch_size: int, workers: int = 2, batches: int = 50
-) -> float:
-    """How fast `record_batches` is when nothing else runs; what it makes first doesn't count.
-
-    >>> examples_per_second(np.zeros([100, 8]), batch_size=10, batches=5) > 0
-    True
-    """
-    made = record_batches(data, 0, batch_size, workers=workers)
-    for _ in islice(made, 2 * workers):
-        pass
-    begun = time.perf_counter()
-    count = sum(len(batch) for batch in islice(made, batches))
-    return count / (time.perf_counter() - begun)
