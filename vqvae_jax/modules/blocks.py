@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.modules.convolution import convolve, window
 from vqvae_jax.quantizers.base import check_size
 
 
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
             x = nn.relu(nn.Conv(width, (4,) * rank, 2, dtype=self.dtype)(x))
         x = nn.Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
         x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x)
-        return nn.Conv(self.dim, (1,) * rank, dtype=self.dtype)(x)
+        return pointwise(self.dim, rank, self.dtype)(x)
 
 
 class Decoder(nn.Module):
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
             x = Upsample(self.channels if i == 0 else max(self.width // 2, 1), self.dtype)(x)
             x = x if i == 0 else nn.relu(x)
         if self.upsamplings == 0:
-            x = nn.Conv(self.channels, (1,) * (z_q.ndim - 2), dtype=self.dtype)(x)
+            x = pointwise(self.channels, z_q.ndim - 2, self.dtype)(x)
         return x.astype(jnp.float32)
 
 
@@ -101,7 +102,7 @@ class ResidualStack(nn.Module):
             h = nn.Conv(self.width, (3,) * rank, feature_group_count=self.groups, dtype=self.dtype)(
                 nn.relu(x)
             )
-            x = x + nn.Conv(self.width, (1,) * rank, dtype=self.dtype)(nn.relu(h))
+            x = x + pointwise(self.width, rank, self.dtype)(nn.relu(h))
         return nn.relu(x)
 
 
@@ -125,7 +126,14 @@ class Upsample(nn.Module):
         # Padded by hand: XLA CPU takes ten times as long for a convolution that pads by 1 and 1.
         x = jnp.pad(x, ((0, 0), *[(1, 1)] * rank, (0, 0)))
         features = len(phases) * self.features
-        y = nn.Conv(features, kernel, padding="VALID", use_bias=False, dtype=self.dtype)(x)
+        y = nn.Conv(
+            features,
+            kernel,
+            padding="VALID",
+            use_bias=False,
+            dtype=self.dtype,
+            conv_general_dilated=convolve,
+        )(x)
         y = y.reshape(*y.shape[:-1], len(phases), self.features)
         y = [y[(slice(None), *window(p, sides), i)] for i, p in enumerate(phases)]
         y = jnp.stack(y, axis=-2).reshape(batch, *sides, *kernel, self.features)
@@ -135,9 +143,10 @@ class Upsample(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
 
 
-def window(phase: tuple[int, ...], sides: list[int]) -> tuple[slice, ...]:
-    """Where the 2-tap convolution holds the pixels of this phase."""
-    return tuple(slice(a, a + side) for a, side in zip(phase, sides, strict=True))
+def pointwise(features: int, rank: int, dtype: str) -> nn.Conv:
+    """A convolution of one tap."""
+    ones = (1,) * rank
+    return nn.Conv(features, ones, padding="VALID", dtype=dtype, conv_general_dilated=convolve)
 
 
 class MLP(nn.Module):

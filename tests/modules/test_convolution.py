@@ -1,0 +1,177 @@
+"""Convolutions by matrix products: those of XLA, in every transformation, and only on CPU."""
+
+import re
+from functools import partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import jit
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vqvae_jax.modules.convolution import convolve
+
+close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+# Sides of x, taps and channels: patches are made where they are not many more than the features.
+SHAPES = {
+    "pointwise": ((3, 2), (1, 1), 3, 5),
+    "1-D patches": ((7,), (2,), 3, 5),
+    "1-D products": ((6,), (2,), 8, 3),
+    "2-D patches": ((4, 3), (2, 2), 3, 5),
+    "2-D products": ((3, 5), (2, 2), 9, 2),
+    "1 and 2 taps": ((3, 4), (1, 2), 3, 2),
+    "3-D patches": ((2, 3, 4), (2, 2, 2), 3, 2),
+    "3-D products": ((4, 2, 3), (2, 2, 2), 8, 1),
+}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def options(rank):
+    """What `nn.Conv` passes."""
+    order = (0, rank + 1, *range(1, rank + 1)), (rank + 1, rank, *range(rank))
+    numbers = jax.lax.ConvDimensionNumbers(order[0], order[1], order[0])
+    return {
+        "window_strides": (1,) * rank,
+        "padding": "VALID",
+        "dimension_numbers": numbers,
+        "precision": "highest",
+    }
+
+
+def arrays(shape, batch=2):
+    """x, w, and one more of each."""
+    sides, taps, channels, features = shape
+    sizes = 2 * [(batch, *sides, channels), (*taps, channels, features)]
+    return [random(*size, seed=i) for i, size in enumerate(sizes)]
+
+
+def by_loops(x, w):
+    """y and its pullback in float64, a tap after another."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    sides = [n - k + 1 for n, k in zip(x.shape[1:-1], w.shape, strict=False)]
+    windows = {
+        t: (slice(None), *(slice(a, a + n) for a, n in zip(t, sides, strict=True)))
+        for t in np.ndindex(w.shape[:-2])
+    }
+    y = sum(x[at] @ w[t] for t, at in windows.items())
+
+    def pullback(g):
+        dx, dw = np.zeros_like(x), np.zeros_like(w)
+        for t, at in windows.items():
+            dx[at] += g @ w[t].T
+            dw[t] = np.tensordot(x[at], g, (range(g.ndim - 1),) * 2)
+        return dx, dw
+
+    return y, pullback
+
+
+@shapes
+def test_value_and_gradients_are_those_of_the_formula(shape):
+    x, w, *_ = arrays(shape)
+    y, pullback = by_loops(x, w)
+    g = random(*y.shape, seed=5)
+
+    @jit
+    def ours(x, w, g):
+        y, pullback = jax.vjp(partial(convolve, **options(x.ndim - 2)), x, w)
+        return y, pullback(g)
+
+    close(ours(x, w, g), (y, pullback(g)))
+
+
+@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
+    x, w, *tangents = arrays(SHAPES[name])
+
+    @partial(jit, static_argnums=0)
+    def transformed(f):
+        f = partial(f, **options(x.ndim - 2))
+        slope = jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), argnums=(0, 1))
+        pairs = jnp.stack([x, x + 1]), jnp.stack([w, w - 1])
+        return (
+            jax.jvp(f, (x, w), tuple(tangents)),
+            jax.jvp(slope, (x, w), tuple(tangents)),
+            jax.vmap(slope)(*pairs),
+            jax.vmap(f, (None, 0))(x, pairs[1]),
+        )
+
+    close(transformed(convolve), transformed(jax.lax.conv_general_dilated), rtol=1e-4, atol=1e-4)
+
+
+def gradient(x, w):
+    def loss(x, w):
+        return jnp.sum(jnp.square(convolve(x, w, **options(x.ndim - 2))))
+
+    return jax.grad(loss, argnums=(0, 1))(x, w)
+
+
+@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
+    x, w, *_ = arrays(SHAPES[name])
+    for platform, dots, convolutions in (("cpu", 3, 0), ("cuda", 0, 3), ("tpu", 0, 3)):
+        text = jax.jit(gradient).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        found = [text.count(f"stablehlo.{op}") for op in ("dot_general", "convolution")]
+        assert found == [dots, convolutions], platform
+
+
+@pytest.mark.parametrize(
+    ("taps", "settings", "dtype"),
+    [
+        (3, {}, "float32"),
+        (2, {"padding": "SAME"}, "float32"),
+        (2, {"window_strides": (2, 2)}, "float32"),
+        (2, {"lhs_dilation": (2, 2)}, "float32"),
+        (2, {"rhs_dilation": (1, 2)}, "float32"),
+        (1, {"feature_group_count": 2}, "float32"),
+        (2, {}, "bfloat16"),
+    ],
+    ids=["3 taps", "padded", "strided", "spread", "dilated", "groups", "bfloat16"],
+)
+def test_all_else_is_left_to_xla(taps, settings, dtype):
+    inner = 4 // settings.get("feature_group_count", 1)
+    x, w = jnp.ones((1, 4, 4, 4), dtype), jnp.ones((taps, taps, inner, 2), dtype)
+    settings = options(2) | settings
+    same = jax.make_jaxpr(partial(jax.lax.conv_general_dilated, **settings))(x, w)
+    assert str(jax.make_jaxpr(partial(convolve, **settings))(x, w)) == str(same)
+
+
+def test_any_batch_can_be_exported():
+    (batch,) = jax.export.symbolic_shape("b")
+    _, w, *_ = arrays(SHAPES["2-D patches"])
+    x = jax.ShapeDtypeStruct((batch, 4, 3, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(gradient), platforms=("cpu", "cuda", "tpu"))(x, w)
+    for n in (1, 3):
+        x, *_ = arrays(SHAPES["2-D patches"], batch=n)
+        close(exported.call(x, w), jit(gradient)(x, w))
+
+
+@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+def test_a_sharded_batch_stays_on_its_devices(name):
+    x, w, *_ = arrays(SHAPES[name], batch=8)
+    rows = PartitionSpec("data")
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = {"in_specs": (rows, PartitionSpec()), "out_specs": (rows, PartitionSpec())}
+    by_hand = jit(jax.shard_map(gradient, mesh=mesh, **specs))
+    close(by_hand(x, w), jit(gradient)(x, w), rtol=1e-4)
+
+    placed = jax.device_put(x, NamedSharding(mesh, rows))
+    compiled = jit(gradient).lower(placed, w).compile()
+    collectives = re.findall(r"(all-[a-z]+|collective-permute)(?:-start)?\(", compiled.as_text())
+    assert set(collectives) == {"all-reduce"}
+    close(compiled(placed, w), jit(gradient)(x, w), rtol=1e-4)
+
+
+def test_a_layer_keeps_its_parameters():
+    x = jnp.ones((1, 3, 3, 2))
+    ours, plain = (
+        nn.Conv(4, (2, 2), padding="VALID", **hook).init(jax.random.key(0), x)
+        for hook in ({"conv_general_dilated": convolve}, {})
+    )
+    chex.assert_trees_all_equal(ours, plain)
