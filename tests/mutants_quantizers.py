@@ -106,6 +106,13 @@ FAMILIES = [
         ("one scale moves the codebook", "flat(residuals), train", "flat(residuals[-1:]), train"),
         ("cells lose their last element", "-(-(i + 1) * m // n)", "(i + 1) * m // n"),
     ]),
+    ("convolutions", "modules/convolution.py", "tests/modules/test_convolution.py", [
+        ("patches transposed", "x[(slice(None), *window(t, sides))] for t in taps", "x[(slice(None), *window(t[::-1], sides))] for t in taps"),
+        ("products shifted to other taps", "i)] for i, t in enumerate(taps)", "i)] for i, t in enumerate(taps[::-1])"),
+        ("products on accelerators", "cpu=products, default=native", "default=products"),
+        ("convolutions on CPU", "cpu=products, default=native", "default=native"),
+        ("dilation overlooked", "steps = set(itertools.chain(window_strides, *dilations))", "steps = set(window_strides)"),
+    ]),
     ("random projection", "tokenizers.py", "tests/test_tokenizers.py", [
         ("bad rows get codes", "return jnp.where((rows.weights > 0)[..., None], k, -1)", "return k"),
         ("codes not of length 1", 'unit(state["codebook"])', 'state["codebook"]'),

@@ -27,6 +27,7 @@ SHAPES = {
     "3-D products": ((4, 2, 3), (2, 2, 2), 8, 1),
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+few = pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
 
 
 def random(*shape, seed=0):
@@ -86,7 +87,7 @@ def test_value_and_gradients_are_those_of_the_formula(shape):
     close(ours(x, w, g), (y, pullback(g)))
 
 
-@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+@few
 def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
     x, w, *tangents = arrays(SHAPES[name])
 
@@ -99,7 +100,7 @@ def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
             jax.jvp(f, (x, w), tuple(tangents)),
             jax.jvp(slope, (x, w), tuple(tangents)),
             jax.vmap(slope)(*pairs),
-            jax.vmap(f, (None, 0))(x, pairs[1]),
+            jax.vmap(f, (None, 0))(jnp.asarray(x), pairs[1]),
         )
 
     close(transformed(convolve), transformed(jax.lax.conv_general_dilated), rtol=1e-4, atol=1e-4)
@@ -112,7 +113,7 @@ def gradient(x, w):
     return jax.grad(loss, argnums=(0, 1))(x, w)
 
 
-@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+@few
 def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
     x, w, *_ = arrays(SHAPES[name])
     for platform, dots, convolutions in (("cpu", 3, 0), ("cuda", 0, 3), ("tpu", 0, 3)):
@@ -127,12 +128,11 @@ def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
         (3, {}, "float32"),
         (2, {"padding": "SAME"}, "float32"),
         (2, {"window_strides": (2, 2)}, "float32"),
-        (2, {"lhs_dilation": (2, 2)}, "float32"),
         (2, {"rhs_dilation": (1, 2)}, "float32"),
         (1, {"feature_group_count": 2}, "float32"),
         (2, {}, "bfloat16"),
     ],
-    ids=["3 taps", "padded", "strided", "spread", "dilated", "groups", "bfloat16"],
+    ids=["3 taps", "padded", "strided", "dilated", "groups", "bfloat16"],
 )
 def test_all_else_is_left_to_xla(taps, settings, dtype):
     inner = 4 // settings.get("feature_group_count", 1)
@@ -152,7 +152,7 @@ def test_any_batch_can_be_exported():
         close(exported.call(x, w), jit(gradient)(x, w))
 
 
-@pytest.mark.parametrize("name", ["pointwise", "2-D patches", "2-D products"])
+@few
 def test_a_sharded_batch_stays_on_its_devices(name):
     x, w, *_ = arrays(SHAPES[name], batch=8)
     rows = PartitionSpec("data")

@@ -41,9 +41,8 @@ def convolve(
     plain = padding == "VALID" and steps == {1} and x.shape[-1] == w.shape[-2]
     if not (plain and max(w.shape[:-2]) <= 2 and x.dtype == w.dtype == jnp.float32):
         return native(x, w)
-    return jax.lax.platform_dependent(
-        x, w, cpu=partial(by_products, precision=precision), default=native
-    )
+    products = partial(by_products, precision=precision)
+    return jax.lax.platform_dependent(x, w, cpu=products, default=native)
 
 
 def by_products(
