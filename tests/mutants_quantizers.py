@@ -111,7 +111,10 @@ FAMILIES = [
         ("products shifted to other taps", "i)] for i, t in enumerate(taps)", "i)] for i, t in enumerate(taps[::-1])"),
         ("products on accelerators", "cpu=products, default=native", "default=products"),
         ("convolutions on CPU", "cpu=products, default=native", "default=native"),
-        ("dilation overlooked", "steps = set(itertools.chain(window_strides, *dilations))", "steps = set(window_strides)"),
+        ("dilation overlooked", "itertools.chain(*dilations)", "()"),
+        ("rows overlap by one", "i * strides[0], kernel[0]", "i, kernel[0]"),
+        ("gradient of w of large pictures as before", "cpu=rows, default=native", "default=native"),
+        ("row products on accelerators", "cpu=rows, default=native", "default=rows"),
     ]),
     ("random projection", "tokenizers.py", "tests/test_tokenizers.py", [
         ("bad rows get codes", "return jnp.where((rows.weights > 0)[..., None], k, -1)", "return k"),

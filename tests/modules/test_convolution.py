@@ -12,7 +12,8 @@ import pytest
 from compiling import jit
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vqvae_jax.modules.convolution import convolve
+from vqvae_jax.modules import convolution
+from vqvae_jax.modules.convolution import Conv, convolve
 
 close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
 # Sides of x, taps and channels: patches are made where they are not many more than the features.
@@ -34,13 +35,13 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def options(rank):
+def options(rank, strides=1, padding="VALID"):
     """What `nn.Conv` passes."""
     order = (0, rank + 1, *range(1, rank + 1)), (rank + 1, rank, *range(rank))
     numbers = jax.lax.ConvDimensionNumbers(order[0], order[1], order[0])
     return {
-        "window_strides": (1,) * rank,
-        "padding": "VALID",
+        "window_strides": (strides,) * rank,
+        "padding": padding,
         "dimension_numbers": numbers,
         "precision": "highest",
     }
@@ -53,12 +54,19 @@ def arrays(shape, batch=2):
     return [random(*size, seed=i) for i, size in enumerate(sizes)]
 
 
-def by_loops(x, w):
+def by_loops(x, w, strides=1, padding="VALID"):
     """y and its pullback in float64, a tap after another."""
     x, w = x.astype(np.float64), w.astype(np.float64)
-    sides = [n - k + 1 for n, k in zip(x.shape[1:-1], w.shape, strict=False)]
+    steps = (strides,) * (x.ndim - 2)
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], w.shape[:-2], steps, padding)
+    inside = (
+        slice(None),
+        *(slice(a, a + n) for (a, _), n in zip(pads, x.shape[1:-1], strict=True)),
+    )
+    x = np.pad(x, ((0, 0), *pads, (0, 0)))
+    last = [n - k for n, k in zip(x.shape[1:-1], w.shape, strict=False)]
     windows = {
-        t: (slice(None), *(slice(a, a + n) for a, n in zip(t, sides, strict=True)))
+        t: (slice(None), *(slice(a, a + n + 1, strides) for a, n in zip(t, last, strict=True)))
         for t in np.ndindex(w.shape[:-2])
     }
     y = sum(x[at] @ w[t] for t, at in windows.items())
@@ -68,28 +76,55 @@ def by_loops(x, w):
         for t, at in windows.items():
             dx[at] += g @ w[t].T
             dw[t] = np.tensordot(x[at], g, (range(g.ndim - 1),) * 2)
-        return dx, dw
+        return dx[inside], dw
 
     return y, pullback
 
 
-@shapes
-def test_value_and_gradients_are_those_of_the_formula(shape):
+def check_formula(shape, **settings):
+    """Value and gradients are those in float64."""
     x, w, *_ = arrays(shape)
-    y, pullback = by_loops(x, w)
+    y, pullback = by_loops(x, w, **settings)
     g = random(*y.shape, seed=5)
 
     @jit
     def ours(x, w, g):
-        y, pullback = jax.vjp(partial(convolve, **options(x.ndim - 2)), x, w)
+        y, pullback = jax.vjp(partial(convolve, **options(x.ndim - 2, **settings)), x, w)
         return y, pullback(g)
 
     close(ours(x, w, g), (y, pullback(g)))
 
 
-@few
-def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
-    x, w, *tangents = arrays(SHAPES[name])
+@shapes
+def test_value_and_gradients_are_those_of_the_formula(shape):
+    check_formula(shape)
+
+
+@pytest.fixture
+def all_large(monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "padding"),
+    [
+        (((5, 4), (3, 3), 2, 3), 1, "SAME"),
+        (((6, 5), (4, 4), 3, 2), 2, "SAME"),
+        (((7, 5), (3, 2), 2, 3), 2, "VALID"),
+        (((4, 3, 5), (3, 3, 3), 2, 1), 1, "SAME"),
+        (((5, 4, 3), (2, 1, 3), 1, 2), 2, "VALID"),
+    ],
+    ids=str,
+)
+def test_value_and_gradients_of_large_pictures_are_those_of_the_formula(
+    all_large, shape, strides, padding
+):
+    check_formula(shape, strides=strides, padding=padding)
+
+
+def check_transformations(shape):
+    """Tangents, batches and second derivatives are those of XLA."""
+    x, w, *tangents = map(jnp.asarray, arrays(shape))
 
     @partial(jit, static_argnums=0)
     def transformed(f):
@@ -100,10 +135,24 @@ def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
             jax.jvp(f, (x, w), tuple(tangents)),
             jax.jvp(slope, (x, w), tuple(tangents)),
             jax.vmap(slope)(*pairs),
-            jax.vmap(f, (None, 0))(jnp.asarray(x), pairs[1]),
+            jax.vmap(f, (None, 0))(x, pairs[1]),
+            jax.grad(lambda w: jnp.sum(f(x, w) ** 2))(w),
+            jax.grad(lambda x: jnp.sum(f(x, w) ** 2))(x),
         )
 
     close(transformed(convolve), transformed(jax.lax.conv_general_dilated), rtol=1e-4, atol=1e-4)
+
+
+@few
+def test_tangents_batches_and_second_derivatives_are_those_of_xla(name):
+    check_transformations(SHAPES[name])
+
+
+LARGE = ((5, 4), (3, 3), 2, 3)
+
+
+def test_so_are_those_of_large_pictures(all_large):
+    check_transformations(LARGE)
 
 
 def gradient(x, w):
@@ -113,13 +162,23 @@ def gradient(x, w):
     return jax.grad(loss, argnums=(0, 1))(x, w)
 
 
-@few
-def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
-    x, w, *_ = arrays(SHAPES[name])
-    for platform, dots, convolutions in (("cpu", 3, 0), ("cuda", 0, 3), ("tpu", 0, 3)):
+def check_products(shape, on_cpu):
+    """The matrix products and convolutions of value and gradient, by platform."""
+    x, w, *_ = arrays(shape)
+    for platform, expected in (("cpu", on_cpu), ("cuda", (0, 3)), ("tpu", (0, 3))):
         text = jax.jit(gradient).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
         found = [text.count(f"stablehlo.{op}") for op in ("dot_general", "convolution")]
-        assert found == [dots, convolutions], platform
+        assert found == list(expected), platform
+
+
+@few
+def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
+    check_products(SHAPES[name], (3, 0))
+
+
+def test_of_large_pictures_only_the_gradient_of_w_is_a_product(all_large):
+    check_products(LARGE, (1, 2))
+    check_products(((5,), (3,), 2, 3), (0, 3))
 
 
 @pytest.mark.parametrize(
@@ -142,19 +201,20 @@ def test_all_else_is_left_to_xla(taps, settings, dtype):
     assert str(jax.make_jaxpr(partial(convolve, **settings))(x, w)) == str(same)
 
 
-def test_any_batch_can_be_exported():
+@pytest.mark.parametrize("shape", [SHAPES["2-D patches"], LARGE], ids=["2 taps", "3 taps"])
+def test_any_batch_can_be_exported(all_large, shape):
     (batch,) = jax.export.symbolic_shape("b")
-    _, w, *_ = arrays(SHAPES["2-D patches"])
-    x = jax.ShapeDtypeStruct((batch, 4, 3, 3), jnp.float32)
+    (_, *rest), w = (a.shape for a in arrays(shape)[:2])
+    x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((batch, *rest), w))
     exported = jax.export.export(jax.jit(gradient), platforms=("cpu", "cuda", "tpu"))(x, w)
     for n in (1, 3):
-        x, *_ = arrays(SHAPES["2-D patches"], batch=n)
+        x, w, *_ = arrays(shape, batch=n)
         close(exported.call(x, w), jit(gradient)(x, w))
 
 
-@few
-def test_a_sharded_batch_stays_on_its_devices(name):
-    x, w, *_ = arrays(SHAPES[name], batch=8)
+def check_sharded(shape):
+    """A batch on eight devices: the same gradients, and only sums are sent."""
+    x, w, *_ = arrays(shape, batch=8)
     rows = PartitionSpec("data")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     specs = {"in_specs": (rows, PartitionSpec()), "out_specs": (rows, PartitionSpec())}
@@ -168,10 +228,18 @@ def test_a_sharded_batch_stays_on_its_devices(name):
     close(compiled(placed, w), jit(gradient)(x, w), rtol=1e-4)
 
 
+@few
+def test_a_sharded_batch_stays_on_its_devices(name):
+    check_sharded(SHAPES[name])
+
+
+def test_a_sharded_batch_of_large_pictures_stays_on_its_devices(all_large):
+    check_sharded(LARGE)
+
+
 def test_a_layer_keeps_its_parameters():
     x = jnp.ones((1, 3, 3, 2))
     ours, plain = (
-        nn.Conv(4, (2, 2), padding="VALID", **hook).init(jax.random.key(0), x)
-        for hook in ({"conv_general_dilated": convolve}, {})
+        conv(4, (2, 2), padding="VALID").init(jax.random.key(0), x) for conv in (Conv, nn.Conv)
     )
     chex.assert_trees_all_equal(ours, plain)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqvae_jax.modules.convolution import convolve, window
+from vqvae_jax.modules.convolution import Conv, window
 from vqvae_jax.quantizers.base import check_size
 
 
@@ -49,10 +49,10 @@ class Encoder(nn.Module):
         rank = x.ndim - 2
         for i in reversed(range(self.downsamplings)):
             width = self.width if i == 0 else max(self.width // 2, 1)
-            x = nn.relu(nn.Conv(width, (4,) * rank, 2, dtype=self.dtype)(x))
-        x = nn.Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
+            x = nn.relu(Conv(width, (4,) * rank, 2, dtype=self.dtype)(x))
+        x = Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
         x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x)
-        return pointwise(self.dim, rank, self.dtype)(x)
+        return Conv(self.dim, (1,) * rank, dtype=self.dtype)(x)
 
 
 class Decoder(nn.Module):
@@ -77,13 +77,13 @@ class Decoder(nn.Module):
     def __call__(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
         check_size(channels=self.channels, dim=self.dim, width=self.width, groups=self.groups)
         check_input("z_q", z_q, self.dim, 1)
-        x = nn.Conv(self.width, (3,) * (z_q.ndim - 2), dtype=self.dtype)(z_q)
+        x = Conv(self.width, (3,) * (z_q.ndim - 2), dtype=self.dtype)(z_q)
         x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x)
         for i in reversed(range(self.upsamplings)):
             x = Upsample(self.channels if i == 0 else max(self.width // 2, 1), self.dtype)(x)
             x = x if i == 0 else nn.relu(x)
         if self.upsamplings == 0:
-            x = pointwise(self.channels, z_q.ndim - 2, self.dtype)(x)
+            x = Conv(self.channels, (1,) * (z_q.ndim - 2), dtype=self.dtype)(x)
         return x.astype(jnp.float32)
 
 
@@ -99,10 +99,10 @@ class ResidualStack(nn.Module):
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         rank = x.ndim - 2
         for _ in range(self.depth):
-            h = nn.Conv(self.width, (3,) * rank, feature_group_count=self.groups, dtype=self.dtype)(
+            h = Conv(self.width, (3,) * rank, feature_group_count=self.groups, dtype=self.dtype)(
                 nn.relu(x)
             )
-            x = x + pointwise(self.width, rank, self.dtype)(nn.relu(h))
+            x = x + Conv(self.width, (1,) * rank, dtype=self.dtype)(nn.relu(h))
         return nn.relu(x)
 
 
@@ -126,14 +126,7 @@ class Upsample(nn.Module):
         # Padded by hand: XLA CPU takes ten times as long for a convolution that pads by 1 and 1.
         x = jnp.pad(x, ((0, 0), *[(1, 1)] * rank, (0, 0)))
         features = len(phases) * self.features
-        y = nn.Conv(
-            features,
-            kernel,
-            padding="VALID",
-            use_bias=False,
-            dtype=self.dtype,
-            conv_general_dilated=convolve,
-        )(x)
+        y = Conv(features, kernel, padding="VALID", use_bias=False, dtype=self.dtype)(x)
         y = y.reshape(*y.shape[:-1], len(phases), self.features)
         y = [y[(slice(None), *window(p, sides), i)] for i, p in enumerate(phases)]
         y = jnp.stack(y, axis=-2).reshape(batch, *sides, *kernel, self.features)
@@ -141,12 +134,6 @@ class Upsample(nn.Module):
         y = y.transpose(0, *between, 1 + 2 * rank)
         y = y.reshape(batch, *(2 * side for side in sides), self.features)
         return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
-
-
-def pointwise(features: int, rank: int, dtype: str) -> nn.Conv:
-    """A convolution of one tap."""
-    ones = (1,) * rank
-    return nn.Conv(features, ones, padding="VALID", dtype=dtype, conv_general_dilated=convolve)
 
 
 class MLP(nn.Module):

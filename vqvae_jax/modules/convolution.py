@@ -1,12 +1,16 @@
-"""Convolutions of one or two taps by matrix products on CPU, where XLA's own are slow."""
+"""Convolutions by matrix products on CPU, where XLA's own are slow."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+LARGE = 2**21  # numbers in x or y
 
 
 def convolve(
@@ -18,15 +22,16 @@ def convolve(
     precision: jax.lax.PrecisionLike = None,
     **rest,
 ) -> Float[Array, "B *fewer F"]:
-    """`jax.lax.conv_general_dilated`, channels last, for `nn.Conv(conv_general_dilated=convolve)`.
+    """`jax.lax.conv_general_dilated`, channels last, as `Conv` calls it.
 
-    Matrix products on CPU for what `Encoder` and `Decoder` have of 1 or 2 taps along each axis:
-    float32, stride 1, "VALID", no groups. XLA CPU takes 2 to 5 times as long for these and their
-    gradients. With more taps or strides it is about as fast, and with few channels faster.
+    On CPU, in float32 and without groups or dilations, matrix products stand for two kinds that
+    XLA CPU computes in 2 to 5 times as long; smaller ones of more taps it computes as fast:
+
+    - 1 tap, or "VALID" and 2 along each axis, of stride 1: value and gradients.
+    - large pictures, of 2 or 3 axes: the gradient of w.
 
     Example:
-        >>> import flax.linen as nn
-        >>> layer = nn.Conv(4, (2, 2), padding="VALID", conv_general_dilated=convolve)
+        >>> layer = Conv(4, (2, 2), padding="VALID")
         >>> layer.init_with_output(jax.random.key(0), jnp.ones((1, 5, 5, 3)))[0].shape
         (1, 4, 4, 4)
     """
@@ -37,12 +42,40 @@ def convolve(
         )
 
     dilations = (rest.get(f"{side}_dilation") or () for side in ("lhs", "rhs"))
-    steps = set(itertools.chain(window_strides, *dilations))
-    plain = padding == "VALID" and steps == {1} and x.shape[-1] == w.shape[-2]
-    if not (plain and max(w.shape[:-2]) <= 2 and x.dtype == w.dtype == jnp.float32):
+    plain = {1}.issuperset(itertools.chain(*dilations)) and x.shape[-1] == w.shape[-2]
+    if not (plain and isinstance(padding, str) and x.dtype == w.dtype == jnp.float32):
         return native(x, w)
-    products = partial(by_products, precision=precision)
-    return jax.lax.platform_dependent(x, w, cpu=products, default=native)
+    taps = max(w.shape[:-2])
+    if set(window_strides) == {1} and (taps == 1 or (taps == 2 and padding == "VALID")):
+        products = partial(by_products, precision=precision)
+        return jax.lax.platform_dependent(x, w, cpu=products, default=native)
+    if x.ndim > 3 and is_large(x, jax.eval_shape(native, x, w)):
+        rows = partial(by_rows, strides=window_strides, padding=padding, precision=precision)
+        return with_tangent(native, rows)(x, w)
+    return native(x, w)
+
+
+Conv = partial(nn.Conv, conv_general_dilated=convolve)
+
+
+def is_large(*arrays: Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether one of them is; not if sizes are unknown, as in an export for any batch."""
+    return all(isinstance(a.size, int) for a in arrays) and max(a.size for a in arrays) >= LARGE
+
+
+def with_tangent(native: Callable, rows: Callable) -> Callable[[Array, Array], Array]:
+    """`native`, whose tangent, and so gradient, of w is that of `rows` on CPU."""
+    convolution = jax.custom_jvp(native)
+
+    @partial(convolution.defjvp, symbolic_zeros=True)
+    def jvp(primals, tangents):
+        (x, w), (dx, dw) = primals, tangents
+        of_w = partial(jax.lax.platform_dependent, x, cpu=rows, default=native)
+        parts: list[tuple[Callable, Array]] = [(partial(native, w=w), dx), (of_w, dw)]
+        moves = [part(d) for part, d in parts if not isinstance(d, SymbolicZero)]
+        return native(x, w), reduce(jnp.add, moves)
+
+    return convolution
 
 
 def by_products(
@@ -71,9 +104,43 @@ def by_products(
     return product(jnp.concatenate(patches, -1), w.reshape(-1, features), precision)
 
 
-def window(first: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+def by_rows(
+    x: Float[Array, "B *sides C"],
+    w: Float[Array, "*taps C F"],
+    strides: Sequence[int],
+    padding: str,
+    precision: jax.lax.PrecisionLike = None,
+) -> Float[Array, "B *fewer F"]:
+    """The same by patches, for one place of the first axis after another: these fit into caches.
+
+    The batch is not cut: it may be sharded. Patches are made again for the gradient.
+
+    Example:
+        >>> by_rows(jnp.ones((1, 2, 3, 1)), jnp.ones((3, 3, 1, 1)), (1, 1), "SAME")[0, ..., 0]
+        Array([[4., 6., 4.],
+               [4., 6., 4.]], dtype=float32)
+    """
+    *kernel, _, features = w.shape
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
+    x, w = jnp.pad(x, ((0, 0), *pads, (0, 0))), w.reshape(-1, features)
+    sides = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, strides, strict=True)]
+
+    @jax.checkpoint
+    def row(i):
+        rows = jax.lax.dynamic_slice_in_dim(x, i * strides[0], kernel[0], axis=1)
+        taps = itertools.product(*map(range, kernel))
+        patches = [rows[(slice(None), t, *window(u, sides[1:], strides[1:]))] for t, *u in taps]
+        return product(jnp.concatenate(patches, -1), w, precision)
+
+    return jnp.moveaxis(jax.lax.map(row, jnp.arange(sides[0])), 0, 1)
+
+
+def window(
+    first: Sequence[int], sides: Sequence[int], strides: Sequence[int] | None = None
+) -> tuple[slice, ...]:
     """`sides` pixels of each axis from `first` on."""
-    return tuple(slice(a, a + side) for a, side in zip(first, sides, strict=True))
+    each = zip(first, sides, strides or [1] * len(sides), strict=True)
+    return tuple(slice(a, a + s * n, s) for a, n, s in each)
 
 
 def product(x: Float[Array, "*rows I"], w: Float[Array, "I O"], precision) -> Array:
