@@ -179,6 +179,15 @@ def test_the_state_stays_replicated_and_is_not_copied_again(way):
     chex.assert_tree_all_finite((new.params, metrics))
     assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(new))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(new))
+    if way != "pmap":
+        assert replicate(new, data_mesh(jax.devices()[:4])) is new
+
+
+@each_way
+def test_the_memory_of_the_state_is_used_again(way):
+    first, _ = step(ROWS, way, 4)(one_device(ROWS)[1][0], next(feed(ROWS)))
+    step(ROWS, way, 4)(first, next(feed(ROWS)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
 
 
 @each_way

@@ -86,6 +86,7 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
+        donate_argnums=0,
         devices=None if jax.process_count() > 1 else local,
     )
     each = NamedSharding(Mesh(local, (AXIS,)), P(AXIS))
@@ -108,8 +109,12 @@ def deal(batch, devices: int):
 
 
 def replicate(state, mesh: Mesh):
-    """The state on every device of the mesh; nothing moves if it is there already."""
-    return jax.device_put(state, NamedSharding(mesh, P()))
+    """The state on every device of the mesh; the same arrays if they are there already."""
+    everywhere = NamedSharding(mesh, P())
+    found = (getattr(x, "sharding", None) for x in jax.tree.leaves(state))
+    if all(sharding == everywhere for sharding in found):
+        return state  # `device_put` would take several times as long as the call of the step
+    return jax.device_put(state, everywhere)
 
 
 def split(batch, mesh: Mesh):
