@@ -1,6 +1,7 @@
 """What a run shows while it goes on, and what it logs."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -29,15 +30,28 @@ class Display:
     def __init__(self, folder: Path, config, model, test: Examples, start: int):
         self.model, self.test, self.config = model, test, config
         self.files = Log(folder, start)
+        self.waiting: list[tuple[int, dict]] = []  # logged, not yet written
         console = Console()
         self.bar = make_progress(console)
         self.task = self.bar.add_task("", total=config.steps, completed=start, now="compiling")
         self.bar.start()
         console.print(describe_start(config, model, test, start))
 
-    def log(self, done: int, state, metrics) -> None:
-        """Writes the metrics of this step and moves the bar."""
-        values = {f"train/{name}": float(v) for name, v in jax.device_get(metrics).items()}
+    def log(self, done: int, state, metrics) -> Callable[[], None]:
+        """The metrics of this step are on their way, and are written while the next one runs."""
+        jax.copy_to_host_async(metrics)
+        self.waiting.append((done, metrics))
+        return self.write
+
+    def write(self) -> None:
+        """Writes the metrics that wait, and moves the bar."""
+        for done, metrics in self.waiting:
+            self.write_metrics(done, jax.device_get(metrics))
+        self.waiting = []
+
+    def write_metrics(self, done: int, metrics) -> None:
+        """Those of one step."""
+        values = {f"train/{name}": float(v) for name, v in metrics.items()}
         values["train/psnr"] = -10 * math.log10(max(values["train/mse"], 1e-12))
         self.files.write(done, values)
         rate = self.files.write_time(done)
@@ -52,6 +66,7 @@ class Display:
 
     def evaluate(self, done: int, state, metrics) -> None:
         """Looks at the whole test set."""
+        self.write()
         variables = jax.device_get({"params": state.params, **state.collections})
         table, _ = evaluate(self.model, variables, self.test)
         self.files.write(done, {f"test/{name}": value for name, value in table.items()})

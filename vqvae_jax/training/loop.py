@@ -7,7 +7,7 @@ from typing import Any
 
 from vqvae_jax.training.step import TrainState
 
-Hook = Callable[[int, TrainState, dict[str, Any]], None]
+Hook = Callable[[int, TrainState, dict[str, Any]], Callable[[], None] | None]
 
 
 class Interrupt:
@@ -55,15 +55,27 @@ def run_steps(
         batches: host batches, endless or long enough.
         last: the number of steps of the whole run.
         hooks: functions of (steps done, state, metrics) and after how many steps each is called;
-            all are called after the last step too.
+            all are called after the last step too. Reading an array waits for the step, and then
+            the device for the next one: what can be done later, as writing metrics can, a hook
+            returns as a function, which is called once the next step runs. The state can't be
+            read then.
         interrupted: asked between steps.
     """
     first = int(state.step)
+    later: list[Callable[[], None] | None] = []
     for done, batch in zip(range(first + 1, last + 1), batches, strict=False):
         state, metrics = step(state, batch)
-        for hook, every in hooks.items():
-            if done % every == 0 or done == last:
-                hook(done, state, metrics)
+        call_each(later)
+        due = [hook for hook, every in hooks.items() if done % every == 0 or done == last]
+        later = [hook(done, state, metrics) for hook in due]
         if interrupted():
             break
+    call_each(later)
     return state
+
+
+def call_each(functions: Iterable[Callable[[], None] | None]) -> None:
+    """Those that are not None, in order."""
+    for function in functions:
+        if function is not None:
+            function()
