@@ -1,9 +1,12 @@
 """What every command does around its `main`: options in, one line and an exit code out."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+import jax
 import tyro
 
 Config = TypeVar("Config")
@@ -12,7 +15,7 @@ Config = TypeVar("Config")
 def run(
     main: Callable[[Config], object], config: type[Config], args: Sequence[str] | None = None
 ) -> None:
-    """Parses the command line into a `config` and calls `main` with it.
+    """Parses the command line into a `config` and calls `main` with it, compilations kept.
 
     A ValueError (every check of this package raises one, `DataError` and `BundleError` included)
     or an OSError is the user's to mend: one line on stderr, exit code 2. Ctrl-C gives 130. Any
@@ -25,6 +28,7 @@ def run(
         args: the command line, by default that of the process.
     """
     options = tyro.cli(config, prog=program(), args=args)
+    keep_compilations()
     try:
         main(options)
     except KeyboardInterrupt:
@@ -34,6 +38,29 @@ def run(
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def keep_compilations() -> None:
+    """What took more than a second to compile is read from a folder by the next command.
+
+    The folder is the one that JAX_COMPILATION_CACHE_DIR names, else that of `cache_folder`.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = cache_folder()
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for processes that this one starts
+
+
+def cache_folder() -> Path | None:
+    """~/.cache/vqvae_jax, or in XDG_CACHE_HOME; made if missing, None where it can't be written."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vqvae_jax")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no right to make it, or no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def program() -> str | None:

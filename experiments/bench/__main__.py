@@ -11,6 +11,7 @@ Other libraries take part where they are installed: pip install 'vqvae_jax[bench
 
 import dataclasses
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -71,4 +72,5 @@ def command_line(part: str, quick: bool) -> str:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)  # or compiling would take no time
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # in processes that this one starts as well
     run(main, Config)

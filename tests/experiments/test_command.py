@@ -1,0 +1,90 @@
+"""What commands keep of what they compiled, and where."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import command
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+import jax
+from experiments import command
+command.keep_compilations()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+step = jax.jit(lambda state, x: (state + x @ x, x.sum()), donate_argnums=0)
+state, total = step(*(jax.random.normal(jax.random.key(i), (8, 8)) for i in (0, 1)))
+print(state.tolist(), total, "/jax/compilation_cache/cache_hits" in hits)
+"""
+
+
+def run(**environment: str) -> tuple[str, bool]:
+    """What PROGRAM computes in a process of its own, and whether it compiled before."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=env | environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    numbers, hit = done.stdout.strip().rsplit(" ", 1)
+    return numbers, hit == "True"
+
+
+def test_a_second_process_reads_what_the_first_compiled_and_gives_the_same_bits(tmp_path):
+    never, _ = run(XDG_CACHE_HOME=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE="0")
+    assert not list(tmp_path.glob("vqvae_jax/*"))
+    first, hit = run(XDG_CACHE_HOME=str(tmp_path))
+    assert not hit and list(tmp_path.glob("vqvae_jax/*"))
+    second, hit = run(XDG_CACHE_HOME=str(tmp_path))
+    assert hit and never == first == second
+
+
+def test_the_folder_that_jax_was_told_comes_first(tmp_path):
+    run(XDG_CACHE_HOME=str(tmp_path / "ours"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"))
+    assert list((tmp_path / "theirs").iterdir()) and not (tmp_path / "ours").exists()
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Of JAX, as they were afterwards."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", before or "")
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_processes_that_a_command_starts_have_its_folder(settings, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command.keep_compilations()
+    folder = str(tmp_path / "vqvae_jax")
+    assert jax.config.jax_compilation_cache_dir == os.environ["JAX_COMPILATION_CACHE_DIR"] == folder
+
+
+def test_nothing_is_kept_where_nothing_can_be_written(settings, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    command.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_the_folder_is_in_the_home_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert command.cache_folder() == tmp_path / ".cache" / "vqvae_jax"
+    assert command.cache_folder().is_dir()
+
+
+def test_a_user_without_a_home_has_no_folder(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert command.cache_folder() is None
