@@ -39,9 +39,9 @@ def make_model(config, example: Examples) -> VQVAE:
     return VQVAE(encoder, quantizer, decoder)
 
 
-def in_parts(model: VQVAE, n: int) -> VQVAE:
-    """The model as it is trained: its encoder and decoder see the batch in n parts."""
-    if n == 1:
+def in_parts(model: VQVAE, n: int | None) -> VQVAE:
+    """The model as it is trained: encoder and decoder see the batch in n parts, or as they are."""
+    if n is None:
         return model
     return model.clone(encoder=InParts(model.encoder, n), decoder=InParts(model.decoder, n))
 

@@ -80,8 +80,9 @@ class Config:
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     """How the train step is compiled for several devices."""
-    parts: int = 1
-    """Encoder and decoder work on so many parts of a device's batch in turn, to save memory."""
+    parts: int | None = None
+    """To save memory, encoder and decoder work on so many parts of a device's batch in turn, and
+    compute activations again for the gradient (remat); 1: do the latter alone."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 1000
@@ -113,7 +114,9 @@ def check(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
     check_size(steps=config.steps, batch_size=config.batch_size, processes=config.processes)
     check_size(log_every=config.log_every, eval_every=config.eval_every)
-    check_size(save_every=config.save_every, parts=config.parts)
+    check_size(save_every=config.save_every)
+    if config.parts is not None:
+        check_size(parts=config.parts)
     check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
 
 

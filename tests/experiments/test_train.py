@@ -218,8 +218,9 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
     assert process.wait() == 143
 
 
-def test_batches_in_parts_train_as_whole_ones(straight, tmp_path, no_figures):
-    parts = dataclasses.replace(straight, runs=tmp_path, parts=2)
+@pytest.mark.parametrize("n", [1, 2])
+def test_batches_in_parts_train_as_whole_ones(n, straight, tmp_path, no_figures):
+    parts = dataclasses.replace(straight, runs=tmp_path, parts=n)
     train.main(parts)
     assert_close_run(straight, parts)
     assert (

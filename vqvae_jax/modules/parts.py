@@ -18,7 +18,7 @@ class InParts(nn.Module):
 
     Attributes:
         inner: a module x `[B, ...]` -> y `[B, ...]`.
-        parts: n >= 1, a divisor of B.
+        parts: n >= 1, a divisor of B; 1 computes again without cutting.
 
     Raises:
         ValueError: if the parts are not of equal size.
