@@ -4,11 +4,18 @@ python -m experiments.export runs/fashion -o out
 python -m experiments.export runs/fashion -o out --batch 64
 
 Writes `tokenize.jaxexport` (x -> indices) and `detokenize.jaxexport` (indices -> x'), with the
-weights inside. To use one: `jax.export.deserialize(bytearray(open(path, "rb").read())).call(x)`.
+weights inside. To use one:
+
+    tokenize = jax.jit(jax.export.deserialize(bytearray(open(path, "rb").read())).call)
+    indices = tokenize(x)
+
+Without `jax.jit`, `call` works too, but Python goes through the file's signature at every call.
 """
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +26,7 @@ import tyro
 from experiments.command import run
 from experiments.recipe import load_data
 from vqvae_jax import as_functions, load_model
-from vqvae_jax.bundle import write
+from vqvae_jax.bundle import Bundle, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +49,35 @@ def main(config: Config) -> dict[str, Path]:
     """Writes the two files and prints where they are."""
     bundle = load_model(config.run / "model")
     shape = config.shape or own_shape(config.run)
-    batch = jax.export.symbolic_shape("b")[0] if config.batch is None else config.batch
-    f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
-    x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
-    tokenize = jax.jit(lambda x: f.tokenize(variables, x))
-    codes = jax.eval_shape(tokenize, x)
-    detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
     config.output.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for name, function, argument in (("tokenize", tokenize, x), ("detokenize", detokenize, codes)):
-        exported = jax.export.export(function, platforms=config.platforms)(argument)
+    for name, exported in export(bundle, shape, config.batch, config.platforms).items():
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
-        print(f"{paths[name]}: {argument.shape} -> {exported.out_avals[0].shape}")
+        print(f"{paths[name]}: {exported.in_avals[0].shape} -> {exported.out_avals[0].shape}")
     return paths
+
+
+def export(
+    bundle: Bundle, shape: Sequence[int], batch: int | None, platforms: Sequence[str]
+) -> dict[str, jax.export.Exported]:
+    """tokenize and detokenize with their weights.
+
+    Args:
+        bundle: model and variables.
+        shape: of one example.
+        batch: its size; None for any.
+        platforms: on which they run.
+    """
+    f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
+    size = jax.export.symbolic_shape("b")[0] if batch is None else batch
+    x = jax.ShapeDtypeStruct((size, *shape), jnp.float32)
+    tokenize = jax.jit(lambda x: f.tokenize(variables, x))
+    codes = jax.eval_shape(tokenize, x)
+    detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
+    make = partial(jax.export.export, platforms=platforms)
+    return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
 
 
 def own_shape(folder: Path) -> tuple[int, ...]:

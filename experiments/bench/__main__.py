@@ -2,6 +2,8 @@
 
 python -m experiments.bench search            the nearest code
 python -m experiments.bench step              the train step
+python -m experiments.bench activations       parts, remat and bfloat16: time and memory
+python -m experiments.bench serve             images to codes and back
 python -m experiments.bench scale             growth with N, K and D
 python -m experiments.bench pipeline          reading images
 python -m experiments.bench all --quick       all of it in minutes
@@ -26,15 +28,15 @@ from experiments.bench import page
 from experiments.bench.machine import provenance
 from experiments.command import run
 
-PARTS = ("search", "step", "scale", "pipeline")
+PARTS = ("search", "step", "activations", "serve", "scale", "pipeline")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Measure speed and memory beside other libraries; search, step, scale, pipeline or all."""
+    """Measure speed and memory beside other libraries."""
 
     part: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
-    """search, step, scale, pipeline, or all."""
+    """search, step, activations, serve, scale, pipeline, or all."""
     quick: bool = False
     """Fewer problems and rounds: all of it in minutes."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("runs/bench")

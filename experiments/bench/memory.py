@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 STATUS = Path("/proc/self/status")
 MODES = ("ours", "plain")
@@ -31,14 +32,24 @@ def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -
     Raises:
         RuntimeError: the process failed.
     """
-    command = [sys.executable, "-m", "experiments.bench.memory", *map(str, (n, d, k)), mode]
+    arguments = *map(str, (n, d, k)), mode
+    return alone("experiments.bench.memory", *arguments, timeout=timeout)
+
+
+def alone(module: str, *arguments: str, timeout: float = 3600) -> dict[str, Any]:
+    """The JSON that a module prints in a process of its own.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"the search at N = {n}, D = {d}, K = {k} failed: {last[0]}")
+        raise RuntimeError(f"{' '.join(command[2:])} failed: {last[0]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -135,3 +135,9 @@ def compile_text(race: Race, name: str) -> str:
     """Seconds of compiling; empty where nothing compiles ahead."""
     seconds = race.compile_seconds.get(name)
     return "" if seconds is None else f"{seconds:.2f}"
+
+
+def rate(race: Race, name: str) -> Spread:
+    """Examples a second, where `race.sizes` has the batch."""
+    median, low, high = race.time(name)
+    return Spread(*(race.sizes["batch"] / seconds for seconds in (median, high, low)))

@@ -34,8 +34,8 @@ class Residual(nn.Module):
         return nn.relu(x)
 
 
-class Model(nn.Module):
-    """VQ-VAE with a codebook that follows moving averages."""
+class Encoder(nn.Module):
+    """x -> z_e."""
 
     sizes: Sizes
 
@@ -45,11 +45,31 @@ class Model(nn.Module):
         h = nn.relu(nn.Conv(s.width // 2, (4, 4), 2)(x))
         h = nn.relu(nn.Conv(s.width, (4, 4), 2)(h))
         h = Residual(s.width, s.depth)(nn.Conv(s.width, (3, 3))(h))
-        z = nn.Conv(s.dim, (1, 1))(h)
-        z_q, commitment = self.quantize(z)
+        return nn.Conv(s.dim, (1, 1))(h)
+
+
+class Decoder(nn.Module):
+    """z_q -> x'."""
+
+    sizes: Sizes
+
+    @nn.compact
+    def __call__(self, z_q):
+        s = self.sizes
         h = Residual(s.width, s.depth)(nn.Conv(s.width, (3, 3))(z_q))
         h = nn.relu(nn.ConvTranspose(s.width // 2, (4, 4), (2, 2))(h))
-        return nn.ConvTranspose(s.channels, (4, 4), (2, 2))(h), commitment
+        return nn.ConvTranspose(s.channels, (4, 4), (2, 2))(h)
+
+
+class Model(nn.Module):
+    """VQ-VAE with a codebook that follows moving averages."""
+
+    sizes: Sizes
+
+    @nn.compact
+    def __call__(self, x):
+        z_q, commitment = self.quantize(Encoder(self.sizes)(x))
+        return Decoder(self.sizes)(z_q), commitment
 
     def quantize(self, z, decay: float = 0.99, beta: float = 0.25):
         """Straight-through z_q and the commitment loss; moves the averages."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.bench import peers, plain_flax
+from experiments.bench import overhead, peers, plain_flax
 from experiments.bench.charts import marks
 from experiments.bench.page import (
     LEGEND,
@@ -19,9 +19,10 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.plain_flax import Sizes
-from experiments.bench.timing import Contestant, Race, Spread, race, spread
+from experiments.bench.timing import Contestant, Race, race
+from experiments.recipe import in_parts
 from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq, kmeans, underused
-from vqvae_jax.training.step import init_state, make_train_step
+from vqvae_jax.training.step import TrainState, init_state, make_train_step
 
 OURS, PLAIN = "vqvae_jax", "plain Flax"
 CIFAR = Sizes(side=32, channels=3, width=256, batch=128)  # arXiv:1711.00937, 4.1
@@ -34,6 +35,7 @@ QUICK = {
     "default model, 28 x 28, batch 32": Sizes(batch=32),
     "32 x 32 x 3, width 64, batch 32": CIFAR._replace(width=64, batch=32),
 }
+OVERHEAD = Sizes(batch=32)
 ROUNDS, QUICK_ROUNDS = 15, 5
 COMPILER_OPTIONS: dict | None = None  # tests compile in haste
 
@@ -50,20 +52,18 @@ def run(quick: bool) -> Part:
     """All models, and the time that Python takes of a step."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     found, skipped = peers.importable(("torch",))
-    races, dispatches = [], {}
+    races = []
     for title, sizes in (QUICK if quick else MODELS).items():
         entries, failed = contestants(sizes, found)
         skipped += [line for line in failed if line not in skipped]
-        dispatches[title] = {
-            c.name: c.call.dispatch for c in entries if hasattr(c.call, "dispatch")
-        }
         races.append(race(title, entries, rounds, PLAIN, sizes=sizes._asdict()))
-    overhead = {t: {n: spread(d) for n, d in each.items()} for t, each in dispatches.items()}
+    x = pixels(OVERHEAD)
+    python = overhead.measure(*our_step(OVERHEAD, x, optax.adam(1e-3, b2=0.99)), x, rounds)
     return Part(
         "step",
         ABOUT,
-        [*map(step_table, races), dispatch_table(races, overhead)],
-        {"steps": [race_json(r) for r in races], "dispatch_seconds": dispatches},
+        [*map(step_table, races), overhead.table(python)],
+        {"steps": [race_json(r) for r in races], "python": race_json(python)},
         {"step": marks({short(r): {n: r.ratio(n) for n in r.seconds} for r in races}, AXIS)},
         skipped,
     )
@@ -79,8 +79,7 @@ def short(result: Race) -> str:
 
 def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], list[str]]:
     """Ours, plain Flax, and PyTorch if it is `found`; a line for each that doesn't compile."""
-    shape = (sizes.batch, sizes.side, sizes.side, sizes.channels)
-    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    x = pixels(sizes)
     optimizer = optax.adam(1e-3, b2=0.99)
     step, state = plain_flax.make(sizes, x, optimizer)
     entries = [jax_step(OURS, *our_step(sizes, x, optimizer), x), jax_step(PLAIN, step, state, x)]
@@ -94,34 +93,37 @@ def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], l
     return entries, skipped
 
 
-def our_step(sizes: Sizes, x: np.ndarray, optimizer) -> tuple[Callable, object]:
-    """The train step of the default model, and its first state."""
+def pixels(sizes: Sizes) -> np.ndarray:
+    """A batch of random images."""
+    shape = (sizes.batch, sizes.side, sizes.side, sizes.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def our_model(sizes: Sizes, dtype: str = "float32") -> VQVAE:
+    """The default model of experiments.train."""
     quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), revive=underused(0.1))
-    inner = {"width": sizes.width, "depth": sizes.depth}
-    model = VQVAE(
-        Encoder(sizes.channels, sizes.dim, **inner),
-        quantizer,
-        Decoder(sizes.channels, sizes.dim, **inner),
-    )
+    inner = {"width": sizes.width, "depth": sizes.depth, "dtype": dtype}
+    encoder = Encoder(sizes.channels, sizes.dim, **inner)
+    return VQVAE(encoder, quantizer, Decoder(sizes.channels, sizes.dim, **inner))
+
+
+def our_step(
+    sizes: Sizes, x: np.ndarray, optimizer, parts: int | None = None, dtype: str = "float32"
+) -> tuple[Callable, TrainState]:
+    """The train step of the default model, and its first state."""
+    model = our_model(sizes, dtype)
     state = init_state(model, optimizer, jax.random.key(0), x)
-    return make_train_step(model, optimizer), state
+    return make_train_step(in_parts(model, parts), optimizer), state
 
 
 class JaxStep:
-    """Calls a compiled step on the state that the last one left.
-
-    Attributes:
-        dispatch: seconds until each call returned, which is before its work is done.
-    """
+    """Calls a compiled step on the state that the last one left."""
 
     def __init__(self, step: Callable, state, x: np.ndarray):
         self.step, self.state, self.x = step, state, x
-        self.dispatch: list[float] = []
 
     def __call__(self) -> None:
-        begun = time.perf_counter()
         self.state, metrics = self.step(self.state, self.x)
-        self.dispatch.append(time.perf_counter() - begun)
         jax.block_until_ready((self.state, metrics))
 
 
@@ -158,18 +160,3 @@ def step_table(result: Race) -> Table:
     ]
     head = ["contestant", "ms", "images/s", AXIS, "compile s"]
     return Table(f"Train step, {result.title}", head, rows, LEGEND)
-
-
-def dispatch_table(races: Sequence[Race], overhead: dict[str, dict[str, Spread]]) -> Table:
-    """The time until a call returns, beside the whole step."""
-    rows = [
-        [
-            f"{name}, {short(result)}",
-            time_text(seconds),
-            f"{seconds.median / result.time(name).median:.1%}",
-        ]
-        for result in races
-        for name, seconds in overhead[result.title].items()
-    ]
-    note = "Time until the call of a step returns, which is before its work is done."
-    return Table("Dispatch", ["", "ms", "share of the step"], rows, note)

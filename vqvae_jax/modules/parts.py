@@ -45,6 +45,8 @@ class InParts(nn.Module):
             return self.inner(x)
         if x.shape[0] % self.parts:
             raise ValueError(f"a batch of {x.shape[0]} can't be cut into {self.parts} equal parts")
+        if self.parts == 1:
+            return nn.remat(lambda inner, x: inner(x))(self.inner, x)
         # Dealt like cards, so that a batch sharded over devices is sharded in each part.
         dealt = jnp.swapaxes(x.reshape(-1, self.parts, *x.shape[1:]), 0, 1)
         each = nn.scan(

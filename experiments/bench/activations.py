@@ -1,0 +1,132 @@
+"""Benchmark `activations`: what parts, remat and bfloat16 save of memory, and take of time.
+
+python -m experiments.bench.activations JSON, of a list of sizes and a way, takes two steps and
+prints one line of JSON: the benchmark calls it to see the memory of a process of its own.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import optax
+
+from experiments.bench import memory, step
+from experiments.bench.charts import marks
+from experiments.bench.page import (
+    LEGEND,
+    Part,
+    Table,
+    compile_text,
+    race_json,
+    spread_text,
+    time_text,
+)
+from experiments.bench.plain_flax import Sizes
+from experiments.bench.timing import Contestant, Race, race
+
+
+class Way(NamedTuple):
+    """Options of experiments.train."""
+
+    parts: int | None = None
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        words = [] if self.parts is None else [f"--parts {self.parts}"]
+        words += [] if self.dtype == "float32" else [f"--dtype {self.dtype}"]
+        return " ".join(words) or "no option"
+
+
+WAYS = [*map(Way, (None, 1, 2, 4, 8)), Way(None, "bfloat16"), Way(4, "bfloat16")]
+QUICK_WAYS = [Way(), Way(4), Way(None, "bfloat16")]
+MODELS = {
+    "default model, 28 x 28, batch 128": Sizes(batch=128),
+    "32 x 32 x 3, width 128, batch 128": step.CIFAR._replace(width=128),
+}
+QUICK = {"default model, 28 x 28, batch 32": Sizes(batch=32)}
+ROUNDS, QUICK_ROUNDS = 9, 3
+AXIS = f"time / {Way()}"
+
+ABOUT = (
+    "One train step of the model that experiments.train makes, with its options that save memory. "
+    "--parts n: encoder and decoder work on n parts of the batch in turn, and compute activations "
+    "again for the gradient; 1 is the latter alone, remat. Losses and gradients are those of the "
+    "whole batch. --dtype bfloat16: activations in half the bytes."
+)
+
+
+def run(quick: bool) -> Part:
+    """Time in turns; memory as XLA plans it and, unless `quick`, as a process has it."""
+    ways, rounds = (QUICK_WAYS, QUICK_ROUNDS) if quick else (WAYS, ROUNDS)
+    races, planned, grown = [], [], []
+    for title, sizes in (QUICK if quick else MODELS).items():
+        entries, plan = contestants(sizes, ways)
+        races.append(race(title, entries, rounds, sizes=sizes._asdict()))
+        planned.append(plan)
+        grown.append({} if quick else {str(way): growth(sizes, way) for way in ways})
+    found = list(zip(races, planned, grown, strict=True))
+    return Part(
+        "activations",
+        ABOUT,
+        [table(*each) for each in found],
+        {"steps": [race_json(r) | {"planned": p, "grown": g} for r, p, g in found]},
+        {"activations": marks({r.title: {n: r.ratio(n) for n in r.seconds} for r in races}, AXIS)},
+    )
+
+
+def contestants(sizes: Sizes, ways: Sequence[Way]) -> tuple[list[Contestant], dict[str, int]]:
+    """The step in each way, and the bytes that XLA plans for what it computes in between."""
+    entries = [contestant(sizes, way) for way in ways]
+    plans = {e.name: e.call.step.memory_analysis() for e in entries}
+    return entries, {name: plan.temp_size_in_bytes for name, plan in plans.items()}
+
+
+def contestant(sizes: Sizes, way: Way) -> Contestant:
+    """The step in one way."""
+    x = step.pixels(sizes)
+    return step.jax_step(str(way), *step.our_step(sizes, x, optax.adam(1e-3, b2=0.99), *way), x)
+
+
+def growth(sizes: Sizes, way: Way) -> int | None:
+    """By how many bytes a process of its own grows in two steps; None where no system tells."""
+    return memory.alone("experiments.bench.activations", json.dumps([sizes, way]))["grown"]
+
+
+def grown(sizes: Sizes, way: Way) -> dict[str, int | None]:
+    """The same in this process."""
+    call = contestant(sizes, way).call
+    before, can_reset = memory.now(), memory.reset_peak()
+    call()
+    call()
+    return {"grown": memory.peak() - before if can_reset else None}
+
+
+def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | None]) -> Table:
+    """Time and memory of each way."""
+    rows = [
+        [
+            name,
+            time_text(result.time(name)),
+            spread_text(result.ratio(name)),
+            *(megabytes(known.get(name)) for known in (planned, grown)),
+            compile_text(result, name),
+        ]
+        for name in result.seconds
+    ]
+    head = ["", "ms", AXIS, "MB planned", "MB grown", "compile s"]
+    note = (
+        "MB planned: of XLA, for all that a step computes in between. MB grown: of a process that "
+        f"takes two steps (not measured by --quick). {LEGEND}"
+    )
+    return Table(f"Time and memory of a step, {result.title}", head, rows, note)
+
+
+def megabytes(size: int | None) -> str:
+    """- where there is none."""
+    return "-" if size is None else f"{size / 1e6:,.0f}"
+
+
+if __name__ == "__main__":
+    sizes, way = json.loads(sys.argv[1])
+    print(json.dumps(grown(Sizes(*sizes), Way(*way))))
