@@ -1,26 +1,32 @@
 """Benchmark `pipeline`: how many images a second are read, beside what a train step takes."""
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import optax
 
 from experiments.bench import step
 from experiments.bench.charts import marks
-from experiments.bench.page import LEGEND, Part, Table, race_json, spread_text, time_text
+from experiments.bench.page import LEGEND, Part, Table, race_json, rate, spread_text, time_text
 from experiments.bench.plain_flax import Sizes
-from experiments.bench.timing import Contestant, Race, Spread, race
+from experiments.bench.timing import Contestant, Race, race
 from experiments.recipe import load_data
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.data.writing import write_records
+from vqvae_jax.training import parallel
 
 ROUNDS, QUICK_ROUNDS = 15, 5
 STEP = "train step of the default model"
+ONE = "one batch that is in place"
+STEPS = 20  # more than batches wait in a reader
 
 Reader = Callable[[np.ndarray, int], Iterator[np.ndarray]]
 """(images [N, H, W, C], batch size) -> batches without end."""
@@ -47,30 +53,40 @@ READERS: list[tuple[str, Reader]] = [
 
 ABOUT = (
     "Images a second that each reader gives, in batches ready for the train step, while nothing "
-    "else runs; and that the train step takes. A reader is fast enough where its ratio is well "
-    "below 1: that is the share of a step's time for which it keeps a core busy."
+    "else runs, over those that the train step takes. Then training itself, the next batches on "
+    "their way to the device while a step runs: each reader beside the step on one batch that is "
+    "there already."
 )
 
 
 def run(quick: bool) -> Part:
-    """All readers beside the train step."""
+    """All readers beside the train step, and the step fed by each."""
     images = load_data(EMBEDDED, None)[0]
-    races = [
-        feed(images, b, QUICK_ROUNDS if quick else ROUNDS) for b in ((32,) if quick else (32, 128))
-    ]
+    rounds, sizes = (QUICK_ROUNDS, (32,)) if quick else (ROUNDS, (32, 128))
+    races = [feed(images, batch, rounds) for batch in sizes]
+    fed = [train(images, batch, QUICK_ROUNDS) for batch in sizes]
     panels = {r.title: {name: rate(r, name) for name in r.seconds} for r in races}
-    tables, data = [*map(table, races)], {"races": [race_json(r) for r in races]}
+    tables = [*map(table, races), *map(train_table, fed)]
+    data = {"races": list(map(race_json, races)), "training": list(map(race_json, fed))}
     return Part("pipeline", ABOUT, tables, data, {"pipeline": marks(panels, "images/s")})
 
 
 def feed(images: np.ndarray, batch: int, rounds: int) -> Race:
     """The train step, then each reader, for batches of one size."""
     x = images[:batch]
-    program = step.our_step(Sizes(batch=batch), x, optax.adam(1e-3, b2=0.99))
     readers = [reader(name, function(images, batch)) for name, function in READERS]
-    title = f"batch {batch}, {' x '.join(map(str, images.shape[1:]))}"
-    entries = [step.jax_step(STEP, *program, x), *readers]
-    return race(title, entries, rounds, STEP, sizes={"batch": batch})
+    entries = [step.jax_step(STEP, *our_step(x), x), *readers]
+    return race(describe(x), entries, rounds, STEP, sizes={"batch": batch})
+
+
+def our_step(x: np.ndarray) -> tuple[Callable, Any]:
+    """Of the default model, for a batch like x, and its first state."""
+    return step.our_step(Sizes(batch=len(x)), x, optax.adam(1e-3, b2=0.99))
+
+
+def describe(x: np.ndarray) -> str:
+    """A batch."""
+    return f"batch {len(x)}, {' x '.join(map(str, x.shape[1:]))}"
 
 
 def reader(name: str, order: Iterator[np.ndarray]) -> Contestant:
@@ -78,10 +94,29 @@ def reader(name: str, order: Iterator[np.ndarray]) -> Contestant:
     return Contestant(name, lambda: next(order))
 
 
-def rate(result: Race, name: str) -> Spread:
-    """Images a second."""
-    median, low, high = result.time(name)
-    return Spread(*(result.sizes["batch"] / seconds for seconds in (median, high, low)))
+def train(images: np.ndarray, batch: int, rounds: int) -> Race:
+    """STEPS steps on one batch, and on those of each reader."""
+    x = images[:batch]
+    function, state = our_step(x)
+    compiled = parallel.jit_step(function, parallel.data_mesh())
+    orders = {ONE: itertools.repeat(compiled.place(x))}
+    for name, make in READERS:
+        orders[name] = parallel.prefetch(make(images, batch), compiled.place)
+    entries = [Contestant(name, Steps(compiled, state, order)) for name, order in orders.items()]
+    return race(describe(x), entries, rounds, ONE, sizes={"batch": batch * STEPS})
+
+
+class Steps:
+    """STEPS steps of training on the next batches; only the last one is waited for."""
+
+    def __init__(self, compiled: parallel.Step, state, order: Iterator):
+        self.compiled, self.order = compiled, order
+        self.state = jax.tree.map(jax.numpy.array, state)
+
+    def __call__(self) -> None:
+        for batch in itertools.islice(self.order, STEPS):
+            self.state, metrics = self.compiled.run(self.state, batch)
+        jax.block_until_ready((self.state, metrics))
 
 
 def table(result: Race) -> Table:
@@ -91,9 +126,24 @@ def table(result: Race) -> Table:
             name,
             spread_text(rate(result, name), "{:,.0f}"),
             time_text(result.time(name)),
-            spread_text(result.ratio(name), "{:.4f}"),
+            spread_text(result.faster(name), "{:.3g}"),
         ]
         for name in result.seconds
     ]
-    head = ["", "images/s", "ms a batch", "time / train step"]
+    head = ["", "images/s", "ms a batch", "images/s over those of the step"]
     return Table(f"Images, {result.title}", head, rows, LEGEND)
+
+
+def train_table(result: Race) -> Table:
+    """Steps a second, data included."""
+    rows = [
+        [
+            name,
+            f"{STEPS / result.time(name).median:.1f}",
+            f"{rate(result, name).median:,.0f}",
+            spread_text(result.ratio(name), "{:.3f}"),
+        ]
+        for name in result.seconds
+    ]
+    head = ["", "steps/s", "images/s", f"time / {ONE}"]
+    return Table(f"Training, {result.title}", head, rows, f"{STEPS} steps at a time. {LEGEND}")

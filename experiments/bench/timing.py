@@ -71,6 +71,11 @@ class Race:
         pairs = zip(self.seconds[name], self.seconds[self.baseline], strict=False)
         return spread([a / b for a, b in pairs])
 
+    def faster(self, name: str) -> Spread:
+        """The baseline's time over this one's in the same round."""
+        median, low, high = self.ratio(name)
+        return Spread(1 / median, 1 / high, 1 / low)
+
 
 def race(
     title: str,
