@@ -8,10 +8,16 @@ import pytest
 
 from experiments import command
 from experiments.bench import __main__ as bench
-from experiments.bench import exactness, machine, memory, page, peers, pipeline, scale, search, step
+from experiments.bench import (
+    exactness,
+    machine,
+    memory,
+    page,
+    peers,
+    scale,
+    search,
+)
 from experiments.bench.timing import Contestant, Race, Spread, calls_for, race, spread
-from vqvae_jax import vq
-from vqvae_jax.quantizers.trials import FAST_COMPILE
 
 
 class FakeClock:
@@ -68,6 +74,7 @@ def test_ratios_are_those_of_the_same_round():
     result = Race("race", "base", {"base": [1.0, 10.0, 1.0], "other": [2.0, 20.0, 2.0]})
     assert result.ratio("other") == Spread(2.0, 2.0, 2.0)
     assert result.ratio("base") == Spread(1.0, 1.0, 1.0)
+    assert result.faster("other") == Spread(0.5, 0.5, 0.5)
     assert page.race_json(result)["ratio_to_baseline"]["other"]["median"] == 2.0
 
 
@@ -87,22 +94,6 @@ def test_exactness_counts():
     np.testing.assert_allclose(distances[2], [5, 4, 4], atol=1e-6)
     found = exactness.compare(np.array([1, 2, 2]), distances, width=1)
     assert found == {"rows": 3, "different": 2, "wrong": 1}
-
-
-def absent(name: str):
-    raise ModuleNotFoundError(f"No module named {name!r}")
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Problems of milliseconds, and no other library."""
-    monkeypatch.setattr(search, "QUICK", [search.Problem(20, 4, 16), search.Problem(3, 2, 1)])
-    monkeypatch.setattr(search, "QUICK_TRAINING", [search.Problem(20, 4, 16)])
-    monkeypatch.setattr(exactness, "QUICK_ROWS", 40)
-    monkeypatch.setattr(exactness, "CODES", 16)
-    monkeypatch.setattr("experiments.bench.timing.SHORT", 1e-4)
-    monkeypatch.setattr(step, "COMPILER_OPTIONS", FAST_COMPILE)
-    monkeypatch.setattr(peers, "import_module", absent)
 
 
 def started(*arguments: str) -> None:
@@ -159,6 +150,11 @@ def test_peers_find_the_nearest(module):
         np.testing.assert_array_equal(make(z, e).indices(), expected)
 
 
+def test_examples_a_second():
+    result = Race("race", "a", {"a": [1.0, 2.0, 4.0]}, sizes={"batch": 8})
+    assert page.rate(result, "a") == Spread(4.0, pytest.approx(8 / 3), pytest.approx(16 / 3))
+
+
 def test_rate_counts_operations():
     result = Race("race", "a", {"a": [1.0, 2.0, 4.0]}, sizes={"n": 1000, "d": 500, "k": 2000})
     assert search.rate(result, "a") == Spread(1.0, pytest.approx(2 / 3), pytest.approx(4 / 3))
@@ -192,31 +188,6 @@ def test_scale(tiny, monkeypatch, tmp_path):
     assert "| 40 | 80 | - | 1 | - | 1 |" in text and "time.png" in text and "memory.png" in text
 
 
-SMALL = step.Sizes(side=8, width=4, depth=1, codes=8, dim=4, batch=2)
-
-
-def test_step(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(step, "QUICK", {"small": SMALL})
-    monkeypatch.setattr(step, "ema_vq", lambda codes, dim, **_: vq(codes, dim))  # compiles sooner
-    started("step", "--quick", "-o", str(tmp_path))
-    found = json.loads((tmp_path / "step" / "results.json").read_text())
-    assert found["steps"][0]["seconds"].keys() == {step.OURS, step.PLAIN}
-    assert found["steps"][0]["baseline"] == step.PLAIN and len(found["skipped"]) == 1
-    assert found["dispatch_seconds"]["small"].keys() == {step.OURS, step.PLAIN}
-
-
-def test_pipeline(tiny, monkeypatch, tmp_path):
-    def counted(sizes, x, optimizer):
-        return (lambda state, x: (state + 1, x.sum())), 0
-
-    monkeypatch.setattr(step, "our_step", counted)
-    started("pipeline", "--quick", "-o", str(tmp_path))
-    found = json.loads((tmp_path / "pipeline" / "results.json").read_text())
-    names = [pipeline.STEP, *(name for name, _ in pipeline.READERS)]
-    assert list(found["races"][0]["seconds"]) == names
-    assert found["races"][0]["baseline"] == pipeline.STEP
-
-
 def refused(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
         started(*arguments)
@@ -227,7 +198,8 @@ def refused(capsys, *arguments: str) -> str:
 def test_wrong_options(capsys, tmp_path):
     error = refused(capsys, "nothing", "-o", str(tmp_path / "new"))
     assert error == (
-        "error: no benchmark 'nothing'; there are search, step, scale, pipeline and all\n"
+        "error: no benchmark 'nothing'; there are search, step, activations, serve, scale, "
+        "pipeline and all\n"
     )
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
@@ -237,7 +209,7 @@ def test_wrong_options(capsys, tmp_path):
 
 
 def test_all_names_every_benchmark():
-    assert bench.chosen("all") == ("search", "step", "scale", "pipeline")
+    assert bench.chosen("all") == bench.PARTS
     folder = Path(bench.__file__).parent
     assert all((folder / f"{name}.py").exists() for name in bench.PARTS)
 

@@ -63,6 +63,14 @@ def test_fewer_activations_are_kept():
     assert memory(vj.InParts(encoder, 8)) < 0.3 * memory(encoder)
 
 
+@pytest.mark.parametrize("parts, loops", [(1, False), (2, True)])
+def test_activations_are_computed_again(parts, loops):
+    inner = vj.InParts(vj.MLP(3), parts)
+    variables = inner.init(KEY, X)
+    traced = str(jax.make_jaxpr(jax.grad(lambda v: inner.apply(v, X).sum()))(variables))
+    assert "remat" in traced and ("scan" in traced) == loops
+
+
 def test_a_batch_that_can_not_be_cut_is_named(as_users):
     with pytest.raises(ValueError, match="a batch of 8 can't be cut into 3 equal parts"):
         model(3).apply(model().init(KEY, X[:1]), X)
