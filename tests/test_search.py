@@ -13,10 +13,13 @@ from jax.extend.core import jaxprs_in_params
 
 from vqvae_jax import near_ties, nearest, scores, search
 
+by_differences, by_scores = map(jax.jit, (search.by_differences, search.by_scores))
+either = pytest.mark.parametrize("find", [by_differences, by_scores], ids=["differences", "scores"])
+
 
 def fresh(z, e):
-    """`nearest`, traced anew: it sees what a test has patched."""
-    return jax.jit(lambda z, e: search.nearest.__wrapped__(z, e))(z, e)
+    """The codes of least score, traced anew: it sees what a test has patched."""
+    return jax.jit(lambda z, e: search.by_scores(z, e))(z, e)
 
 
 def gaussian(n, size, dim, offset=0.0, seed=0):
@@ -113,16 +116,19 @@ def codes_as_rows(rng, n, size, dim, scale):
 HARD = [groups, one_large_coordinate, near_duplicates, runaway, codes_as_rows]
 
 
+@either
 @pytest.mark.parametrize("make", HARD, ids=lambda make: make.__name__)
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(
     dim=st.sampled_from([1, 3, 64]), scale=st.sampled_from([1, 1e2, 1e3, 1e4, 1e5, 1e6]),
     seed=st.integers(0, 999),
 )  # fmt: skip
-def test_the_code_is_nearest_to_the_stated_tolerance_whatever_the_data(make, dim, scale, seed):
+def test_the_code_is_nearest_to_the_stated_tolerance_whatever_the_data(
+    find, make, dim, scale, seed
+):
     n, size = 300, 700
     z, e = (x.astype(np.float32) for x in make(np.random.default_rng(seed), n, size, dim, scale))
-    assert not too_far(nearest(z, e), z, e).any()
+    assert not too_far(find(z, e), z, e).any()
 
 
 def too_far(k, z, e):
@@ -169,27 +175,29 @@ def test_operands_of_low_precision_would_be_noticed(monkeypatch, bits):
     assert wrong(z, e, fresh) > 0
 
 
+@either
 @pytest.mark.parametrize("how", ["jit", "eager", "vmap"])
 @pytest.mark.parametrize(("n", "size"), [(40, 30), (40, 1500), (1500, 30)])
-def test_duplicate_codes_go_to_the_lowest_index(how, n, size):
+def test_duplicate_codes_go_to_the_lowest_index(find, how, n, size):
     z, e = gaussian(n, size, 5)
     which = np.random.default_rng(2).permutation(np.arange(size) % (size // 3))
     first = np.array([np.flatnonzero(which == w)[0] for w in which])
-    find = jax.vmap(nearest, (0, None)) if how == "vmap" else nearest
+    z, e = jnp.asarray(z), jnp.asarray(e[which])
     with jax.disable_jit(how == "eager"):
-        k = find(jnp.asarray(z), jnp.asarray(e[which]))
+        k = jax.vmap(find, (0, None))(z[:, None], e)[:, 0] if how == "vmap" else find(z, e)
     np.testing.assert_array_equal(first[k], k)
-    np.testing.assert_array_equal(k, nearest(z, e[which]))
+    np.testing.assert_array_equal(k, nearest(z, e))
 
 
-def test_equal_codes_all_go_to_the_first():
-    np.testing.assert_array_equal(nearest(jnp.ones((3, 2)), jnp.full((2000, 2), 0.3)), 0)
-    np.testing.assert_array_equal(nearest(jnp.zeros((1, 1)), jnp.array([[1.0], [-1.0]])), 0)
+@either
+def test_equal_codes_all_go_to_the_first(find):
+    np.testing.assert_array_equal(find(jnp.ones((3, 2)), jnp.full((2000, 2), 0.3)), 0)
+    np.testing.assert_array_equal(find(jnp.zeros((1, 1)), jnp.array([[1.0], [-1.0]])), 0)
 
 
 @hypothesis.settings(max_examples=15)  # each compiles
 @hypothesis.given(
-    n=st.integers(0, 40), half=st.integers(1, 30), dim=st.integers(1, 3),
+    n=st.integers(1, 40), half=st.integers(1, 30), dim=st.integers(1, 3),
     rows=st.integers(1, 60), codes=st.integers(1, 60), run=st.integers(1, 20),
     seed=st.integers(0, 99),
 )  # fmt: skip
@@ -205,28 +213,31 @@ def test_blocks_of_any_size_find_the_same_codes(n, half, dim, rows, codes, run, 
         np.testing.assert_array_equal(fresh(z, e), ref.nearest64(z, e))
 
 
+@either
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e20])
-def test_a_row_that_is_not_finite_has_no_code_and_spoils_no_other(poison):
+def test_a_row_that_is_not_finite_has_no_code_and_spoils_no_other(find, poison):
     z, e = gaussian(50, 20, 4)
     poisoned = z.copy()
     poisoned[17, 2] = poison
-    expected = np.where(np.arange(50) == 17, -1, nearest(z, e))
-    np.testing.assert_array_equal(nearest(poisoned, e), expected)
+    expected = np.where(np.arange(50) == 17, -1, find(z, e))
+    np.testing.assert_array_equal(find(find, poisoned, e), expected)
 
 
+@either
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e20])
 @pytest.mark.parametrize("size", [20, 1500])
-def test_a_code_that_is_not_finite_is_never_chosen(poison, size):
+def test_a_code_that_is_not_finite_is_never_chosen(find, poison, size):
     z, e = gaussian(200, size, 4)
     poisoned, others = e.copy(), np.delete(np.arange(size), 7)
     poisoned[7, 2] = poison
-    np.testing.assert_array_equal(nearest(z, poisoned), others[ref.nearest64(z, e[others])])
+    np.testing.assert_array_equal(find(z, poisoned), others[ref.nearest64(z, e[others])])
 
 
+@either
 @pytest.mark.parametrize(("n", "size", "dim"), [(5, 1, 3), (5, 4, 1), (5, 1, 1), (1, 7, 3)])
-def test_one_code_one_dimension_one_row(n, size, dim):
+def test_one_code_one_dimension_one_row(find, n, size, dim):
     z, e = gaussian(n, size, dim)
-    np.testing.assert_array_equal(nearest(z, e), ref.nearest64(z, e))
+    np.testing.assert_array_equal(find(z, e), ref.nearest64(z, e))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0,), (2, 0)])
@@ -241,6 +252,43 @@ def test_leading_shapes(shape):
 @pytest.mark.parametrize(("n", "size"), [(1024, 1024), (1025, 1025), (2049, 1537), (1031, 600)])
 def test_sizes_on_both_sides_of_a_block(n, size):
     assert wrong(*gaussian(n, size, 8)) == 0
+
+
+@pytest.mark.parametrize("sizes", [(1, 4000, 16), (4, 4000, 16), (90, 50, 16)])
+def test_small_problems_are_solved_by_differences_and_others_are_not(sizes):
+    n, size, dim = sizes
+    assert wrong(*gaussian(*sizes, offset=100)) == 0
+    products = [
+        any(e.primitive.name == "dot_general" for e in equations(n * times, size, dim))
+        for times in (1, 5)
+    ]
+    assert products == [False, True]
+
+
+def products(function, *args):
+    """The shapes of all products."""
+    found = walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return sorted(e.outvars[0].aval.shape for e in found if e.primitive.name == "dot_general")
+
+
+def test_batches_that_share_a_codebook_are_searched_at_once():
+    z, e = gaussian(6000, 300, 5, seed=1)
+    batches = z.reshape(20, 3, 100, 5)
+    batched = jax.vmap(jax.vmap(nearest, (0, None)), (1, None), 1)
+    np.testing.assert_array_equal(batched(batches, e).reshape(-1), nearest(z, e))
+    assert products(batched, batches, e) == products(nearest, z, e) != []
+    gradient = jax.grad(lambda z: jnp.sum((z - e[batched(z, e)]) ** 2))(batches)
+    np.testing.assert_allclose(gradient, 2 * (batches - e[batched(batches, e)]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 500])
+def test_batches_of_codebooks_are_searched_one_by_one(n):
+    z, e = gaussian(3 * n, 3 * 70, 5, seed=1)
+    z, e = z.reshape(3, n, 5), e.reshape(3, 70, 5)
+    for axes in ((0, 0), (None, 0)):
+        found = jax.vmap(nearest, axes)(z[0] if axes[0] is None else z, e)
+        for i, k in enumerate(found):
+            np.testing.assert_array_equal(k, ref.nearest64(z[i if axes[0] == 0 else 0], e[i]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -301,5 +349,6 @@ class Variants(chex.TestCase):
         np.testing.assert_array_equal(self.variant(search.nearest)(z, e), ref.nearest64(z, e))
 
 
-def test_no_code_is_found_where_none_is_finite():
-    assert (np.asarray(nearest(jnp.ones((3, 2)), jnp.full((4, 2), jnp.nan))) == -1).all()
+@either
+def test_no_code_is_found_where_none_is_finite(find):
+    assert (np.asarray(find(jnp.ones((3, 2)), jnp.full((4, 2), jnp.nan))) == -1).all()

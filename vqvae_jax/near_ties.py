@@ -28,13 +28,13 @@ class Rows(NamedTuple):
     pairs: Bool[Array, "*N"]  # whether scores are too inexact: all codes up to the limit compete
     limit: Float[Array, "*N"]  # codes with a greater score are not the nearest
     z: Float[Array, "*N D"]
-    centred: Float[Array, "*N D"]  # what scores are made of
 
 
 class Scored(NamedTuple):
     """Codes, all or those of a shard."""
 
     e: Float[Array, "K D"]
+    centre: Float[Array, "D"]
     y: Float[Array, "K D"]  # e as it is scored, less the centre
     half: Float[Array, "K"]  # 1/2 |y|^2, or inf: never chosen
 
@@ -62,7 +62,7 @@ def settle_all(rows: Rows, codes: Scored, axis_name: AxisName) -> Int[Array, "N"
         k, unsure = carry
         at = jnp.argmax(unsure, axis=1)
         one = jax.tree.map(partial(pick, at), runs)
-        settled = nearest_by_pairs(vary(one, axis_name), codes.e, blocks, names)
+        settled = nearest_by_pairs(vary(one, axis_name), codes, blocks, names)
         settled = nearest_of_shards(one.z, settled, codes.e, axis_name)[:, None]
         here = unsure & (jnp.arange(unsure.shape[1]) == at[:, None])
         return jnp.where(here, settled, k), unsure & ~here
@@ -94,13 +94,15 @@ def fingerprints(e: Float[Array, "K D"]) -> UInt[Array, "K"]:
 
 
 def nearest_by_pairs(
-    rows: Rows, e: Float[Array, "K D"], codes: Codes, names: UInt[Array, "B C"]
+    rows: Rows, codes: Scored, blocks: Codes, names: UInt[Array, "B C"]
 ) -> Int[Array, "P"]:
     """The nearest of the codes with a score <= limit, for each row; of equal codes the first."""
 
+    y, e = rows.z - codes.centre, codes.e
+
     def step(k, block):
         codes, names = block
-        scores = codes.half[:, None] - product(codes.e, rows.centred)
+        scores = codes.half[:, None] - product(codes.e, y)
         least = jnp.min(scores, axis=0)
         near = scores <= jnp.where(rows.pairs, rows.limit, jnp.minimum(least, rows.limit))
         place = jnp.arange(near.shape[0], dtype=jnp.int32)[:, None]
@@ -114,7 +116,7 @@ def nearest_by_pairs(
 
         return jax.lax.while_loop(lambda c: jnp.any(c[1]), compare_next, (k, near))[0], None
 
-    return jax.lax.scan(step, jnp.full_like(rows.k, -1), (codes, names))[0]
+    return jax.lax.scan(step, jnp.full_like(rows.k, -1), (blocks, names))[0]
 
 
 def closer(z, e_j, e_k) -> Bool[Array, "P"]:

@@ -3,8 +3,9 @@
 The score of code j for row z is s_j = 1/2 |e_j|^2 - z.e_j: half a squared distance, but for |z|^2.
 """
 
+from collections.abc import Callable
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,26 +42,18 @@ def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
     return Nearest(best, jnp.where(wins, b.k, a.k), sure & (loser > best + slack))
 
 
-def search(
-    z: Float[Array, "N D"],
-    e: Float[Array, "K D"],
-    half: Float[Array, "K"],
-    slack: Float[Array, "N"],
-) -> Nearest:
-    """The least score of each row, a block of rows at a time.
+def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
+    """function(z), of a block of rows at a time.
 
     Rows are dealt to the blocks like cards, so a batch that is sharded over devices stays sharded
     in each block and no device waits for another.
     """
     n, d = z.shape
     if not isinstance(n, int) or n <= ROWS:  # a symbolic number of rows (jax.export) is one block
-        return search_codes(z, e, half, slack)
+        return function(z)
     blocks = deal(n)
     z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)
-    slack = jnp.pad(slack, (0, -n % blocks)).reshape(-1, blocks)
-    found = jax.lax.map(
-        lambda rows: search_codes(rows[0], e, half, rows[1]), (jnp.swapaxes(z, 0, 1), slack.T)
-    )
+    found = jax.lax.map(lambda i: function(z[:, i]), jnp.arange(blocks))
     return jax.tree.map(lambda a: a.T.reshape(-1)[:n], found)
 
 
@@ -70,7 +63,12 @@ def deal(n: int) -> int:
     return next((b for b in range(least, 2 * least) if n % b == 0), least)
 
 
-def search_codes(z, e, half, slack) -> Nearest:
+def search_codes(
+    z: Float[Array, "N D"],
+    e: Float[Array, "K D"],
+    half: Float[Array, "K"],
+    slack: Float[Array, "N"],
+) -> Nearest:
     """The least score of each row, a block of codes at a time."""
     blocks = code_blocks(e, half, z.shape[0])
     if blocks.half.shape[0] == 1:

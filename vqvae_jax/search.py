@@ -5,14 +5,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqvae_jax.near_ties import Rows, Scored, join, settle
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
-from vqvae_jax.scores import Nearest, search
+from vqvae_jax.scores import Nearest, in_blocks, product, search_codes
 
 SAMPLE = 256  # codes that make the centre
+SMALL = 2**17  # N D K
 
 
 @partial(jax.jit, static_argnames="axis_name")
@@ -27,7 +29,9 @@ def nearest(
     |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). So the index is that of
     float64, whatever the codebook, unless the least two distances agree to a relative
     (D + 8) 2^-22. Equal distances go to the lowest index. Only a block of the N x K scores exists
-    at a time.
+    at a time. Small problems need no scores: there all sum_d (z_d - e_jd)^2 are faster.
+
+    Under `jax.vmap` batches that share a codebook are searched as one.
 
     Args:
         z: rows, `[..., D]`.
@@ -49,65 +53,117 @@ def nearest(
     check_shapes(z.shape, codebook.shape)
     if 0 in z.shape:
         return jnp.zeros(z.shape[:-1], jnp.int32)
-    rows, valid = z.shape[:-1], is_valid(z).reshape(-1)
-    z = jnp.where(valid[:, None], sg(z).astype(jnp.float32).reshape(-1, z.shape[-1]), 0)
-    codes, centre, some = centred(sg(codebook).astype(jnp.float32), axis_name)
-    found, y = valid & some, z - centre
-    slack = rounding(y, codes.half, axis_name)
-    here, margin = vary((y, slack), axis_name)
-    best, k, sure = join(best_search(z)(here, codes.y, codes.half, margin), slack, codes, axis_name)
-    squared = jnp.sum(jnp.square(y), axis=-1) + 2 * best  # |z - e_k|^2
-    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * squared
-    unsure = Rows(k, found & ~sure, inexact, best + slack, z, y)
-    return jnp.where(found, settle(unsure, codes, axis_name), -1).reshape(rows)
+    rows, d = z.shape[:-1], z.shape[-1]
+    z, e = (sg(x).astype(jnp.float32) for x in (z, codebook))
+    z = z.reshape(-1, d)
+    k = of_rows(z, e) if axis_name is None else by_scores(z, e, axis_name)
+    return k.reshape(rows)
 
 
-def centred(e: Float[Array, "K D"], axis_name: AxisName = None):
-    """The codes as they are scored, relative to their centre; it; whether one of them is finite.
+@custom_vmap
+def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
+    """The nearest codes, the way that is fastest for these sizes."""
+    return by_differences(z, e) if is_small(z.shape[0], *e.shape) else by_scores(z, e)
+
+
+@of_rows.def_vmap
+def of_batches(size, batched, z, e):
+    """Under vmap: rows of all batches at once where they share a codebook."""
+    if batched[1]:
+        return jax.vmap(of_rows.fun, [0 if b else None for b in batched])(z, e), True
+    return of_rows(z.reshape(-1, z.shape[-1]), e).reshape(z.shape[:-1]), True
+
+
+def is_small(n, size: int, d: int) -> bool:
+    """Whether differences are faster than products, as measured on a CPU."""
+    return isinstance(n, int) and (n <= 4 or n * size * d <= SMALL)
+
+
+def by_differences(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
+    """The first of the least sum_d (z_d - e_jd)^2."""
+    usable = is_valid(e)
+    squared = jnp.sum(jnp.square(z[:, None] - e), axis=-1)
+    squared = jnp.where(usable, squared, jnp.inf)
+    squared = jax.lax.optimization_barrier(squared)  # else made anew for each use
+    least = jnp.min(squared, axis=1, keepdims=True)
+    code = jnp.arange(e.shape[0], dtype=jnp.int32)
+    k = jnp.min(jnp.where(squared == least, code, e.shape[0]), axis=1)
+    return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
+
+
+def by_scores(
+    z: Float[Array, "N D"], e: Float[Array, "K D"], axis_name: AxisName = None
+) -> Int[Array, "N"]:
+    """The code of the least score where it is sure, and of the least distance elsewhere."""
+    codes, some = centred(e, axis_name)
+    found, squared, slack, valid = best_scores(z, codes, axis_name)
+    best, k, sure = join(found, slack, codes, axis_name)
+    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
+    unsure = Rows(k, valid & some & ~sure, inexact, best + slack, z)
+    return jnp.where(valid & some, settle(unsure, codes, axis_name), -1)
+
+
+def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> tuple[Scored, Bool[Array, ""]]:
+    """The codes as they are scored, relative to their centre; whether one of them is finite.
 
     Any centre would do; the mean of some codes spares most rows a comparison in pairs.
     """
     some = e[:: max(e.shape[0] // SAMPLE, 1)]
-    finite = is_valid(some)[:, None]
-    total, n = psum((jnp.sum(jnp.where(finite, some, 0), axis=0), jnp.sum(finite)), axis_name)
-    centre = total / jnp.maximum(n, 1)
+    finite = is_valid(some)
+    ones, some = finite.astype(jnp.float32), jnp.where(finite[:, None], some, 0)
+    total, n = psum((product(ones[None], some.T)[0], jnp.sum(ones)), axis_name)
+    # A compiler may contract x - total / n to less rounding than x - centre, in one place only.
+    centre = jax.lax.reduce_precision(total / jnp.maximum(n, 1), 8, 22)
     y = e - centre
     squared = jnp.sum(y * y, axis=-1)
     usable = squared < LARGEST_SQUARED_NORM  # False for NaN as well
     half = jnp.where(usable, 0.5 * squared, jnp.inf)
-    codes = Scored(e, jnp.where(usable[:, None], y, 0), half)
-    return codes, centre, pmax(jnp.any(usable), axis_name)
+    codes = Scored(e, centre, jnp.where(usable[:, None], y, 0), half)
+    return codes, pmax(jnp.any(usable), axis_name)
 
 
-def best_search(z: Float[Array, "N D"]) -> Callable[..., Nearest]:
-    """Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it.
+def best_scores(z: Float[Array, "N D"], codes: Scored, axis_name: AxisName):
+    """The best score of each row; |y|^2; the slack; whether the row is valid.
 
-    That is on one device, or within `jax.shard_map` and `jax.pmap`; and for a known number of rows.
+    Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it: on one
+    device, or within `jax.shard_map` and `jax.pmap`, and for a known number of rows.
     """
+    lengths = shortest_and_longest(codes.half, axis_name)
+
+    def best(search: Callable[..., Nearest], z):
+        valid = is_valid(z)
+        y = jnp.where(valid[:, None], z - codes.centre, 0)
+        squared = jnp.sum(y * y, axis=-1)
+        slack = rounding(jnp.sqrt(squared), *lengths, z.shape[-1])
+        here, margin = vary((y, slack), axis_name)
+        return search(here, codes.y, codes.half, margin), squared, slack, valid
+
+    blocks = partial(in_blocks, partial(best, search_codes))
     mesh = jax.sharding.get_abstract_mesh()
     whole = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
     if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not whole:
-        return search
+        return blocks(z)
     from vqvae_jax import kernel  # which takes a while to import
 
-    accelerators = dict.fromkeys(("cuda", "rocm", "tpu"), kernel.search)
-    return partial(jax.lax.platform_dependent, default=search, **accelerators)
+    accelerators = dict.fromkeys(("cuda", "rocm", "tpu"), partial(best, kernel.search))
+    return jax.lax.platform_dependent(z, default=blocks, **accelerators)
 
 
-def rounding(
-    z: Float[Array, "N D"], half: Float[Array, "K"], axis_name: AxisName = None
-) -> Float[Array, "N"]:
+def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[Array, Array]:
+    """The least and the greatest |y_j| of the codes that can be chosen."""
+    length = jnp.sqrt(2 * half)
+    longest = pmax(jnp.max(jnp.where(length < jnp.inf, length, 0)), axis_name)
+    return -pmax(-jnp.min(length), axis_name), longest
+
+
+def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:
     """By how much rounding may change the difference of two scores that may be the least.
 
     A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that. The nearest
     code is at most |z| + |e_j| away, for any j, and so no longer than 2 |z| + min_j |e_j|.
     """
-    length = jnp.sqrt(2 * half)
-    longest = pmax(jnp.max(jnp.where(length < jnp.inf, length, 0)), axis_name)
-    shortest = -pmax(-jnp.min(length), axis_name)
-    norm = jnp.sqrt(jnp.sum(z * z, axis=-1))
     e = jnp.minimum(longest, 2 * norm + shortest)
-    return 2 * (z.shape[-1] + 8) * 2.0**-24 * e * (norm + 0.5 * e)
+    return 2 * (d + 8) * 2.0**-24 * e * (norm + 0.5 * e)
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)
