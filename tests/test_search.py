@@ -220,7 +220,7 @@ def test_a_row_that_is_not_finite_has_no_code_and_spoils_no_other(find, poison):
     poisoned = z.copy()
     poisoned[17, 2] = poison
     expected = np.where(np.arange(50) == 17, -1, find(z, e))
-    np.testing.assert_array_equal(find(find, poisoned, e), expected)
+    np.testing.assert_array_equal(find(poisoned, e), expected)
 
 
 @either
