@@ -145,6 +145,13 @@ FAMILIES = [
         ("sinkhorn: columns of this replica only", "psum(jnp.sum(jnp.exp(x - top), axis=0), axis_name)", "jnp.sum(jnp.exp(x - top), axis=0)"),
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
+    ("approximate", Q + "approximate.py", T + "test_approximate.py", [
+        ("bfloat16: candidates not compared", "least = jnp.min(distance, axis=1, keepdims=True)", "least = jnp.max(distance, axis=1, keepdims=True)"),
+        ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
+        ("bfloat16: NaN code is a candidate", "distance = jnp.where(codes.half[k] < jnp.inf, distance, jnp.inf)", ""),
+        ("bfloat16: the first block alone", "wins = best < found[0]", "wins = (best < found[0]) & (block.first == 0)"),
+        ("bfloat16: not centred", "z - codes.centre, 0)", "z, 0)"),
+    ]),
     ("terms", Q + "terms.py", T + "test_terms.py", [
         ("orthogonal: mean over codes", "/ some**2 - 1 / some", "/ some**2 - 1"),
         ("orthogonal_active: all codes", "(hits > 0).astype(jnp.float32)", "(hits >= 0).astype(jnp.float32)"),

@@ -65,6 +65,7 @@ ROWS = {
     "stochastic": vj.stochastic_vq(6, 3, temperature=0.5, init=vj.normal()),
     "stochastic_top": vj.codebook_vq(vj.averaged(12, 5, **KM), assign=vj.sampled(2.0, top=3)),
     "sinkhorn": vj.sinkhorn_vq(6, 3, epsilon=0.2, iterations=3),
+    "bfloat16": vj.codebook_vq(vj.learnt(6, 3, **KM), assign=vj.in_bfloat16(2)),
     "cosine": vj.cosine_vq(6, 3, beta=3.0),
     "cosine_ema": vj.cosine_ema_vq(6, 3, 0.9, **KM),
     "affine": vj.affine_vq(6, 3, rate=2.0, **KM),

@@ -89,15 +89,15 @@ class Codes(NamedTuple):
     first: Int[Array, "*B"]  # the index of the first code
 
 
-def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n) -> Codes:
-    """The codes in blocks of equal size, filled up with codes that are never chosen.
+def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int = GROUP) -> Codes:
+    """The codes in blocks of equal size, a multiple of `group`; codes never chosen fill them up.
 
     Of a block, all scores for n rows exist at a time: the fewer the rows, the more the codes.
     """
     size, d = e.shape
     codes = CODES * ROWS // max(n, 1) if isinstance(n, int) else 0
     blocks = -(-size // min(max(codes, CODES), MOST))
-    each = -(-size // (blocks * GROUP)) * GROUP
+    each = -(-size // (blocks * group)) * group
     spare = blocks * each - size
     e = jnp.pad(e, ((0, spare), (0, 0))).reshape(blocks, each, d)
     half = jnp.pad(half, (0, spare), constant_values=jnp.inf).reshape(blocks, each)
