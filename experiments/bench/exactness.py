@@ -1,4 +1,4 @@
-"""How many indices differ from float64 where float32 can tell."""
+"""How many indices differ from those of float64, and by how much the rows are farther for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +10,9 @@ from experiments.bench.page import Table
 
 ROWS, CODES, WIDTH = 4096, 1024, 64
 QUICK_ROWS = 1024
+
+
+Counts = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -31,8 +34,8 @@ def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, 
     return {name: (a.astype(np.float32), b.astype(np.float32)) for name, (a, b) in found.items()}
 
 
-def count(makers: Sequence[Callable], quick: bool) -> dict[str, dict[str, dict[str, int]]]:
-    """{data: {contestant: {"rows", "different", "wrong"}}}; the bound has no indices."""
+def count(makers: Sequence[Callable], quick: bool) -> Counts:
+    """{data: {contestant: counts}}, see `compare`; the bound has no indices."""
     found: dict[str, Any] = {}
     for name, (z, e) in data_sets(QUICK_ROWS if quick else ROWS, CODES, WIDTH).items():
         distances = distances64(z, e)
@@ -53,8 +56,8 @@ def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, int]:
-    """How many indices aren't float64's, and how many of them by more than (D + 8) 2^-22.
+def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, float]:
+    """How many indices aren't float64's, how many of them by more than (D + 8) 2^-22; distortion.
 
     Args:
         indices: of the rows.
@@ -64,7 +67,7 @@ def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str,
     Example:
         >>> d = np.array([[1.0, 2.0], [1.0, 1.0 + 1e-9], [1.0, 2.0]])
         >>> compare(np.array([0, 1, 1]), d, width=64)
-        {'rows': 3, 'different': 2, 'wrong': 1}
+        {'rows': 3, 'different': 2, 'wrong': 1, 'excess': 1.0}
     """
     least = distances.min(axis=1)
     chosen = np.take_along_axis(distances, indices.reshape(-1, 1).astype(np.int64), axis=1)[:, 0]
@@ -72,20 +75,27 @@ def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str,
         "rows": len(least),
         "different": int(np.sum(indices != distances.argmin(axis=1))),
         "wrong": int(np.sum(chosen - least > (width + 8) * 2.0**-22 * least)),
+        "excess": float(np.sum(chosen**2) / np.sum(least**2) - 1),
     }
 
 
-def table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
-    """A row for each contestant, a column for each data set."""
-    names = list(next(iter(counts.values())))
-    rows = [
-        [name, *(f"{c[name]['wrong']} ({c[name]['different']})" for c in counts.values())]
-        for name in names
-    ]
+def tables(counts: Counts) -> list[Table]:
+    """Wrong indices and excess distortion: a row for each contestant, a column for each data."""
     total = next(iter(next(iter(counts.values())).values()))["rows"]
-    note = (
-        f"Of {total:,} rows, how many have a code whose distance exceeds the least one by more "
-        "than (D + 8) 2^-22 of it; in brackets, how many differ from float64 at all. "
-        f"D = {WIDTH}, K = {CODES:,}."
+    about = f"{total:,} rows, D = {WIDTH}, K = {CODES:,}. "
+    wrong = (
+        "How many rows have a code whose distance exceeds the least one by more than "
+        "(D + 8) 2^-22 of it; in brackets, how many differ from float64 at all."
     )
-    return Table("Exactness", ["contestant", *counts], rows, note)
+    excess = "sum |z - e_k|^2 over that of float64's codes, less 1."
+    return [
+        table("Exactness", counts, lambda c: f"{c['wrong']} ({c['different']})", about + wrong),
+        table("Excess distortion", counts, lambda c: f"{max(c['excess'], 0):.1e}", about + excess),
+    ]
+
+
+def table(title: str, counts: Counts, cell: Callable[..., str], note: str) -> Table:
+    """One of them."""
+    names = next(iter(counts.values()))
+    rows = [[name, *(cell(found[name]) for found in counts.values())] for name in names]
+    return Table(title, ["contestant", *counts], rows, note)

@@ -5,6 +5,7 @@ a function that gives the indices as a NumPy array.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.timing import Contestant, compiled
-from vqvae_jax import nearest
+from vqvae_jax import nearest, nearest_in_bfloat16
 
 OURS, BOUND = "vqvae_jax.nearest", "matmul and min, no index"
 
@@ -28,6 +29,15 @@ class Search(NamedTuple):
 def ours(z: np.ndarray, e: np.ndarray) -> Search:
     """The library's."""
     return jax_search(OURS, nearest, z, e)
+
+
+def in_bfloat16(z: np.ndarray, e: np.ndarray, candidates: int = 8) -> Search:
+    """The library's in low precision."""
+    find = partial(nearest_in_bfloat16, candidates=candidates)
+    return jax_search(f"vqvae_jax.nearest_in_bfloat16, {candidates} candidates", find, z, e)
+
+
+one_in_bfloat16 = partial(in_bfloat16, candidates=1)
 
 
 def bound(z: np.ndarray, e: np.ndarray) -> Search:

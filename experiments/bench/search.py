@@ -61,7 +61,7 @@ def run(quick: bool) -> Part:
     return Part(
         "search",
         ABOUT,
-        [*map(speed_table, races), exactness.table(errors), *map(path_table, paths)],
+        [*map(speed_table, races), *exactness.tables(errors), *map(path_table, paths)],
         {
             "speed": [race_json(r) for r in races],
             "exactness": errors,
@@ -76,7 +76,8 @@ def contestants() -> tuple[list[Callable], list[str]]:
     """Those that can run here, and a line for each library that is missing."""
     found, skipped = peers.importable(peers.PEERS)
     others = [make for name in found for make in peers.PEERS[name]]
-    return [peers.bound, peers.ours, peers.plain, *others], skipped
+    low = peers.in_bfloat16, peers.one_in_bfloat16
+    return [peers.bound, peers.ours, *low, peers.plain, *others], skipped
 
 
 def arrays(problem: Problem, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -93,7 +93,8 @@ def test_exactness_counts():
     distances = exactness.distances64(z, e)
     np.testing.assert_allclose(distances[2], [5, 4, 4], atol=1e-6)
     found = exactness.compare(np.array([1, 2, 2]), distances, width=1)
-    assert found == {"rows": 3, "different": 2, "wrong": 1}
+    # Squared distances 1 (least 0), 0 and 16.
+    assert found == {"rows": 3, "different": 2, "wrong": 1, "excess": pytest.approx(1 / 16, 1e-5)}
 
 
 def started(*arguments: str) -> None:
@@ -134,7 +135,7 @@ def test_other_contestants_are_found():
     assert len(skipped) == 1 and skipped[0].startswith("no_such_module skipped: No module named")
 
 
-@pytest.mark.parametrize("make", [peers.ours, peers.plain])
+@pytest.mark.parametrize("make", [peers.ours, peers.in_bfloat16, peers.plain])
 def test_contestants_find_the_nearest(make):
     z, e = search.arrays(search.Problem(30, 4, 9))
     expected = exactness.distances64(z, e).argmin(axis=1)
