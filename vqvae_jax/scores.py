@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A block of scores; the `minimum` of GROUP arrays is one loop of vector instructions in XLA.
-ROWS, CODES, GROUP = 4096, 512, 8
+# A block of scores; what is made of GROUP arrays is one loop of vector instructions in XLA.
+ROWS, CODES, GROUP = 2048, 512, 16
+LAST = 2 * GROUP - 1  # the last bits of a score, which say in which array it is
 MOST = 2**18  # codes in a block: `only` counts to 2^15
 
 
@@ -107,18 +108,40 @@ def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int =
 def search_block(z: Float[Array, "N D"], slack: Float[Array, "N"], codes: Codes) -> Nearest:
     """The least score of each row in a block.
 
-    The scores are laid out in GROUP sheets of C / GROUP codes. The least of each code's place in
-    the sheets and the least of each sheet tell where the least score is, and every other score
-    is in another sheet or at another place: two plain minima, which are fast, and no argmin.
+    The scores lie in GROUP sheets of C / GROUP places. They are read once: of each place remains
+    an integer of the least score, the sheet of it, and whether another sheet comes near. The last
+    two take the place of the 5 last bits of the score, about which `slack` must not care.
     """
     products = product(codes.e, z).reshape(GROUP, -1, z.shape[0])
     half = codes.half.reshape(GROUP, -1, 1)
-    places = minimum([h - p for h, p in zip(half, products, strict=True)])
-    sheets = jnp.min(half - products, axis=1)
-    places, sheets = jax.lax.optimization_barrier((places, sheets))  # else made anew for each use
-    best, limit = jax.lax.optimization_barrier((best := jnp.min(sheets, axis=0), best + slack))
-    (place, one), (sheet, alone) = only(places <= limit), only(sheets <= limit)
-    return Nearest(best, codes.first + sheet * places.shape[0] + place, one & alone)
+    scores = [h - p for h, p in zip(half, products, strict=True)]
+    least = minimum(scores)
+    marks = [jnp.where(s <= least + slack, i << 5 | 1, 0) for i, s in enumerate(scores)]
+    near = reduce(jnp.add, marks)  # how many, in the last bits, and before them which if it is one
+    found = ordered(least) & ~LAST | jnp.where(near & LAST == 1, near >> 5 << 1, 1)
+    found = jax.lax.optimization_barrier(found)  # else made anew for each use
+    first = jax.lax.optimization_barrier(jnp.min(found, axis=0))
+    best = unordered(first & ~LAST)
+    place, alone = only(found <= ordered(best + slack) | LAST)
+    k = codes.first + (first >> 1 & LAST >> 1) * found.shape[0] + place
+    return Nearest(best, k, alone & (first & 1 == 0))
+
+
+def ordered(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """The bits of a float32 as an integer, in the order of the floats.
+
+    Example:
+        >>> ordered(jnp.array([-2.0, -1.0, -0.0, 0.0, 1.0, jnp.inf]))
+        Array([-1073741825, -1065353217,          -1,           0,  1065353216,
+                2139095040], dtype=int32)
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return bits ^ (bits >> 31 & 0x7FFFFFFF)
+
+
+def unordered(i: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The inverse of `ordered`."""
+    return jax.lax.bitcast_convert_type(i ^ (i >> 31 & 0x7FFFFFFF), jnp.float32)
 
 
 def product(e: Float[Array, "C D"], z: Float[Array, "N D"]) -> Float[Array, "C N"]:

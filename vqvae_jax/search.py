@@ -159,11 +159,12 @@ def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[
 def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:
     """By how much rounding may change the difference of two scores that may be the least.
 
-    A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that. The nearest
-    code is at most |z| + |e_j| away, for any j, and so no longer than 2 |z| + min_j |e_j|.
+    A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that; and scores are
+    cut by 5 bits. The nearest code is at most |z| + |e_j| away, for any j, and so no longer than
+    2 |z| + min_j |e_j|.
     """
     e = jnp.minimum(longest, 2 * norm + shortest)
-    return 2 * (d + 8) * 2.0**-24 * e * (norm + 0.5 * e)
+    return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e)
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)

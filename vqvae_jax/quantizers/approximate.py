@@ -11,7 +11,7 @@ from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid
-from vqvae_jax.scores import Codes, code_blocks, in_blocks
+from vqvae_jax.scores import Codes, code_blocks, in_blocks, ordered
 from vqvae_jax.search import centred, check_shapes
 
 
@@ -106,10 +106,8 @@ def hand_scores(y: Float[Array, "N D"], codes: Codes, hands: int):
     low = jnp.bfloat16
     products = jnp.dot(codes.e.astype(low), y.astype(low).T, preferred_element_type=jnp.float32)
     scores = (codes.half[:, None] - products).reshape(hands, -1, y.shape[0])
-    bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
-    ordered = bits ^ (bits >> 31 & 0x7FFFFFFF)
     place = jnp.arange(scores.shape[1], dtype=jnp.int32)[:, None]
     mask = (1 << (len(place) - 1).bit_length()) - 1
-    least = jnp.min(ordered & ~mask | place, axis=1)
+    least = jnp.min(ordered(scores) & ~mask | place, axis=1)
     hand = jnp.arange(hands, dtype=jnp.int32)[:, None]
     return least, codes.first + hand * len(place) + (least & mask)
