@@ -139,6 +139,16 @@ def too_far(k, z, e):
     return found - best > (z.shape[1] + 8) * 2.0**-22 * best
 
 
+def test_near_duplicates_in_another_block_are_told_apart():
+    rows, size = 3000, 1400
+    z, e = near_duplicates(np.random.default_rng(0), rows, size, 3, 1e5)
+    z, e = z.astype(np.float32), e.astype(np.float32)
+    half = jnp.zeros(size)
+    first = scores.code_blocks(jnp.asarray(e), half, rows // scores.deal(rows)).first
+    assert first[1] <= size // 2  # less than a duplicate is away
+    assert not too_far(by_scores(z, e), z, e).any()
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e4, 1e5])
 def test_scores_alone_would_not_tell_codes_apart(scale, monkeypatch):
     """The test above can fail: without pairs, another code is found for many rows."""
