@@ -105,7 +105,14 @@ def all_large(monkeypatch):
     monkeypatch.setattr(convolution, "LARGE", 0)
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+def in_loop():
+    token = convolution.IN_LOOP.set(True)
+    yield
+    convolution.IN_LOOP.reset(token)
+
+
+more_taps = pytest.mark.parametrize(
     ("shape", "strides", "padding"),
     [
         (((5, 4), (3, 3), 2, 3), 1, "SAME"),
@@ -116,10 +123,24 @@ def all_large(monkeypatch):
     ],
     ids=str,
 )
+
+
+@more_taps
 def test_value_and_gradients_of_large_pictures_are_those_of_the_formula(
     all_large, shape, strides, padding
 ):
     check_formula(shape, strides=strides, padding=padding)
+
+
+@more_taps
+def test_value_and_gradients_in_loops_are_those_of_the_formula(in_loop, shape, strides, padding):
+    check_formula(shape, strides=strides, padding=padding)
+
+
+def test_and_those_of_one_axis_and_of_large_pictures(in_loop, monkeypatch):
+    check_formula(((9,), (4,), 2, 3), strides=2, padding="SAME")
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    check_formula(((6, 5), (4, 4), 3, 2), strides=2, padding="SAME")
 
 
 def check_transformations(shape):
@@ -162,23 +183,30 @@ def gradient(x, w):
     return jax.grad(loss, argnums=(0, 1))(x, w)
 
 
-def check_products(shape, on_cpu):
+def check_products(args, on_cpu):
     """The matrix products and convolutions of value and gradient, by platform."""
-    x, w, *_ = arrays(shape)
+    x, w = args
     for platform, expected in (("cpu", on_cpu), ("cuda", (0, 3)), ("tpu", (0, 3))):
-        text = jax.jit(gradient).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        traced = jax.jit(lambda x, w: gradient(x, w)).trace(x, w)  # anew
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
         found = [text.count(f"stablehlo.{op}") for op in ("dot_general", "convolution")]
         assert found == list(expected), platform
 
 
 @few
 def test_accelerators_convolve_and_cpu_multiplies_matrices(name):
-    check_products(SHAPES[name], (3, 0))
+    check_products(arrays(SHAPES[name])[:2], (3, 0))
 
 
 def test_of_large_pictures_only_the_gradient_of_w_is_a_product(all_large):
-    check_products(LARGE, (1, 2))
-    check_products(((5,), (3,), 2, 3), (0, 3))
+    check_products(arrays(LARGE)[:2], (1, 2))
+    check_products(arrays(((5,), (3,), 2, 3))[:2], (0, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_loops_all_are_products(in_loop, dtype):
+    x, w, *_ = (jnp.asarray(a, dtype) for a in arrays(LARGE))
+    check_products((x, w), (3, 0))
 
 
 @pytest.mark.parametrize(

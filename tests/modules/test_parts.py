@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +61,28 @@ def test_fewer_activations_are_kept():
         return compiled.memory_analysis().temp_size_in_bytes
 
     encoder = vj.Encoder(dim=4, width=16)
-    assert memory(vj.InParts(encoder, 8)) < 0.3 * memory(encoder)
+    assert memory(vj.InParts(encoder, 8)) < 0.5 * memory(encoder)
+
+
+def test_loops_have_products_for_convolutions_on_cpu():
+    """XLA has no fast gradients of convolutions in loops; after them, all is as before."""
+
+    def count(inner):
+        variables = inner.init(KEY, X[:1])
+        slope = jax.jit(jax.grad(lambda v: inner.apply(v, X).sum()))
+        return slope.lower(variables).as_text().count("stablehlo.convolution")
+
+    encoder = vj.Encoder(dim=4, width=6, depth=1)
+    before = count(encoder)
+    assert before > 0 == count(vj.InParts(encoder, 2))
+    with pytest.raises(ZeroDivisionError):
+        vj.InParts(Broken(), 2).apply({}, X)
+    assert count(encoder) == before
+
+
+class Broken(nn.Module):
+    def __call__(self, x):
+        return 1 / 0
 
 
 @pytest.mark.parametrize("parts, loops", [(1, False), (2, True)])

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial, reduce
 
 import flax.linen as nn
@@ -11,6 +12,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 LARGE = 2**21  # numbers in x or y
+IN_LOOP = ContextVar("IN_LOOP", default=False)
+"""Whether what is traced is the body of a loop, where XLA CPU has no fast gradients."""
 
 
 def convolve(
@@ -30,6 +33,9 @@ def convolve(
     - 1 tap, or "VALID" and 2 along each axis, of stride 1: value and gradients.
     - large pictures, of 2 or 3 axes: the gradient of w.
 
+    Where `IN_LOOP` is set, they stand for all: in bfloat16 too: there its gradients take a
+    hundred times as long.
+
     Example:
         >>> layer = Conv(4, (2, 2), padding="VALID")
         >>> layer.init_with_output(jax.random.key(0), jnp.ones((1, 5, 5, 3)))[0].shape
@@ -43,16 +49,19 @@ def convolve(
 
     dilations = (rest.get(f"{side}_dilation") or () for side in ("lhs", "rhs"))
     plain = {1}.issuperset(itertools.chain(*dilations)) and x.shape[-1] == w.shape[-2]
-    if not (plain and isinstance(padding, str) and x.dtype == w.dtype == jnp.float32):
+    known = x.dtype == w.dtype and (x.dtype == jnp.float32 or IN_LOOP.get())
+    if not (plain and isinstance(padding, str) and known):
         return native(x, w)
     taps = max(w.shape[:-2])
     if set(window_strides) == {1} and (taps == 1 or (taps == 2 and padding == "VALID")):
         products = partial(by_products, precision=precision)
         return jax.lax.platform_dependent(x, w, cpu=products, default=native)
-    if x.ndim > 3 and is_large(x, jax.eval_shape(native, x, w)):
-        rows = partial(by_rows, strides=window_strides, padding=padding, precision=precision)
-        return with_tangent(native, rows)(x, w)
-    return native(x, w)
+    large = x.ndim > 3 and is_large(x, jax.eval_shape(native, x, w))
+    form = by_rows if large else by_patches
+    products = partial(form, strides=window_strides, padding=padding, precision=precision)
+    if IN_LOOP.get():
+        return jax.lax.platform_dependent(x, w, cpu=products, default=native)
+    return (with_tangent(native, products) if large else native)(x, w)
 
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
@@ -63,14 +72,14 @@ def is_large(*arrays: Array | jax.ShapeDtypeStruct) -> bool:
     return all(isinstance(a.size, int) for a in arrays) and max(a.size for a in arrays) >= LARGE
 
 
-def with_tangent(native: Callable, rows: Callable) -> Callable[[Array, Array], Array]:
-    """`native`, whose tangent, and so gradient, of w is that of `rows` on CPU."""
+def with_tangent(native: Callable, products: Callable) -> Callable[[Array, Array], Array]:
+    """`native`, whose tangent, and so gradient, of w is that of `products` on CPU."""
     convolution = jax.custom_jvp(native)
 
     @partial(convolution.defjvp, symbolic_zeros=True)
     def jvp(primals, tangents):
         (x, w), (dx, dw) = primals, tangents
-        of_w = partial(jax.lax.platform_dependent, x, cpu=rows, default=native)
+        of_w = partial(jax.lax.platform_dependent, x, cpu=products, default=native)
         parts: list[tuple[Callable, Array]] = [(partial(native, w=w), dx), (of_w, dw)]
         moves = [part(d) for part, d in parts if not isinstance(d, SymbolicZero)]
         return native(x, w), reduce(jnp.add, moves)
@@ -100,7 +109,23 @@ def by_products(
         each = jnp.moveaxis(w, -2, 0).reshape(channels, -1)
         y = product(x, each, precision).reshape(*x.shape[:-1], len(taps), features)
         return reduce(jnp.add, [y[(slice(None), *window(t, sides), i)] for i, t in enumerate(taps)])
-    patches = [x[(slice(None), *window(t, sides))] for t in taps]
+    return by_patches(x, w, [1] * len(kernel), "VALID", precision)
+
+
+def by_patches(
+    x: Float[Array, "B *sides C"],
+    w: Float[Array, "*taps C F"],
+    strides: Sequence[int],
+    padding: str,
+    precision: jax.lax.PrecisionLike = None,
+) -> Float[Array, "B *fewer F"]:
+    """y_i = sum_t x_{i s + t} w_t for strides s: one product, of patches `[..., T C]`."""
+    *kernel, _, features = w.shape
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    sides = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, strides, strict=True)]
+    taps = itertools.product(*map(range, kernel))
+    patches = [x[(slice(None), *window(t, sides, strides))] for t in taps]
     return product(jnp.concatenate(patches, -1), w.reshape(-1, features), precision)
 
 
@@ -120,19 +145,17 @@ def by_rows(
         Array([[4., 6., 4.],
                [4., 6., 4.]], dtype=float32)
     """
-    *kernel, _, features = w.shape
+    kernel = w.shape[:-2]
     pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
-    x, w = jnp.pad(x, ((0, 0), *pads, (0, 0))), w.reshape(-1, features)
-    sides = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, strides, strict=True)]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
     @jax.checkpoint
     def row(i):
         rows = jax.lax.dynamic_slice_in_dim(x, i * strides[0], kernel[0], axis=1)
-        taps = itertools.product(*map(range, kernel))
-        patches = [rows[(slice(None), t, *window(u, sides[1:], strides[1:]))] for t, *u in taps]
-        return product(jnp.concatenate(patches, -1), w, precision)
+        return by_patches(rows, w, strides, "VALID", precision)[:, 0]
 
-    return jnp.moveaxis(jax.lax.map(row, jnp.arange(sides[0])), 0, 1)
+    n = (x.shape[1] - kernel[0]) // strides[0] + 1
+    return jnp.moveaxis(jax.lax.map(row, jnp.arange(n)), 0, 1)
 
 
 def window(

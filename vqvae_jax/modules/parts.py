@@ -4,7 +4,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.modules.convolution import IN_LOOP
 from vqvae_jax.quantizers.base import check_size
+
+
+def in_loop(inner: nn.Module, x: Array) -> Array:
+    """inner(x), in the body of a loop."""
+    token = IN_LOOP.set(True)
+    try:
+        return inner(x)
+    finally:
+        IN_LOOP.reset(token)
 
 
 class InParts(nn.Module):
@@ -50,7 +60,7 @@ class InParts(nn.Module):
         # Dealt like cards, so that a batch sharded over devices is sharded in each part.
         dealt = jnp.swapaxes(x.reshape(-1, self.parts, *x.shape[1:]), 0, 1)
         each = nn.scan(
-            nn.remat(lambda inner, carry, part: (carry, inner(part))),
+            nn.remat(lambda inner, carry, part: (carry, in_loop(inner, part))),
             variable_broadcast="params",
             split_rngs={"params": False},
         )
