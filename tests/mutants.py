@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant("a second block overlooked", "certain where no other is near", "scores.py",
            "sure & (loser > best + slack)", "sure", NEAREST),
     Mutant("not centred", "few rows are unsure, whatever the offset", "search.py",
-           "reduce_precision(total / jnp.maximum(n, 1), 8, 22)", "reduce_precision(0 * total, 8, 22)", NEAREST),
+           "reduce_precision(total / n, 8, 22)", "reduce_precision(0 * total / n, 8, 22)", NEAREST),
     Mutant("low precision", "exact against float64", "scores.py",
            "precision=jax.lax.Precision.HIGHEST", "precision=None", NEAREST),
     Mutant("no bound of rounding", "exact against float64", "search.py",

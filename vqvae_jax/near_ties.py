@@ -42,17 +42,13 @@ class Scored(NamedTuple):
 def settle(rows: Rows, codes: Scored, axis_name: AxisName = None) -> Int[Array, "N"]:
     """The index k of each row, after comparing codes for those that are unsure.
 
+    One row of each run after another, until all rows are sure.
+
     Args:
         rows: `[N]`.
         codes: `[K]`.
         axis_name: over which the codes are sharded.
     """
-    some = jnp.any(rows.unsure)
-    return jax.lax.cond(some, lambda: settle_all(rows, codes, axis_name), lambda: rows.k)
-
-
-def settle_all(rows: Rows, codes: Scored, axis_name: AxisName) -> Int[Array, "N"]:
-    """One row of each run after another, until all rows are sure."""
     n, runs = rows.k.shape[0], jax.tree.map(deal_runs, rows)
     blocks = code_blocks(codes.y, codes.half, runs.k.shape[0])
     names = jnp.pad(fingerprints(codes.e), (0, blocks.half.size - codes.half.size))

@@ -1,5 +1,6 @@
 """The nearest code: k = argmin_j |z_e - e_j|_2."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vqvae_jax.near_ties import Rows, Scored, join, settle
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
@@ -95,48 +96,51 @@ def by_scores(
     z: Float[Array, "N D"], e: Float[Array, "K D"], axis_name: AxisName = None
 ) -> Int[Array, "N"]:
     """The code of the least score where it is sure, and of the least distance elsewhere."""
-    codes, some = centred(e, axis_name)
-    found, squared, slack, valid = best_scores(z, codes, axis_name)
+    codes = centred(e, axis_name)
+    shortest, longest = shortest_and_longest(codes.half, axis_name)
+    found, squared, slack = best_scores(z, codes, shortest, longest, axis_name)
+    valid = (squared < LARGEST_SQUARED_NORM) & (shortest < jnp.inf)  # False for NaN as well
     best, k, sure = join(found, slack, codes, axis_name)
-    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
-    unsure = Rows(k, valid & some & ~sure, inexact, best + slack, z)
-    return jnp.where(valid & some, settle(unsure, codes, axis_name), -1)
+    k, unsure = jnp.where(valid, k, -1), valid & ~sure
+
+    def settled():
+        inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
+        return settle(Rows(k, unsure, inexact, best + slack, z), codes, axis_name)
+
+    return jax.lax.cond(jnp.any(unsure), settled, lambda: k)
 
 
-def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> tuple[Scored, Bool[Array, ""]]:
-    """The codes as they are scored, relative to their centre; whether one of them is finite.
+def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
+    """The codes as they are scored, relative to their centre.
 
     Any centre would do; the mean of some codes spares most rows a comparison in pairs.
     """
     some = e[:: max(e.shape[0] // SAMPLE, 1)]
-    finite = is_valid(some)
-    ones, some = finite.astype(jnp.float32), jnp.where(finite[:, None], some, 0)
-    total, n = psum((product(ones[None], some.T)[0], jnp.sum(ones)), axis_name)
+    some = jnp.where(jnp.abs(some) < math.sqrt(LARGEST_SQUARED_NORM), some, 0)
+    total = psum(product(jnp.ones((1, len(some))), some.T)[0], axis_name)
+    n = psum(len(some), axis_name)
     # A compiler may contract x - total / n to less rounding than x - centre, in one place only.
-    centre = jax.lax.reduce_precision(total / jnp.maximum(n, 1), 8, 22)
+    centre = jax.lax.reduce_precision(total / n, 8, 22)
     y = e - centre
     squared = jnp.sum(y * y, axis=-1)
-    usable = squared < LARGEST_SQUARED_NORM  # False for NaN as well
+    usable = squared < LARGEST_SQUARED_NORM
     half = jnp.where(usable, 0.5 * squared, jnp.inf)
-    codes = Scored(e, centre, jnp.where(usable[:, None], y, 0), half)
-    return codes, pmax(jnp.any(usable), axis_name)
+    return Scored(e, centre, jnp.where(usable[:, None], y, 0), half)
 
 
-def best_scores(z: Float[Array, "N D"], codes: Scored, axis_name: AxisName):
-    """The best score of each row; |y|^2; the slack; whether the row is valid.
+def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
+    """The best score of each row, |y|^2 and the slack; of no use where |y|^2 is not finite.
 
     Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it: on one
     device, or within `jax.shard_map` and `jax.pmap`, and for a known number of rows.
     """
-    lengths = shortest_and_longest(codes.half, axis_name)
 
     def best(search: Callable[..., Nearest], z):
-        valid = is_valid(z)
-        y = jnp.where(valid[:, None], z - codes.centre, 0)
+        y = z - codes.centre
         squared = jnp.sum(y * y, axis=-1)
-        slack = rounding(jnp.sqrt(squared), *lengths, z.shape[-1])
+        slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1])
         here, margin = vary((y, slack), axis_name)
-        return search(here, codes.y, codes.half, margin), squared, slack, valid
+        return search(here, codes.y, codes.half, margin), squared, slack
 
     blocks = partial(in_blocks, partial(best, search_codes))
     mesh = jax.sharding.get_abstract_mesh()
@@ -150,7 +154,7 @@ def best_scores(z: Float[Array, "N D"], codes: Scored, axis_name: AxisName):
 
 
 def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[Array, Array]:
-    """The least and the greatest |y_j| of the codes that can be chosen."""
+    """The least and the greatest |y_j| of the codes that can be chosen; inf and 0 if none can."""
     length = jnp.sqrt(2 * half)
     longest = pmax(jnp.max(jnp.where(length < jnp.inf, length, 0)), axis_name)
     return -pmax(-jnp.min(length), axis_name), longest

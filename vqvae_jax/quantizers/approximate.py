@@ -67,7 +67,8 @@ def nearest_in_bfloat16(
     check_shapes(z.shape, codebook.shape)
     if 0 in z.shape:
         return jnp.zeros(z.shape[:-1], jnp.int32)
-    codes, some = centred(sg(codebook).astype(jnp.float32))
+    codes = centred(sg(codebook).astype(jnp.float32))
+    some = jnp.any(codes.half < jnp.inf)
     hands = min(candidates, codes.half.shape[0])
 
     def find(z):
