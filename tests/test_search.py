@@ -11,6 +11,7 @@ import reference as ref
 from jax import export
 from jax.extend.core import jaxprs_in_params
 
+import vqvae_jax as vj
 from vqvae_jax import near_ties, nearest, scores, search
 
 by_differences, by_scores = map(jax.jit, (search.by_differences, search.by_scores))
@@ -307,6 +308,16 @@ def test_low_precision_input_is_searched_in_float32(dtype):
     z, e = jnp.asarray(z, dtype), jnp.asarray(e, dtype)
     np.testing.assert_array_equal(nearest(z, e), nearest(z.astype(np.float32), ref.f64(e)))
     assert wrong(z, e) == 0
+
+
+@pytest.mark.parametrize("find", [nearest, by_differences, by_scores, vj.nearest_in_bfloat16])
+def test_all_is_float32_under_x64(find):
+    z, e = gaussian(500, 300, 8, offset=3)
+    e[150:] = e[:150]  # so that no row is sure
+    with jax.enable_x64(True):
+        k = find(jnp.asarray(z), jnp.asarray(e))
+    chex.assert_type(k, jnp.int32)
+    np.testing.assert_array_equal(k, find(z, e))
 
 
 def test_the_matrix_of_all_distances_never_exists():

@@ -116,7 +116,8 @@ def search_block(z: Float[Array, "N D"], slack: Float[Array, "N"], codes: Codes)
     half = codes.half.reshape(GROUP, -1, 1)
     scores = [h - p for h, p in zip(half, products, strict=True)]
     least = minimum(scores)
-    marks = [jnp.where(s <= least + slack, i << 5 | 1, 0) for i, s in enumerate(scores)]
+    limit, zero = least + slack, jnp.int32(0)
+    marks = [jnp.where(s <= limit, jnp.int32(i << 5 | 1), zero) for i, s in enumerate(scores)]
     near = reduce(jnp.add, marks)  # how many, in the last bits, and before them which if it is one
     found = ordered(least) & ~LAST | jnp.where(near & LAST == 1, near >> 5 << 1, 1)
     found = jax.lax.optimization_barrier(found)  # else made anew for each use
@@ -157,5 +158,6 @@ def minimum(arrays: list[Array]) -> Array:
 def only(near: Bool[Array, "C N"]) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
     """Where the only true value of each column is, and whether there is but one (C < 2^15)."""
     place = jnp.arange(near.shape[0], dtype=jnp.int32)[:, None]
-    count_and_place = jnp.sum(jnp.where(near, (1 << 16) + place, 0), axis=0)  # one loop for both
+    marks = jnp.where(near, (1 << 16) + place, 0)
+    count_and_place = jnp.sum(marks, axis=0, dtype=jnp.int32)  # one loop for both
     return count_and_place & 0xFFFF, count_and_place >> 16 == 1

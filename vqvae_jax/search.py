@@ -117,7 +117,7 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
     """
     some = e[:: max(e.shape[0] // SAMPLE, 1)]
     some = jnp.where(jnp.abs(some) < math.sqrt(LARGEST_SQUARED_NORM), some, 0)
-    total = psum(product(jnp.ones((1, len(some))), some.T)[0], axis_name)
+    total = psum(product(jnp.ones((1, len(some)), jnp.float32), some.T)[0], axis_name)
     n = psum(len(some), axis_name)
     # A compiler may contract x - total / n to less rounding than x - centre, in one place only.
     centre = jax.lax.reduce_precision(total / n, 8, 22)
