@@ -150,7 +150,8 @@ def main(config: Config) -> dict[str, float] | None:
             if chief:  # the model as it is now, for evaluate, reconstruct and export
                 variables = {"params": state.params, **state.collections}
                 save_model(folder / "model", model, variables)
-            checkpoints.save(state)  # after it: where there is a checkpoint, there is a model
+            # After it: where there is a checkpoint, there is a model. `pmap` leaves local arrays.
+            checkpoints.save(parallel.replicate(state, mesh))
 
         hooks: dict[Hook, int] = {save: config.save_every}
         if chief:

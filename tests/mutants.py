@@ -65,7 +65,7 @@ MUTANTS = [
     Mutant("ties to the highest index", "lowest index at ties", "near_ties.py",
            "axis=-1) < 0", "axis=-1) <= 0", NEAREST),
     Mutant("NaN code captures rows", "a code that is not finite is never chosen", "search.py",
-           "half = jnp.where(usable, 0.5 * squared, jnp.inf)", "half = jnp.where(usable, 0.5 * squared, 0)", NEAREST),
+           "half = jnp.where(usable, 0.5 * jnp.sum(y * y, axis=-1), jnp.inf)", "half = 0.5 * jnp.sum(y * y, axis=-1)", NEAREST),
     Mutant("last of equal distances", "lowest index at ties", "search.py",
            "k = jnp.min(jnp.where(squared == least, code, e.shape[0]), axis=1)",
            "k = jnp.max(jnp.where(squared == least, code, -1), axis=1)", NEAREST),

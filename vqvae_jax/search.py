@@ -121,11 +121,10 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
     n = psum(len(some), axis_name)
     # A compiler may contract x - total / n to less rounding than x - centre, in one place only.
     centre = jax.lax.reduce_precision(total / n, 8, 22)
-    y = e - centre
-    squared = jnp.sum(y * y, axis=-1)
-    usable = squared < LARGEST_SQUARED_NORM
-    half = jnp.where(usable, 0.5 * squared, jnp.inf)
-    return Scored(e, centre, jnp.where(usable[:, None], y, 0), half)
+    usable = is_valid(e)
+    y = jnp.where(usable[:, None], e - centre, 0)
+    half = jnp.where(usable, 0.5 * jnp.sum(y * y, axis=-1), jnp.inf)
+    return Scored(e, centre, y, half)
 
 
 def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
@@ -155,9 +154,9 @@ def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_n
 
 def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[Array, Array]:
     """The least and the greatest |y_j| of the codes that can be chosen; inf and 0 if none can."""
-    length = jnp.sqrt(2 * half)
-    longest = pmax(jnp.max(jnp.where(length < jnp.inf, length, 0)), axis_name)
-    return -pmax(-jnp.min(length), axis_name), longest
+    least, greatest = jnp.min(half), jnp.max(jnp.where(half < jnp.inf, half, 0))
+    least, greatest = -pmax(-least, axis_name), pmax(greatest, axis_name)
+    return jnp.sqrt(2 * least), jnp.sqrt(2 * greatest)
 
 
 def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:

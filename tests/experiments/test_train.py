@@ -229,13 +229,20 @@ def test_batches_in_parts_train_as_whole_ones(n, straight, tmp_path, no_figures)
     )
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_train_together_as_one(n, straight, tmp_path):
+@pytest.mark.parametrize(
+    ("n", "how"),
+    [
+        (2, "jit"),
+        pytest.param(2, "pmap", marks=pytest.mark.slow),
+        pytest.param(4, "jit", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_train_together_as_one(n, how, straight, tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     together = dataclasses.replace(
-        straight, runs=tmp_path, processes=n, coordinator=f"localhost:{port}"
+        straight, runs=tmp_path, processes=n, parallel=how, coordinator=f"localhost:{port}"
     )
     processes = [command(dataclasses.replace(together, process_id=i)) for i in range(n)]
     for process in processes:
