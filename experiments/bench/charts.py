@@ -21,7 +21,7 @@ def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
     for axes in cells.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, panel) in zip(cells.flat, panels.items(), strict=False):
-        plain(axes, textwrap.fill(title.replace(" = ", "\xa0=\xa0"), 24))
+        plain(axes, textwrap.fill(title.replace(" = ", "\xa0=\xa0"), 18))
         for label, (median, low, high) in panel.items():
             at, error = labels.index(label), [[median - low], [high - median]]
             axes.errorbar(median, at, xerr=error, fmt="o", ms=3.5, lw=1.2, color=LINES[0])
@@ -48,13 +48,14 @@ def growth(
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (size, lines) in zip(cells, panels.items(), strict=True):
         plain(axes, f"{unit} over {size}")
+        sizes = {x for line in lines.values() for x, _ in line}
         for i, (label, line) in enumerate((k, v) for k, v in lines.items() if v):
             x, y = np.array(sorted(line)).T
             axes.loglog(x, y, "o-", color=LINES[i], label=label, lw=1.2, ms=3)
             if linear:
                 axes.loglog(x, y[-1] * x / x[-1], "--", color=INK, lw=0.8, label="linear")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(FixedLocator(x))
+        axes.xaxis.set_major_locator(FixedLocator(sorted(sizes)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
