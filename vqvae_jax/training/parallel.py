@@ -114,6 +114,8 @@ def replicate(state, mesh: Mesh):
     found = (getattr(x, "sharding", None) for x in jax.tree.leaves(state))
     if all(sharding == everywhere for sharding in found):
         return state  # `device_put` would take several times as long as the call of the step
+    if jax.process_count() > 1:
+        state = jax.device_get(state)  # arrays of local devices can't be moved to all
     return jax.device_put(state, everywhere)
 
 
