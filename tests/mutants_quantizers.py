@@ -152,7 +152,7 @@ FAMILIES = [
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
     ("approximate", Q + "approximate.py", T + "test_approximate.py", [
-        ("bfloat16: candidates not compared", "least = jnp.min(distance, axis=1, keepdims=True)", "least = jnp.max(distance, axis=1, keepdims=True)"),
+        ("bfloat16: candidates not compared", "first_of_least(distance, k), -1)", "first_of_least(-distance, k), -1)"),
         ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
         ("bfloat16: NaN code is a candidate", "distance = jnp.where(codes.half[k] < jnp.inf, distance, jnp.inf)", ""),
         ("bfloat16: the first block alone", "wins = best < found[0]", "wins = (best < found[0]) & (block.first == 0)"),

@@ -85,11 +85,15 @@ def by_differences(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array,
     usable = is_valid(e)
     squared = jnp.sum(jnp.square(z[:, None] - e), axis=-1)
     squared = jnp.where(usable, squared, jnp.inf)
+    k = first_of_least(squared, jnp.arange(e.shape[0], dtype=jnp.int32))
+    return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
+
+
+def first_of_least(squared: Float[Array, "N M"], k: Int[Array, "*N M"]) -> Int[Array, "N"]:
+    """The lowest of the indices k whose squared distance is the least."""
     squared = jax.lax.optimization_barrier(squared)  # else made anew for each use
     least = jnp.min(squared, axis=1, keepdims=True)
-    code = jnp.arange(e.shape[0], dtype=jnp.int32)
-    k = jnp.min(jnp.where(squared == least, code, e.shape[0]), axis=1)
-    return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
+    return jnp.min(jnp.where(squared == least, k, jnp.iinfo(jnp.int32).max), axis=1)
 
 
 def by_scores(

@@ -33,8 +33,8 @@ def convolve(
     - 1 tap, or "VALID" and 2 along each axis, of stride 1: value and gradients.
     - large pictures, of 2 or 3 axes: the gradient of w.
 
-    Where `IN_LOOP` is set, they stand for all: in bfloat16 too: there its gradients take a
-    hundred times as long.
+    Where `IN_LOOP` is set they stand for all, in bfloat16 too: there XLA's gradients take a hundred
+    times as long.
 
     Example:
         >>> layer = Conv(4, (2, 2), padding="VALID")
@@ -121,8 +121,7 @@ def by_patches(
 ) -> Float[Array, "B *fewer F"]:
     """y_i = sum_t x_{i s + t} w_t for strides s: one product, of patches `[..., T C]`."""
     *kernel, _, features = w.shape
-    pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = padded(x, kernel, strides, padding)
     sides = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, strides, strict=True)]
     taps = itertools.product(*map(range, kernel))
     patches = [x[(slice(None), *window(t, sides, strides))] for t in taps]
@@ -146,8 +145,7 @@ def by_rows(
                [4., 6., 4.]], dtype=float32)
     """
     kernel = w.shape[:-2]
-    pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = padded(x, kernel, strides, padding)
 
     @jax.checkpoint
     def row(i):
@@ -156,6 +154,12 @@ def by_rows(
 
     n = (x.shape[1] - kernel[0]) // strides[0] + 1
     return jnp.moveaxis(jax.lax.map(row, jnp.arange(n)), 0, 1)
+
+
+def padded(x: Array, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Array:
+    """x with the zeros that "SAME" asks for."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
 def window(

@@ -12,7 +12,7 @@ from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid
 from vqvae_jax.scores import Codes, code_blocks, in_blocks, ordered
-from vqvae_jax.search import centred, check_shapes
+from vqvae_jax.search import centred, check_shapes, first_of_least
 
 
 @described
@@ -77,9 +77,7 @@ def nearest_in_bfloat16(
         k = best_of_hands(y, code_blocks(codes.y, codes.half, z.shape[0], hands), hands)
         distance = jnp.sum(jnp.square(z[:, None] - codes.e[k]), axis=-1)
         distance = jnp.where(codes.half[k] < jnp.inf, distance, jnp.inf)
-        least = jnp.min(distance, axis=1, keepdims=True)
-        k = jnp.min(jnp.where(distance <= least, k, codes.half.shape[0]), axis=1)
-        return jnp.where(valid, k, -1)
+        return jnp.where(valid, first_of_least(distance, k), -1)
 
     return in_blocks(find, sg(z).astype(jnp.float32).reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
 
