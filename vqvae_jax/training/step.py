@@ -12,9 +12,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
 from vqvae_jax.quantizers.base import RNG
-from vqvae_jax.reductions import AxisName, mean, psum
+from vqvae_jax.reductions import AxisName, psum
+from vqvae_jax.reductions import mean as average
 
 TaskLoss = Callable[[Array, Array], dict[str, Array]]
+Loss = Callable[..., tuple[Array, "Aux"]]
+TrainStep = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 
 class TrainState(NamedTuple):
@@ -46,13 +49,21 @@ def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> d
     return {"reconstruction": jnp.mean(jnp.square(x - y), axis=range(1, x.ndim))}
 
 
+class Aux(NamedTuple):
+    """What a loss gives beside its value."""
+
+    collections: Any  # as they are after the step
+    metrics: dict[str, Array]
+    weight: Float[Array, ""]  # of the valid examples of all replicas together
+
+
 def init_state(
     model,
     optimizer: optax.GradientTransformation,
     key: PRNGKeyArray,
     example: Shaped[Array | np.ndarray, "B *shape"],
 ) -> TrainState:
-    """The state before the first step.
+    """The state before the first step of an autoencoder.
 
     Args:
         model: a Flax module such as `VQVAE`.
@@ -60,10 +71,18 @@ def init_state(
         key: consumed.
         example: a batch, of which only shape and dtype matter.
     """
+    x = jnp.zeros_like(preprocess(example[:1]))
+    return start_state(lambda key: model.init(key, x), optimizer, key)
+
+
+def start_state(
+    init: Callable[[PRNGKeyArray], Any], optimizer: optax.GradientTransformation, key: PRNGKeyArray
+) -> TrainState:
+    """The state before the first step of any model, from `init(key) -> variables`."""
     key_init, key_steps = jax.random.key_data(jax.random.split(key))
     # The generator "rbg" compiles in a fifth of the time that the default takes.
     key_init = jax.random.wrap_key_data(jnp.tile(key_init, 2), impl="rbg")
-    variables = dict(jax.jit(model.init)(key_init, jnp.zeros_like(preprocess(example[:1]))))
+    variables = dict(jax.jit(init)(key_init))
     params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -76,8 +95,11 @@ def init_state(
 
 
 def make_train_step(
-    model, optimizer: optax.GradientTransformation, task_loss: TaskLoss = squared_error
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    model,
+    optimizer: optax.GradientTransformation,
+    task_loss: TaskLoss = squared_error,
+    mean: Callable[[Array], Array] = lambda y: y,
+) -> TrainStep:
     """L = L_rec + the losses of the quantizer, and one step of the optimizer down its gradient.
 
     Args:
@@ -85,15 +107,21 @@ def make_train_step(
         optimizer: of optax.
         task_loss: `(x, x') -> dict` of named terms, one value for each example `[B]`; they are
             averaged over the valid examples of all replicas, and added.
+        mean: from the decoder's output, which may hold all parameters of a likelihood, to the
+            reconstruction whose squared error metrics["mse"] is.
 
     Returns:
-        The pure function `train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
-        Examples that are not finite (metrics["invalid_examples"] of them), or whose mask is 0, do
-        not count. A step without any valid example, or whose gradient is not finite, leaves all but
-        the two counters bit-identical.
+        `train_step` as of `gradient_step`, for batches that are arrays or `Batch`. Examples that
+        are not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not count.
     """
+    return gradient_step(autoencoder_loss(model, task_loss, mean), optimizer)
 
-    def loss_fn(params, state, x, weights, axis_name):
+
+def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array]) -> Loss:
+    """The loss of `make_train_step`."""
+
+    def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
+        x, weights, invalid = valid_examples(batch)
         rec, collections = model.apply(
             {"params": params, **state.collections},
             x,
@@ -104,32 +132,47 @@ def make_train_step(
             rngs={RNG: step_key(state)},
         )
         terms = {
-            name: mean(check_term(name, term, x), weights, axis_name)
+            name: average(check_term(name, term, x), weights, axis_name)
             for name, term in task_loss(x, rec.x).items()
         }
-        error = jax.lax.stop_gradient(mean(jnp.square(x - rec.x), weights, axis_name))
+        error = jax.lax.stop_gradient(average(jnp.square(x - mean(rec.x)), weights, axis_name))
         losses = terms | rec.losses
         loss = sum(losses.values(), jnp.zeros(()))
-        return loss, (collections, {"loss": loss, "mse": error, **losses, **rec.metrics})
+        metrics = {"loss": loss, "mse": error, **losses, **rec.metrics}
+        metrics["invalid_examples"] = psum(invalid, axis_name)
+        return loss, Aux(dict(collections), metrics, psum(jnp.sum(weights), axis_name))
+
+    return loss_fn
+
+
+def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> TrainStep:
+    """One step of the optimizer down the gradient of any loss.
+
+    Args:
+        loss_fn: `(params, state, batch, axis_name) -> (loss, Aux)`, with a loss that is a mean
+            over the examples of all replicas; `step_key(state)` is its randomness.
+        optimizer: of optax.
+
+    Returns:
+        The pure function `train_step(state, batch, *, axis_name=None) -> (state, metrics)`. A step
+        without any valid example, or whose gradient is not finite, leaves all but the two counters
+        bit-identical.
+    """
 
     def train_step(state: TrainState, batch, *, axis_name: AxisName = None):
-        x, weights, invalid = valid_examples(batch)
-        grads, (collections, metrics) = jax.grad(loss_fn, has_aux=True)(
-            state.params, state, x, weights, axis_name
-        )
+        grads, aux = jax.grad(loss_fn, has_aux=True)(state.params, state, batch, axis_name)
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         norm = optax.tree.norm(grads)
-        good = jnp.isfinite(norm) & (psum(jnp.sum(weights), axis_name) > 0)
+        good = jnp.isfinite(norm) & (aux.weight > 0)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         moved = state._replace(
             params=optax.apply_updates(state.params, updates),
-            collections=dict(collections),
+            collections=aux.collections,
             opt_state=opt_state,
         )
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
         new = new._replace(step=state.step + 1, skipped=state.skipped + jnp.where(good, 0, 1))
-        counts = {"skipped": new.skipped, "invalid_examples": psum(invalid, axis_name)}
-        return new, {**metrics, "gradient_norm": norm, **counts}
+        return new, {**aux.metrics, "gradient_norm": norm, "skipped": new.skipped}
 
     return train_step
 
