@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
 
@@ -20,23 +20,37 @@ def _prepare(name: str) -> str:
 
 def read_embedded(split: str) -> UInt8[np.ndarray, "N H W C"]:
     """The split of the images inside the package."""
-    tfds = require("tensorflow_datasets")
-    return _filled(tfds.builder_from_directory(str(_EMBEDDED_DIR)), EMBEDDED, split)
+    return _filled(embedded_builder(), EMBEDDED, split)
 
 
 def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.ndarray, "N H W C"]:
     """The split of a prepared TFDS set."""
-    return _filled(_tfds_builder(name, data_dir), name, split)
+    return _filled(tfds_builder(name, data_dir), name, split)
 
 
 def stream_tfds(
     name: str, data_dir: str | Path | None, split: str
 ) -> tuple[str, int, Iterator[bytes]]:
     """The split of a prepared TFDS set: mode, count, and its encoded images one by one."""
-    return _read_builder(_tfds_builder(name, data_dir), name, split)
+    return _read_builder(tfds_builder(name, data_dir), name, split)
 
 
-def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
+def read_labels(builder: Any, name: str, key: str, split: str) -> Int32[np.ndarray, "N"]:
+    """The feature `key`, a class, of all examples of a split."""
+    image, _ = _image_feature(builder, name)
+    check_split(builder, name, split)
+    skip = {image: require("tensorflow_datasets").decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=skip)
+    return np.fromiter(_each(records, key, f"{name} {split}"), np.int32, len(records))
+
+
+def embedded_builder() -> Any:
+    """The builder of the images inside the package."""
+    return require("tensorflow_datasets").builder_from_directory(str(_EMBEDDED_DIR))
+
+
+def tfds_builder(name: str, data_dir: str | Path | None) -> Any:
+    """The builder of a TFDS set."""
     tfds = require("tensorflow_datasets")
     try:
         return tfds.builder(name, data_dir=data_dir)
@@ -54,6 +68,16 @@ def _filled(builder: Any, name: str, split: str) -> UInt8[np.ndarray, "N H W C"]
 
 
 def _read_builder(builder: Any, name: str, split: str) -> tuple[str, int, Iterator[bytes]]:
+    check_split(builder, name, split)
+    require("array_record")
+    key, mode = _image_feature(builder, name)
+    skip = {key: require("tensorflow_datasets").decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=skip)
+    return mode, len(records), _each(records, key, f"{name} {split}")
+
+
+def check_split(builder: Any, name: str, split: str) -> None:
+    """Raises a DataError unless the split is there, in files that are read without TensorFlow."""
     splits, found = sorted(builder.info.splits), builder.info.file_format
     if not splits or found.value != "array_record":
         state = f"{found.value} files" if splits else "nothing prepared"
@@ -63,14 +87,9 @@ def _read_builder(builder: Any, name: str, split: str) -> tuple[str, int, Iterat
         )
     if split not in splits or not builder.info.splits[split].num_examples:
         raise DataError(f"{name}: expected examples in split {split!r}, found splits {splits}")
-    require("array_record")
-    key, mode = _image_feature(builder, name)
-    skip = {key: require("tensorflow_datasets").decode.SkipDecoding()}
-    records = builder.as_data_source(split=split, decoders=skip)
-    return mode, len(records), _encoded(records, key, f"{name} {split}")
 
 
-def _encoded(records: Any, key: str, name: str) -> Iterator[bytes]:
+def _each(records: Any, key: str, name: str) -> Iterator[Any]:
     try:
         yield from (record[key] for record in records)
     except Exception as error:  # array_record and the feature decoders share no error type

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """The mode in which Pillow decodes to so many channels."""
 IDX_NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+IDX_LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
+_UNIT = {"images": "pixels", "labels": "labels"}
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
 
@@ -128,21 +130,36 @@ def _cropped(
 
 
 def read_idx(root: Path, split: str) -> UInt8[np.ndarray, "N H W 1"]:
-    """The split's file of a folder of IDX files."""
-    stem = IDX_NAMES[split]
-    file = next((f for f in (root / stem, root / f"{stem}.gz") if f.is_file()), None)
+    """The split's images of a folder of IDX files."""
+    return _idx_array(root, IDX_NAMES[split], "images", axes=3)[..., None]
+
+
+def read_idx_labels(root: Path, split: str) -> Int32[np.ndarray, "N"]:
+    """The split's labels of a folder of IDX files."""
+    return _idx_array(root, IDX_LABELS[split], "labels", axes=1).astype(np.int32)
+
+
+def idx_file(root: Path, stem: str) -> Path | None:
+    """The file of that name in the folder, plain or gzipped."""
+    return next((f for f in (root / stem, root / f"{stem}.gz") if f.is_file()), None)
+
+
+def _idx_array(root: Path, stem: str, what: str, axes: int) -> UInt8[np.ndarray, "N ..."]:
+    file = idx_file(root, stem)
     if file is None:
         raise DataError(f"{root}: expected {stem}(.gz), found no such file")
     try:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: expected a gzip file, found: {first_line(error)}") from error
-    if len(raw) < 16 or raw[:4] != b"\0\0\x08\x03":
-        raise DataError(f"{file}: expected the header of uint8 images, found {raw[:4]!r}")
-    shape = tuple(int.from_bytes(raw[i : i + 4]) for i in (4, 8, 12))
-    if len(raw) != 16 + np.prod(shape):
-        raise DataError(f"{file}: expected {shape} pixels, found {len(raw) - 16} bytes")
-    return np.frombuffer(raw, np.uint8, offset=16).reshape(*shape, 1)
+    start = 4 + 4 * axes
+    if len(raw) < start or raw[:4] != bytes([0, 0, 8, axes]):
+        raise DataError(f"{file}: expected the header of uint8 {what}, found {raw[:4]!r}")
+    shape = tuple(int.from_bytes(raw[i : i + 4]) for i in range(4, start, 4))
+    if len(raw) != start + np.prod(shape):
+        found = len(raw) - start
+        raise DataError(f"{file}: expected {shape} {_UNIT[what]}, found {found} bytes")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 def _numeric(dtype: np.dtype) -> bool:
