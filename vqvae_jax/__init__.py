@@ -33,6 +33,8 @@ from vqvae_jax.modules.vqvae import VQVAE as VQVAE
 from vqvae_jax.modules.vqvae import Functions as Functions
 from vqvae_jax.modules.vqvae import Reconstruction as Reconstruction
 from vqvae_jax.modules.vqvae import as_functions as as_functions
+from vqvae_jax.modules.vqvae2 import VQVAE2 as VQVAE2
+from vqvae_jax.modules.vqvae2 import Hierarchy as Hierarchy
 from vqvae_jax.quantizers.approximate import in_bfloat16 as in_bfloat16
 from vqvae_jax.quantizers.approximate import nearest_in_bfloat16 as nearest_in_bfloat16
 from vqvae_jax.quantizers.assignments import sampled as sampled

@@ -81,10 +81,7 @@ class VQVAE(nn.Module):
         self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
         """The `Output` of the quantizer: z_q, indices, losses, metrics."""
-        if mask is not None:
-            mask = jnp.asarray(mask)
-            mask = mask.reshape(mask.shape + (1,) * (z_e.ndim - 1 - mask.ndim))
-        return self.codes(z_e, train=train, mask=mask, axis_name=axis_name)
+        return self.codes(z_e, train=train, mask=of_rows(mask, z_e), axis_name=axis_name)
 
     def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
         """x' = dec(z_q)."""
@@ -97,6 +94,14 @@ class VQVAE(nn.Module):
     def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
         """indices -> x'. An index of -1 decodes from the zero vector."""
         return self.decode(self.codes.decode(indices))
+
+
+def of_rows(mask, z: Float[Array, "B *grid D"]):
+    """A mask of the examples [B], or of the rows, with the rank of the rows of z."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    return mask.reshape(mask.shape + (1,) * (z.ndim - 1 - mask.ndim))
 
 
 def batch_perplexity(
