@@ -1,4 +1,4 @@
-"""Usage of the codes, PSNR and SSIM, against float64 and another library."""
+"""Usage of the codes, PSNR, SSIM, sharpness and the Frechet distance, against other libraries."""
 
 import chex
 import dm_pix
@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+import scipy.linalg
+import scipy.ndimage
 
-from vqvae_jax import code_counts, psnr, ssim, usage
+from vqvae_jax import code_counts, frechet_distance, moments, psnr, sharpness, ssim, usage
 
 close = np.testing.assert_allclose
 
@@ -123,6 +125,84 @@ def test_ssim_has_a_finite_gradient_where_images_are_flat():
     assert np.isfinite(gradient).all() and np.any(gradient != 0)
 
 
+# Sharpness ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sharpness_is_the_mean_absolute_laplacian_of_scipy(channels):
+    x, _ = images("noise", channels)
+    for image, found in zip(ref.f64(x), sharpness(x), strict=True):
+        planes = [scipy.ndimage.laplace(plane)[1:-1, 1:-1] for plane in np.moveaxis(image, -1, 0)]
+        close(found, np.mean(np.abs(planes)), rtol=1e-5)
+
+
+def test_sharpness_of_flat_and_of_slanted_images_is_zero_and_grows_with_contrast():
+    flat = jnp.full((4, 5, 1), 0.5)
+    slope = jnp.arange(20.0).reshape(4, 5, 1)
+    close(sharpness(jnp.stack([flat, slope])), 0, atol=1e-6)
+    x, _ = images("noise", 1)
+    close(sharpness(3 * x - 7), 3 * sharpness(x), rtol=1e-5)
+    blurred = scipy.ndimage.gaussian_filter(np.asarray(x), (0, 1, 1, 0))
+    assert (sharpness(jnp.asarray(blurred)) < 0.3 * sharpness(x)).all()
+
+
+# The Frechet distance -----------------------------------------------------------------------------
+
+
+def gaussian(seed, features=6, rank=6):
+    """A mean and a covariance of this rank."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(features, rank))
+    return rng.normal(size=features), a @ a.T
+
+
+@pytest.mark.parametrize(("mu", "s", "nu", "t"), [(0, 1, 3, 1), (1, 2, 1, 5), (-1, 0, 2, 0.5)])
+def test_frechet_distance_in_one_dimension(mu, s, nu, t):
+    one = frechet_distance(*(np.full(shape, v) for v, shape in [
+        (float(mu), (1,)), (float(s**2), (1, 1)), (float(nu), (1,)), (float(t**2), (1, 1)),
+    ]))  # fmt: skip
+    close(one, (mu - nu) ** 2 + (s - t) ** 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_frechet_distance_of_commuting_covariances(rotated):
+    rng = np.random.default_rng(0)
+    s, t, mu, nu = rng.uniform(0, 2, (4, 7))
+    s[0] = t[1] = 0  # singular ones too
+    v = np.linalg.qr(rng.normal(size=(7, 7)))[0] if rotated else np.eye(7)
+    found = frechet_distance(mu, v * s**2 @ v.T, nu, v * t**2 @ v.T)
+    close(found, np.sum((mu - nu) ** 2) + np.sum((s - t) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frechet_distance_is_that_of_the_square_root_of_a_matrix(seed):
+    (mu, c), (nu, d) = gaussian(seed), gaussian(seed + 10)
+    root = scipy.linalg.sqrtm(c @ d).real
+    close(frechet_distance(mu, c, nu, d), np.sum((mu - nu) ** 2) + np.trace(c + d - 2 * root))
+    close(frechet_distance(nu, d, mu, c), frechet_distance(mu, c, nu, d), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_frechet_distance_of_equal_ones_is_zero_and_never_negative(rank):
+    mu, c = gaussian(0, rank=rank)
+    assert 0 <= frechet_distance(mu, c, mu, c) < 1e-12 * np.trace(c)
+
+
+def test_frechet_distance_of_singular_covariances():
+    """Of u u^T and v v^T the trace of the root is |u . v|."""
+    u, v = np.random.default_rng(1).normal(size=(2, 50))
+    found = frechet_distance(np.zeros(50), np.outer(u, u), np.zeros(50), np.outer(v, v))
+    close(found, u @ u + v @ v - 2 * abs(u @ v), rtol=1e-6)
+
+
+def test_moments_are_those_of_numpy_and_of_float64():
+    x = np.random.default_rng(0).normal(1000, 1, (50, 4)).astype(np.float32)
+    mu, cov = moments(x)
+    close(mu, np.mean(x, axis=0, dtype=np.float64), rtol=1e-12)
+    close(cov, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-10)
+    close(moments(jnp.asarray(x))[1], cov)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -131,6 +211,21 @@ def test_ssim_has_a_finite_gradient_where_images_are_flat():
         (lambda: code_counts((4,), jnp.zeros((3, 1), int), 1.0), r"\(3,\).*got \(\)"),
         (lambda: ssim(jnp.ones((12, 12, 1)), jnp.ones((12, 12, 3))), r"x and y .*equal shapes"),
         (lambda: ssim(*[jnp.ones((12, 10, 1))] * 2), r"at least 11 x 11 .*got \(12, 10, 1\)"),
+        (lambda: sharpness(jnp.ones((5, 2, 1))), r"at least 3 x 3 .*got \(5, 2, 1\)"),
+        (lambda: moments(np.ones((1, 3))), r"\[N >= 2, F\], got shape \(1, 3\)"),
+        (lambda: moments(np.full((3, 2), np.nan)), r"finite .*got shape \(3, 2\)"),
+        (
+            lambda: frechet_distance(np.ones(2), np.eye(2), np.ones(3), np.eye(3)),
+            r"mu_1 and mu_2 .*equal shapes",
+        ),
+        (
+            lambda: frechet_distance(np.ones(2), np.eye(3), np.ones(2), np.eye(2)),
+            r"cov_1 must be symmetric, \(2, 2\); got shape \(3, 3\)",
+        ),
+        (
+            lambda: frechet_distance(np.ones(2), np.eye(2), np.ones(2), np.array([[1, 2], [0, 1]])),
+            r"cov_2 must be symmetric",
+        ),
     ],
 )
 def test_input_that_does_not_fit_is_named(as_users, call, message):

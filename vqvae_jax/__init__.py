@@ -16,7 +16,10 @@ from vqvae_jax.estimators import unit as unit
 from vqvae_jax.losses import codebook_loss as codebook_loss
 from vqvae_jax.losses import commitment_loss as commitment_loss
 from vqvae_jax.metrics import code_counts as code_counts
+from vqvae_jax.metrics import frechet_distance as frechet_distance
+from vqvae_jax.metrics import moments as moments
 from vqvae_jax.metrics import psnr as psnr
+from vqvae_jax.metrics import sharpness as sharpness
 from vqvae_jax.metrics import ssim as ssim
 from vqvae_jax.metrics import usage as usage
 from vqvae_jax.modules.blocks import MLP as MLP
