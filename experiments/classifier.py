@@ -1,0 +1,221 @@
+"""A small classifier of real images: an eye of one's own for what models make.
+
+Its features give the Frechet distance and the feature loss, its answers say whether a sample is
+recognised. It learns from labelled images in less than a minute of CPU, and is kept:
+
+    runs/classifier-<hash of images, labels, options and code>/
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, Shaped
+
+from vqvae_jax import BundleError, load_model, save_model
+from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.losses import check_same_shape
+from vqvae_jax.modules.blocks import check_float
+from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.quantizers.base import check_size
+from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
+
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1500, 64, 3e-3, 1e-2
+SHIFT = 1  # pixels, at most, by which training images move
+
+
+class Seen(NamedTuple):
+    """What the network makes of images."""
+
+    maps: tuple[Float[Array, "B h w C"], ...]  # after each convolution
+    features: Float[Array, "B F"]
+    logits: Float[Array, "B K"]
+
+
+class ConvNet(nn.Module):
+    """Three convolutions of stride 2 and two linear layers: x [B, H, W, C] -> `Seen`.
+
+    Attributes:
+        classes: K.
+        width: F, and the channels after the first convolution, of which there are half.
+    """
+
+    classes: int
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Seen:
+        check_size(classes=self.classes, width=self.width)
+        check_float("x", x)
+        maps = []
+        for features, kernel in ((self.width // 2, 4), (self.width, 3), (2 * self.width, 3)):
+            x = nn.relu(Conv(features, (kernel, kernel), 2)(x))
+            maps.append(x)
+        features = nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
+        return Seen(tuple(maps), features, nn.Dense(self.classes)(features))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained network; images are uint8, or floats as `preprocess` makes them, `[N, H, W, C]`."""
+
+    net: ConvNet
+    variables: Any
+
+    def see(self, x: Float[Array, "B H W C"]) -> Seen:
+        """All of one batch of floats, with gradients."""
+        return self.net.apply(self.variables, x)  # type: ignore[return-value]
+
+    def features(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N F"]:
+        """The layer before the last."""
+        return self.in_batches(images).features
+
+    def logits(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N K"]:
+        """One for each class."""
+        return self.in_batches(images).logits
+
+    def predict(self, images: Shaped[np.ndarray, "N H W C"]) -> Int[np.ndarray, "N"]:
+        """The most likely class of each image."""
+        return self.logits(images).argmax(axis=1)
+
+    def accuracy(
+        self, images: Shaped[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"]
+    ) -> float:
+        """The share of the images that are seen as what their labels say."""
+        return float(np.mean(self.predict(images) == np.asarray(labels)))
+
+    def in_batches(self, images: Shaped[np.ndarray, "N H W C"], batch_size: int = 200) -> Seen:
+        """Features and logits of any number of images."""
+        look, parts = compiled_look(self.net), []
+        for batch, mask in take_batches(images, batch_size):
+            seen = jax.device_get(look(self.variables, batch))
+            parts.append([array[mask > 0] for array in seen])
+        features, logits = map(np.concatenate, zip(*parts, strict=True))
+        return Seen((), features, logits)
+
+
+@cache
+def compiled_look(net: ConvNet) -> Callable[..., tuple[Array, Array]]:
+    """(variables, images) -> features and logits, compiled once."""
+    return jax.jit(lambda variables, x: net.apply(variables, preprocess(x))[1:])
+
+
+def perceptual(classifier: Classifier) -> Callable[[Array, Array], Float[Array, "B"]]:
+    """The feature loss of two batches of floats: (x, x') -> [B].
+
+    sum_l mean_hw |n_l(x) - n_l(x')|^2, with n_l the maps of layer l, each place of unit length:
+    LPIPS (arXiv:1801.03924) with all weights 1, and a network of one's own.
+    """
+
+    def unit(y: Array) -> Array:
+        return y * jax.lax.rsqrt(jnp.sum(y * y, axis=-1, keepdims=True) + 1e-6)
+
+    def distance(x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]) -> Float[Array, "B"]:
+        check_same_shape("x", x, "x'", y)
+        layers = zip(classifier.see(x).maps, classifier.see(y).maps, strict=True)
+        return sum(
+            (jnp.mean(jnp.sum(jnp.square(unit(a) - unit(b)), -1), (1, 2)) for a, b in layers),
+            jnp.zeros(len(x)),
+        )
+
+    return distance
+
+
+def train_classifier(
+    images: Shaped[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, "N"],
+    steps: int = STEPS,
+    seed: int = 0,
+    width: int = 64,
+) -> Classifier:
+    """A classifier of these images, by AdamW with a cosine decay, on flipped and shifted batches.
+
+    Raises:
+        ValueError: if there are not as many labels as images, or a label is below 0.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    check_labels(images, labels)
+    check_size(steps=steps)
+    net = ConvNet(int(labels.max()) + 1, width)
+    optimizer, step = compiled_step(net, steps)
+    example = jnp.zeros((1, *images.shape[1:]))
+    state = start_state(lambda key: net.init(key, example), optimizer, jax.random.key(seed))
+    order = batches(np.arange(len(images)), seed, BATCH_SIZE)
+    for _, rows in zip(range(steps), order, strict=False):
+        state, _ = step(state, (images[rows], labels[rows]))
+    return Classifier(net, {"params": jax.device_get(state.params)})
+
+
+@cache
+def compiled_step(net: ConvNet, steps: int):
+    """The optimizer and the train step of batches (images, labels)."""
+    rate = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, max(steps // 10, 1), steps + 1)
+    optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
+
+    def loss_fn(params, state, batch, axis_name):
+        x, labels = batch
+        logits = net.apply({"params": params}, augment(step_key(state), preprocess(x))).logits
+        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        return loss, Aux({}, {"loss": loss}, jnp.float32(len(x)))
+
+    return optimizer, jax.jit(gradient_step(loss_fn, optimizer), donate_argnums=0)
+
+
+def augment(key: PRNGKeyArray, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Each image flipped from left to right or not, and shifted by up to `SHIFT` pixels."""
+    key_flip, key_shift = jax.random.split(key)
+    flip = jax.random.bernoulli(key_flip, 0.5, (len(x), 1, 1, 1))
+    x = jnp.where(flip, x[:, :, ::-1], x)
+    places = jax.random.randint(key_shift, (len(x), 2), 0, 2 * SHIFT + 1)
+    larger = jnp.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    cut = partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:])
+    return jax.vmap(lambda image, at: cut(image, (*at, 0)))(larger, places)
+
+
+def kept_classifier(
+    images: Shaped[np.ndarray, "N H W C"],
+    labels: Int[np.ndarray, "N"],
+    steps: int = STEPS,
+    seed: int = 0,
+    width: int = 64,
+    folder: Path = Path("runs"),
+) -> Classifier:
+    """`train_classifier`, or what it gave before for the same arguments and code."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    check_labels(images, labels)
+    place = folder / f"classifier-{digest(images, labels, steps, seed, width)}"
+    names = {"ConvNet": ConvNet}
+    try:
+        bundle = load_model(place, names)
+    except BundleError:  # missing, or damaged
+        classifier = train_classifier(images, labels, steps, seed, width)
+        save_model(place, classifier.net, classifier.variables, names)
+        return classifier
+    return Classifier(bundle.model, bundle.variables)
+
+
+def digest(images: np.ndarray, labels: np.ndarray, *options: int) -> str:
+    """Of all that a classifier depends on, this file included."""
+    found = hashlib.sha256(Path(__file__).read_bytes())
+    found.update(f"{images.shape} {images.dtype} {labels.dtype} {options}".encode())
+    for array in (images, labels):
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:12]
+
+
+def check_labels(images: np.ndarray, labels: np.ndarray) -> None:
+    """Raises a ValueError unless each image [N, H, W, C] has a label from 0 on."""
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+        raise ValueError(
+            f"expected images [N, H, W, C] and labels [N], found {images.shape}, {labels.shape}"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"expected labels of at least 0, found {labels.min()}")
