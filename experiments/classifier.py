@@ -28,7 +28,7 @@ from vqvae_jax.modules.convolution import Conv
 from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
 
-STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1500, 64, 3e-3, 1e-2
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2000, 64, 3e-3, 1e-2
 SHIFT = 1  # pixels, at most, by which training images move
 
 
@@ -57,9 +57,9 @@ class ConvNet(nn.Module):
         check_float("x", x)
         maps = []
         for features, kernel in ((self.width // 2, 4), (self.width, 3), (2 * self.width, 3)):
-            x = nn.relu(Conv(features, (kernel, kernel), 2)(x))
+            x = nn.leaky_relu(Conv(features, (kernel, kernel), 2)(x))
             maps.append(x)
-        features = nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
+        features = nn.leaky_relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
         return Seen(tuple(maps), features, nn.Dense(self.classes)(features))
 
 
