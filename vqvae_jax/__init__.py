@@ -27,6 +27,7 @@ from vqvae_jax.modules.blocks import Decoder as Decoder
 from vqvae_jax.modules.blocks import Encoder as Encoder
 from vqvae_jax.modules.blocks import ResidualStack as ResidualStack
 from vqvae_jax.modules.blocks import Upsample as Upsample
+from vqvae_jax.modules.discriminator import PatchDiscriminator as PatchDiscriminator
 from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
 from vqvae_jax.modules.parts import InParts as InParts
 from vqvae_jax.modules.pyramid import Phi as Phi

@@ -1,0 +1,270 @@
+"""Adversarial training of an autoencoder (VQGAN, arXiv:2012.09841): two players in one train step.
+
+    params = {"model": ..., "discriminator": ...}
+
+One loss for both, of which each term moves one player only: the discriminator is held fixed in the
+generator's term, and x' in the discriminator's. So `gradient_step` trains them as any other model,
+in every parallel mode.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.lax import stop_gradient as sg
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.quantizers.base import RNG
+from vqvae_jax.reductions import AxisName, psum
+from vqvae_jax.reductions import mean as average
+from vqvae_jax.training.step import (
+    Aux,
+    Loss,
+    TaskLoss,
+    TrainState,
+    check_term,
+    squared_error,
+    start_state,
+    step_key,
+    valid_examples,
+)
+
+Balance = Callable[[Array, Array], Array | float]
+
+
+class Game(NamedTuple):
+    """What the players lose, logit by logit of the discriminator D."""
+
+    generator: Callable[[Array], Array]  # of D(x')
+    real: Callable[[Array], Array]  # the discriminator, of D(x)
+    fake: Callable[[Array], Array]  # the discriminator, of D(x')
+
+
+HINGE = Game(lambda fake: -fake, lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d))
+"""-D(x'); max(0, 1 - D(x)) and max(0, 1 + D(x')) (arXiv:1705.02894)."""
+
+NON_SATURATING = Game(lambda d: jax.nn.softplus(-d), lambda d: jax.nn.softplus(-d), jax.nn.softplus)
+"""-ln s(D(x')); -ln s(D(x)) and -ln(1 - s(D(x'))), s the logistic function (arXiv:1406.2661)."""
+
+
+def adaptive(reconstruction: Float[Array, ""], generator: Float[Array, ""]) -> Float[Array, ""]:
+    """lambda = |grad L_rec| / (|grad L_G| + 1e-4), in [0, 1e4]: equation 7 of arXiv:2012.09841.
+
+    Of the norms of the gradients of the last layer: there both terms weigh the same.
+
+    Example:
+        >>> round(float(adaptive(jnp.float32(0.3), jnp.float32(0.1))), 2)
+        3.0
+    """
+    return jnp.clip(reconstruction / (generator + 1e-4), 0, 1e4)
+
+
+def with_features(
+    distance: Callable[[Array, Array], Float[Array, "B"]], task_loss: TaskLoss = squared_error
+) -> TaskLoss:
+    """A task loss with the term "features" besides: a distance of x and x' as a network sees them.
+
+    Args:
+        distance: `(x, x') -> [B]`, weighted as it shall count; a perceptual loss such as LPIPS.
+        task_loss: of the other terms.
+
+    Example:
+        >>> first = lambda x, y: jnp.abs(x - y)[:, 0]
+        >>> with_features(first)(jnp.ones((1, 2)), jnp.zeros((1, 2)))
+        {'reconstruction': Array([1.], dtype=float32), 'features': Array([1.], dtype=float32)}
+    """
+    return lambda x, y: task_loss(x, y) | {"features": distance(x, y)}
+
+
+def adversarial_loss(
+    model,
+    discriminator,
+    start: int,
+    last_layer: Sequence[str],
+    *,
+    task_loss: TaskLoss = squared_error,
+    game: Game = HINGE,
+    balance: Balance = adaptive,
+    r1: float = 0.0,
+) -> Loss:
+    """L = L_rec + lambda L_G + the losses of the quantizer, and L_D, for `gradient_step`.
+
+    L_rec is the sum of the task's terms; "generator", lambda L_G; "discriminator", half the mean
+    over x and half the mean over x', and r1/2 |grad_x D(x)|^2 for the mean logit D (R1,
+    arXiv:1801.04406). Before step `start` the last two are exactly 0 and nobody plays. Means are
+    over the valid examples of all replicas, and over patches; lambda is the same on all replicas
+    and has no gradient.
+
+    Args:
+        model: an autoencoder such as `VQVAE` or `VQVAE2`: it has a method decode(z_q).
+        discriminator: a module x `[B, ..., C]` -> logits `[B, ...]` with params alone.
+        start: the first step at which they play: about when x' is as sharp as L_rec makes it.
+        last_layer: the path in the model's params of what lambda looks at, such as
+            `("decoder", "Upsample_1")` for a `Decoder`.
+        task_loss: as in `make_train_step`.
+        game: of which the losses are, `HINGE` or `NON_SATURATING`.
+        balance: from the norms of the gradients of L_rec and L_G for the last layer to lambda;
+            `lambda rec, gen: 0.1` is a constant weight.
+        r1: weight of the gradient penalty.
+
+    Raises:
+        ValueError: where the model has no such last layer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> from vqvae_jax.training.step import gradient_step
+        >>> model = vj.VQVAE(vj.Encoder(dim=8), vj.vq(32, 8), vj.Decoder(dim=8))
+        >>> discriminator = vj.PatchDiscriminator(width=8)
+        >>> optimizer = players(optax.adam(1e-3), optax.adam(1e-3, b1=0.5, b2=0.9))
+        >>> x, key = jnp.zeros((2, 16, 16, 1)), jax.random.key(0)
+        >>> state = adversarial_state(model, discriminator, optimizer, key, x)
+        >>> loss = adversarial_loss(model, discriminator, 1000, ("decoder", "Upsample_1"))
+        >>> new, metrics = jax.eval_shape(gradient_step(loss, optimizer), state, x)
+        >>> sorted(model_variables(state)), sorted(set(metrics) & {"generator", "adaptive_weight"})
+        (['params'], ['adaptive_weight', 'generator'])
+    """
+
+    def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
+        x, weights, invalid = valid_examples(batch)
+        mean = partial(average, weights=weights, axis_name=axis_name)
+        judge = partial(logits_of, discriminator, params["discriminator"])
+        variables = {"params": params["model"], **state.collections}
+        rec, collections = model.apply(
+            variables,
+            x,
+            train=True,
+            mask=weights,
+            axis_name=axis_name,
+            mutable=list(state.collections),
+            rngs={RNG: step_key(state)},
+        )
+
+        def task(y: Array) -> dict[str, Array]:
+            return {k: mean(check_term(k, term, x)) for k, term in task_loss(x, y).items()}
+
+        def generator(y: Array) -> Array:
+            return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
+
+        last = partial(last_layer_norm, model, variables, rec.z_q, last_layer, axis_name)
+        weight = sg(balance(last(lambda y: add(task(y))), last(generator)))
+        played = {
+            "generator": weight * generator(rec.x),
+            "discriminator": discriminator_loss(judge, game, x, sg(rec.x), mean)
+            + (r1 / 2 * mean(squared_slope(judge, x)) if r1 else 0.0),
+        }
+        losses = task(rec.x) | rec.losses
+        losses |= {k: jnp.where(state.step >= start, term, 0.0) for k, term in played.items()}
+        metrics = {"loss": add(losses), "mse": sg(mean(jnp.square(x - rec.x))), **losses}
+        metrics |= rec.metrics | {"adaptive_weight": weight}
+        metrics["invalid_examples"] = psum(invalid, axis_name)
+        return add(losses), Aux(dict(collections), metrics, psum(jnp.sum(weights), axis_name))
+
+    return loss_fn
+
+
+def logits_of(discriminator, params, x: Float[Array, "B *shape"]) -> Float[Array, "B *patches"]:
+    """D(x)."""
+    return discriminator.apply({"params": params}, x)
+
+
+def discriminator_loss(
+    judge: Callable[[Array], Array], game: Game, x: Array, y: Array, mean: Callable[[Array], Array]
+) -> Float[Array, ""]:
+    """Half of what the discriminator loses on real x, and half of what it loses on x'."""
+    return (mean(game.real(judge(x))) + mean(game.fake(judge(y)))) / 2
+
+
+def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"]:
+    """|grad_x D(x)|^2 of each example, D the mean over its patches."""
+
+    def total(x: Array) -> Array:
+        logits = judge(x)
+        return jnp.sum(jnp.mean(logits, axis=range(1, logits.ndim)))
+
+    return jnp.sum(jnp.square(jax.grad(total)(x)), axis=range(1, x.ndim))
+
+
+def last_layer_norm(
+    model, variables, z_q, path: Sequence[str], axis_name: AxisName, loss: Callable[[Array], Array]
+) -> Float[Array, ""]:
+    """The norm of the gradient of a loss of x' = dec(z_q) for one layer of the decoder."""
+    variables, z_q = sg((variables, z_q))
+
+    def of_layer(layer):
+        changed = variables | {"params": put(variables["params"], path, layer)}
+        return loss(model.apply(changed, z_q, method="decode"))
+
+    gradient = jax.grad(of_layer)(get(variables["params"], path))
+    return optax.tree.norm(gradient if axis_name is None else jax.lax.pmean(gradient, axis_name))
+
+
+def get(tree, path: Sequence[str]) -> Any:
+    """The part of nested dicts at a path."""
+    for i, name in enumerate(path):
+        if not isinstance(tree, dict) or name not in tree:
+            known = sorted(tree) if isinstance(tree, dict) else "an array"
+            raise ValueError(f"no layer {tuple(path)}: at {i} there is {known}")
+        tree = tree[name]
+    return tree
+
+
+def put(tree, path: Sequence[str], value) -> Any:
+    """The same with another part at the path."""
+    if not path:
+        return value
+    return {**tree, path[0]: put(tree[path[0]], path[1:], value)}
+
+
+def add(terms: dict[str, Array]) -> Float[Array, ""]:
+    """The sum of named terms."""
+    return sum(terms.values(), jnp.zeros(()))
+
+
+def players(
+    model: optax.GradientTransformation, discriminator: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """An optimizer for each player, as one for `gradient_step`."""
+    labels = {"model": "model", "discriminator": "discriminator"}
+    return optax.partition({"model": model, "discriminator": discriminator}, labels)
+
+
+def adversarial_state(
+    model,
+    discriminator,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    example: Shaped[Array | np.ndarray, "B *shape"],
+) -> TrainState:
+    """The state before the first step of both players.
+
+    Args:
+        model, discriminator: as in `adversarial_loss`.
+        optimizer: of both, as `players` makes it.
+        key: consumed.
+        example: a batch, of which only shape and dtype matter.
+
+    Raises:
+        ValueError: if the discriminator holds other collections than params.
+    """
+    x = jnp.zeros_like(preprocess(example[:1]))
+
+    def init(key: PRNGKeyArray):
+        key_model, key_discriminator = jax.random.split(key)
+        variables = dict(model.init(key_model, x))
+        of_discriminator = discriminator.init(key_discriminator, x)
+        if set(of_discriminator) != {"params"}:
+            raise ValueError(f"a discriminator holds params alone, got {sorted(of_discriminator)}")
+        params = {"model": variables["params"], "discriminator": of_discriminator["params"]}
+        return variables | {"params": params}
+
+    return start_state(init, optimizer, key)
+
+
+def model_variables(state: TrainState) -> dict[str, Any]:
+    """The variables of the model alone: for `apply`, and for `save_model` as a plain model."""
+    return {"params": state.params["model"], **state.collections}
