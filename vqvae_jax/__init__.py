@@ -15,6 +15,7 @@ from vqvae_jax.estimators import synchronized as synchronized
 from vqvae_jax.estimators import unit as unit
 from vqvae_jax.losses import codebook_loss as codebook_loss
 from vqvae_jax.losses import commitment_loss as commitment_loss
+from vqvae_jax.masked_decoding import sample_masked as sample_masked
 from vqvae_jax.metrics import code_counts as code_counts
 from vqvae_jax.metrics import frechet_distance as frechet_distance
 from vqvae_jax.metrics import moments as moments
@@ -27,9 +28,13 @@ from vqvae_jax.modules.blocks import Decoder as Decoder
 from vqvae_jax.modules.blocks import Encoder as Encoder
 from vqvae_jax.modules.blocks import ResidualStack as ResidualStack
 from vqvae_jax.modules.blocks import Upsample as Upsample
+from vqvae_jax.modules.conditioning import Condition as Condition
 from vqvae_jax.modules.discriminator import PatchDiscriminator as PatchDiscriminator
+from vqvae_jax.modules.masked import MaskedPrior as MaskedPrior
 from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
 from vqvae_jax.modules.parts import InParts as InParts
+from vqvae_jax.modules.pixelcnn import PixelCNN as PixelCNN
+from vqvae_jax.modules.prior import TransformerPrior as TransformerPrior
 from vqvae_jax.modules.pyramid import Phi as Phi
 from vqvae_jax.modules.pyramid import Pyramid as Pyramid
 from vqvae_jax.modules.quantize import Quantize as Quantize
@@ -121,6 +126,14 @@ from vqvae_jax.quantizers.vector import ema_vq as ema_vq
 from vqvae_jax.quantizers.vector import sinkhorn_vq as sinkhorn_vq
 from vqvae_jax.quantizers.vector import stochastic_vq as stochastic_vq
 from vqvae_jax.quantizers.vector import vq as vq
+from vqvae_jax.sampling import cached as cached
+from vqvae_jax.sampling import free_codes as free_codes
+from vqvae_jax.sampling import log_likelihood as log_likelihood
+from vqvae_jax.sampling import sample_codes as sample_codes
+from vqvae_jax.sampling import temperature as temperature
+from vqvae_jax.sampling import top_k as top_k
+from vqvae_jax.sampling import top_p as top_p
+from vqvae_jax.sampling import uncached as uncached
 from vqvae_jax.search import nearest as nearest
 from vqvae_jax.tokenizers import Tokenizer as Tokenizer
 from vqvae_jax.tokenizers import layer_norm as layer_norm

@@ -1,0 +1,92 @@
+"""Codes drawn from a `MaskedPrior`: many at a time, the most confident first."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from vqvae_jax.modules.conditioning import Condition, check_codes
+from vqvae_jax.modules.masked import masked_share, ranks
+from vqvae_jax.quantizers.base import Number, check_range, check_size
+from vqvae_jax.sampling import Filter, guide, log_probs, with_untold
+
+
+def sample_masked(
+    key: PRNGKeyArray,
+    prior,
+    variables,
+    given: Int[Array, "B *grid Q"],
+    condition: Condition = Condition(),  # noqa: B008
+    *,
+    steps: int = 8,
+    noise: Number = 4.5,
+    filters: Sequence[Filter] = (),
+    guidance: Number | None = None,
+) -> Int[Array, "B *grid Q"]:
+    """Iterative decoding (arXiv:2202.04200, section 3.2).
+
+    In each of the steps all masked codes are drawn; the least confident are masked again. After
+    step s of S, floor(N cos(pi s / (2 S))) of the N codes that are not given stay masked, and at
+    least one less than before. Confidence is log p + noise (1 - s / S) g, with g of the standard
+    Gumbel distribution.
+
+    A pure function to be jitted (`prior`, `steps` and `filters` are static).
+
+    Args:
+        key: consumed.
+        prior: `MaskedPrior`.
+        variables: of the prior.
+        given: codes that are kept; -1 where they are drawn.
+        condition: of each example.
+        steps: S, forward passes.
+        noise: of the confidence; more of it gives more diverse codes.
+        filters: of the logits, as in `sample_codes`; confidence is that before them.
+        guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
+
+    Raises:
+        ValueError, TypeError: as of the prior; if guidance has no classes.
+
+    Example:
+        >>> from vqvae_jax import MaskedPrior
+        >>> prior = MaskedPrior((8,), (2, 2), width=8, depth=1, heads=1)
+        >>> given = jnp.full((3, 2, 2, 1), -1).at[:, 0].set(5)
+        >>> variables = prior.init(jax.random.key(0), given)
+        >>> codes = sample_masked(jax.random.key(1), prior, variables, given, steps=2)
+        >>> codes.shape, bool((codes[:, 0] == 5).all()), bool((codes >= 0).all())
+        ((3, 2, 2, 1), True, True)
+    """
+    check_size(steps=steps)
+    check_range(0, float("inf"), noise=noise)
+    check_codes("given", given, prior.grid, prior.vocab)
+    predict = predictor(prior, variables, condition, len(given), guidance)
+    free = jnp.sum(given < 0, axis=range(1, given.ndim), keepdims=True)
+
+    def refine(codes, s):
+        logits, masked = predict(codes), codes < 0
+        key_draw, key_noise = jax.random.split(jax.random.fold_in(key, s))
+        kept = reduce(lambda x, f: f(x), filters, logits)
+        drawn = jax.random.categorical(key_draw, kept).astype(codes.dtype)
+        gumbel = noise * (1 - s / steps) * jax.random.gumbel(key_noise, codes.shape)
+        confidence = jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)
+        left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True) - 1
+        n = jnp.minimum(left, jnp.floor(free * masked_share(s / steps)).astype(left.dtype))
+        again = ranks(confidence.reshape(len(codes), -1)).reshape(codes.shape) < n
+        return jnp.where(again, -1, jnp.where(masked, drawn, codes)), None
+
+    return jax.lax.scan(refine, given, jnp.arange(1, steps + 1))[0]
+
+
+def predictor(
+    prior, variables, condition: Condition, batch: int, guidance: Number | None
+) -> Callable[[Array], Array]:
+    """codes -> logits, guided or not."""
+    if guidance is None:
+        return lambda codes: prior.apply(variables, codes, condition)
+    both = with_untold(prior, condition, batch)
+
+    def guided(codes):
+        return guide(prior.apply(variables, jnp.concatenate([codes, codes]), both), guidance)
+
+    return guided

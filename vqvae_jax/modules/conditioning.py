@@ -1,0 +1,194 @@
+"""What a prior over codes sees: codes as vectors, their places, and what is told beside them."""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from vqvae_jax.quantizers.base import check_indices, check_range, check_size
+
+Level = tuple[tuple[int, ...], tuple[int, ...]]
+"""(grid, vocab) of the codes of one level."""
+
+EXCLUDED = -1e9
+"""The logit of what can't be: finite, so that sums and differences of two are no NaN."""
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Condition(NamedTuple):
+    """What a prior is told about each example; each part where the prior was made for it.
+
+    Attributes:
+        label: class of each example `[B]`, -1 where it is not told; None: of no example.
+        coarse: the codes `[B, *grid_l, Q_l]` of all coarser levels, coarse to fine.
+        metadata: numbers `[B, M]`, best of a size near 1.
+    """
+
+    label: Int[Array, "B"] | None = None
+    coarse: tuple[Int[Array, "..."], ...] = ()
+    metadata: Float[Array, "B M"] | None = None
+
+
+class CodeEmbedding(nn.Module):
+    """A learnt vector for each code of each stream, and for each place: a position and a stream.
+
+    The codes `[B, *grid, Q]` are a sequence of T = prod(grid) Q tokens in raster order, the stream
+    innermost; token t is of stream t mod Q.
+
+    Attributes:
+        vocab: the sizes K of the Q streams.
+        grid: sides of the map.
+        width: of the vectors.
+        deviation: of their numbers at first.
+    """
+
+    vocab: tuple[int, ...]
+    grid: tuple[int, ...]
+    width: int
+    deviation: float = 0.02
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(self.deviation)
+        # One table for all streams; its last row stands for the codes that are not known.
+        self.codes = self.param("codes", init, (sum(self.vocab) + 1, self.width))
+        self.positions = self.param("positions", init, (math.prod(self.grid), self.width))
+        self.streams = self.param("streams", init, (len(self.vocab), self.width))
+
+    def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
+        """Codes and places, as a sequence."""
+        tokens = codes.reshape(codes.shape[0], -1)
+        t = jnp.arange(tokens.shape[1])
+        return self.content(tokens, t) + self.place(t)
+
+    def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
+        """The vectors of codes that are tokens number t, wherever t is; -1 has one as well."""
+        q, sizes = t % len(self.vocab), np.asarray(self.vocab)
+        row = jnp.asarray(np.cumsum(sizes) - sizes)[q] + codes
+        known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])
+        return self.codes[jnp.where(known, row, sum(self.vocab))]
+
+    def place(self, t: Int[Array, "*shape"]) -> Float[Array, "*shape W"]:
+        """The vectors of the places of tokens number t."""
+        return self.positions[t // len(self.vocab)] + self.streams[t % len(self.vocab)]
+
+
+class CodeHead(nn.Module):
+    """Logits of the next codes, a linear map for each stream: `[..., Q, W]` -> `[..., Q, max K]`.
+
+    Logits of a stream beyond its K codes are `EXCLUDED`; all are float32.
+    """
+
+    vocab: tuple[int, ...]
+    width: int
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        shape = (len(self.vocab), self.width, max(self.vocab))
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=(0,)), shape)
+        self.bias = self.param("bias", nn.initializers.zeros, (shape[0], shape[2]))
+
+    def __call__(self, x: Float[Array, "*rows Q W"]) -> Float[Array, "*rows Q K"]:
+        return self.logits(x, jnp.arange(len(self.vocab)), "...qw,qwk->...qk")
+
+    def one(self, x: Float[Array, "*rows W"], q: Int[Array, ""]) -> Float[Array, "*rows K"]:
+        """Logits of stream q alone."""
+        return self.logits(x, q, "...w,wk->...k")
+
+    def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
+        x, kernel = x.astype(self.dtype), self.kernel[q].astype(self.dtype)
+        y = jnp.einsum(product, x, kernel, preferred_element_type=jnp.float32) + self.bias[q]
+        exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
+        return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)
+
+
+class GlobalCondition(nn.Module):
+    """Label and metadata as vectors `[B, n, W]`; n of 0 to 2 is what the prior was made for."""
+
+    classes: int
+    metadata: int
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition, batch: int) -> Float[Array, "B n W"]:
+        parts = [jnp.zeros((batch, 0, self.width))]
+        if self.classes:
+            label = jnp.full(batch, -1) if condition.label is None else condition.label
+            row = jnp.where(label < 0, self.classes, label)  # the last row: not told
+            table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
+            parts.append(table(row)[:, None])
+        if self.metadata:
+            parts.append(nn.Dense(self.width, name="metadata")(condition.metadata)[:, None])
+        return jnp.concatenate(parts, axis=1)
+
+
+class Prefix(nn.Module):
+    """A condition as the sequence `[B, P, W]` before the tokens: label, metadata, coarser codes."""
+
+    classes: int
+    coarse: tuple[Level, ...]
+    metadata: int
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition, batch: int) -> Float[Array, "B P W"]:
+        parts = [GlobalCondition(self.classes, self.metadata, self.width)(condition, batch)]
+        for (grid, vocab), codes in zip(self.coarse, condition.coarse, strict=True):
+            parts.append(CodeEmbedding(vocab, grid, self.width)(codes))
+        return jnp.concatenate(parts, axis=1)
+
+
+def is_code(codes: Int[Array, "*rows Q"], vocab: tuple[int, ...]) -> Bool[Array, "*rows Q"]:
+    """Whether each is a code of its stream: -1 is none.
+
+    Example:
+        >>> is_code(jnp.array([[0, -1], [3, 3]]), (2, 4))
+        Array([[ True, False],
+               [False,  True]], dtype=bool)
+    """
+    return (codes >= 0) & (codes < jnp.asarray(vocab))
+
+
+def check_prior(prior) -> None:
+    """Raises a ValueError unless the attributes that all priors have are sizes."""
+    sizes = {"width": prior.width, "depth": prior.depth}
+    for i, (grid, vocab) in enumerate(((prior.grid, prior.vocab), *prior.coarse)):
+        of = "" if i == 0 else f" of coarse level {i - 1}"
+        if not grid or not vocab:
+            raise ValueError(f"grid and vocab{of} must not be empty, got {grid} and {vocab}")
+        sizes |= {f"grid[{j}]{of}": n for j, n in enumerate(grid)}
+        sizes |= {f"vocab[{j}]{of}": n for j, n in enumerate(vocab)}
+    check_size(**sizes)
+    check_range(0, np.inf, classes=prior.classes, metadata=prior.metadata)
+    check_range(0, 1, dropout=prior.dropout)
+
+
+def check_codes(name: str, codes: Array, grid: tuple[int, ...], vocab: tuple[int, ...]) -> None:
+    """Raises unless codes are ints `[B, *grid, Q]` from -1 to K - 1."""
+    if codes.shape[1:] != (*grid, len(vocab)):
+        raise ValueError(f"{name} must be [B, *{grid}, {len(vocab)}], got shape {codes.shape}")
+    check_indices(codes, vocab)
+
+
+def check_condition(prior, condition: Condition, batch: int) -> None:
+    """Raises unless a condition is what the prior was made for, for `batch` examples."""
+    label, coarse, metadata = condition
+    if len(coarse) != len(prior.coarse):
+        raise ValueError(
+            f"needs the codes of {len(prior.coarse)} coarser levels, got {len(coarse)}"
+        )
+    for i, ((grid, vocab), codes) in enumerate(zip(prior.coarse, coarse, strict=True)):
+        check_codes(f"coarse[{i}]", codes, grid, vocab)
+    if label is not None and not prior.classes:
+        raise ValueError("the prior has no classes, got labels")
+    if label is not None and not jnp.issubdtype(label.dtype, jnp.integer):
+        raise TypeError(f"labels must be integers, got dtype {label.dtype}")
+    found = None if metadata is None else metadata.shape[1:]
+    if found != ((prior.metadata,) if prior.metadata else None):
+        raise ValueError(f"metadata must be [B, {prior.metadata}], None for 0; got {found}")
+    leading = {len(a) for a in (label, metadata, *coarse) if a is not None}
+    if not leading <= {batch}:
+        raise ValueError(f"the condition must be of {batch} examples, got {sorted(leading)}")

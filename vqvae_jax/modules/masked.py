@@ -1,0 +1,109 @@
+"""A Transformer that predicts the codes that are masked from those that are not."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from vqvae_jax.modules.conditioning import (
+    CodeEmbedding,
+    CodeHead,
+    Condition,
+    Level,
+    Prefix,
+    check_codes,
+    check_condition,
+    check_prior,
+)
+from vqvae_jax.modules.transformer import Transformer
+
+
+class MaskedPrior(nn.Module):
+    """p(k_t | the codes that are not masked, c) of each masked code k_t (arXiv:2202.04200).
+
+    A bidirectional Transformer: each token sees all others and the condition. Sampled by
+    `sample_masked`, trained by `masked_prior_loss`.
+
+    Attributes:
+        vocab, grid, classes, coarse, metadata: as of `TransformerPrior`.
+        width, depth, heads, dropout, dtype: of the `Transformer`.
+
+    Example:
+        >>> import jax
+        >>> prior = MaskedPrior((8, 5), (2, 3), width=16, depth=1, heads=2)
+        >>> codes = jnp.zeros((4, 2, 3, 2), int).at[:, 0].set(-1)
+        >>> prior.init_with_output(jax.random.key(0), codes)[0].shape
+        (4, 2, 3, 2, 8)
+    """
+
+    vocab: tuple[int, ...]
+    grid: tuple[int, ...]
+    classes: int = 0
+    coarse: tuple[Level, ...] = ()
+    metadata: int = 0
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        codes: Int[Array, "B *grid Q"],
+        condition: Condition = Condition(),  # noqa: B008
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *grid Q K"]:
+        """The logits of each code: `[B, *grid, Q, max(vocab)]`, float32.
+
+        Args:
+            codes: ints `[B, *grid, Q]`; -1: masked.
+            condition: what the attributes ask for.
+            train: whether to drop, by the rng stream "dropout".
+
+        Raises:
+            ValueError, TypeError: if codes or condition have another shape or dtype.
+        """
+        check_prior(self)
+        check_codes("codes", codes, self.grid, self.vocab)
+        check_condition(self, condition, len(codes))
+        prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
+        told = prefix(condition, len(codes))
+        tokens = CodeEmbedding(self.vocab, self.grid, self.width)(codes)
+        x = jnp.concatenate([told, tokens], axis=1)
+        transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
+        y, _ = transformer(x, jnp.ones((1, x.shape[1]), bool), train=train)
+        y = y[:, told.shape[1] :].reshape(*codes.shape, self.width)
+        return CodeHead(self.vocab, self.width, self.dtype)(y)
+
+
+def masked_share(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """How much is masked after the part r in [0, 1] of the decoding: cos(pi r / 2).
+
+    Example:
+        >>> masked_share(jnp.array([0.0, 2 / 3, 1.0])).round(3)
+        Array([ 1. ,  0.5, -0. ], dtype=float32)
+    """
+    return jnp.cos(jnp.pi / 2 * r)
+
+
+def random_mask(key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    """Which of the codes of one example to mask in training: ceil(T cos(pi r / 2)) of all T.
+
+    r is uniform in [0, 1), and so are the places: as in section 3.1 of arXiv:2202.04200.
+    """
+    key_share, key_places = jax.random.split(key)
+    places = jax.random.uniform(key_places, shape)
+    n = jnp.ceil(places.size * masked_share(jax.random.uniform(key_share)))
+    return ranks(places.reshape(-1)).reshape(shape) < n
+
+
+def ranks(x: Float[Array, "*rows n"]) -> Int[Array, "*rows n"]:
+    """How many of the row come before each number in ascending order; of equal ones, the first.
+
+    Example:
+        >>> ranks(jnp.array([0.3, 0.1, 0.2]))
+        Array([2, 0, 1], dtype=int32)
+    """
+    return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1)

@@ -1,0 +1,174 @@
+"""The gated PixelCNN: convolutions that predict codes one after another."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.modules.blocks import ResidualStack
+from vqvae_jax.modules.conditioning import (
+    CodeEmbedding,
+    CodeHead,
+    Condition,
+    GlobalCondition,
+    Level,
+    check_codes,
+    check_condition,
+    check_prior,
+)
+from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.quantizers.base import check_size
+
+
+class PixelCNN(nn.Module):
+    """p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), by gated convolutions (arXiv:1606.05328).
+
+    A vertical stack sees the rows above, a horizontal one the places to the left in the same row;
+    together all places before, without a blind spot, up to `depth * (kernel // 2)` + 1 rows and as
+    many columns away. Streams at one place are predicted one after another: the head of each sees
+    the codes of the streams before it. Label and metadata are a bias in each layer; coarser levels
+    are a map, upsampled to the grid. For grids and coarser grids of two axes.
+
+    Attributes:
+        vocab: the sizes K of the Q streams.
+        grid: (height, width) of the map of codes.
+        classes: number of classes, 0 without labels.
+        coarse: (grid, vocab) of each coarser level, coarse to fine.
+        metadata: M numbers for each example.
+        width: channels.
+        depth: number of gated layers.
+        kernel: odd side of the convolutions.
+        dropout: rate within each layer, in training.
+        dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        ValueError: if a grid has not two axes, or the kernel is even.
+
+    Example:
+        >>> prior = PixelCNN((8, 5), (2, 3), width=16, depth=2)
+        >>> codes = jnp.zeros((4, 2, 3, 2), int)
+        >>> prior.init_with_output(jax.random.key(0), codes)[0].shape
+        (4, 2, 3, 2, 8)
+    """
+
+    vocab: tuple[int, ...]
+    grid: tuple[int, ...]
+    classes: int = 0
+    coarse: tuple[Level, ...] = ()
+    metadata: int = 0
+    width: int = 128
+    depth: int = 8
+    kernel: int = 3
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        codes: Int[Array, "B *grid Q"],
+        condition: Condition = Condition(),  # noqa: B008
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *grid Q K"]:
+        """The logits of each code given those before it: as `TransformerPrior`."""
+        self.check(codes, condition)
+        context = Context(self.grid, self.classes, self.coarse, self.metadata, self.width)
+        told = context(condition, len(codes))
+        embedding = CodeEmbedding(self.vocab, self.grid, self.width, deviation=1.0)
+        content = embedding.content(codes, jnp.arange(len(self.vocab)))
+        places = embedding.place(jnp.arange(codes[0].size)).reshape(content.shape[1:])
+        x = jnp.sum(content, axis=-2)
+        rows, columns = moved(x, 1), moved(x, 2)
+        skip = jnp.zeros((), self.dtype)
+        for _ in range(self.depth):
+            layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
+            rows, columns, out = layer(rows, columns, told, train=train)
+            skip = skip + out
+        before = jnp.cumsum(content, axis=-2) - content  # of the streams before, at this place
+        y = nn.Dense(self.width, dtype=self.dtype)(before + places)
+        y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
+        return CodeHead(self.vocab, self.width, self.dtype)(y)
+
+    def check(self, codes: Array, condition: Condition) -> None:
+        check_prior(self)
+        check_size(kernel=self.kernel)
+        grids = (self.grid, *(grid for grid, _ in self.coarse))
+        if any(len(grid) != 2 for grid in grids) or self.kernel % 2 == 0:
+            raise ValueError(
+                f"needs grids of two axes and an odd kernel, got {grids} and {self.kernel}"
+            )
+        check_codes("codes", codes, self.grid, self.vocab)
+        check_condition(self, condition, len(codes))
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks: tanh(a) sigmoid(b), a residual in the horizontal one, a skip."""
+
+    width: int
+    kernel: int
+    dropout: float
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        rows: Float[Array, "B H W C"],
+        columns: Float[Array, "B H W C"],
+        told: Float[Array, "B h w C"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B H W C"], ...]:
+        def dense(features, x):
+            return nn.Dense(features, dtype=self.dtype)(x)
+
+        far, twice = self.kernel // 2, 2 * self.width
+        # `rows` has moved down by one, `columns` to the right: what is at a place comes before it.
+        up = jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))
+        left = jnp.pad(columns, ((0, 0), (0, 0), (far, 0), (0, 0)))
+        options = {"padding": "VALID", "dtype": self.dtype}
+        vertical = Conv(twice, (far + 1, self.kernel), **options)(up)
+        horizontal = Conv(twice, (1, far + 1), **options)(left) + dense(twice, vertical)
+        rows = gate(vertical + dense(twice, told))
+        out = gate(horizontal + dense(twice, told))
+        out = nn.Dropout(self.dropout, deterministic=not train)(out)
+        return rows, columns + dense(self.width, out), dense(self.width, out)
+
+
+class Context(nn.Module):
+    """A condition as a map `[B, *grid, C]`, or `[B, 1, 1, C]` without coarser levels."""
+
+    grid: tuple[int, ...]
+    classes: int
+    coarse: tuple[Level, ...]
+    metadata: int
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition, batch: int) -> Float[Array, "B h w C"]:
+        told = GlobalCondition(self.classes, self.metadata, self.width)(condition, batch)
+        x = jnp.sum(told, axis=1)[:, None, None]
+        for (grid, vocab), codes in zip(self.coarse, condition.coarse, strict=True):
+            tokens = CodeEmbedding(vocab, grid, self.width, deviation=1.0)(codes)
+            level = jnp.sum(tokens.reshape(*codes.shape, self.width), axis=-2)
+            level = ResidualStack(self.width, 2)(level)
+            # The convolutions see near codes only; each place is told the mean of all as well.
+            level = level + nn.Dense(self.width)(jnp.mean(level, axis=(1, 2), keepdims=True))
+            x = x + jax.image.resize(level, (batch, *self.grid, self.width), "nearest")
+        return x
+
+
+def gate(x: Float[Array, "B H W two_C"]) -> Float[Array, "B H W C"]:
+    """tanh(a) sigmoid(b) of the two halves of x."""
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.tanh(a) * nn.sigmoid(b)
+
+
+def moved(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B H W C"]:
+    """x moved by one place along an axis; zeros come in.
+
+    Example:
+        >>> moved(jnp.array([[[[1.0], [2.0], [3.0]]]]), 2)[0, 0, :, 0]
+        Array([0., 1., 2.], dtype=float32)
+    """
+    pads = [(int(i == axis), 0) for i in range(x.ndim)]
+    return jax.lax.slice_in_dim(jnp.pad(x, pads), 0, x.shape[axis], axis=axis)

@@ -1,0 +1,118 @@
+"""A Transformer that predicts codes one after another."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vqvae_jax.modules.conditioning import (
+    INIT,
+    CodeEmbedding,
+    CodeHead,
+    Condition,
+    Level,
+    Prefix,
+    check_codes,
+    check_condition,
+    check_prior,
+)
+from vqvae_jax.modules.transformer import Cache, Transformer, causal
+
+
+class TransformerPrior(nn.Module):
+    """p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), by a causal Transformer.
+
+    The codes `[B, *grid, Q]` are a sequence of T = prod(grid) Q tokens in raster order, the stream
+    innermost. The condition c is a prefix that all tokens see: the label, the metadata, and the
+    codes of all coarser levels. Grids of any rank.
+
+    Attributes:
+        vocab: the sizes K of the Q streams.
+        grid: sides of the map of codes.
+        classes: number of classes, 0 without labels.
+        coarse: (grid, vocab) of each coarser level, coarse to fine.
+        metadata: M numbers for each example.
+        width, depth, heads, dropout, dtype: of the `Transformer`.
+
+    Example:
+        >>> import jax
+        >>> prior = TransformerPrior((512,), (2, 3), classes=10, width=16, depth=1, heads=2)
+        >>> codes, condition = jnp.zeros((4, 2, 3, 1), int), Condition(label=jnp.arange(4))
+        >>> logits, variables = prior.init_with_output(jax.random.key(0), codes, condition)
+        >>> logits.shape
+        (4, 2, 3, 1, 512)
+    """
+
+    vocab: tuple[int, ...]
+    grid: tuple[int, ...]
+    classes: int = 0
+    coarse: tuple[Level, ...] = ()
+    metadata: int = 0
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        check_prior(self)
+        self.begin = self.param("begin", INIT, (self.width,))
+        self.embedding = CodeEmbedding(self.vocab, self.grid, self.width)
+        self.prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
+        self.transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
+        self.head = CodeHead(self.vocab, self.width, self.dtype)
+
+    def __call__(
+        self,
+        codes: Int[Array, "B *grid Q"],
+        condition: Condition = Condition(),  # noqa: B008
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *grid Q K"]:
+        """The logits of each code given those before it: `[B, *grid, Q, max(vocab)]`, float32.
+
+        Args:
+            codes: ints `[B, *grid, Q]`; -1 where a code is not known.
+            condition: what the attributes ask for.
+            train: whether to drop, by the rng stream "dropout".
+
+        Raises:
+            ValueError, TypeError: if codes or condition have another shape or dtype.
+        """
+        check_codes("codes", codes, self.grid, self.vocab)
+        check_condition(self, condition, len(codes))
+        tokens = codes.reshape(len(codes), -1)
+        t = jnp.arange(tokens.shape[1])
+        content = self.embedding.content(tokens, t)
+        begin = jnp.broadcast_to(self.begin, (len(codes), 1, self.width))
+        before = jnp.concatenate([begin, content[:, :-1]], axis=1) + self.embedding.place(t)
+        prefix = self.prefix(condition, len(codes))
+        x = jnp.concatenate([prefix, before], axis=1)
+        n, told = x.shape[1], prefix.shape[1]
+        y, _ = self.transformer(x, causal(0, n, n, told), train=train)
+        return self.head(y[:, told:].reshape(*codes.shape, self.width))
+
+    def start(self, condition: Condition, batch: int) -> tuple[Cache, ...]:
+        """The cache before the first token: it holds the prefix."""
+        check_condition(self, condition, batch)
+        prefix = self.prefix(condition, batch)
+        told = prefix.shape[1]
+        length = told + math.prod(self.grid) * len(self.vocab)
+        shape = (batch, self.heads, length, self.width // self.heads)
+        empty = Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        cache = (empty,) * self.depth
+        if not told:
+            return cache
+        return self.transformer(prefix, causal(0, told, length, told), cache)[1]
+
+    def step(
+        self, cache: tuple[Cache, ...], before: Int[Array, "B"], t: Int[Array, ""]
+    ) -> tuple[Float[Array, "B K"], tuple[Cache, ...]]:
+        """The logits of token t given token t - 1 (of any value where t = 0) and the cache."""
+        streams, length = len(self.vocab), cache[0].keys.shape[2]
+        at = length - math.prod(self.grid) * streams + t
+        content = jnp.where(t == 0, self.begin, self.embedding.content(before, t - 1))
+        x = (content + self.embedding.place(t))[:, None]
+        y, cache = self.transformer(x, causal(at, 1, length), cache, at)
+        return self.head.one(y[:, 0], t % streams), cache

@@ -1,0 +1,131 @@
+"""A Transformer with normalisation first, whose keys and values may be kept between calls."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vqvae_jax.modules.conditioning import EXCLUDED
+
+
+class Cache(NamedTuple):
+    """Keys and values of all tokens so far, of one layer: fixed shapes, filled from the left."""
+
+    keys: Float[Array, "B H L d"]
+    values: Float[Array, "B H L d"]
+
+
+class Transformer(nn.Module):
+    """`depth` times x + attention(norm(x)), x + MLP(norm(x)); then norm (arXiv:2002.04745).
+
+    Attributes:
+        width: of the tokens.
+        depth: number of layers.
+        heads: of the attention; divides the width.
+        dropout: rate on what each layer adds, in training.
+        dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        ValueError: if the width can't be split over the heads.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B n W"],
+        mask: Bool[Array, "#n L"],
+        cache: tuple[Cache, ...] | None = None,
+        at: int | Int[Array, ""] = 0,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B n W"], tuple[Cache, ...]]:
+        """Tokens -> what each sees, and the keys and values of all.
+
+        Args:
+            x: n tokens of the sequence.
+            mask: whether each of them sees each of the L tokens.
+            cache: one for each layer, which holds the tokens before; without it, n = L.
+            at: the number of the first of the n tokens, with a cache.
+            train: whether to drop, by the rng stream "dropout".
+        """
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"width {self.width} can't be split over {self.heads} heads")
+        x, kept = x.astype(self.dtype), []
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        for i in range(self.depth):
+            h = nn.LayerNorm(dtype=self.dtype)(x)
+            before = None if cache is None else cache[i]
+            h, after = Attention(self.heads, self.dtype)(h, mask, before, at)
+            x = x + drop(h)
+            h = nn.Dense(4 * self.width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+            x = x + drop(nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h)))
+            kept.append(after)
+        return nn.LayerNorm(dtype=self.dtype)(x), tuple(kept)
+
+
+class Attention(nn.Module):
+    """softmax(q k / sqrt(d)) v in each of the heads (arXiv:1706.03762)."""
+
+    heads: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B n W"],
+        mask: Bool[Array, "#n L"],
+        cache: Cache | None = None,
+        at: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "B n W"], Cache]:
+        width = x.shape[-1]
+        qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype)(x)
+        q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))
+        if cache is None:
+            kept = Cache(*new)
+        else:
+            kept = Cache(*(write(old, x, at) for old, x in zip(cache, new, strict=True)))
+        y = jnp.moveaxis(attend(q, *kept, mask), 1, 2)
+        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype)(y), kept
+
+
+def write(
+    cache: Float[Array, "B H L d"], new: Float[Array, "B H n d"], at: int | Int[Array, ""]
+) -> Float[Array, "B H L d"]:
+    """The cache with the tokens `new` from number `at` on."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), at, axis=2)
+
+
+def attend(
+    q: Float[Array, "B H n d"],
+    k: Float[Array, "B H L d"],
+    v: Float[Array, "B H L d"],
+    mask: Bool[Array, "#n L"],
+) -> Float[Array, "B H n d"]:
+    """The mean of v under softmax(q k / sqrt(d)) over what the mask lets each token see."""
+    scores = jnp.einsum("bhnd,bhld->bhnl", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores / q.shape[-1] ** 0.5, EXCLUDED)
+    return jnp.einsum("bhnl,bhld->bhnd", jax.nn.softmax(scores).astype(v.dtype), v)
+
+
+def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) -> Bool[Array, "n L"]:
+    """Whether tokens first, ..., first + n - 1 see each of `length` tokens.
+
+    All see the prefix, its own tokens as well; beyond it each sees itself and those before.
+
+    Example:
+        >>> causal(0, 4, 4, prefix=2).astype(int)
+        Array([[1, 1, 0, 0],
+               [1, 1, 0, 0],
+               [1, 1, 1, 0],
+               [1, 1, 1, 1]], dtype=int32)
+    """
+    i = jnp.maximum(first + jnp.arange(n)[:, None], prefix - 1)
+    return jnp.arange(length) <= i

@@ -1,0 +1,139 @@
+"""Losses of priors over codes, for `gradient_step`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vqvae_jax.modules.conditioning import Condition, is_code
+from vqvae_jax.modules.masked import random_mask
+from vqvae_jax.quantizers.base import check_range, local_key
+from vqvae_jax.reductions import AxisName, mean, psum
+from vqvae_jax.sampling import log_probs
+from vqvae_jax.training.step import Aux, Loss, TrainState, step_key
+
+
+class CodeBatch(NamedTuple):
+    """Codes of examples, what a prior is told about them, and their weights."""
+
+    codes: Int[Array, "B *grid Q"]  # -1 where one is not known: it does not count
+    condition: Condition = Condition()
+    mask: Float[Array, "B"] | None = None
+
+
+def prior_loss(prior, unconditional: float = 0.1) -> Loss:
+    """-log p(k_t | k_1, ..., k_{t-1}, c), the mean nats of each code, for an autoregressive prior.
+
+    Args:
+        prior: `TransformerPrior` or `PixelCNN`.
+        unconditional: the share of examples whose label is not told, for guidance in sampling.
+
+    Returns:
+        A loss for `gradient_step`, of a `CodeBatch`. The mean is over all codes of the valid
+        examples of all replicas. Metrics: loss and nll (both this mean), bits (of all codes of an
+        item together, the mean over items) and accuracy (of the likeliest code). Examples whose
+        metadata is not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not
+        count. But for dropout, the randomness of an example does not depend on how many replicas
+        share a batch.
+
+    Example:
+        >>> import optax
+        >>> from vqvae_jax import TransformerPrior
+        >>> from vqvae_jax.training.step import gradient_step, start_state
+        >>> prior = TransformerPrior((4,), (2, 2), width=8, depth=1, heads=1)
+        >>> batch, optimizer = CodeBatch(jnp.zeros((3, 2, 2, 1), int)), optax.adam(0.1)
+        >>> init = lambda key: prior.init(key, *batch[:2])
+        >>> state = start_state(init, optimizer, jax.random.key(0))
+        >>> step = jax.jit(gradient_step(prior_loss(prior), optimizer))
+        >>> for _ in range(5):
+        ...     state, metrics = step(state, batch)
+        >>> float(metrics["nll"]) < 0.5
+        True
+    """
+    return code_loss(prior, unconditional, all_codes)
+
+
+def masked_prior_loss(prior, unconditional: float = 0.1) -> Loss:
+    """-log p(k_t | codes that are not masked, c), the mean nats of each masked code.
+
+    In each example `random_mask` chooses anew. Otherwise as `prior_loss`, for a `MaskedPrior`; nll,
+    bits and accuracy are of the masked codes alone.
+    """
+    return code_loss(prior, unconditional, masked_codes)
+
+
+def all_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
+    """(what the prior sees of one example, whether each code is to be predicted): all, and all."""
+    return codes, jnp.ones(codes.shape, bool)
+
+
+def masked_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
+    """The same for a `MaskedPrior`: it sees what it need not predict."""
+    masked = random_mask(key, codes.shape)
+    return jnp.where(masked, -1, codes), masked
+
+
+def code_loss(prior, unconditional: float, show: Callable) -> Loss:
+    """The loss of `prior_loss`, of the codes that `show` wants predicted."""
+    check_range(0, 1.000001, unconditional=unconditional)
+
+    def loss_fn(params, state: TrainState, batch: CodeBatch, axis_name: AxisName):
+        codes, condition, mask = batch
+        condition, weights, invalid = valid_conditions(condition, len(codes), mask)
+        keys = example_keys(step_key(state), len(codes), axis_name)
+        condition = untold(keys[:, 0], condition, unconditional)
+        seen, predicted = jax.vmap(show)(keys[:, 1], codes)
+        logits = prior.apply(
+            {"params": params, **state.collections},
+            seen,
+            condition,
+            train=True,
+            rngs={"dropout": local_key(step_key(state), axis_name)} if prior.dropout else None,
+        )
+        counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)
+        nll = -log_probs(logits, codes) * counted
+        each = counted * jnp.expand_dims(weights, range(1, codes.ndim))
+        loss = mean(nll, each, axis_name)
+        bits = jnp.sum(nll, axis=range(1, codes.ndim)) / jnp.log(2.0)
+        right = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
+        metrics = {
+            "loss": loss,
+            "nll": loss,
+            "bits": mean(bits, weights, axis_name),
+            "accuracy": mean(right, each, axis_name),
+            "invalid_examples": psum(invalid, axis_name),
+        }
+        return loss, Aux(state.collections, metrics, psum(jnp.sum(weights), axis_name))
+
+    return loss_fn
+
+
+def valid_conditions(
+    condition: Condition, batch: int, mask: Float[Array, "B"] | None
+) -> tuple[Condition, Float[Array, "B"], Float[Array, ""]]:
+    """The condition with 0 for metadata that is not finite; weights; how many were not."""
+    weights = jnp.ones(batch) if mask is None else jnp.asarray(mask, jnp.float32)
+    if condition.metadata is None:
+        return condition, weights, jnp.zeros(())
+    finite = jnp.isfinite(condition.metadata).all(axis=1)
+    condition = condition._replace(metadata=jnp.where(finite[:, None], condition.metadata, 0))
+    invalid = jnp.sum(~finite, dtype=jnp.float32)
+    return condition, jnp.where(finite, weights, 0), invalid
+
+
+def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> PRNGKeyArray:
+    """Two keys `[B, 2]` for each example, by its number in the batch of all replicas."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
+        first + jnp.arange(batch)
+    )
+
+
+def untold(keys: PRNGKeyArray, condition: Condition, rate: float) -> Condition:
+    """The condition without the labels of a share of the examples."""
+    if condition.label is None:
+        return condition
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return condition._replace(label=jnp.where(drop, -1, condition.label))
