@@ -52,7 +52,7 @@ def sample_masked(
         >>> from vqvae_jax import MaskedPrior
         >>> prior = MaskedPrior((8,), (2, 2), width=8, depth=1, heads=1)
         >>> given = jnp.full((3, 2, 2, 1), -1).at[:, 0].set(5)
-        >>> variables = prior.init(jax.random.key(0), given)
+        >>> variables = jax.jit(prior.init)(jax.random.key(0), given)
         >>> codes = sample_masked(jax.random.key(1), prior, variables, given, steps=2)
         >>> codes.shape, bool((codes[:, 0] == 5).all()), bool((codes >= 0).all())
         ((3, 2, 2, 1), True, True)

@@ -173,7 +173,7 @@ def sample_codes(
         >>> from vqvae_jax import TransformerPrior
         >>> prior = TransformerPrior((8,), (2, 2), width=8, depth=1, heads=1)
         >>> given = free_codes(prior, 3).at[:, 0].set(5)
-        >>> variables = prior.init(jax.random.key(0), given)
+        >>> variables = jax.jit(prior.init)(jax.random.key(0), given)
         >>> codes = sample_codes(jax.random.key(1), prior, variables, given, filters=[top_k(4)])
         >>> codes.shape, bool((codes[:, 0] == 5).all()), bool((codes >= 0).all())
         ((3, 2, 2, 1), True, True)

@@ -32,7 +32,7 @@ class MaskedPrior(nn.Module):
         >>> import jax
         >>> prior = MaskedPrior((8, 5), (2, 3), width=16, depth=1, heads=2)
         >>> codes = jnp.zeros((4, 2, 3, 2), int).at[:, 0].set(-1)
-        >>> prior.init_with_output(jax.random.key(0), codes)[0].shape
+        >>> jax.jit(prior.init_with_output)(jax.random.key(0), codes)[0].shape
         (4, 2, 3, 2, 8)
     """
 

@@ -47,7 +47,7 @@ class PixelCNN(nn.Module):
     Example:
         >>> prior = PixelCNN((8, 5), (2, 3), width=16, depth=2)
         >>> codes = jnp.zeros((4, 2, 3, 2), int)
-        >>> prior.init_with_output(jax.random.key(0), codes)[0].shape
+        >>> jax.jit(prior.init_with_output)(jax.random.key(0), codes)[0].shape
         (4, 2, 3, 2, 8)
     """
 
@@ -77,7 +77,7 @@ class PixelCNN(nn.Module):
         embedding = CodeEmbedding(self.vocab, self.grid, self.width, deviation=1.0)
         content = embedding.content(codes, jnp.arange(len(self.vocab)))
         places = embedding.place(jnp.arange(codes[0].size)).reshape(content.shape[1:])
-        x = jnp.sum(content, axis=-2)
+        x = jnp.sum(content, axis=-2).astype(self.dtype)
         rows, columns = moved(x, 1), moved(x, 2)
         skip = jnp.zeros((), self.dtype)
         for _ in range(self.depth):
@@ -121,13 +121,15 @@ class GatedLayer(nn.Module):
         def dense(features, x):
             return nn.Dense(features, dtype=self.dtype)(x)
 
+        def conv(taps, x):
+            return Conv(2 * self.width, taps, padding="VALID", dtype=self.dtype)(x)
+
         far, twice = self.kernel // 2, 2 * self.width
         # `rows` has moved down by one, `columns` to the right: what is at a place comes before it.
         up = jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))
         left = jnp.pad(columns, ((0, 0), (0, 0), (far, 0), (0, 0)))
-        options = {"padding": "VALID", "dtype": self.dtype}
-        vertical = Conv(twice, (far + 1, self.kernel), **options)(up)
-        horizontal = Conv(twice, (1, far + 1), **options)(left) + dense(twice, vertical)
+        vertical = conv((far + 1, self.kernel), up)
+        horizontal = conv((1, far + 1), left) + dense(twice, vertical)
         rows = gate(vertical + dense(twice, told))
         out = gate(horizontal + dense(twice, told))
         out = nn.Dropout(self.dropout, deterministic=not train)(out)

@@ -39,7 +39,8 @@ class TransformerPrior(nn.Module):
         >>> import jax
         >>> prior = TransformerPrior((512,), (2, 3), classes=10, width=16, depth=1, heads=2)
         >>> codes, condition = jnp.zeros((4, 2, 3, 1), int), Condition(label=jnp.arange(4))
-        >>> logits, variables = prior.init_with_output(jax.random.key(0), codes, condition)
+        >>> make = jax.jit(prior.init_with_output)
+        >>> logits, variables = make(jax.random.key(0), codes, condition)
         >>> logits.shape
         (4, 2, 3, 1, 512)
     """

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vqvae_jax.modules.conditioning import Condition, is_code
 from vqvae_jax.modules.masked import random_mask
-from vqvae_jax.quantizers.base import check_range, local_key
+from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.reductions import AxisName, mean, psum
 from vqvae_jax.sampling import log_probs
 from vqvae_jax.training.step import Aux, Loss, TrainState, step_key
@@ -77,7 +77,8 @@ def masked_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array
 
 def code_loss(prior, unconditional: float, show: Callable) -> Loss:
     """The loss of `prior_loss`, of the codes that `show` wants predicted."""
-    check_range(0, 1.000001, unconditional=unconditional)
+    if not 0 <= unconditional <= 1:
+        raise ValueError(f"unconditional must be in [0, 1], got {unconditional!r}")
 
     def loss_fn(params, state: TrainState, batch: CodeBatch, axis_name: AxisName):
         codes, condition, mask = batch
@@ -123,7 +124,7 @@ def valid_conditions(
     return condition, jnp.where(finite, weights, 0), invalid
 
 
-def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> PRNGKeyArray:
+def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
     """Two keys `[B, 2]` for each example, by its number in the batch of all replicas."""
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
@@ -131,7 +132,7 @@ def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> PRNGKeyA
     )
 
 
-def untold(keys: PRNGKeyArray, condition: Condition, rate: float) -> Condition:
+def untold(keys: Array, condition: Condition, rate: float) -> Condition:
     """The condition without the labels of a share of the examples."""
     if condition.label is None:
         return condition
