@@ -84,7 +84,6 @@ class CodeHead(nn.Module):
 
     vocab: tuple[int, ...]
     width: int
-    dtype: str = "float32"
 
     def setup(self) -> None:
         shape = (len(self.vocab), self.width, max(self.vocab))
@@ -99,8 +98,7 @@ class CodeHead(nn.Module):
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
-        x, kernel = x.astype(self.dtype), self.kernel[q].astype(self.dtype)
-        y = jnp.einsum(product, x, kernel, preferred_element_type=jnp.float32) + self.bias[q]
+        y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)
 

@@ -32,7 +32,7 @@ class MaskedPrior(nn.Module):
         >>> import jax
         >>> prior = MaskedPrior((8, 5), (2, 3), width=16, depth=1, heads=2)
         >>> codes = jnp.zeros((4, 2, 3, 2), int).at[:, 0].set(-1)
-        >>> jax.jit(prior.init_with_output)(jax.random.key(0), codes)[0].shape
+        >>> jax.eval_shape(prior.init_with_output, jax.random.key(0), codes)[0].shape
         (4, 2, 3, 2, 8)
     """
 
@@ -75,7 +75,7 @@ class MaskedPrior(nn.Module):
         transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
         y, _ = transformer(x, jnp.ones((1, x.shape[1]), bool), train=train)
         y = y[:, told.shape[1] :].reshape(*codes.shape, self.width)
-        return CodeHead(self.vocab, self.width, self.dtype)(y)
+        return CodeHead(self.vocab, self.width)(y)
 
 
 def masked_share(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -24,10 +24,10 @@ class PixelCNN(nn.Module):
     """p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), by gated convolutions (arXiv:1606.05328).
 
     A vertical stack sees the rows above, a horizontal one the places to the left in the same row;
-    together all places before, without a blind spot, up to `depth * (kernel // 2)` + 1 rows and as
-    many columns away. Streams at one place are predicted one after another: the head of each sees
-    the codes of the streams before it. Label and metadata are a bias in each layer; coarser levels
-    are a map, upsampled to the grid. For grids and coarser grids of two axes.
+    together all places before, without a blind spot, up to `depth * (kernel // 2)` rows and columns
+    away. Streams at one place are predicted one after another: the head of each sees the codes of
+    the streams before it. Label and metadata are a bias in each layer; coarser levels are a map,
+    upsampled to the grid. For grids and coarser grids of two axes.
 
     Attributes:
         vocab: the sizes K of the Q streams.
@@ -47,7 +47,7 @@ class PixelCNN(nn.Module):
     Example:
         >>> prior = PixelCNN((8, 5), (2, 3), width=16, depth=2)
         >>> codes = jnp.zeros((4, 2, 3, 2), int)
-        >>> jax.jit(prior.init_with_output)(jax.random.key(0), codes)[0].shape
+        >>> jax.eval_shape(prior.init_with_output, jax.random.key(0), codes)[0].shape
         (4, 2, 3, 2, 8)
     """
 
@@ -87,7 +87,7 @@ class PixelCNN(nn.Module):
         before = jnp.cumsum(content, axis=-2) - content  # of the streams before, at this place
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
-        return CodeHead(self.vocab, self.width, self.dtype)(y)
+        return CodeHead(self.vocab, self.width)(y)
 
     def check(self, codes: Array, condition: Condition) -> None:
         check_prior(self)

@@ -39,9 +39,7 @@ class TransformerPrior(nn.Module):
         >>> import jax
         >>> prior = TransformerPrior((512,), (2, 3), classes=10, width=16, depth=1, heads=2)
         >>> codes, condition = jnp.zeros((4, 2, 3, 1), int), Condition(label=jnp.arange(4))
-        >>> make = jax.jit(prior.init_with_output)
-        >>> logits, variables = make(jax.random.key(0), codes, condition)
-        >>> logits.shape
+        >>> jax.eval_shape(prior.init_with_output, jax.random.key(0), codes, condition)[0].shape
         (4, 2, 3, 1, 512)
     """
 
@@ -62,7 +60,7 @@ class TransformerPrior(nn.Module):
         self.embedding = CodeEmbedding(self.vocab, self.grid, self.width)
         self.prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
         self.transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
-        self.head = CodeHead(self.vocab, self.width, self.dtype)
+        self.head = CodeHead(self.vocab, self.width)
 
     def __call__(
         self,

@@ -110,8 +110,8 @@ def attend(
     mask: Bool[Array, "#n L"],
 ) -> Float[Array, "B H n d"]:
     """The mean of v under softmax(q k / sqrt(d)) over what the mask lets each token see."""
-    scores = jnp.einsum("bhnd,bhld->bhnl", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores / q.shape[-1] ** 0.5, EXCLUDED)
+    scores = jnp.einsum("bhnd,bhld->bhnl", q / q.shape[-1] ** 0.5, k).astype(jnp.float32)
+    scores = jnp.where(mask, scores, EXCLUDED)
     return jnp.einsum("bhnl,bhld->bhnd", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
