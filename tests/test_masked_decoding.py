@@ -1,5 +1,6 @@
 """Iterative decoding: how many codes each step draws, which ones, and what stays."""
 
+import itertools
 import math
 from functools import partial
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def test_how_many_stay_masked(steps):
                 share = math.cos(math.pi / 2 * s / steps)
                 left = max(min(left - 1, math.floor(free * share + 1e-9)), 0)
             assert (codes[row] < 0).sum() == left, s
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         np.testing.assert_array_equal(after[before >= 0], before[before >= 0])
 
 
@@ -81,9 +82,7 @@ def test_noise_changes_the_order_and_less_of_it_later():
     for noise in (0.0, 0.3, 100.0):
         prior = fixed()
         seen = steps_of(prior, free_codes(prior, 1), steps=17, noise=noise, filters=(top_k(1),))
-        orders.append(np.stack(seen).argmax(axis=0).ravel())  # 0: masked, -1 < codes
-        order = (np.stack(seen) >= 0).argmax(axis=0).ravel()
-        orders[-1] = order
+        orders.append((np.stack(seen) >= 0).argmax(axis=0).ravel())  # the step that drew each
     assert (orders[0] != orders[1]).any() and (orders[0] != orders[2]).any()
     best = log_softmax(np.float64(fixed().logits), axis=-1).max(axis=-1).ravel()
     agreement = [np.corrcoef(order, best)[0, 1] for order in orders]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import jit
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
 from vqvae_jax import (
@@ -18,16 +18,12 @@ from vqvae_jax import (
     TransformerPrior,
     cached,
     free_codes,
-    from_json,
     log_likelihood,
     sample_codes,
     temperature,
-    to_json,
     top_k,
-    top_p,
     uncached,
 )
-from vqvae_jax.modules.conditioning import EXCLUDED
 from vqvae_jax.sampling import guided
 
 KEY = jax.random.key(0)
@@ -93,19 +89,17 @@ def test_masked_priors_have_no_likelihood():
         log_likelihood(prior, made.variables(prior), made.random_codes((2,), (3,)))
 
 
-CASES = [
-    (p, s) for p in TINY.values() for s in (cached, uncached) if hasattr(p, "step") or s is uncached
-]
+CASES = [(name, uncached) for name in TINY] + [(n, cached) for n in TINY if n[0] == "t"]
 
 
-@pytest.mark.parametrize("prior, stepper", CASES, ids=str)
-def test_samples_are_as_frequent_as_they_are_likely(prior, stepper):
-    n, variables, condition = 4096, made.variables(prior), made.told(prior)
+@pytest.mark.parametrize("name, stepper", CASES, ids=lambda v: getattr(v, "__name__", v))
+def test_samples_are_as_frequent_as_they_are_likely(name, stepper):
+    prior, n = TINY[name], 4096
+    variables, condition = made.variables(prior), made.told(prior)
     expected = n * probabilities(prior, variables, condition)
     draw = jit(partial(sample_codes, prior=prior, stepper=stepper))
-    codes = draw(
-        KEY, variables=variables, given=free_codes(prior, n), condition=repeated(condition, n)
-    )
+    told = repeated(condition, n)
+    codes = draw(KEY, variables=variables, given=free_codes(prior, n), condition=told)
     assert codes.dtype == jnp.int32 and codes.shape == (n, *prior.grid, len(prior.vocab))
     check_frequencies(codes, prior, expected)
 
@@ -143,11 +137,10 @@ def test_cached_logits_are_the_others(name, dtype, tol):
     np.testing.assert_allclose(found, expected, rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize(
-    "prior", [made.TRANSFORMER, made.PIXELCNN, made.MASKED], ids=lambda p: type(p).__name__
-)
-def test_given_codes_are_kept_and_are_seen(prior):
-    """The last and some others: what is drawn is what the steps draw that see them."""
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "masked"])
+def test_given_codes_are_kept_and_are_seen(name):
+    """At any place: the likeliest codes are those that follow from them, one after another."""
+    prior = made.ALL[name]
     variables, (codes, condition) = made.variables(prior), made.inputs(prior, 2)
     free = np.random.default_rng(0).random(codes.shape) < 0.5
     given = jnp.where(free, -1, codes)
@@ -171,7 +164,7 @@ def test_both_steppers_draw_the_same():
             KEY, variables=variables, given=given, condition=condition
         )
         for s in (cached, uncached)
-        for g in (None, 1.0)
+        for g in (None, 30.0)
     ]
     np.testing.assert_array_equal(both[0], both[2])
     np.testing.assert_array_equal(both[1], both[3])
@@ -186,6 +179,7 @@ def test_guided_logits(stepper, w):
     apply, tokens = jit(prior.apply), codes.reshape(3, -1)
     label = apply(variables, codes, condition)
     none = apply(variables, codes, condition._replace(label=None))
+    assert np.abs(label - none).max() > 0.01
     expected = ((1 + w) * np.float64(label) - w * np.float64(none)).reshape(*tokens.shape, -1)
     state, step = guided(stepper, w)(prior, variables, condition, 3)
     step = jit(step)
@@ -201,7 +195,7 @@ def test_guidance_of_zero_is_none():
     args = {"variables": variables, "given": given, "condition": condition}
     none = draw(KEY, **args)
     np.testing.assert_array_equal(none, draw(KEY, **args, guidance=jnp.zeros(())))
-    assert (none != draw(KEY, **args, guidance=jnp.float32(3))).any()
+    assert (none != draw(KEY, **args, guidance=jnp.float32(30))).any()
 
 
 def test_guidance_needs_classes():
@@ -213,67 +207,8 @@ def test_guidance_needs_classes():
 def test_wrong_given_codes(as_users):
     prior = TransformerPrior((3,), (2,), **made.SMALL)
     for given in (jnp.zeros((1, 3, 1), int), jnp.full((1, 2, 1), 3)):
-        with pytest.raises(ValueError, match="given must be|stream 0 must be"):
+        with pytest.raises(ValueError, match=r"given must be|stream 0 must be"):
             sample_codes(KEY, prior, made.variables(prior), given)
-
-
-LOGITS = np.random.default_rng(0).normal(size=(50, 7)) * 2
-
-
-def p_of(logits):
-    return softmax(np.float64(logits), axis=-1)
-
-
-def kept(logits):
-    return np.asarray(logits) > EXCLUDED / 2
-
-
-@pytest.mark.parametrize("t", [0.1, 1.0, 3.0])
-def test_temperature(t):
-    """p^(1/t), normalised."""
-    p = p_of(LOGITS) ** (1 / t)
-    expected = p / p.sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(p_of(temperature(t)(jnp.float32(LOGITS))), expected, rtol=1e-4)
-
-
-def test_temperature_of_zero_is_argmax():
-    for t in (0, 0.0, 1e-4):
-        p = p_of(temperature(t)(jnp.float32(LOGITS)))
-        np.testing.assert_allclose(p, np.eye(7)[LOGITS.argmax(axis=-1)], atol=1e-6)
-
-
-@pytest.mark.parametrize("k", [1, 3, 7, 100])
-def test_top_k(k):
-    found = top_k(k)(jnp.float32(LOGITS))
-    expected = np.argsort(np.argsort(-LOGITS, axis=-1), axis=-1) < k
-    np.testing.assert_array_equal(kept(found), expected)
-    np.testing.assert_array_equal(found[expected], np.float32(LOGITS)[expected])
-    np.testing.assert_allclose(
-        logsumexp(found, axis=-1), logsumexp(np.where(expected, LOGITS, -1e9), axis=-1), rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize("p", [1e-6, 0.3, 0.9, 1 - 1e-6])
-def test_top_p(p):
-    """The fewest codes whose probabilities sum to p: without the last of them less than p."""
-    found, probabilities = kept(top_p(p)(jnp.float32(LOGITS))), p_of(LOGITS)
-    for keep, row in zip(found, probabilities, strict=True):
-        order = np.argsort(-row)
-        n = 1 + int(np.searchsorted(np.cumsum(row[order]), p))
-        assert set(np.flatnonzero(keep)) == set(order[: min(n, 7)])
-
-
-def test_top_p_of_one_keeps_all():
-    logits = jnp.array([[0.0, -90.0, 30.0]])  # probabilities that vanish beside 1
-    np.testing.assert_array_equal(top_p(1.0)(logits), logits)
-    np.testing.assert_array_equal(kept(top_p(0.999)(logits)), [[False, False, True]])
-
-
-def test_filters_keep_what_does_not_exist_out():
-    """Logits beyond the codes of a stream."""
-    logits = jnp.array([[1.0, 2.0, EXCLUDED, EXCLUDED]])
-    for f in (temperature(0.0), temperature(5.0), top_k(3), top_p(0.99), top_p(1.0)):
-        np.testing.assert_array_equal(p_of(f(logits))[0, 2:], 0)
 
 
 def test_filters_are_applied_in_their_order():
@@ -284,27 +219,7 @@ def test_filters_are_applied_in_their_order():
     told = repeated(condition, n)
     codes = draw(KEY, variables=variables, given=given, condition=told)
     logits = jit(prior.apply)(variables, given[:1], condition)[0, 1, 1, 0]
-    p = p_of(np.where(np.argsort(np.argsort(-logits)) < 2, logits, -1e9) / 2)
+    p = softmax(np.where(np.argsort(np.argsort(-logits)) < 2, logits, -1e9) / 2)
     counts = np.bincount(np.asarray(codes)[:, 1, 1, 0], minlength=3)
     assert counts[p == 0].sum() == 0
     assert chisquare(counts[p > 0], n * p[p > 0]).pvalue > 1e-3
-
-
-def test_filters_are_described():
-    for f in (temperature(0.5), top_k(3), top_p(0.9)):
-        assert from_json(to_json(f)) == f
-    assert repr(top_k(k=3)) == "top_k(k=3)" and temperature(0.0) == temperature(0)
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: temperature(-1.0), r"t must be in \[0, inf\), got -1.0"),
-        (lambda: top_k(0), "k must be an integer >= 1, got 0"),
-        (lambda: top_p(0.0), r"p must be in \(0, 1\], got 0.0"),
-        (lambda: top_p(1.5), r"p must be in \(0, 1\], got 1.5"),
-    ],
-)
-def test_wrong_filters(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
