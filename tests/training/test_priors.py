@@ -1,0 +1,176 @@
+"""Losses of priors: cross entropy by NumPy, what is left out, and many devices as one."""
+
+import codes as made
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiling import jit
+from scipy.special import log_softmax
+from scipy.stats import binom
+
+from vqvae_jax import MaskedPrior, TransformerPrior
+from vqvae_jax.training.parallel import data_mesh, jit_step, pmap_step, shard_map_step
+from vqvae_jax.training.priors import (
+    CodeBatch,
+    example_keys,
+    masked_codes,
+    masked_prior_loss,
+    prior_loss,
+    untold,
+)
+from vqvae_jax.training.step import TrainState, gradient_step, start_state, step_key
+
+B = 16
+LOSSES = {
+    "transformer": (prior_loss, made.TRANSFORMER),
+    "pixelcnn": (prior_loss, made.PIXELCNN),
+    "masked": (masked_prior_loss, made.MASKED),
+}
+each = pytest.mark.parametrize("name", LOSSES)
+SGD = optax.sgd(0.1)
+
+
+def batch_of(prior):
+    """Codes of which some are not known, weights of 0 to 3, metadata that is not finite."""
+    codes, condition = made.inputs(prior, B)
+    rng = np.random.default_rng(1)
+    codes = jnp.where(rng.random(codes.shape) < 0.1, -1, codes).at[3].set(-1)
+    condition = condition._replace(metadata=condition.metadata.at[5, 1].set(jnp.nan))
+    return CodeBatch(codes, condition, jnp.asarray(rng.integers(0, 4, B), jnp.float32))
+
+
+def state_of(prior, step=7):
+    params = made.variables(prior)["params"]
+    zero, seed = jnp.zeros((), jnp.int32), jnp.array([1, 2], jnp.uint32)
+    return TrainState(zero + step, zero, params, {}, SGD.init(params), seed)
+
+
+def evaluated(name, batch, unconditional=0.0, step=7, **changes):
+    """(loss, metrics, weight)."""
+    loss, prior = LOSSES[name]
+    prior = prior.clone(**changes)
+    state, loss_fn = state_of(prior, step), loss(prior, unconditional)
+    value, aux = jit(lambda params, batch: loss_fn(params, state, batch, None))(state.params, batch)
+    assert aux.collections == {}
+    return float(value), {k: float(v) for k, v in aux.metrics.items()}, float(aux.weight)
+
+
+@each
+def test_loss_is_the_cross_entropy(name):
+    """In float64 by NumPy, from the logits of codes that are masked in the same places."""
+    prior = LOSSES[name][1]
+    batch, state = batch_of(prior), state_of(prior)
+    seen, predicted = batch.codes, np.ones(batch.codes.shape, bool)
+    if name == "masked":
+        keys = example_keys(step_key(state), B, None)[:, 1]
+        seen, predicted = jax.vmap(masked_codes)(keys, batch.codes)
+        assert (seen[predicted] == -1).all() and (seen == batch.codes)[~predicted].all()
+    metadata = jnp.nan_to_num(batch.condition.metadata)
+    condition = batch.condition._replace(metadata=metadata)
+    logits = np.float64(jit(prior.apply)(made.variables(prior), seen, condition))
+    weights = np.where(np.arange(B) == 5, 0, np.float64(batch.mask))
+    total, count, right, bits = 0.0, 0.0, 0.0, np.zeros(B)
+    for b, *place in zip(*np.nonzero((np.asarray(batch.codes) >= 0) & predicted), strict=True):
+        k, at = int(batch.codes[(b, *place)]), logits[(b, *place)][: prior.vocab[place[-1]]]
+        nll = -log_softmax(at)[k]
+        total, count = total + weights[b] * nll, count + weights[b]
+        right, bits[b] = right + weights[b] * (at.argmax() == k), bits[b] + nll / np.log(2)
+    loss, metrics, weight = evaluated(name, batch)
+    np.testing.assert_allclose(loss, total / count, rtol=1e-5)
+    np.testing.assert_allclose(metrics["nll"], loss)
+    np.testing.assert_allclose(metrics["accuracy"], right / count, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bits"], weights @ bits / weights.sum(), rtol=1e-5)
+    assert weight == weights.sum() and metrics["invalid_examples"] == 1
+
+
+def test_without_a_mask_all_examples_count():
+    batch = batch_of(made.TRANSFORMER)
+    ones = evaluated("transformer", batch._replace(mask=jnp.ones(B)))
+    assert evaluated("transformer", batch._replace(mask=None)) == ones
+
+
+def test_labels_are_dropped():
+    """All of them, none, a tenth; and none from a prior without classes."""
+    batch = batch_of(made.TRANSFORMER)
+    none = batch._replace(condition=batch.condition._replace(label=jnp.full(B, -1)))
+    dropped, told = (evaluated("transformer", batch, rate)[0] for rate in (1.0, 0.0))
+    assert dropped == evaluated("transformer", none)[0] and abs(dropped - told) > 1e-4
+    condition = made.Condition(label=jnp.arange(5000) % 3)
+    keys = example_keys(jax.random.key(0), 5000, None)[:, 0]
+    label = np.asarray(untold(keys, condition, 0.1).label)
+    assert 0.001 < binom.cdf((label == -1).sum(), 5000, 0.1) < 0.999
+    kept = label != -1
+    np.testing.assert_array_equal(label[kept], condition.label[kept])
+    assert untold(keys, made.Condition(), 0.1) == made.Condition()
+
+
+def test_each_step_and_each_example_has_its_own_randomness():
+    batch = batch_of(made.MASKED)
+    assert evaluated("masked", batch, step=1)[0] != evaluated("masked", batch, step=2)[0]
+    assert evaluated("masked", batch, step=1) == evaluated("masked", batch, step=1)
+    keys = jax.random.key_data(example_keys(jax.random.key(0), 8, None)).reshape(16, 2)
+    assert len(np.unique(keys, axis=0)) == 16
+
+
+def test_dropout():
+    batch = batch_of(made.TRANSFORMER)
+    plain = evaluated("transformer", batch)[0]
+    dropped = [evaluated("transformer", batch, step=s, dropout=0.5)[0] for s in (1, 2)]
+    assert len({plain, *dropped}) == 3
+
+
+WAYS = {"jit": jit_step, "shard_map": shard_map_step, "pmap": pmap_step}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["transformer", "masked"])
+def test_eight_devices_take_the_step_of_one(name, way):
+    """The same labels are dropped and the same codes masked, however the batch is split."""
+    loss, prior = LOSSES[name]
+    train_step = gradient_step(loss(prior, 0.3), SGD)
+    batch, state = jax.device_get((batch_of(prior), state_of(prior)))
+    expected = jit(train_step)(state, batch)
+    found = WAYS[way](train_step, data_mesh())(state, batch)
+    for a, b in zip(*map(jax.tree.leaves, jax.device_get((found, expected))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert int(found[0].step) == 8 and int(found[0].skipped) == 0
+
+
+def test_a_batch_without_valid_examples_changes_nothing():
+    prior = made.TRANSFORMER
+    step, state = jit(gradient_step(prior_loss(prior), SGD)), state_of(prior)
+    new, metrics = step(state, batch_of(prior)._replace(mask=jnp.zeros(B)))
+    jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
+    assert int(new.skipped) == 1 and np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    "loss, make", [(prior_loss, TransformerPrior), (masked_prior_loss, MaskedPrior)]
+)
+def test_priors_learn(loss, make):
+    """Codes that follow from the label, the first of them at random: down to its entropy."""
+    prior = make((4, 2), (2, 2), classes=2, width=16, depth=1, heads=2)
+    rng = np.random.default_rng(0)
+    label, first = rng.integers(0, 2, (2, 64))
+    codes = np.stack([np.stack([(label + 2 * first), first], -1)] * 4, axis=1)
+    batch = CodeBatch(
+        jnp.asarray(codes.reshape(64, 2, 2, 2)), made.Condition(label=jnp.asarray(label))
+    )
+    optimizer = optax.adam(0.01)
+    state = start_state(lambda key: prior.init(key, *batch[:2]), optimizer, jax.random.key(0))
+    step = jit(gradient_step(loss(prior, 0.0), optimizer))
+    for _ in range(150):
+        state, metrics = step(state, batch)
+    entropy = np.log(2) / 8 if loss is prior_loss else 0.1  # of masked codes: mostly known
+    assert entropy * 0.8 < metrics["nll"] + (loss is masked_prior_loss) and metrics["nll"] < (
+        entropy + 0.05
+    )
+    assert metrics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1])
+def test_wrong_rates(rate):
+    with pytest.raises(ValueError, match=r"unconditional must be in \[0, 1\]"):
+        prior_loss(made.TRANSFORMER, rate)
