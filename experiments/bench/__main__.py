@@ -6,6 +6,7 @@ python -m experiments.bench activations       parts, remat and bfloat16: time an
 python -m experiments.bench serve             images to codes and back
 python -m experiments.bench scale             growth with N, K and D
 python -m experiments.bench pipeline          reading images
+python -m experiments.bench sampling          codes from priors, with and without a cache
 python -m experiments.bench all --quick       all of it in minutes
 
 Other libraries take part where they are installed: pip install 'vqvae_jax[bench]'.
@@ -28,7 +29,7 @@ from experiments.bench import page
 from experiments.bench.machine import provenance
 from experiments.command import run
 
-PARTS = ("search", "step", "activations", "serve", "scale", "pipeline")
+PARTS = ("search", "step", "activations", "serve", "scale", "pipeline", "sampling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Config:
     """Measure speed and memory beside other libraries."""
 
     part: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
-    """search, step, activations, serve, scale, pipeline, or all."""
+    """search, step, activations, serve, scale, pipeline, sampling, or all."""
     quick: bool = False
     """Fewer problems and rounds: all of it in minutes."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("runs/bench")

@@ -200,7 +200,7 @@ def test_wrong_options(capsys, tmp_path):
     error = refused(capsys, "nothing", "-o", str(tmp_path / "new"))
     assert error == (
         "error: no benchmark 'nothing'; there are search, step, activations, serve, scale, "
-        "pipeline and all\n"
+        "pipeline, sampling and all\n"
     )
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")

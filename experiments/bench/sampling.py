@@ -1,0 +1,124 @@
+"""Benchmark `sampling`: codes drawn from priors, with a cache of keys and values and without."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+from experiments.bench.charts import marks
+from experiments.bench.page import (
+    LEGEND,
+    Part,
+    Table,
+    compile_text,
+    race_json,
+    rate,
+    spread_text,
+    time_text,
+)
+from experiments.bench.timing import Contestant, Race, compiled, race
+from vqvae_jax import (
+    MaskedPrior,
+    PixelCNN,
+    TransformerPrior,
+    cached,
+    free_codes,
+    sample_codes,
+    sample_masked,
+    uncached,
+)
+
+CACHED, UNCACHED = "TransformerPrior, cached", "TransformerPrior, uncached"
+MASKED, PIXELCNN = "MaskedPrior, 8 steps", "PixelCNN, uncached"
+
+
+class Sizes(NamedTuple):
+    """Of a problem: codes of one stream on a square grid."""
+
+    side: int
+    batch: int = 16
+    codes: int = 512
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    pixelcnn_depth: int = 8  # 0: it does not take part
+
+
+PROBLEMS = (Sizes(7), Sizes(16, pixelcnn_depth=0))  # minutes a batch without a cache
+QUICK = (Sizes(7),)
+ROUNDS, QUICK_ROUNDS = 9, 3
+BARS = {7: 4.0, 16: 10.0}  # cached over uncached: at least so many times as fast
+
+ABOUT = (
+    "Codes drawn from priors with random weights: a batch in one compiled program. Cached and "
+    "uncached are the same loop over all codes (sample_codes) of the same TransformerPrior, one "
+    "with keys and values kept, one with all logits computed again for each code. MaskedPrior is a "
+    "bidirectional Transformer of the same size, whose codes are drawn in 8 forward passes; "
+    "PixelCNN has no cache."
+)
+
+
+def run(quick: bool) -> Part:
+    """Each grid, one after another."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    races = [
+        race(title(sizes), contestants(sizes), rounds, CACHED, sizes=sizes._asdict())
+        for sizes in (QUICK if quick else PROBLEMS)
+    ]
+    panels = {r.title: {name: r.ratio(name) for name in r.seconds} for r in races}
+    data = {"races": [race_json(r) for r in races]}
+    return Part("sampling", ABOUT, [*map(table, races)], data, {"sampling": marks(panels, AXIS)})
+
+
+AXIS = f"time / {CACHED}"
+
+
+def title(sizes: Sizes) -> str:
+    """What is drawn."""
+    return (
+        f"{sizes.side} x {sizes.side} = {sizes.side**2} codes of {sizes.codes}, batch {sizes.batch}"
+    )
+
+
+def contestants(sizes: Sizes) -> list[Contestant]:
+    """What takes part."""
+    size = {"width": sizes.width, "depth": sizes.depth, "heads": sizes.heads}
+    problem = (sizes.codes,), (sizes.side, sizes.side)
+    causal = TransformerPrior(*problem, **size)
+    entries = [
+        contestant(CACHED, partial(sample_codes, stepper=cached), causal, sizes.batch),
+        contestant(UNCACHED, partial(sample_codes, stepper=uncached), causal, sizes.batch),
+        contestant(MASKED, sample_masked, MaskedPrior(*problem, **size), sizes.batch),
+    ]
+    if sizes.pixelcnn_depth:
+        prior = PixelCNN(*problem, width=sizes.width, depth=sizes.pixelcnn_depth)
+        draw = partial(sample_codes, stepper=uncached)
+        entries.append(contestant(PIXELCNN, draw, prior, sizes.batch))
+    return entries
+
+
+def contestant(name: str, draw: Callable, prior, batch: int) -> Contestant:
+    """Draws a batch of codes, none of which is given."""
+    given, key = free_codes(prior, batch), jax.random.key(0)
+    variables = jax.jit(prior.init)(key, given[:1])
+    return compiled(name, lambda *args: draw(args[0], prior, *args[1:]), key, variables, given)
+
+
+def table(result: Race) -> Table:
+    """Times, images a second, times over those with a cache."""
+    rows = [
+        [
+            name,
+            time_text(result.time(name)),
+            spread_text(rate(result, name), "{:,.1f}"),
+            spread_text(result.ratio(name)),
+            compile_text(result, name),
+        ]
+        for name in result.seconds
+    ]
+    note, bar = LEGEND, BARS.get(result.sizes["side"])
+    if bar:
+        found = spread_text(result.ratio(UNCACHED), "{:.1f}")
+        note += f" The cache must make sampling {bar:g} times as fast at least: it is {found}."
+    return Table(result.title, ["contestant", "ms", "images/s", AXIS, "compile s"], rows, note)
