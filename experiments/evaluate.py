@@ -17,9 +17,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments import codes
+from experiments.codes import as_levels, quantizers, streams
 from experiments.command import run
 from experiments.recipe import load_data
-from vqvae_jax import BundleError, code_counts, load_model, psnr, ssim, usage
+from vqvae_jax import BundleError, load_model, psnr, ssim, usage
 from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
 
 MEANING = {
@@ -56,39 +58,36 @@ def measure(model, variables, batch, mask):
     error = jnp.mean(jnp.square(x - rec.x), axis=range(1, x.ndim))
     picture = x.ndim == 4 and min(x.shape[1:3]) >= 11
     similarity = ssim(x, rec.x) if picture else jnp.full(error.shape, jnp.nan)
-    grid = mask.reshape(mask.shape + (1,) * (rec.indices.ndim - 2))
-    return error, similarity, code_counts(model.quantizer.vocab, rec.indices, grid)
+    return error, similarity, codes.count(quantizers(model), as_levels(rec.indices), mask)
 
 
 def evaluate(model, variables, test: Examples, batch_size: int = 100):
-    """Returns (the table {name: number}, the counts of each stream) over the whole test set."""
+    """(the table {name: number}, the counts of each stream by its prefix) over the test set."""
     errors, similarities = [], []
-    counts: list[Any] = [0] * len(model.quantizer.vocab)
+    counts: dict[str, Any] = dict.fromkeys(streams(quantizers(model)), 0)
     for batch, mask in take_batches(test, min(batch_size, len(test))):
         error, similarity, batch_counts = measure(model, variables, batch, mask)
         real = mask > 0
         errors.append(np.asarray(error)[real])
         similarities.append(np.asarray(similarity)[real])
-        counts = [
-            total + np.asarray(c, np.float64) for total, c in zip(counts, batch_counts, strict=True)
-        ]
+        for prefix, found in batch_counts.items():
+            counts[prefix] = counts[prefix] + np.asarray(found, np.float64)
     mse = float(np.mean(np.concatenate(errors), dtype=np.float64))
     table = {"psnr": float(psnr(mse)), "mse": mse}
     if not np.isnan(similarities[0]).any():
         table["ssim"] = float(np.mean(np.concatenate(similarities), dtype=np.float64))
-    return table | code_table(model.quantizer.vocab, counts, len(test)), counts
+    return table | code_table(counts, len(test)), counts
 
 
-def code_table(vocab, counts, examples: int) -> dict[str, float]:
-    """How the codes are used, and the bits of one example; streams get a prefix."""
+def code_table(counts, examples: int) -> dict[str, float]:
+    """How the codes are used, and the bits of one example, from the counts by prefix."""
     table, uniform, entropy = {}, 0.0, 0.0
-    for q, (size, count) in enumerate(zip(vocab, counts, strict=True)):
+    for prefix, count in counts.items():
         use = {name: float(v) for name, v in usage(jnp.asarray(count, jnp.float32)).items()}
         use["seen"] = float(count.sum())
         bits = use.pop("bits")
-        uniform += count.sum() / examples * math.log2(size)
+        uniform += count.sum() / examples * math.log2(len(count))
         entropy += count.sum() / examples * bits
-        prefix = "" if len(vocab) == 1 else f"{q}/"
         table |= {prefix + name: value for name, value in use.items()}
     return table | {"bits_uniform": float(uniform), "bits_entropy": float(entropy)}
 
@@ -100,7 +99,7 @@ def show(table: dict[str, float], title: str) -> None:
     view.add_column("", justify="right")
     for name, value in table.items():
         prefix, _, last = name.rpartition("/")
-        meaning = MEANING[last] + (f" (stream {prefix})" if prefix else "")
+        meaning = MEANING[last] + (f" ({codes.title(prefix)})" if prefix else "")
         view.add_row(meaning, f"{value:,.0f}" if last == "seen" else f"{value:.4g}")
     Console().print(view)
 

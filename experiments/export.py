@@ -55,7 +55,7 @@ def main(config: Config) -> dict[str, Path]:
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
-        print(f"{paths[name]}: {exported.in_avals[0].shape} -> {exported.out_avals[0].shape}")
+        print(f"{paths[name]}: {shown(exported.in_avals)} -> {shown(exported.out_avals)}")
     return paths
 
 
@@ -78,6 +78,11 @@ def export(
     detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
     make = partial(jax.export.export, platforms=platforms)
     return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
+
+
+def shown(arrays: Sequence[jax.core.ShapedArray]) -> str:
+    """Their shapes: of a VQ-VAE-2 there are several maps of codes."""
+    return ", ".join(str(array.shape) for array in arrays)
 
 
 def own_shape(folder: Path) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ black, so that one picture serves a light page and a dark one. Nothing here touc
 import colorsys
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
+from experiments import codes
 from vqvae_jax.metrics import usage
 
 WIDTH = 7.0  # inches; with text of 8.5 pt readable on a page of 400 to 900 pixels
@@ -68,7 +69,7 @@ def label(name: str, kinds: Sequence[str]) -> str:
     """Of a curve: what tells it from the others of its panel."""
     split, *stream, kind = name.split("/")
     words = [kind] if len(kinds) > 1 else [BATCH if split == "train" else split]
-    return ", stream ".join(words + stream)
+    return ", ".join(words + ([codes.title("/".join(stream))] if stream else []))
 
 
 def draw(
@@ -114,14 +115,13 @@ def reconstructions(
 
 
 def code_maps(
-    images: UInt8[np.ndarray, "n H W C"], indices: Int[np.ndarray, "n h w Q"], vocab: Sequence[int]
+    images: UInt8[np.ndarray, "n H W C"], maps: Mapping[str, Int[np.ndarray, "n _ _"]]
 ) -> Figure:
-    """Each image beside the map of its codes, one map for each of the Q streams.
+    """Each image beside the maps of its codes, one for each stream, by its title.
 
     A code has the same colour everywhere; the colours say nothing else.
     """
-    images, indices = np.asarray(images), np.asarray(indices)
-    n, streams = len(images), indices.shape[-1]
+    images, n, streams = np.asarray(images), len(images), len(maps)
     groups = min(n, max(1, (8 if max(images.shape[1:3]) <= 96 else 4) // (1 + streams)))
     rows, columns = math.ceil(n / groups), groups * (1 + streams)
     size = min(WIDTH / columns, 1.6)
@@ -134,9 +134,8 @@ def code_maps(
         row, group = divmod(i, groups)
         cells = grid[row, group * (1 + streams) :]
         show(cells[0], images[i], "image" if row == 0 else "")
-        for q, size_of_stream in enumerate(vocab):
-            title = f"codes of {size_of_stream:,}" if streams == 1 else f"stream {q}"
-            show(cells[1 + q], colours(indices[i, ..., q]), title if row == 0 else "")
+        for axes, (title, indices) in zip(cells[1:], maps.items(), strict=False):
+            show(axes, colours(indices[i]), (title or "codes") if row == 0 else "")
     return figure
 
 
@@ -155,11 +154,11 @@ def colour(code: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def codebook_usage(counts: Sequence[Shaped[np.ndarray, "K"]]) -> Figure:
+def codebook_usage(counts: Mapping[str, Shaped[np.ndarray, "_"]]) -> Figure:
     """How often each code occurs, the most frequent first, against a uniform use.
 
     Args:
-        counts: for each stream, how often each code occurs in the evaluation set.
+        counts: for each stream, by its title, how often each code occurs in the evaluation set.
     """
     columns = min(len(counts), 2)
     rows = math.ceil(len(counts) / columns)
@@ -167,10 +166,8 @@ def codebook_usage(counts: Sequence[Shaped[np.ndarray, "K"]]) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(counts) :]:
         axes.set_axis_off()
-    for q, (axes, of_stream) in enumerate(zip(grid, counts, strict=False)):
-        draw_usage(
-            axes, np.asarray(of_stream, np.float64), f"stream {q}: " if len(counts) > 1 else ""
-        )
+    for axes, (title, of_stream) in zip(grid, counts.items(), strict=False):
+        draw_usage(axes, np.asarray(of_stream, np.float64), f"{title}: " if title else "")
     return figure
 
 

@@ -1,9 +1,23 @@
 """What the options of `experiments.train` mean: the model, the optimizer, the batches."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import optax
 
-from vqvae_jax import MLP, VQVAE, Decoder, Encoder, InParts, ema_vq, kmeans, underused, vq
+from vqvae_jax import (
+    MLP,
+    VQVAE,
+    VQVAE2,
+    Decoder,
+    Encoder,
+    InParts,
+    Quantizer,
+    ema_vq,
+    kmeans,
+    underused,
+    vq,
+)
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.data.sources import DataError, open_source
@@ -21,29 +35,88 @@ def load_data(data: str, crop: int | None) -> tuple[Examples, Examples]:
     return train, test
 
 
-def make_model(config, example: Examples) -> VQVAE:
-    """A VQ-VAE for data like `example` [B, ..., C]: convolutions for grids, an MLP for vectors."""
-    quantizer = QUANTIZERS[config.quantizer](
-        config.codes,
+def make_model(config, example: Examples) -> VQVAE | VQVAE2:
+    """The model of the options for data like `example` [B, ..., C].
+
+    Convolutions for grids, an MLP for vectors.
+
+    Raises:
+        ValueError: levels that the model can't have.
+    """
+    vectors = len(example.shape) == 2
+    check_levels(config, vectors)
+    channels = example.shape[-1]
+    inner = {"width": config.width, "depth": config.depth, "dtype": config.dtype}
+    levels = [make_quantizer(config, size) for size in config.codes]
+    if config.model == "vqvae2":
+        levels = levels * 2 if len(levels) == 1 else levels
+        return hierarchy(channels, levels, config.downsamplings, **inner)
+    if vectors:
+        return VQVAE(MLP(config.dim, **inner), levels[0], MLP(channels, **inner))
+    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
+    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
+    return VQVAE(encoder, levels[0], decoder)
+
+
+def make_quantizer(config, size: int) -> Quantizer:
+    """Of the options, with this many codes."""
+    return QUANTIZERS[config.quantizer](
+        size,
         config.dim,
         beta=config.beta,
         init=kmeans(10),
         revive=underused(config.revive) if config.revive else None,
     )
-    channels = example.shape[-1]
-    inner = {"width": config.width, "depth": config.depth, "dtype": config.dtype}
-    if len(example.shape) == 2:
-        return VQVAE(MLP(config.dim, **inner), quantizer, MLP(channels, **inner))
-    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
-    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
-    return VQVAE(encoder, quantizer, decoder)
 
 
-def in_parts(model: VQVAE, n: int | None) -> VQVAE:
-    """The model as it is trained: encoder and decoder see the batch in n parts, or as they are."""
+def hierarchy(
+    channels: int, quantizers: Sequence[Quantizer], downsamplings: int, *, width: int, **inner
+) -> VQVAE2:
+    """A VQ-VAE-2 whose top has the grid of x halved so often; each level below has twice its side.
+
+    Args:
+        channels: of x.
+        quantizers: the top one first.
+        downsamplings: from x to the top, at least one for each level.
+        width, inner: of `Encoder` and `Decoder`.
+    """
+    last = len(quantizers) - 1
+    halvings = [1] * last + [downsamplings - last]
+    encoders, decoders, above = [], [], 0
+    for level, (q, halved) in enumerate(zip(quantizers, halvings, strict=True)):
+        seen, made = (channels, channels) if level == last else (width, width)
+        dim = q.dim if level == 0 else width
+        encoders.append(Encoder(seen, dim, width, downsamplings=halved, **inner))
+        decoders.append(Decoder(made, q.dim + above, width, upsamplings=halved, **inner))
+        above = made
+    return VQVAE2(tuple(encoders), tuple(quantizers), tuple(decoders))
+
+
+def check_levels(config, vectors: bool) -> None:
+    """Raises a ValueError unless the model can have the levels that the options ask for."""
+    levels = len(config.codes)
+    if config.model == "vqvae" and levels != 1:
+        raise ValueError(f"vqvae has one size of codebook, got {levels}; use --model vqvae2")
+    if config.model == "vqvae2":
+        if vectors:
+            raise ValueError("vqvae2 needs data with spatial axes, found vectors")
+        if max(levels, 2) > config.downsamplings or levels == 0:
+            raise ValueError(
+                f"vqvae2 of {max(levels, 2)} levels needs a size of codebook for each and as many "
+                f"downsamplings, found {levels} and {config.downsamplings}"
+            )
+
+
+def in_parts(model: VQVAE | VQVAE2, n: int | None) -> VQVAE | VQVAE2:
+    """The model as it is trained: encoders and decoders see the batch in n parts, or whole."""
     if n is None:
         return model
-    return model.clone(encoder=InParts(model.encoder, n), decoder=InParts(model.decoder, n))
+    if isinstance(model, VQVAE):
+        return model.clone(encoder=InParts(model.encoder, n), decoder=InParts(model.decoder, n))
+    encoders, decoders = (
+        tuple(InParts(part, n) for part in parts) for parts in (model.encoders, model.decoders)
+    )
+    return model.clone(encoders=encoders, decoders=decoders)
 
 
 def make_optimizer(config) -> optax.GradientTransformation:

@@ -8,7 +8,7 @@ compiled once for each distinct size of the padded pictures, so pictures of one 
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.codes import as_levels, quantizers
 from experiments.command import run
 from experiments.figures import side_by_side
+from vqvae_jax import Quantizer
 from vqvae_jax.bundle import DESCRIPTION, BundleError, load_model, write
 from vqvae_jax.data import readers
 from vqvae_jax.data.pipeline import preprocess, to_pixels
@@ -53,7 +55,7 @@ class Result:
     Attributes:
         source, target: the picture, and the file with both.
         size: width and height in pixels.
-        codes: width and height of the map of codes, and the number of streams where it isn't 1.
+        codes: of each level, width and height of the map, and the number of streams if not 1.
         psnr: dB, between the two pictures as they are written.
         ssim: likewise; None below 11 pixels a side.
         bits: of the codes at log2 K each, those of the padding included.
@@ -62,7 +64,7 @@ class Result:
     source: Path
     target: Path
     size: tuple[int, int]
-    codes: tuple[int, ...]
+    codes: tuple[tuple[int, ...], ...]
     psnr: float
     ssim: float | None
     bits: float
@@ -75,12 +77,12 @@ def main(config: Config) -> list[Result]:
     config.output.mkdir(parents=True, exist_ok=True)
     results = []
     for source, target in plan.items():
-        original = read_picture(source, model.encoder.channels)
-        reconstruction, codes = reconstruct(model, variables, original)
+        original = read_picture(source, encoders(model)[-1].channels)
+        reconstruction, maps = reconstruct(model, variables, original)
         both = to_image(side_by_side(original, reconstruction))
         write(target, partial(both.save, format="PNG"))
-        vocab = model.quantizer.vocab
-        results.append(measure(source, target, original, reconstruction, codes, vocab))
+        bits = code_bits(quantizers(model), maps)
+        results.append(measure(source, target, original, reconstruction, maps, bits))
     show(results, config.output)
     return results
 
@@ -101,14 +103,21 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 def check_takes_pictures(folder: Path, model, variables: dict[str, Any]) -> None:
     """Raises a BundleError unless the model's encoder halves pictures of 1 or 3 channels."""
-    encoder = getattr(model, "encoder", None)
+    encoder = (encoders(model) or [None])[-1]
     channels = getattr(encoder, "channels", None)
     if channels not in MODES or not hasattr(encoder, "downsamplings"):
         found = type(encoder or model).__name__ + (f" of {channels} channels" if channels else "")
         raise BundleError(f"{folder}: expected an encoder of pictures, grey or RGB, found {found}")
-    axes = max(np.ndim(leaf) for leaf in jax.tree.leaves(variables["params"]["encoder"])) - 2
+    weights = {k: v for k, v in variables["params"].items() if k.startswith("encoder")}
+    axes = max(np.ndim(leaf) for leaf in jax.tree.leaves(weights)) - 2
     if axes != 2:
         raise BundleError(f"{folder}: expected an encoder of pictures, found {axes} spatial axes")
+
+
+def encoders(model) -> tuple[Any, ...]:
+    """The encoder of each level, the last one takes pictures; none in other models."""
+    found = getattr(model, "encoders", None) or [getattr(model, "encoder", None)]
+    return tuple(encoder for encoder in found if encoder is not None)
 
 
 def picture_files(given: Iterable[Path]) -> list[Path]:
@@ -164,35 +173,42 @@ def to_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
 
 def reconstruct(
     model, variables, original: UInt8[np.ndarray, "H W C"]
-) -> tuple[UInt8[np.ndarray, "H W C"], Int[np.ndarray, "h w Q"]]:
-    """The model's picture of the original's size, and its codes; edges are repeated to pad."""
+) -> tuple[UInt8[np.ndarray, "H W C"], tuple[Int[np.ndarray, "_ _ _"], ...]]:
+    """The model's picture of the original's size, and the codes of each level; edges are padded."""
     height, width, _ = original.shape
-    factor = 2**model.encoder.downsamplings
+    factor = 2 ** sum(encoder.downsamplings for encoder in encoders(model))
     padding = ((0, -height % factor), (0, -width % factor), (0, 0))
-    pixels, codes = through(model, variables, np.pad(original, padding, mode="edge"))
-    return np.asarray(pixels)[:height, :width], np.asarray(codes)
+    pixels, maps = through(model, variables, np.pad(original, padding, mode="edge"))
+    return np.asarray(pixels)[:height, :width], jax.device_get(maps)
 
 
 @partial(jax.jit, static_argnums=0)
 def through(model, variables, pixels):
-    """One picture in bytes through the model: (its reconstruction in bytes, the codes)."""
+    """One picture in bytes through the model: (its reconstruction in bytes, maps of codes)."""
     made = model.apply(variables, preprocess(pixels[None]))
-    return to_pixels(made.x[0]), made.indices[0]
+    return to_pixels(made.x[0]), tuple(k[0] for k in as_levels(made.indices))
 
 
-def measure(source, target, original, reconstruction, codes, vocab) -> Result:
+def code_bits(levels: Sequence[Quantizer], maps: Sequence[Int[np.ndarray, "_ _ _"]]) -> float:
+    """Of all codes at log2 K each."""
+    return sum(
+        math.prod(k.shape[:2]) * sum(map(math.log2, quantizer.vocab))
+        for quantizer, k in zip(levels, maps, strict=True)
+    )
+
+
+def measure(source, target, original, reconstruction, maps, bits: float) -> Result:
     """The row of the table."""
     height, width, _ = original.shape
     x, y = original.astype(np.float32), reconstruction.astype(np.float32)
-    rows, columns, streams = codes.shape
     return Result(
         source,
         target,
         (width, height),
-        (columns, rows) if streams == 1 else (columns, rows, streams),
+        tuple((w, h, *([q] if q > 1 else [])) for h, w, q in (k.shape for k in maps)),
         float(psnr(float(np.mean(np.square(x - y), dtype=np.float64)), 255.0)),
         float(similarity(x, y)) if min(width, height) >= 11 else None,
-        rows * columns * sum(map(math.log2, vocab)),
+        bits,
     )
 
 
@@ -204,11 +220,15 @@ def show(results: list[Result], folder: Path) -> None:
     for name in ("file", "size", "codes", "PSNR (dB)", "SSIM", "bits"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     for r in results:
-        sizes = ["x".join(map(str, numbers)) for numbers in (r.size, r.codes)]
+        sizes = [times(r.size), " + ".join(map(times, r.codes))]
         likeness = "" if r.ssim is None else f"{r.ssim:.4f}"
         # Not plain text: a name may hold what rich takes for markup.
         table.add_row(Text(r.target.name), *sizes, f"{r.psnr:.2f}", likeness, f"{r.bits:,.0f}")
     Console().print(table)
+
+
+def times(sides: tuple[int, ...]) -> str:
+    return "x".join(map(str, sides))
 
 
 if __name__ == "__main__":

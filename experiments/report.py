@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
+from experiments import codes
 from experiments import figures as draw
 from vqvae_jax.bundle import write
 from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
@@ -64,7 +65,7 @@ def make_figures(
     model,
     variables,
     images_uint8: Shaped[Examples, "N ..."],
-    counts: Sequence[Shaped[np.ndarray, "K"]],
+    counts: Mapping[str, Shaped[np.ndarray, "_"]],
     metrics: Sequence[dict[str, float]],
 ) -> dict[str, Figure]:
     """All figures of a run; the two of pictures only where the data are pictures.
@@ -72,7 +73,7 @@ def make_figures(
     Args:
         model, variables: the trained VQ-VAE.
         images_uint8: the test set; pictures are uint8 `[N, H, W, 1 or 3]`.
-        counts: for each stream, how often each code occurs in the test set.
+        counts: for each stream, by its prefix, how often each code occurs in the test set.
         metrics: the lines of metrics.jsonl.
     """
     made = {}
@@ -81,11 +82,14 @@ def make_figures(
         images = np.asarray(images_uint8[:SHOWN])
         rec = jax.jit(lambda v, x: model.apply(v, preprocess(x)))(variables, images)
         made["reconstructions"] = draw.reconstructions(images, np.asarray(to_pixels(rec.x)))
-        if rec.indices.ndim == 4:
+        maps = codes.as_levels(rec.indices)
+        if all(k.ndim == 4 for k in maps):
+            each = codes.by_stream(codes.quantizers(model), maps)
             made["code_maps"] = draw.code_maps(
-                images, np.asarray(rec.indices), model.quantizer.vocab
+                images, {codes.title(prefix): np.asarray(k) for prefix, k in each.items()}
             )
-    return made | {"usage": draw.codebook_usage(counts), "curves": draw.curves(metrics)}
+    used = {codes.title(prefix): count for prefix, count in counts.items()}
+    return made | {"usage": draw.codebook_usage(used), "curves": draw.curves(metrics)}
 
 
 def write_report(
@@ -136,7 +140,8 @@ def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
     """The line below the title: data, quantizer and steps, as far as known."""
     known = [str(config[name]) for name in ("data", "quantizer") if config.get(name) is not None]
     steps = [f"{metrics[-1]['step']:,} steps"] if metrics else []
-    return " · ".join(["VQ-VAE", *known, *steps])
+    name = {"vqvae2": "VQ-VAE-2"}.get(str(config.get("model")), "VQ-VAE")
+    return " · ".join([name, *known, *steps])
 
 
 def headline(results: Mapping[str, float]) -> str:
@@ -153,7 +158,7 @@ def results_table(results: Mapping[str, float]) -> str:
     for name, value in results.items():
         stream, _, kind = name.rpartition("/")
         title, _, meaning = METRICS.get(kind, (kind, "", ""))
-        title += f", stream {stream}" if stream else ""
+        title += f", {codes.title(stream)}" if stream else ""
         meaning = f"<small>{escape(meaning)}</small>"
         lines.append((escape(title) + meaning, f"<b>{escape(number(name, value))}</b>"))
     return rows(lines)

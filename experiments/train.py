@@ -1,6 +1,7 @@
-"""Train a VQ-VAE.
+"""Train a VQ-VAE or a VQ-VAE-2.
 
 python -m experiments.train                                   on the embedded images
+python -m experiments.train --name levels --model vqvae2 --codes 512 512
 python -m experiments.train --name photos --data DIR --crop 64
 python -m experiments.train --help
 
@@ -37,7 +38,7 @@ COMPILERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train a VQ-VAE and write what it learnt to RUNS/NAME/report.html."""
+    """Train a VQ-VAE or a VQ-VAE-2, and write what it learnt to RUNS/NAME/report.html."""
 
     name: str = "fashion"
     """The run's name, and its folder in `runs`."""
@@ -48,10 +49,12 @@ class Config:
     crop: int | None = None
     """Side of the crops from a folder of images."""
 
+    model: Literal["vqvae", "vqvae2"] = "vqvae"
+    """One level of codes, or several: each above the last one has half its side."""
     quantizer: Literal["ema_vq", "vq"] = "ema_vq"
-    """How the codebook moves: by moving averages or by gradient."""
-    codes: int = 512
-    """K, the size of the codebook."""
+    """How the codebooks move: by moving averages or by gradient."""
+    codes: tuple[int, ...] = (512,)
+    """K, the size of the codebook; of each level, the top one first, with vqvae2."""
     dim: int = 64
     """D, the width of the codes."""
     beta: float = 0.25
@@ -63,7 +66,7 @@ class Config:
     depth: int = 2
     """Residual blocks in each."""
     downsamplings: int = 2
-    """How often encoder and decoder halve and double each side."""
+    """How often each side is halved from the data to the codes, to the top ones with vqvae2."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the activations."""
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.arms import Arm, Diverged, Result
+from experiments.codes import as_levels, by_stream, quantizers, streams
 from experiments.evaluate import code_table
 from experiments.recipe import load_data, make_optimizer
 from vqvae_jax import psnr, ssim, to_json
@@ -64,7 +65,7 @@ def trainer(model, budget: Budget) -> Callable[[int], Result]:
         order = batches(train, seed, budget.batch_size)
         state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
         variables = {"params": state.params, **state.collections}
-        numbers, pictures = evaluate(look, variables, test, model.quantizer.vocab)
+        numbers, pictures = evaluate(look, variables, test, quantizers(model))
         counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
         return Result(numbers | counters, pictures)
 
@@ -101,42 +102,48 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
         "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
         "ssim": ssim(x, rec.x),
         "pictures": to_pixels(rec.x),
-        "indices": rec.indices,
-        "z_e": rec.z_e,
-        "z_q": rec.z_q,
+        "indices": as_levels(rec.indices),
+        "z_e": as_levels(rec.z_e),
+        "z_q": as_levels(rec.z_q),
     }
 
 
-def evaluate(look, variables, test: np.ndarray, vocab) -> tuple[dict[str, float], np.ndarray]:
+def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float], np.ndarray]:
     """The numbers over the test set, and the first reconstructions."""
     parts = []
     for batch, mask in take_batches(test, min(100, len(test))):
         out = jax.device_get(look(variables, batch))
-        parts.append({name: array[mask > 0] for name, array in out.items()})
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     mse = float(np.mean(whole["error"], dtype=np.float64))
     numbers = {
         "psnr": float(psnr(mse)),
         "ssim": float(np.mean(whole["ssim"], dtype=np.float64)),
-        **code_numbers(vocab, whole["indices"]),
+        **code_numbers(levels, whole["indices"]),
         **quantization_error(whole["z_e"], whole["z_q"]),
     }
     return numbers, whole["pictures"][:SHOWN]
 
 
-def code_numbers(vocab, indices: np.ndarray) -> dict[str, float]:
-    """How the codes of all images [N, ..., Q] are used: means over streams, bits of one image."""
-    streams = indices.reshape(-1, len(vocab)).T
-    counts = [
-        np.bincount(k[k >= 0], minlength=size) for size, k in zip(vocab, streams, strict=True)
-    ]
-    table = code_table(vocab, counts, len(indices))
+def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:
+    """How the codes of all images are used: means over streams, bits of one image.
+
+    Args:
+        levels: the quantizer of each level.
+        maps: the indices `[N, ..., Q]` of each level.
+    """
+    sizes = streams(levels)
+    counts = {
+        prefix: np.bincount(k[k >= 0], minlength=sizes[prefix])
+        for prefix, k in by_stream(levels, maps).items()
+    }
+    table = code_table(counts, len(maps[0]))
 
     def mean(kind: str) -> float:
         return statistics.fmean(v for name, v in table.items() if name.split("/")[-1] == kind)
 
     return {
-        "codes": float(np.prod([float(size) for size in vocab])),
+        "codes": float(np.prod([float(size) for size in sizes.values()])),
         "used": mean("used"),
         "perplexity": mean("perplexity"),
         "bits_uniform": table["bits_uniform"],
@@ -144,14 +151,19 @@ def code_numbers(vocab, indices: np.ndarray) -> dict[str, float]:
     }
 
 
-def quantization_error(z_e: np.ndarray, z_q: np.ndarray) -> dict[str, float]:
+def quantization_error(z_e: Sequence[np.ndarray], z_q: Sequence[np.ndarray]) -> dict[str, float]:
     """The mean of (z_e - z_q)^2 over elements, and its share of the variance of z_e.
 
-    The variance is around the mean of each channel, averaged over channels: a single code at the
-    mean has a share of 1.
+    Means over levels. The variance is around the mean of each channel, averaged over channels: a
+    single code at the mean has a share of 1.
     """
-    z_e, z_q = z_e.astype(np.float64), z_q.astype(np.float64)
-    error = float(np.mean((z_e - z_q) ** 2))
-    variance = float(np.mean(np.var(z_e, axis=tuple(range(z_e.ndim - 1)))))
-    share = error / variance if variance else float("nan")
-    return {"quantization_error": error, "quantization_share": share}
+    errors, shares = [], []
+    for z, q in zip(z_e, z_q, strict=True):
+        error = float(np.mean((z.astype(np.float64) - q) ** 2))
+        variance = float(np.mean(np.var(z, axis=tuple(range(z.ndim - 1)), dtype=np.float64)))
+        errors.append(error)
+        shares.append(error / variance if variance else float("nan"))
+    return {
+        "quantization_error": statistics.fmean(errors),
+        "quantization_share": statistics.fmean(shares),
+    }

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 import vqvae_jax as vj
 from experiments import command, reconstruct
 from experiments.figures import GAP
+from experiments.recipe import hierarchy
 from vqvae_jax.data.readers import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,15 @@ def colour(tmp_path_factory):
     return save_random_vqvae(tmp_path_factory.mktemp("colour"), 3, 8, 8)
 
 
+def test_levels_of_codes(tmp_path):
+    model = hierarchy(1, [vj.vq(4, 3), vj.vq(16, 5)], 3, width=8, depth=1)
+    run = save_random(tmp_path / "model", model, 8, 8, 1)
+    (result,) = rec(run, save(tmp_path / "a.png", noise(13, 18)), to=tmp_path / "out")
+    _, right = halves(result.target)
+    assert right.shape == (13, 18)
+    assert result.codes == ((3, 2), (6, 4)) and result.bits == 6 * 2 + 24 * 4
+
+
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
@@ -73,8 +83,8 @@ def test_grey_pictures_keep_their_size(grey, tmp_path, size):
     left, right = halves(tmp_path / "out" / "a-reconstruction.png")
     assert (left == pixels).all() and right.shape == size
     assert result.size == size[::-1]
-    assert result.codes == tuple(math.ceil(side / 4) for side in size[::-1])
-    assert result.bits == 4 * math.prod(result.codes)
+    assert result.codes == (tuple(math.ceil(side / 4) for side in size[::-1]),)
+    assert result.bits == 4 * math.prod(result.codes[0])
     mse = np.mean((left.astype(float) - right) ** 2)
     np.testing.assert_allclose(result.psnr, 10 * np.log10(255**2 / mse), rtol=1e-5)
     assert (result.ssim is None) == (min(size) < 11)
@@ -161,9 +171,10 @@ def test_one_compilation_for_each_padded_size(grey, tmp_path, monkeypatch):
 
 
 def test_streams_and_equal_pictures():
-    codes, pixels = np.zeros((2, 3, 2), int), noise(12, 12, 3)
-    result = reconstruct.measure(Path("a"), Path("b"), pixels, pixels, codes, (4, 8))
-    assert result.codes == (3, 2, 2) and result.bits == 6 * 5
+    maps, pixels = (np.zeros((2, 3, 2), int), np.zeros((4, 6, 1), int)), noise(12, 12, 3)
+    bits = reconstruct.code_bits([vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.vq(2, 1)], maps)
+    result = reconstruct.measure(Path("a"), Path("b"), pixels, pixels, maps, bits)
+    assert result.codes == ((3, 2, 2), (6, 4)) and result.bits == 6 * 5 + 24
     assert result.psnr == math.inf and result.ssim == pytest.approx(1)
 
 

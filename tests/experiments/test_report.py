@@ -61,7 +61,7 @@ def page(tmp_path_factory):
     """The page of a small random model, with all its figures, and the run's folder."""
     folder = tmp_path_factory.mktemp("run")
     model, variables = model_for(1, (28, 28))
-    counts = (np.arange(16.0),)
+    counts = {"": np.arange(16.0)}
     made = report.make_figures(model, variables, pictures(20, 28, 28, 1), counts, METRICS)
     assert list(made) == ["reconstructions", "code_maps", "usage", "curves"]
     return write(folder, figures=made).read_text(encoding="utf-8"), folder
@@ -148,14 +148,14 @@ def test_equal_runs_give_equal_pages(tmp_path):
 @pytest.mark.parametrize("shape", [(3, 16, 8, 3), (1, 256, 256, 3)])
 def test_pictures_of_other_shapes(shape):
     model, variables = model_for(3, shape[1:3])
-    made = report.make_figures(model, variables, pictures(*shape), (np.zeros(16),), [])
+    made = report.make_figures(model, variables, pictures(*shape), {"": np.zeros(16)}, [])
     sizes = {name: Image.open(io.BytesIO(figures.png_bytes(f))).size for name, f in made.items()}
     assert len(sizes) == 4 and all(min(size) > 100 for size in sizes.values())
 
 
 @pytest.mark.parametrize("data", [np.zeros((4, 10)), np.zeros((4, 8, 8, 1)), pictures(4, 8, 8, 2)])
 def test_data_that_are_no_pictures_have_no_pictures(data):
-    made = report.make_figures(None, None, data, (np.ones(4), np.ones(8)), METRICS)
+    made = report.make_figures(None, None, data, {"0/": np.ones(4), "1/": np.ones(8)}, METRICS)
     assert list(made) == ["usage", "curves"]
 
 
@@ -180,7 +180,8 @@ def test_curves_and_usage_of_several_streams():
     metrics = [{"step": 1, "test/0/perplexity": 3.0, "test/1/perplexity": 4.0}]
     labels = [line.get_label() for line in figures.curves(metrics).axes[2].lines]
     assert labels == ["test, stream 0", "test, stream 1"]
-    panels = figures.codebook_usage([np.array([6.0, 0, 2]), np.ones(4), np.zeros(2)]).axes
+    counts = {"stream 0": np.array([6.0, 0, 2]), "stream 1": np.ones(4), "stream 2": np.zeros(2)}
+    panels = figures.codebook_usage(counts).axes
     title = panels[0].get_title(loc="left")
     assert title == "stream 0: perplexity 1.8 of 3\n66.7% used, 8 codes seen"
     shares, _, _ = panels[0].patches[0].get_data()
@@ -188,6 +189,7 @@ def test_curves_and_usage_of_several_streams():
 
 
 def test_code_maps_show_every_stream():
-    figure = figures.code_maps(pictures(2, 8, 8, 1), np.zeros((2, 2, 2, 3), int), (4, 4, 4))
+    maps = {f"stream {q}": np.zeros((2, 2, 2), int) for q in range(3)}
+    figure = figures.code_maps(pictures(2, 8, 8, 1), maps)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["image", "stream 0", "stream 1", "stream 2"] * 2

@@ -22,7 +22,7 @@ from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.step import init_state
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"codes": 16, "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2}
+SMALL = {"codes": (16,), "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2}
 EVERY = {"log_every": 1, "eval_every": 5, "save_every": 3, "steps": 10}
 
 
@@ -86,7 +86,8 @@ class StopAt:
 
 def command(config: train.Config, **env) -> subprocess.Popen:
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "codes"]
+    arguments += ["--codes", *map(str, config.codes)]
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
@@ -162,8 +163,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
 
 
 def test_another_configuration_is_refused_with_the_fields(straight):
-    with pytest.raises(ConfigChanged, match=r"codes: 16 there, 32 now.*beta: 0.25 there, 0.5 now"):
-        train.main(dataclasses.replace(straight, codes=32, beta=0.5))
+    fields = r"codes: \[16\] there, \[32\] now.*beta: 0.25 there, 0.5 now"
+    with pytest.raises(ConfigChanged, match=fields):
+        train.main(dataclasses.replace(straight, codes=(32,), beta=0.5))
 
 
 def test_another_model_is_refused(straight, tmp_path):
@@ -190,6 +192,42 @@ def test_vectors_train_with_an_mlp(tmp_path, no_figures):
     np.save(path, np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32))
     table = train.main(config(path, tmp_path))
     assert table["seen"] == 10 and "ssim" not in table
+
+
+def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
+    """The same loop, checkpoints, parts and table."""
+    c = config(data, tmp_path, model="vqvae2", codes=(4, 16), steps=6, eval_every=3)
+    stopped = dataclasses.replace(c, runs=tmp_path / "stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Interrupt", StopAt(4))
+        with pytest.raises(SystemExit):
+            train.main(stopped)
+    table = train.main(c)
+    assert table == train.main(stopped)
+    assert_same_run(c, stopped)
+    assert table["bits_uniform"] == 9 * 2 + 36 * 4
+    assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
+    folder = c.runs / c.name
+    assert table == train.evaluate.main(train.evaluate.Config(folder))
+    assert "(level 1)" in capsys.readouterr().out
+    assert "train/level1/perplexity_batch" in read_lines(folder / "metrics.jsonl")[0]
+    parts = dataclasses.replace(c, runs=tmp_path / "parts", parts=2)
+    train.main(parts)
+    assert_close_run(c, parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codes": (4, 4)}, "vqvae has one size of codebook, got 2"),
+        ({"codes": ()}, "vqvae has one size of codebook, got 0"),
+        ({"model": "vqvae2", "downsamplings": 1}, "of 2 levels.*found 1 and 1"),
+        ({"model": "vqvae2", "codes": (4, 4, 4)}, "of 3 levels.*found 3 and 2"),
+    ],
+)
+def test_levels_that_a_model_cannot_have(data, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train.main(config(data, tmp_path, **options))
 
 
 def test_two_processes_give_the_same_bits(data, tmp_path):

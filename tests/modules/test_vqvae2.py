@@ -89,7 +89,7 @@ def test_losses_add_by_name_and_metrics_have_their_level():
     close(rec.losses["codebook"], top["codebook"] + middle, rtol=1e-5)
     close(rec.losses["commitment"], top["commitment"] + 0.25 * middle, rtol=1e-5)
     close(rec.loss, sum(rec.losses.values()), rtol=1e-6)
-    assert {name.split("/")[0] for name in rec.metrics} == {"0", "1", "2"}
+    assert {name.split("/")[0] for name in rec.metrics} == {"level0", "level1", "level2"}
 
 
 def test_methods_agree_with_the_whole():

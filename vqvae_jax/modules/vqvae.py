@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from vqvae_jax.metrics import code_counts, usage
 from vqvae_jax.modules.quantize import Quantize
@@ -96,7 +96,7 @@ class VQVAE(nn.Module):
         return self.decode(self.codes.decode(indices))
 
 
-def of_rows(mask, z: Float[Array, "B *grid D"]):
+def of_rows(mask, z: Shaped[Array, "B *grid D"]):
     """A mask of the examples [B], or of the rows, with the rank of the rows of z."""
     if mask is None:
         return None

@@ -22,7 +22,7 @@ class Hierarchy(NamedTuple):
     z_q: tuple[Float[Array, "B ... _"], ...]
     indices: tuple[Int[Array, "B ... _"], ...]
     losses: dict[str, Float[Array, ""]]  # those of all levels, added up by name
-    metrics: dict[str, Float[Array, ""]]  # of level 1 as "1/error"
+    metrics: dict[str, Float[Array, ""]]  # of level 1 as "level1/error"
 
     @property
     def loss(self) -> Float[Array, ""]:
@@ -96,7 +96,7 @@ class VQVAE2(nn.Module):
         for level, (quantizer, out) in enumerate(zip(self.quantizers, outs, strict=True)):
             for name, loss in out.losses.items():
                 losses[name] = losses.get(name, 0) + loss
-            prefix = f"{level}/"
+            prefix = f"level{level}/"
             metrics |= {prefix + name: value for name, value in out.metrics.items()}
             if train:
                 metrics |= batch_perplexity(quantizer.vocab, out.indices, axis_name, prefix)
