@@ -9,16 +9,15 @@ Writes tables with intervals over seeds, a plot and pictures to runs/compare/rep
 """
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
-from experiments.arms import Arm, collect
+from experiments.arms import Arm, Row
 from experiments.command import run
-from experiments.page import Column, Study, write_pages
-from experiments.processes import default_processes, run_all
+from experiments.comparison import choose, command_line, compare
+from experiments.page import Column, Study
 from experiments.trial import SHOWN, Budget, images, make_arm
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.data.sources import EMBEDDED
@@ -128,24 +127,6 @@ def make_arms(config: Config) -> list[Arm]:
     return choose(arms, config.only)
 
 
-def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
-    """The arms that are named, by their names or labels; all without names.
-
-    Raises:
-        ValueError: a name that no arm has.
-    """
-    known = {name for arm in arms for name in names(arm)}
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise ValueError(f"no arm {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return [arm for arm in arms if not only or names(arm) & set(only)]
-
-
-def names(arm: Arm) -> set[str]:
-    """What `--only` may call an arm: vq-512, or vq for all sizes."""
-    return {arm.name, arm.name.rpartition("-")[0]}
-
-
 def make_budget(config: Config) -> Budget:
     """What each arm gets; a tenth of the steps are warm-up."""
     return Budget(
@@ -162,27 +143,14 @@ def make_budget(config: Config) -> Budget:
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config)
+    command = command_line(config, "experiments.compare_quantizers")
     if config.quick:
         steps = min(config.steps, 100)
         config = dataclasses.replace(config, codes=config.codes[:1], seeds=1, steps=steps)
-    arms = make_arms(config)
-    if config.list:
-        print("\n".join(arm.name for arm in arms))
-        return None
-    folder = config.output or Path("runs/compare-quick" if config.quick else "runs/compare")
-    seeds = range(config.seeds)
-    run_all(partial(make_arms, config), folder, seeds, config.processes or default_processes())
-    rows = collect(arms, folder, seeds)
-    page = write_pages(folder, study(config, command), rows)
-    print(page)
-    failed = [row.arm.name for row in rows if row.count("failed")]
-    if failed:
-        raise SystemExit(f"error: {', '.join(failed)} failed; the reasons are in results.json")
-    return page
+    return compare(config, make_arms, partial(study, command), "compare")
 
 
-def study(config: Config, command: str) -> Study:
+def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
     """The page without its results."""
     budget = dataclasses.asdict(make_budget(config))
     quick = (
@@ -205,19 +173,6 @@ def study(config: Config, command: str) -> Study:
         note=quick if config.quick else "",
         originals=images(config.data)[1][:SHOWN],
     )
-
-
-def command_line(config: Config) -> str:
-    """The command with the options that are not the usual ones and change the results."""
-    words = ["python", "-m", "experiments.compare_quantizers"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in ("output", "processes", "list"):
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if value is not True:
-            words += map(str, value if isinstance(value, tuple) else (value,))
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
 SHOWN = 8  # test images in the pictures
+More = Callable[[Any, Any, np.ndarray], dict[str, float]]
 CHUNK = 20  # steps between two looks at the clock and the loss
 
 
@@ -37,10 +39,15 @@ class Budget:
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
 
-def make_arm(name: str, label: str, group: str, model, budget: Budget) -> Arm:
-    """The arm of a model, defined by the model's JSON and the budget."""
+def make_arm(
+    name: str, label: str, group: str, model, budget: Budget, more: More = lambda *_: {}
+) -> Arm:
+    """The arm of a model, defined by the model's JSON and the budget.
+
+    `more(model, variables, test images)` gives further numbers.
+    """
     definition = {"model": json.loads(to_json(model)), "budget": dataclasses.asdict(budget)}
-    return Arm(name, label, definition, lambda: trainer(model, budget), group)
+    return Arm(name, label, definition, lambda: trainer(model, budget, more), group)
 
 
 @cache
@@ -49,7 +56,7 @@ def images(data: str) -> tuple[np.ndarray, np.ndarray]:
     return load_data(data, None)
 
 
-def trainer(model, budget: Budget) -> Callable[[int], Result]:
+def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int], Result]:
     """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled."""
     train, test = images(budget.data)
     test = test[: budget.test_images]
@@ -68,7 +75,7 @@ def trainer(model, budget: Budget) -> Callable[[int], Result]:
         variables = {"params": state.params, **state.collections}
         numbers, pictures = evaluate(look, variables, test, quantizers(model))
         counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
-        return Result(numbers | counters, pictures)
+        return Result(numbers | counters | more(model, variables, test), pictures)
 
     return run
 
