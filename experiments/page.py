@@ -116,7 +116,8 @@ def cell(column: Column, row: Row) -> str:
     """mean ± half-width, or why there is none."""
     mean, half = interval(row.values(column.name))
     if math.isnan(mean):
-        return row.records[0]["status"] if row.records else "not run"
+        status = row.records[0]["status"] if row.records else "not run"
+        return "-" if status == "done" else status  # done, but it has no such number
     text = column.form.format(mean)
     return text if column.constant or math.isnan(half) else f"{text} ± {column.form.format(half)}"
 

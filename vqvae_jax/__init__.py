@@ -13,6 +13,13 @@ from vqvae_jax.estimators import rotation_trick as rotation_trick
 from vqvae_jax.estimators import straight_through as straight_through
 from vqvae_jax.estimators import synchronized as synchronized
 from vqvae_jax.estimators import unit as unit
+from vqvae_jax.likelihoods import Likelihood as Likelihood
+from vqvae_jax.likelihoods import categorical as categorical
+from vqvae_jax.likelihoods import dequantized_gaussian as dequantized_gaussian
+from vqvae_jax.likelihoods import gaussian as gaussian
+from vqvae_jax.likelihoods import logistic as logistic
+from vqvae_jax.likelihoods import mixture as mixture
+from vqvae_jax.likelihoods import task_loss as task_loss
 from vqvae_jax.losses import codebook_loss as codebook_loss
 from vqvae_jax.losses import commitment_loss as commitment_loss
 from vqvae_jax.masked_decoding import sample_masked as sample_masked
@@ -38,6 +45,9 @@ from vqvae_jax.modules.prior import TransformerPrior as TransformerPrior
 from vqvae_jax.modules.pyramid import Phi as Phi
 from vqvae_jax.modules.pyramid import Pyramid as Pyramid
 from vqvae_jax.modules.quantize import Quantize as Quantize
+from vqvae_jax.modules.vae import VAE as VAE
+from vqvae_jax.modules.vae import Autoencoder as Autoencoder
+from vqvae_jax.modules.vae import gaussian_kl as gaussian_kl
 from vqvae_jax.modules.vqvae import VQVAE as VQVAE
 from vqvae_jax.modules.vqvae import Functions as Functions
 from vqvae_jax.modules.vqvae import Reconstruction as Reconstruction
@@ -134,6 +144,12 @@ from vqvae_jax.sampling import temperature as temperature
 from vqvae_jax.sampling import top_k as top_k
 from vqvae_jax.sampling import top_p as top_p
 from vqvae_jax.sampling import uncached as uncached
+from vqvae_jax.rates import BitsPerDim as BitsPerDim
+from vqvae_jax.rates import bits_per_dim as bits_per_dim
+from vqvae_jax.rates import bpd_gauss_mse as bpd_gauss_mse
+from vqvae_jax.rates import coding_bits as coding_bits
+from vqvae_jax.rates import static_bits as static_bits
+from vqvae_jax.rates import uniform_bits as uniform_bits
 from vqvae_jax.search import nearest as nearest
 from vqvae_jax.tokenizers import Tokenizer as Tokenizer
 from vqvae_jax.tokenizers import layer_norm as layer_norm

@@ -1,0 +1,189 @@
+"""The length of an image's code, term by term: one training for every model, then its bits.
+
+-log2 p(x) <= -log2 p(x|z) + R(z), distortion and rate. For codes the rate is that of a uniform
+prior, of the histogram of the training codes, or of a Transformer that predicts one code after
+another. For a VAE it is KL(q(z|x) | p(z)), and the distortion a mean over draws of z.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.arms import Arm, Result
+from experiments.code_prior import Prior, learned_bits
+from experiments.codes import as_levels, quantizers
+from experiments.recipe import make_optimizer
+from experiments.trial import SHOWN, images, run_steps
+from vqvae_jax import (
+    RNG,
+    VAE,
+    Likelihood,
+    bits_per_dim,
+    code_counts,
+    gaussian_kl,
+    psnr,
+    static_bits,
+    task_loss,
+    to_json,
+    uniform_bits,
+)
+from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
+from vqvae_jax.quantizers.trials import FAST_COMPILE
+from vqvae_jax.training.step import init_state, make_train_step
+
+DRAWS = 4  # of z for each test image, where z is drawn
+AT_ONCE = 100  # images in an evaluation batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What every model gets."""
+
+    data: str
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    coded_images: int = 8000  # of the training set, for histogram and prior
+    test_images: int = 2000
+    fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
+
+    @property
+    def compiler_options(self):
+        return FAST_COMPILE if self.fast_compile else None
+
+
+def make_arm(
+    name: str, label: str, model, likelihood: Likelihood, budget: Budget, prior: Prior
+) -> Arm:
+    """The arm of a model and the likelihood of its decoder's outputs."""
+    definition = {
+        "model": json.loads(to_json(model)),
+        "likelihood": json.loads(to_json(likelihood)),
+        "budget": dataclasses.asdict(budget),
+        "prior": dataclasses.asdict(prior),
+    }
+    bits = draw_bits if isinstance(model, VAE) else partial(code_bits, prior=prior)
+    return Arm(name, label, definition, lambda: trainer(model, likelihood, budget, bits))
+
+
+def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[int], Result]:
+    """Returns `run(seed)`: trains the model, and measures it by `bits`."""
+    train, _ = images(budget.data)
+    optimizer = make_optimizer(budget)
+    start = jax.jit(  # runs once for each seed
+        lambda key: init_state(model, optimizer, key, train[:1]), compiler_options=FAST_COMPILE
+    )
+    step = jax.jit(
+        make_train_step(model, optimizer, task_loss(likelihood), likelihood.mean),
+        donate_argnums=0,
+        compiler_options=budget.compiler_options,
+    )
+    measure = bits(model, likelihood, budget)
+
+    def run(seed: int) -> Result:
+        order = batches(train, seed, budget.batch_size)
+        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
+        numbers, pictures = measure({"params": state.params, **state.collections}, seed)
+        counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
+        return Result(numbers | counters, pictures)
+
+    return run
+
+
+def draw_bits(model, likelihood: Likelihood, budget: Budget):
+    """Returns `measure(variables, seed)` of a VAE: the evidence bound on test images."""
+
+    def look(variables, key, x):
+        apply = partial(model.apply, variables)
+        x = preprocess(x)
+        kl = gaussian_kl(*apply(x, method="posterior"))
+        rates = jnp.sum(kl, axis=range(1, kl.ndim)) / math.log(2)
+
+        def nats(key):
+            return -likelihood.log_prob(x, apply(x, train=True, rngs={RNG: key}).x)
+
+        drawn = jax.lax.map(nats, jax.random.split(key, DRAWS))
+        return seen(likelihood, x, apply(x).x) | {"nats": drawn.mean(0), "rate": rates}
+
+    look = jax.jit(look, compiler_options=budget.compiler_options)
+
+    def measure(variables, seed: int):
+        _, test = images(budget.data)
+        test = test[: budget.test_images]
+        found = whole(partial(look, variables, jax.random.key(seed)), test)
+        return numbers(found, test, {"": found["rate"]}), found["pictures"][:SHOWN]
+
+    return measure
+
+
+def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
+    """Returns `measure(variables, seed)` of a model with codes: the bits of test images."""
+    vocabs = [q.vocab for q in quantizers(model)]
+
+    def look(variables, x):
+        x = preprocess(x)
+        rec = model.apply(variables, x)
+        codes = {"nats": -likelihood.log_prob(x, rec.x), "maps": as_levels(rec.indices)}
+        return seen(likelihood, x, rec.x) | codes
+
+    look = jax.jit(look, compiler_options=budget.compiler_options)
+
+    def measure(variables, seed: int):
+        train, test = images(budget.data)
+        train, test = train[: budget.coded_images], test[: budget.test_images]
+        found = whole(partial(look, variables), test)
+        known, maps = whole(partial(look, variables), train)["maps"], found["maps"]
+        learned = [
+            learned_bits(prior, vocabs, level, known, maps, seed) for level in range(len(maps))
+        ]
+        static = [
+            static_bits(code_counts(vocab, jnp.asarray(k)), jnp.asarray(codes))
+            for vocab, k, codes in zip(vocabs, known, maps, strict=True)
+        ]
+        rates = {
+            "": sum(bits for _, bits in learned),
+            "_train": sum(bits for bits, _ in learned),
+            "_uniform": sum(map(uniform_bits, vocabs, map(jnp.asarray, maps))),
+            "_static": sum(static),
+        }
+        return numbers(found, test, rates), found["pictures"][:SHOWN]
+
+    return measure
+
+
+def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
+    """The reconstruction as pixels, and its squared error."""
+    mean = likelihood.mean(y)
+    error = jnp.mean(jnp.square(x - mean), axis=range(1, x.ndim))
+    return {"error": error, "pictures": to_pixels(mean)}
+
+
+def whole(look, x: np.ndarray) -> dict[str, Any]:
+    """What `look` gives, for all of x."""
+    parts = []
+    for batch, mask in take_batches(x, min(AT_ONCE, len(x))):
+        out = jax.device_get(look(batch))
+        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:
+    """Means over images of distortion, rates and totals, in bits an element; by suffix."""
+
+    def mean(values) -> float:
+        return float(np.mean(np.asarray(values, np.float64)))
+
+    result = {"psnr": float(psnr(mean(found["error"])))}
+    for suffix, rate in rates.items():
+        bits = bits_per_dim(mean(found["nats"]), mean(rate), math.prod(x.shape[1:]))
+        result["distortion"] = float(bits.distortion)
+        result |= {f"rate{suffix}": float(bits.rate), f"total{suffix}": float(bits.total)}
+    return result

@@ -1,0 +1,90 @@
+"""A prior fitted to the codes of training images, and how many bits codes take under it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.recipe import make_optimizer
+from experiments.trial import run_steps
+from vqvae_jax import Condition, TransformerPrior, coding_bits
+from vqvae_jax.data.pipeline import batches, take_batches
+from vqvae_jax.quantizers.trials import FAST_COMPILE
+from vqvae_jax.training.priors import CodeBatch, prior_loss
+from vqvae_jax.training.step import gradient_step, start_state
+
+Maps = tuple[np.ndarray, ...]
+"""The codes of all images, `[N, *grid, Q]` for each level, the top one first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """The learned prior of every level of codes."""
+
+    steps: int = 1000
+    tokens: int = 2048  # codes in a batch, however many an image has
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    fast_compile: bool = False
+
+
+def learned_bits(
+    prior: Prior, vocabs, level: int, train: Maps, test: Maps, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits of each image's codes of one level under a prior fitted to those of the training set.
+
+    Returns:
+        Of as many training images as there are test images, and of the test images.
+    """
+    sides = [codes.shape[1:-1] for codes in train]
+    known = tuple(zip(sides[:level], vocabs[:level], strict=True))
+    fit, bits = coder(prior, vocabs[level], sides[level], known)
+    params = fit(train, seed)
+    return bits(params, tuple(codes[: len(test[0])] for codes in train)), bits(params, test)
+
+
+@cache
+def coder(prior: Prior, vocab, grid, coarse):
+    """(fit(maps, seed) -> params, bits(params, maps) -> [N]): all seeds share what is compiled."""
+    level, length = len(coarse), math.prod(grid) * len(vocab)
+    inner = {name: getattr(prior, name) for name in ("width", "depth", "heads", "dropout")}
+    module = TransformerPrior(vocab, grid, coarse=coarse, **inner)
+    optimizer = make_optimizer(prior)
+    options = FAST_COMPILE if prior.fast_compile else None
+    *told, codes = (jnp.zeros((1, *g, len(v)), jnp.int32) for g, v in (*coarse, (grid, vocab)))
+    init = partial(module.init, codes=codes, condition=Condition(coarse=tuple(told)))
+    start = jax.jit(partial(start_state, init, optimizer), compiler_options=FAST_COMPILE)
+    step = jax.jit(
+        gradient_step(prior_loss(module), optimizer), donate_argnums=0, compiler_options=options
+    )
+
+    def pick(maps: Maps, rows: np.ndarray) -> CodeBatch:
+        return CodeBatch(maps[level][rows], Condition(coarse=tuple(m[rows] for m in maps[:level])))
+
+    def in_order(maps: Maps, seed: int) -> Iterator[CodeBatch]:
+        rows = np.arange(len(maps[level]))
+        return (pick(maps, b) for b in batches(rows, seed, max(prior.tokens // length, 1)))
+
+    def fit(maps: Maps, seed: int):
+        order = in_order(maps, seed)
+        return run_steps(step, start(jax.random.key(seed)), order, prior.steps)[0].params
+
+    @partial(jax.jit, compiler_options=options)
+    def look(params, batch: CodeBatch):
+        return coding_bits(module.apply({"params": params}, *batch[:2]), batch.codes)
+
+    def bits(params, maps: Maps) -> np.ndarray:
+        size = min(max(4 * prior.tokens // length, 1), len(maps[level]))
+        rows = take_batches(np.arange(len(maps[level])), size)
+        parts = [np.asarray(look(params, pick(maps, i)))[mask > 0] for i, mask in rows]
+        return np.concatenate(parts)
+
+    return fit, bits

@@ -1,0 +1,296 @@
+"""p(x|z): what a decoder's outputs say about pixels, each a proper law of the 256 grey levels.
+
+Everywhere x is as `preprocess` makes it, k / 255 - 0.5 for the grey level k; a scale is in the same
+unit, so that 1 / 255 is one grey level. Channels of y are dealt in blocks as wide as x: all means,
+then all log scales, and so on.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr, logsumexp
+from jaxtyping import Array, Float
+
+from vqvae_jax.describe import Described, described
+from vqvae_jax.modules.blocks import check_float
+from vqvae_jax.quantizers.base import check_range, check_size
+
+LEVELS = 256
+GREY_LEVEL = 1 / (LEVELS - 1)
+LEAST, MOST = GREY_LEVEL / 2, 10.0  # of a scale
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Likelihood(Described):
+    """A record of pure functions: the law of x [B, ..., C] given y [B, ..., C * outputs].
+
+    Attributes:
+        outputs: how many channels the decoder needs for each channel of x.
+        log_prob: `(x, y) -> float32 [B]`, ln p(x|y) in nats, the sum over the elements of an
+            example. x is rounded to the nearest of the 256 levels.
+        mean: `(y) -> [B, ..., C]`, the reconstruction, from -0.5 to 0.5.
+        sample: `(key, y) -> [B, ..., C]`, a draw.
+
+    Example:
+        >>> likelihood = logistic()
+        >>> x, y = jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 8, 8, 2))
+        >>> likelihood.log_prob(x, y).shape, likelihood.mean(y).shape
+        ((2,), (2, 8, 8, 1))
+    """
+
+    outputs: int
+    log_prob: Callable[..., Array]
+    mean: Callable[[Array], Array]
+    sample: Callable[..., Array]
+
+
+@described
+def gaussian(scale: float | None = None) -> Likelihood:
+    """The discretised Gaussian: a normal variable, rounded to the nearest level and clipped.
+
+    P(k) = F((k + 1/2 - mu) / s) - F((k - 1/2 - mu) / s) with F = Phi, where level 0 has the whole
+    lower tail and level 255 the whole upper one, so that the 256 probabilities add up to 1.
+
+    Args:
+        scale: s, the standard deviation, in the unit of x; None: ln s is the second half of the
+            decoder's channels, clipped where s would leave [LEAST, MOST], half a grey level and 10.
+
+    Raises:
+        ValueError: if the scale is outside that range.
+
+    Example:
+        >>> k = (jnp.arange(256)[:, None] - 127.5) / 255
+        >>> round(float(jnp.sum(jnp.exp(gaussian(0.1).log_prob(k, jnp.full((256, 1), 0.4))))), 5)
+        1.0
+    """
+    return location_scale(scale, gaussian_log_mass, jax.random.normal)
+
+
+@described
+def logistic(scale: float | None = None) -> Likelihood:
+    """The discretised logistic: as `gaussian` with F the sigmoid, whose tails are heavier.
+
+    ln P(k) = ln sigmoid(b) + ln sigmoid(-a) + ln(1 - e^{-1 / s}) for a, b = (k -+ 1/2 - mu) / s: no
+    difference of close numbers is taken. The law of arXiv:1606.04934.
+
+    Args:
+        scale: s; the standard deviation is pi s / sqrt(3). Else as in `gaussian`.
+
+    Raises:
+        ValueError: if the scale is outside [LEAST, MOST].
+    """
+    return location_scale(scale, logistic_log_mass, jax.random.logistic)
+
+
+@described
+def mixture(n: int) -> Likelihood:
+    """A mixture of n discretised logistics for each element (arXiv:1701.05517).
+
+    P(k) = sum_i pi_i P_i(k). Channels are independent given y, unlike in PixelCNN++, where green
+    and blue depend on what comes before them. The 3n blocks of y: logits of pi, means, log scales.
+
+    Args:
+        n: number of components.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    check_size(n=n)
+
+    def read(y):
+        logits, mu, log_scale = jnp.split(blocks(y, 3 * n), 3, axis=-2)
+        return jax.nn.log_softmax(logits, axis=-2), mu, clipped_scale(log_scale)
+
+    def log_mass(x, y):
+        log_pi, mu, s = read(y)
+        return logsumexp(log_pi + logistic_log_mass(grey(x)[..., None, :], mu, s), axis=-2)
+
+    def mean(y):
+        log_pi, mu, _ = read(y)
+        return jnp.sum(jnp.exp(log_pi) * jnp.clip(mu, -0.5, 0.5), axis=-2)
+
+    def sample(key, y):
+        key_which, key_noise = jax.random.split(key)
+        log_pi, mu, s = read(y)
+        which = jax.random.categorical(key_which, log_pi, axis=-2)[..., None, :]
+        mu, s = (jnp.take_along_axis(v, which, axis=-2)[..., 0, :] for v in (mu, s))
+        return on_grid(mu + s * jax.random.logistic(key_noise, mu.shape))
+
+    return Likelihood(3 * n, summed(log_mass, 3 * n), mean, sample)
+
+
+@described
+def categorical() -> Likelihood:
+    """A softmax over the 256 levels, which knows nothing of their order: 256 logits an element."""
+
+    def log_mass(x, y):
+        log_p = jax.nn.log_softmax(blocks(y, LEVELS), axis=-2)
+        k = grey(x).astype(jnp.int32)[..., None, :]
+        return jnp.take_along_axis(log_p, k, axis=-2)[..., 0, :]
+
+    def mean(y):
+        p = jax.nn.softmax(blocks(y, LEVELS), axis=-2)
+        return jnp.sum(p * pixel(jnp.arange(LEVELS))[:, None], axis=-2)
+
+    def sample(key, y):
+        return pixel(jax.random.categorical(key, blocks(y, LEVELS), axis=-2))
+
+    return Likelihood(LEVELS, summed(log_mass, LEVELS), mean, sample)
+
+
+@described
+def dequantized_gaussian(scale: float) -> Likelihood:
+    """A density, not a law of the levels: E_u ln N(k + u; mu, s^2), u uniform in [-1/2, 1/2].
+
+    In units of a level, -ln(s sqrt(2 pi)) - ((k - mu)^2 + 1/12) / (2 s^2), the mean over u in
+    closed form. By Jensen's inequality it is a lower bound of the mass of the level's cell
+    (arXiv:1511.01844); bits in units of the range are these with log2 of its levels added.
+
+    Args:
+        scale: s, at least one grey level. Below it the bound is poor, and the same density without
+            the noise may exceed 1 a level: such numbers are no code lengths.
+
+    Raises:
+        ValueError: if the scale is below one grey level.
+    """
+    check_range(GREY_LEVEL, math.inf, scale=scale)
+
+    def log_mass(x, y):
+        error = (grey(x) - unrounded_grey(y)) * (GREY_LEVEL / scale)
+        spread = (GREY_LEVEL / scale) ** 2 / 12
+        return log_normal(error) - spread / 2 + math.log(GREY_LEVEL / scale)
+
+    def sample(key, y):
+        return on_grid(y + scale * jax.random.normal(key, y.shape))
+
+    return Likelihood(1, summed(log_mass, 1), lambda y: jnp.clip(y, -0.5, 0.5), sample)
+
+
+def task_loss(likelihood: Likelihood) -> Callable[[Array, Array], dict[str, Array]]:
+    """The `task_loss` of `make_train_step`: {"reconstruction": -ln p(x|y) / dims}, nats an element.
+
+    Example:
+        >>> loss = task_loss(categorical())(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4, 256)))
+        >>> (loss["reconstruction"] / jnp.log(2)).round(3)
+        Array([8., 8.], dtype=float32)
+    """
+
+    def loss(x, y):
+        return {"reconstruction": -likelihood.log_prob(x, y) / math.prod(x.shape[1:])}
+
+    return loss
+
+
+def location_scale(scale: float | None, log_mass, noise) -> Likelihood:
+    """The law of mu + s noise, rounded to a level; mu and perhaps ln s come from the decoder."""
+    if scale is not None:
+        check_range(LEAST, MOST, scale=scale)
+    outputs = 2 if scale is None else 1
+
+    def read(y):
+        params = blocks(y, outputs)
+        mu = params[..., 0, :]
+        return mu, clipped_scale(params[..., 1, :]) if scale is None else jnp.float32(scale)
+
+    def sample(key, y):
+        mu, s = read(y)
+        return on_grid(mu + s * noise(key, mu.shape))
+
+    return Likelihood(
+        outputs,
+        summed(lambda x, y: log_mass(grey(x), *read(y)), outputs),
+        lambda y: jnp.clip(read(y)[0], -0.5, 0.5),
+        sample,
+    )
+
+
+def logistic_log_mass(k: Array, mu: Array, s: Array) -> Array:
+    """ln P(k) of the discretised logistic."""
+    s = s / GREY_LEVEL
+    z = (k - unrounded_grey(mu)) / s
+    below = jax.nn.log_sigmoid(z + 0.5 / s)  # ln F(b)
+    above = jax.nn.log_sigmoid(0.5 / s - z)  # ln(1 - F(a))
+    inside = below + above + jnp.log(-jnp.expm1(-1 / s))
+    return jnp.where(k == 0, below, jnp.where(k == LEVELS - 1, above, inside))
+
+
+def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
+    """ln P(k) of the discretised Gaussian: ln(Q(a) - Q(b)) = ln Q(a) + ln(1 - Q(b) / Q(a))."""
+    s = s / GREY_LEVEL
+    z = (k - unrounded_grey(mu)) / s
+    near, far = log_upper(jnp.abs(z) - 0.5 / s), log_upper(jnp.abs(z) + 0.5 / s)
+    # The slope of -ln Q exceeds t: a bound that matters only where rounding leaves no difference.
+    difference = jnp.maximum(near - far, jnp.abs(z) / s)
+    inside = near + jnp.log(-jnp.expm1(-difference))  # of the cell or its mirror image
+    below, above = log_upper(-z - 0.5 / s), log_upper(z - 0.5 / s)
+    return jnp.where(k == 0, below, jnp.where(k == LEVELS - 1, above, inside))
+
+
+def log_upper(t: Array) -> Array:
+    """ln Q(t) = ln(1 - Phi(t)) with a gradient that is right in the far tail.
+
+    That of `log_ndtr` is exp of a difference of squares, which is noise from t of some hundreds.
+    """
+    edge = 10.0
+    far = jnp.maximum(t, edge)
+    square = 1 / jnp.square(far)
+    series = jnp.log1p(square * (-1 + square * (3 - 15 * square)))
+    tail = log_normal(far) - jnp.log(far) + series
+    return jnp.where(t > edge, tail, log_ndtr(-jnp.minimum(t, edge)))
+
+
+def log_normal(z: Array) -> Array:
+    """ln of the standard normal density."""
+    return -0.5 * jnp.square(z) - 0.5 * math.log(2 * math.pi)
+
+
+def clipped_scale(log_scale: Array) -> Array:
+    """s = e^log_scale, not below half a grey level, nor so large that its cells can't be told."""
+    return jnp.exp(jnp.clip(log_scale, math.log(LEAST), math.log(MOST)))
+
+
+def summed(log_mass, outputs: int) -> Callable[[Array, Array], Array]:
+    """log_prob: the sum of `log_mass` over the elements of each example."""
+
+    def log_prob(
+        x: Float[Array, "B *spatial C"], y: Float[Array, "B *spatial P"]
+    ) -> Float[Array, "B"]:
+        check_float("x", x)
+        expected = (*x.shape[:-1], x.shape[-1] * outputs)
+        if y.shape != expected:
+            raise ValueError(
+                f"y must be {expected}, {outputs} for each channel of x, got {y.shape}"
+            )
+        return jnp.sum(log_mass(x, y), axis=range(1, x.ndim))
+
+    return log_prob
+
+
+def blocks(y: Array, outputs: int) -> Float[Array, "*rows outputs C"]:
+    """y [..., outputs * C] as float32 [..., outputs, C]."""
+    if y.shape[-1] % outputs:
+        raise ValueError(f"y must have a multiple of {outputs} channels, got shape {y.shape}")
+    return jnp.asarray(y, jnp.float32).reshape(*y.shape[:-1], outputs, -1)
+
+
+def grey(x: Array) -> Array:
+    """The level of x, 0 to 255, as float32: this and what follows stay exact."""
+    return jnp.clip(jnp.round(unrounded_grey(x)), 0, LEVELS - 1)
+
+
+def unrounded_grey(x: Array) -> Array:
+    """x in grey levels."""
+    return (x.astype(jnp.float32) + 0.5) * (LEVELS - 1)
+
+
+def pixel(k: Array) -> Array:
+    """A level in the scale of x, bit by bit as `preprocess` gives it."""
+    return (k - (LEVELS - 1) / 2) * GREY_LEVEL
+
+
+def on_grid(x: Array) -> Array:
+    """x rounded to the nearest level and clipped."""
+    return pixel(grey(x))

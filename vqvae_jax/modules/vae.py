@@ -1,0 +1,147 @@
+"""Autoencoders without codes: one with Gaussian noise and a prior (VAE), and one with neither."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vqvae_jax.modules.vqvae import Reconstruction
+from vqvae_jax.quantizers.base import RNG, local_key
+from vqvae_jax.reductions import mean
+
+Posterior = tuple[Float[Array, "B *grid D"], Float[Array, "B *grid D"]]
+"""Mean and log variance of each element of z."""
+
+
+class VAE(nn.Module):
+    """z = mu + sigma epsilon, x' = dec(z), loss beta KL(q(z|x) | N(0, 1)) (arXiv:1312.6114).
+
+    The loss is divided by the number of elements of x, as task losses are means over elements. So
+    beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an element. `squared_error`
+    is a Gaussian of variance 1/2 up to a constant: for the bound with variance s^2, beta = 2 s^2.
+
+    Attributes:
+        encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
+        decoder: a module z `[B, ..., D]` -> `[B, ..., P]`.
+        beta: weight of the divergence (other than 1: beta-VAE, Higgins et al. 2017).
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> model = VAE(vj.Encoder(dim=2 * 4), vj.Decoder(dim=4))
+        >>> x = jnp.zeros((1, 8, 8, 1))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> rec = model.apply(variables, x, train=True, rngs={vj.RNG: jax.random.key(1)})
+        >>> rec.x.shape, rec.z_q.shape, list(rec.losses), list(rec.metrics)
+        ((1, 8, 8, 1), (1, 2, 2, 4), ['kl'], ['kl_bits'])
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    beta: float = 1.0
+
+    def __call__(
+        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Reconstruction:
+        """All of it, for training and evaluation.
+
+        Args:
+            x: float `[B, ..., C]`.
+            train: whether z is drawn, which needs the rng `RNG`; else it is the mean.
+            mask: None, or weights of the examples `[B]`, or of the rows of z.
+            axis_name: of the replicas.
+
+        Returns:
+            z_e is the mean, z_q is z, and indices have no stream. metrics["kl_bits"] are bits of an
+            example.
+        """
+        mu, log_variance = self.posterior(x)
+        z = mu
+        if train and not self.is_initializing():
+            z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
+        kl = gaussian_kl(mu, log_variance)
+        if mask is not None:
+            mask = jnp.asarray(mask, jnp.float32)
+            mask = jnp.broadcast_to(
+                mask.reshape(mask.shape + (1,) * (kl.ndim - mask.ndim)), kl.shape
+            )
+        nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # of an example
+        losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
+        metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
+        return Reconstruction(self.decode(z), mu, z, no_streams(z), losses, metrics)
+
+    def posterior(self, x: Float[Array, "B *spatial C"]) -> Posterior:
+        """q(z|x) as its mean and log variance."""
+        both = self.encoder(x)
+        if both.shape[-1] % 2:
+            raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
+        mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
+        return mu, log_variance
+
+    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+        """The mean of q(z|x)."""
+        return self.posterior(x)[0]
+
+    def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
+        """x' = dec(z)."""
+        return self.decoder(z)
+
+
+class Autoencoder(nn.Module):
+    """x' = dec(enc(x)): what a `VQVAE` is without its quantizer, the limit of its reconstruction.
+
+    Attributes:
+        encoder: a module x `[B, ..., C]` -> z `[B, ..., D]`.
+        decoder: a module z `[B, ..., D]` -> x' `[B, ..., C]`.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> model = Autoencoder(vj.Encoder(dim=4), vj.Decoder(dim=4))
+        >>> model.init_with_output(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))[0].x.shape
+        (1, 8, 8, 1)
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __call__(
+        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+    ) -> Reconstruction:
+        """As `VQVAE`; z_q is z_e, and there are no losses, so nothing of the options matters."""
+        z = self.encode(x)
+        return Reconstruction(self.decode(z), z, z, no_streams(z), {}, {})
+
+    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+        """z = enc(x)."""
+        return self.encoder(x)
+
+    def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
+        """x' = dec(z)."""
+        return self.decoder(z)
+
+
+def draw(
+    key: PRNGKeyArray, mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
+) -> Float[Array, "*rows D"]:
+    """mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
+    return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape)
+
+
+def gaussian_kl(
+    mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
+) -> Float[Array, "*rows"]:
+    """KL(N(mu, sigma^2) | N(0, 1)) = 1/2 sum_i (mu_i^2 + sigma_i^2 - 1 - ln sigma_i^2), in nats.
+
+    Example:
+        >>> gaussian_kl(jnp.array([[1.0, 1.0]]), jnp.zeros((1, 2)))
+        Array([1.], dtype=float32)
+    """
+    # expm1: where q is almost the prior, e^v - 1 - v would be rounding error.
+    excess = jnp.expm1(log_variance) - log_variance
+    return 0.5 * jnp.sum(jnp.square(mu) + excess, axis=-1)
+
+
+def no_streams(z: Float[Array, "B *grid D"]) -> Array:
+    """Indices [B, *grid, 0]: of codes there are none."""
+    return jnp.zeros((*z.shape[:-1], 0), jnp.int32)
