@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.arms import Arm, Result
-from experiments.code_prior import Prior, learned_bits
+from experiments.code_prior import Prior, compiler_options, learned_bits
 from experiments.codes import as_levels, quantizers
 from experiments.recipe import make_optimizer
 from experiments.trial import SHOWN, images, run_steps
@@ -35,7 +35,6 @@ from vqvae_jax import (
     uniform_bits,
 )
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
-from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
 DRAWS = 4  # of z for each test image, where z is drawn
@@ -54,10 +53,6 @@ class Budget:
     coded_images: int = 8000  # of the training set, for histogram and prior
     test_images: int = 2000
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
-
-    @property
-    def compiler_options(self):
-        return FAST_COMPILE if self.fast_compile else None
 
 
 def make_arm(
@@ -79,12 +74,13 @@ def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[in
     train, _ = images(budget.data)
     optimizer = make_optimizer(budget)
     start = jax.jit(  # runs once for each seed
-        lambda key: init_state(model, optimizer, key, train[:1]), compiler_options=FAST_COMPILE
+        lambda key: init_state(model, optimizer, key, train[:1]),
+        compiler_options=compiler_options(),
     )
     step = jax.jit(
         make_train_step(model, optimizer, task_loss(likelihood), likelihood.mean),
         donate_argnums=0,
-        compiler_options=budget.compiler_options,
+        compiler_options=compiler_options(budget.fast_compile),
     )
     measure = bits(model, likelihood, budget)
 
@@ -113,7 +109,7 @@ def draw_bits(model, likelihood: Likelihood, budget: Budget):
         drawn = jax.lax.map(nats, jax.random.split(key, DRAWS))
         return seen(likelihood, x, apply(x).x) | {"nats": drawn.mean(0), "rate": rates}
 
-    look = jax.jit(look, compiler_options=budget.compiler_options)
+    look = jax.jit(look, compiler_options=compiler_options(budget.fast_compile))
 
     def measure(variables, seed: int):
         _, test = images(budget.data)
@@ -134,7 +130,7 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
         codes = {"nats": -likelihood.log_prob(x, rec.x), "maps": as_levels(rec.indices)}
         return seen(likelihood, x, rec.x) | codes
 
-    look = jax.jit(look, compiler_options=budget.compiler_options)
+    look = jax.jit(look, compiler_options=compiler_options(budget.fast_compile))
 
     def measure(variables, seed: int):
         train, test = images(budget.data)

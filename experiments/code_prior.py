@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.recipe import make_optimizer
 from experiments.trial import run_steps
-from vqvae_jax import Condition, TransformerPrior, coding_bits
+from vqvae_jax import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.data.pipeline import batches, take_batches
 from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.priors import CodeBatch, prior_loss
@@ -36,6 +36,11 @@ class Prior:
     fast_compile: bool = False
 
 
+def compiler_options(fast: bool = True):
+    """For `jax.jit`: those of `FAST_COMPILE`, which the CPU's compiler alone knows, or none."""
+    return FAST_COMPILE if fast and jax.default_backend() == "cpu" else None
+
+
 def learned_bits(
     prior: Prior, vocabs, level: int, train: Maps, test: Maps, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -58,10 +63,10 @@ def coder(prior: Prior, vocab, grid, coarse):
     inner = {name: getattr(prior, name) for name in ("width", "depth", "heads", "dropout")}
     module = TransformerPrior(vocab, grid, coarse=coarse, **inner)
     optimizer = make_optimizer(prior)
-    options = FAST_COMPILE if prior.fast_compile else None
     *told, codes = (jnp.zeros((1, *g, len(v)), jnp.int32) for g, v in (*coarse, (grid, vocab)))
     init = partial(module.init, codes=codes, condition=Condition(coarse=tuple(told)))
-    start = jax.jit(partial(start_state, init, optimizer), compiler_options=FAST_COMPILE)
+    start = jax.jit(partial(start_state, init, optimizer), compiler_options=compiler_options())
+    options = compiler_options(prior.fast_compile)
     step = jax.jit(
         gradient_step(prior_loss(module), optimizer), donate_argnums=0, compiler_options=options
     )
@@ -79,7 +84,7 @@ def coder(prior: Prior, vocab, grid, coarse):
 
     @partial(jax.jit, compiler_options=options)
     def look(params, batch: CodeBatch):
-        return coding_bits(module.apply({"params": params}, *batch[:2]), batch.codes)
+        return -log_likelihood(module, {"params": params}, *batch[:2]) / math.log(2)
 
     def bits(params, maps: Maps) -> np.ndarray:
         size = min(max(4 * prior.tokens // length, 1), len(maps[level]))

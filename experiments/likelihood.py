@@ -10,17 +10,17 @@ Writes a table with intervals over seeds, a plot and pictures to runs/likelihood
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
-from experiments.arms import Arm, collect
+from experiments.arms import Arm, Row
 from experiments.code_lengths import Budget, make_arm
 from experiments.code_prior import Prior
 from experiments.command import run
-from experiments.compare_quantizers import choose, command_line
-from experiments.page import Column, Study, write_pages
-from experiments.processes import default_processes, run_all
+from experiments.comparison import choose, command_line, compare
+from experiments.page import Column, Study
 from experiments.recipe import hierarchy
 from experiments.trial import SHOWN, images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
@@ -157,23 +157,10 @@ def main(config: Config) -> Path | None:
     if config.quick:
         steps = {name: min(getattr(config, name), 20) for name in ("steps", "prior_steps")}
         config = dataclasses.replace(config, seeds=1, **steps)
-    arms = make_arms(config)
-    if config.list:
-        print("\n".join(arm.name for arm in arms))
-        return None
-    folder = config.output or Path("runs/likelihood-quick" if config.quick else "runs/likelihood")
-    seeds = range(config.seeds)
-    run_all(partial(make_arms, config), folder, seeds, config.processes or default_processes())
-    rows = collect(arms, folder, seeds)
-    page = write_pages(folder, study(config, command), rows)
-    print(page)
-    failed = [row.arm.name for row in rows if row.count("failed")]
-    if failed:
-        raise SystemExit(f"error: {', '.join(failed)} failed; the reasons are in results.json")
-    return page
+    return compare(config, make_arms, partial(study, command), "likelihood")
 
 
-def study(config: Config, command: str) -> Study:
+def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
     """The page without its results."""
     budget, prior = make_budget(config), make_prior(config)
     quick = (

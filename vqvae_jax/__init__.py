@@ -136,6 +136,11 @@ from vqvae_jax.quantizers.vector import ema_vq as ema_vq
 from vqvae_jax.quantizers.vector import sinkhorn_vq as sinkhorn_vq
 from vqvae_jax.quantizers.vector import stochastic_vq as stochastic_vq
 from vqvae_jax.quantizers.vector import vq as vq
+from vqvae_jax.rates import BitsPerDim as BitsPerDim
+from vqvae_jax.rates import bits_per_dim as bits_per_dim
+from vqvae_jax.rates import bpd_gauss_mse as bpd_gauss_mse
+from vqvae_jax.rates import static_bits as static_bits
+from vqvae_jax.rates import uniform_bits as uniform_bits
 from vqvae_jax.sampling import cached as cached
 from vqvae_jax.sampling import free_codes as free_codes
 from vqvae_jax.sampling import log_likelihood as log_likelihood
@@ -144,12 +149,6 @@ from vqvae_jax.sampling import temperature as temperature
 from vqvae_jax.sampling import top_k as top_k
 from vqvae_jax.sampling import top_p as top_p
 from vqvae_jax.sampling import uncached as uncached
-from vqvae_jax.rates import BitsPerDim as BitsPerDim
-from vqvae_jax.rates import bits_per_dim as bits_per_dim
-from vqvae_jax.rates import bpd_gauss_mse as bpd_gauss_mse
-from vqvae_jax.rates import coding_bits as coding_bits
-from vqvae_jax.rates import static_bits as static_bits
-from vqvae_jax.rates import uniform_bits as uniform_bits
 from vqvae_jax.search import nearest as nearest
 from vqvae_jax.tokenizers import Tokenizer as Tokenizer
 from vqvae_jax.tokenizers import layer_norm as layer_norm

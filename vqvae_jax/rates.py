@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -30,7 +29,8 @@ def bits_per_dim(
 
     Args:
         distortion: -ln p(x|z) in nats, of an example: `-Likelihood.log_prob`.
-        rate: R(z) in bits, of an example: `uniform_bits`, `static_bits`, a prior's nats / ln 2.
+        rate: R(z) in bits, of an example: `uniform_bits`, `static_bits`, or of a learned prior
+            `-log_likelihood(...) / math.log(2)`.
         dims: number of elements of x: height x width x channels.
 
     Raises:
@@ -91,32 +91,6 @@ def static_bits(
     bits = [-jnp.log2(p)[codes[..., q]] for q, p in enumerate(smooth)]
     valid = [jnp.where(codes[..., q] >= 0, b, 0) for q, b in enumerate(bits)]
     return sum((b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes)))
-
-
-def coding_bits(
-    logits: Float[Array, "B *codes K"], codes: Int[Array, "B *codes"]
-) -> Float[Array, "B"]:
-    """-sum log2 softmax(logits)_k over the codes of each example: the rate under a learned prior.
-
-    Args:
-        logits: of a prior, `[B, ..., K]`, in which only what is sent before a code has a say.
-        codes: int `[B, ...]`; -1 takes no bits.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    Example:
-        >>> coding_bits(jnp.zeros((1, 3, 4)), jnp.array([[0, 3, -1]]))
-        Array([4.], dtype=float32)
-    """
-    if logits.shape[:-1] != codes.shape:
-        raise ValueError(
-            f"logits must be [*codes.shape, K], got {logits.shape} for codes {codes.shape}"
-        )
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(log_p, jnp.maximum(codes, 0)[..., None], axis=-1)[..., 0]
-    nats = -jnp.sum(jnp.where(codes >= 0, chosen, 0), axis=range(1, codes.ndim))
-    return nats / math.log(2)
 
 
 def bpd_gauss_mse(test_mse: float, train_mse: float) -> float:

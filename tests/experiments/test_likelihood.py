@@ -194,7 +194,7 @@ def test_rates_of_the_arms(data):
     assert vocabs == {
         "vqvae": (512,), "vqvae-categorical": (512,), "vqvae-grouped": (8,) * 10
     }  # fmt: skip
-    text = markdown(likelihood.study(Config(data=data), "python it"), [])
+    text = markdown(likelihood.study("python it", Config(data=data), []), [])
     assert "A quick run" not in text and "1.875 bits" in text
     assert 49 * 30 / 784 == 640 * 9 / 3072 == 1.875 and 49 * 9 / 784 == 0.5625
 
