@@ -1,0 +1,183 @@
+"""Ways to train one autoencoder of labelled images, and what it is worth to a classifier.
+
+That classifier took part in none of the trainings.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import UInt8
+
+import vqvae_jax as vj
+from experiments import trial
+from experiments.arms import Result
+from experiments.classifier import STEPS, Classifier, kept_classifier, perceptual
+from experiments.codes import quantizers
+from experiments.quality import frechet, recognised
+from experiments.recipe import make_optimizer
+from experiments.trial import Budget, images, run_steps
+from vqvae_jax.data.labels import open_labels
+from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.data.readers import DataError
+from vqvae_jax.training.adversarial import (
+    adaptive,
+    adversarial_loss,
+    adversarial_state,
+    model_variables,
+    players,
+    with_features,
+)
+from vqvae_jax.training.step import (
+    TaskLoss,
+    gradient_step,
+    init_state,
+    make_train_step,
+    squared_error,
+)
+
+LAST_LAYER = ("decoder", "Upsample_1")
+TEACHER, JUDGE = 1, 0  # seeds of two classifiers: what is trained for must not be what measures
+
+
+class Training(NamedTuple):
+    """One way to train the model."""
+
+    start: Callable[[Any], Any]  # key -> state
+    step: Callable[..., Any]  # (state, batch) -> (state, metrics)
+    variables: Callable[[Any], dict]  # of the model, from the state
+
+
+@cache
+def images_and_labels(config):
+    """((images, labels) of training, those of the test).
+
+    Raises:
+        DataError: of data without labels.
+    """
+    labels = open_labels(config.data)
+    if labels is None:
+        raise DataError(f"{config.data}: expected data with labels, found none")
+    train, test = images(config.data)
+    n = make_budget(config).test_images
+    return (train, labels.read("train")), (test[:n], labels.read("test")[:n])
+
+
+def classifier(config, seed: int) -> Classifier:
+    """Trained, or as it was kept."""
+    train, _ = images_and_labels(config)
+    return kept_classifier(*train, classifier_steps(config), seed, folder=config.classifiers)
+
+
+def classifier_steps(config) -> int:
+    """Of each of the two."""
+    return 60 if config.quick else STEPS
+
+
+def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
+    """The autoencoder of all arms, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
+    channels = images(config.data)[0].shape[-1]
+    inner = {"width": config.width, "depth": 1}
+    model = vj.VQVAE(
+        vj.Encoder(channels, **inner),
+        vj.vq(512, 64, init=vj.kmeans(10), revive=vj.underused(0.1)),
+        vj.Decoder(channels, **inner),
+    )
+    return model, vj.PatchDiscriminator(config.discriminator_width)
+
+
+def plain(config, task_loss: TaskLoss) -> Training:
+    """Without a discriminator."""
+    model, _ = make_models(config)
+    optimizer, example = make_optimizer(make_budget(config)), images(config.data)[0][:1]
+    return Training(
+        lambda key: init_state(model, optimizer, key, example),
+        make_train_step(model, optimizer, task_loss),
+        lambda state: {"params": state.params, **state.collections},
+    )
+
+
+def against(config, task_loss: TaskLoss) -> Training:
+    """With a discriminator from half of the steps on."""
+    model, discriminator = make_models(config)
+    optimizer = players(
+        make_optimizer(make_budget(config)), optax.adam(config.discriminator_rate, b1=0.5, b2=0.9)
+    )
+    loss = adversarial_loss(
+        model,
+        discriminator,
+        config.steps // 2,
+        LAST_LAYER,
+        task_loss=task_loss,
+        balance=lambda rec, gen: config.generator_weight * adaptive(rec, gen),
+    )
+    example = images(config.data)[0][:1]
+    return Training(
+        lambda key: adversarial_state(model, discriminator, optimizer, key, example),
+        gradient_step(loss, optimizer),
+        model_variables,
+    )
+
+
+def trainer(config, train: Callable[..., Training], features: bool) -> Callable[[int], Result]:
+    """Returns `run(seed)`: trains one way, and measures; all seeds share what is compiled."""
+    task_loss = squared_error
+    if features:
+        distance = perceptual(classifier(config, TEACHER))
+        task_loss = with_features(lambda x, y: config.features_weight * distance(x, y))
+    options = vj.FAST_COMPILE if config.quick and jax.default_backend() == "cpu" else None
+    model, _ = make_models(config)
+    training = train(config, task_loss)
+    step = jax.jit(training.step, donate_argnums=0, compiler_options=options)
+    look = jax.jit(lambda v, x: trial.measure(model, v, x), compiler_options=options)
+    judge = classifier(config, JUDGE)
+    (pixels, _), (test, labels) = images_and_labels(config)
+
+    def run(seed: int) -> Result:
+        order = batches(pixels, seed, config.batch_size)
+        state, ms = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
+        variables = training.variables(state)
+        numbers, shown = trial.evaluate(look, variables, test, quantizers(model))
+        made = reconstruct(look, variables, test)
+        numbers |= {
+            "sharpness": sharpness(made) / sharpness(test),
+            "frechet": frechet(judge, test, made),
+            "recognised": recognised(judge, made, labels),
+            "ms_per_step": ms,
+        }
+        return Result(numbers, shown)
+
+    return run
+
+
+def reconstruct(
+    look, variables, test: UInt8[np.ndarray, "N H W C"]
+) -> UInt8[np.ndarray, "N H W C"]:
+    """The test images as the model makes them."""
+    parts = [
+        np.asarray(look(variables, batch)["pictures"])[mask > 0]
+        for batch, mask in take_batches(test, min(100, len(test)))
+    ]
+    return np.concatenate(parts)
+
+
+def sharpness(pixels: UInt8[np.ndarray, "N H W C"]) -> float:
+    """The mean over images."""
+    return float(jnp.mean(vj.sharpness(preprocess(pixels))))
+
+
+def make_budget(config) -> Budget:
+    """What each arm gets; a tenth of the steps are warm-up."""
+    return Budget(
+        data=config.data,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup=config.steps // 10,
+        test_images=200 if config.quick else 2000,
+        fast_compile=config.quick,
+    )
