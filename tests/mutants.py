@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
+from mutants_priors import PRIORS
 from mutants_quantizers import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ MUTANTS = [
 ]  # fmt: skip
 MUTANTS += [
     Mutant(name, family, file, old, new, tests)
-    for family, file, tests, changes in FAMILIES
+    for family, file, tests, changes in FAMILIES + PRIORS
     for name, old, new in changes
 ]
 

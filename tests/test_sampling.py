@@ -204,6 +204,12 @@ def test_guidance_needs_classes():
         sample_codes(KEY, prior, made.variables(prior), free_codes(prior, 1), guidance=1.0)
 
 
+def test_not_all_priors_have_a_cache():
+    prior, variables = made.PIXELCNN, made.variables(made.PIXELCNN)
+    with pytest.raises(TypeError, match="PixelCNN keeps no cache: use stepper=uncached"):
+        sample_codes(KEY, prior, variables, free_codes(prior, 1), made.told(prior))
+
+
 def test_wrong_given_codes(as_users):
     prior = TransformerPrior((3,), (2,), **made.SMALL)
     for given in (jnp.zeros((1, 3, 1), int), jnp.full((1, 2, 1), 3)):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from vqvae_jax.modules.conditioning import Condition, check_codes
+from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, check_codes
 from vqvae_jax.modules.masked import masked_share, ranks
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.sampling import Filter, guide, log_probs, with_untold
@@ -18,7 +18,7 @@ def sample_masked(
     prior,
     variables,
     given: Int[Array, "B *grid Q"],
-    condition: Condition = Condition(),  # noqa: B008
+    condition: Condition = UNCONDITIONAL,
     *,
     steps: int = 8,
     noise: Number = 4.5,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vqvae_jax.describe import Function, described
-from vqvae_jax.modules.conditioning import EXCLUDED, Condition, check_codes, is_code
+from vqvae_jax.modules.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
 from vqvae_jax.modules.masked import MaskedPrior
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 
@@ -82,6 +82,8 @@ def top_p(p: float) -> Filter:
 
 def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
     """The stepper of `TransformerPrior`: keys and values of the tokens before are kept."""
+    if not hasattr(prior, "step"):
+        raise TypeError(f"{type(prior).__name__} keeps no cache: use stepper=uncached")
 
     def step(cache, tokens, t):
         before = jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(t - 1, 0), 1, keepdims=False)
@@ -146,7 +148,7 @@ def sample_codes(
     prior,
     variables,
     given: Int[Array, "B *grid Q"],
-    condition: Condition = Condition(),  # noqa: B008
+    condition: Condition = UNCONDITIONAL,
     *,
     stepper: Stepper = cached,
     filters: Sequence[Filter] = (),
@@ -167,7 +169,7 @@ def sample_codes(
         guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
 
     Raises:
-        ValueError, TypeError: as of the prior; if guidance has no classes.
+        ValueError, TypeError: as of the prior; if guidance has no classes, or the prior no cache.
 
     Example:
         >>> from vqvae_jax import TransformerPrior
@@ -210,7 +212,7 @@ def log_likelihood(
     prior,
     variables,
     codes: Int[Array, "B *grid Q"],
-    condition: Condition = Condition(),  # noqa: B008
+    condition: Condition = UNCONDITIONAL,
 ) -> Float[Array, "B"]:
     """log p(codes | c) in nats of each example, under a prior that is not filtered.
 

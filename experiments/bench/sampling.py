@@ -29,8 +29,8 @@ from vqvae_jax import (
     uncached,
 )
 
-CACHED, UNCACHED = "TransformerPrior, cached", "TransformerPrior, uncached"
-MASKED, PIXELCNN = "MaskedPrior, 8 steps", "PixelCNN, uncached"
+CACHED, UNCACHED = "cached", "uncached"
+MASKED, PIXELCNN = "MaskedPrior, 8 steps", "PixelCNN"
 
 
 class Sizes(NamedTuple):
@@ -55,7 +55,7 @@ ABOUT = (
     "uncached are the same loop over all codes (sample_codes) of the same TransformerPrior, one "
     "with keys and values kept, one with all logits computed again for each code. MaskedPrior is a "
     "bidirectional Transformer of the same size, whose codes are drawn in 8 forward passes; "
-    "PixelCNN has no cache."
+    "PixelCNN is uncached."
 )
 
 

@@ -33,6 +33,9 @@ class Condition(NamedTuple):
     metadata: Float[Array, "B M"] | None = None
 
 
+UNCONDITIONAL = Condition()
+
+
 class CodeEmbedding(nn.Module):
     """A learnt vector for each code of each stream, and for each place: a position and a stream.
 

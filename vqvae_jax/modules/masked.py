@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from vqvae_jax.modules.conditioning import (
+    UNCONDITIONAL,
     CodeEmbedding,
     CodeHead,
     Condition,
@@ -51,7 +52,7 @@ class MaskedPrior(nn.Module):
     def __call__(
         self,
         codes: Int[Array, "B *grid Q"],
-        condition: Condition = Condition(),  # noqa: B008
+        condition: Condition = UNCONDITIONAL,
         *,
         train: bool = False,
     ) -> Float[Array, "B *grid Q K"]:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.modules.blocks import ResidualStack
 from vqvae_jax.modules.conditioning import (
+    UNCONDITIONAL,
     CodeEmbedding,
     CodeHead,
     Condition,
@@ -66,7 +67,7 @@ class PixelCNN(nn.Module):
     def __call__(
         self,
         codes: Int[Array, "B *grid Q"],
-        condition: Condition = Condition(),  # noqa: B008
+        condition: Condition = UNCONDITIONAL,
         *,
         train: bool = False,
     ) -> Float[Array, "B *grid Q K"]:
@@ -84,7 +85,7 @@ class PixelCNN(nn.Module):
             layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
             rows, columns, out = layer(rows, columns, told, train=train)
             skip = skip + out
-        before = jnp.cumsum(content, axis=-2) - content  # of the streams before, at this place
+        before = jnp.cumsum(moved(content, 3), axis=3)  # of the streams before, at this place
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
         return CodeHead(self.vocab, self.width)(y)
@@ -165,11 +166,11 @@ def gate(x: Float[Array, "B H W two_C"]) -> Float[Array, "B H W C"]:
     return jnp.tanh(a) * nn.sigmoid(b)
 
 
-def moved(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B H W C"]:
+def moved(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
     """x moved by one place along an axis; zeros come in.
 
     Example:
-        >>> moved(jnp.array([[[[1.0], [2.0], [3.0]]]]), 2)[0, 0, :, 0]
+        >>> moved(jnp.array([1.0, 2.0, 3.0]), 0)
         Array([0., 1., 2.], dtype=float32)
     """
     pads = [(int(i == axis), 0) for i in range(x.ndim)]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.modules.conditioning import (
     INIT,
+    UNCONDITIONAL,
     CodeEmbedding,
     CodeHead,
     Condition,
@@ -65,7 +66,7 @@ class TransformerPrior(nn.Module):
     def __call__(
         self,
         codes: Int[Array, "B *grid Q"],
-        condition: Condition = Condition(),  # noqa: B008
+        condition: Condition = UNCONDITIONAL,
         *,
         train: bool = False,
     ) -> Float[Array, "B *grid Q K"]:

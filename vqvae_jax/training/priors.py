@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vqvae_jax.modules.conditioning import Condition, is_code
+from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, is_code
 from vqvae_jax.modules.masked import random_mask
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.reductions import AxisName, mean, psum
@@ -19,7 +19,7 @@ class CodeBatch(NamedTuple):
     """Codes of examples, what a prior is told about them, and their weights."""
 
     codes: Int[Array, "B *grid Q"]  # -1 where one is not known: it does not count
-    condition: Condition = Condition()
+    condition: Condition = UNCONDITIONAL
     mask: Float[Array, "B"] | None = None
 
 
@@ -91,7 +91,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             seen,
             condition,
             train=True,
-            rngs={"dropout": local_key(step_key(state), axis_name)} if prior.dropout else None,
+            rngs={"dropout": local_key(step_key(state), axis_name)},
         )
         counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)
         nll = -log_probs(logits, codes) * counted

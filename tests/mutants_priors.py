@@ -1,0 +1,74 @@
+"""Mutants of the priors over codes: (family, file, its tests, [(name, old, new), ...])."""
+
+M, PRIOR, SAMPLING = "modules/", "tests/modules/test_prior.py", "tests/test_sampling.py"
+LOSSES, MASKED = "tests/training/test_priors.py", "tests/test_masked_decoding.py"
+PRIORS = [
+    ("no leak, no blind spot", M + "transformer.py", PRIOR, [
+        ("a token sees the next", "return jnp.arange(length) <= i", "return jnp.arange(length) <= i + 1"),
+        ("a token does not see itself", "return jnp.arange(length) <= i", "return jnp.arange(length) < jnp.maximum(i, 1)"),
+    ]),
+    ("no leak, no blind spot", M + "prior.py", PRIOR, [
+        ("not shifted", "jnp.concatenate([begin, content[:, :-1]], axis=1)", "content"),
+        ("logits of the token before", "y[:, told:].reshape", "y[:, told - 1 : -1].reshape"),
+    ]),
+    ("no leak, no blind spot", M + "pixelcnn.py", PRIOR, [
+        ("own row seen", "moved(x, 1), moved(x, 2)", "x, moved(x, 2)"),
+        ("own place seen", "moved(x, 1), moved(x, 2)", "moved(x, 1), x"),
+        ("rows below seen", "jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))", "jnp.pad(rows, ((0, 0), (0, far), (far, far), (0, 0)))"),
+        ("places to the right seen", "((0, 0), (0, 0), (far, 0), (0, 0))", "((0, 0), (0, 0), (0, far), (0, 0))"),
+        ("blind spot", "conv((1, far + 1), left) + dense(twice, vertical)", "conv((1, far + 1), left) + dense(twice, 0 * vertical)"),
+        ("own stream seen", "jnp.cumsum(moved(content, 3), axis=3)", "jnp.cumsum(content, axis=3)"),
+        ("no stream seen", "jnp.cumsum(moved(content, 3), axis=3)", "0 * content"),
+        ("far coarse codes not seen", "jnp.mean(level, axis=(1, 2), keepdims=True)", "level"),
+        ("condition forgotten in one stack", "out = gate(horizontal + dense(twice, told))", "out = gate(horizontal)"),
+    ]),
+    ("each code has its own vector", M + "conditioning.py", PRIOR, [
+        ("codes of other streams", "known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])", "known = codes >= 0"),
+        ("-1 is a code", "jnp.where(known, row, sum(self.vocab))", "jnp.where(known, row, 0)"),
+        ("streams share codes", "(np.cumsum(sizes) - sizes)", "(0 * sizes)"),
+        ("not told is a class", "jnp.where(label < 0, self.classes, label)", "jnp.where(label < 0, 0, label)"),
+        ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
+    ]),
+    ("the cache changes nothing", M + "prior.py", SAMPLING, [
+        ("written one too far", "at = length - math.prod(self.grid) * streams + t", "at = length - math.prod(self.grid) * streams + t + 1"),
+        ("head of the next stream", "y[:, 0], t % streams", "y[:, 0], (t + 1) % streams"),
+        ("place of the token before", "self.embedding.place(t))[:, None]", "self.embedding.place(jnp.maximum(t - 1, 0)))[:, None]"),
+        ("stream of this token", "self.embedding.content(before, t - 1)", "self.embedding.content(before, t)"),
+        ("no beginning", "jnp.where(t == 0, self.begin,", "jnp.where(t < 0, self.begin,"),
+        ("no prefix", "if not told:", "if told:"),
+    ]),
+    ("samples follow p", "sampling.py", SAMPLING + " tests/test_filters.py", [
+        ("given codes drawn again", "jnp.where(old < 0, new, old)", "new"),
+        ("one key for all", "jax.random.fold_in(key, t)", "key"),
+        ("guidance the other way", "(1 + w) * told - w * untold", "(1 + w) * untold - w * told"),
+        ("guidance from none", "(1 + w) * told - w * untold", "w * told + (1 - w) * untold"),
+        ("filters not applied", "reduce(lambda x, f: f(x), filters, logits)", "logits"),
+        ("filters from the last", "reduce(lambda x, f: f(x), filters, logits)", "reduce(lambda x, f: f(x), filters[::-1], logits)"),
+        ("one code too few", "before < p", "before + probabilities <= p"),
+        ("top k of one more", "min(k, logits", "min(k + 1, logits"),
+        ("temperature inverted", "logits / t", "logits * t"),
+        ("likelihood of what is not known", "return jnp.where(known, each, 0)", "return each"),
+    ]),
+    ("iterative decoding", "masked_decoding.py", MASKED, [
+        ("the most confident masked again", "jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)", "jnp.where(masked, -log_probs(logits, drawn) - gumbel, jnp.inf)"),
+        ("known codes masked again", "+ gumbel, jnp.inf)", "+ gumbel, -jnp.inf)"),
+        ("noise not annealed", "noise * (1 - s / steps)", "noise"),
+        ("given codes counted", "free = jnp.sum(given < 0,", "free = jnp.sum(given < 9,"),
+        ("a step without progress", "keepdims=True) - 1", "keepdims=True)"),
+        ("one step late", "jnp.arange(1, steps + 1)", "jnp.arange(steps)"),
+    ]),
+    ("masks of training", M + "masked.py", MASKED, [
+        ("linear schedule", "return jnp.cos(jnp.pi / 2 * r)", "return 1 - r"),
+        ("none masked", "n = jnp.ceil(", "n = jnp.floor("),
+        ("places in order", "jax.random.uniform(key_places, shape)", "jax.lax.iota(jnp.float32, 12).reshape(shape)"),
+    ]),
+    ("losses of priors", "training/priors.py", LOSSES, [
+        ("what is seen is predicted", "return jnp.where(masked, -1, codes), masked", "return jnp.where(masked, -1, codes), ~masked"),
+        ("weights ignored", "each = counted * jnp.expand_dims(weights, range(1, codes.ndim))", "each = counted"),
+        ("unknown codes count", "(is_code(codes, prior.vocab) & predicted)", "predicted"),
+        ("metadata that is not finite counts", "return condition, jnp.where(finite, weights, 0), invalid", "return condition, weights, invalid"),
+        ("each replica draws the same", "jax.lax.axis_index(axis_name) * batch", "0"),
+        ("labels kept", "jnp.where(drop, -1, condition.label)", "condition.label"),
+        ("nats for bits", "/ jnp.log(2.0)", "/ 1.0"),
+    ]),
+]  # fmt: skip
