@@ -118,7 +118,7 @@ def test_guidance():
     none = np.float64(apply(VARIABLES, codes, condition._replace(label=None)))
     assert np.abs(label - none).max() > 0.01
     for w in (0.0, 2.5):
-        found = predictor(PRIOR, VARIABLES, condition, 3, w)(codes)
+        found = jit(predictor(PRIOR, VARIABLES, condition, 3, w))(codes)
         np.testing.assert_allclose(found, (1 + w) * label - w * none, rtol=1e-5, atol=1e-4)
     run = jit(partial(sample_masked, prior=PRIOR, steps=3))
     args = {"variables": VARIABLES, "given": codes, "condition": condition}

@@ -172,9 +172,8 @@ def test_both_steppers_draw_the_same():
 
 
 @each_stepper
-@pytest.mark.parametrize("w", [0.0, 2.5])
-def test_guided_logits(stepper, w):
-    prior, variables = made.TRANSFORMER, made.variables(made.TRANSFORMER)
+def test_guided_logits(stepper):
+    w, prior, variables = 2.5, made.TRANSFORMER, made.variables(made.TRANSFORMER)
     codes, condition = made.inputs(prior, 3)
     apply, tokens = jit(prior.apply), codes.reshape(3, -1)
     label = apply(variables, codes, condition)

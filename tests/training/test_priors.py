@@ -64,7 +64,7 @@ def test_loss_is_the_cross_entropy(name):
     seen, predicted = batch.codes, np.ones(batch.codes.shape, bool)
     if name == "masked":
         keys = example_keys(step_key(state), B, None)[:, 1]
-        seen, predicted = jax.vmap(masked_codes)(keys, batch.codes)
+        seen, predicted = jit(jax.vmap(masked_codes))(keys, batch.codes)
         assert (seen[predicted] == -1).all() and (seen == batch.codes)[~predicted].all()
     metadata = jnp.nan_to_num(batch.condition.metadata)
     condition = batch.condition._replace(metadata=metadata)
