@@ -35,14 +35,15 @@ def influence(prior, seed=0):
     variables = made.variables(prior, seed)
     levels = [(prior.grid, prior.vocab), *prior.coarse]
     shifts = {str(grid): jnp.zeros((np.prod(grid) * len(v), prior.width)) for grid, v in levels}
-    shifts["global"] = jnp.zeros((2, prior.width))
+    told = (prior.classes > 0) + (prior.metadata > 0)
+    shifts["global"] = jnp.zeros((told, prior.width))
 
     def logits(shifts):
         with shifting(shifts):
             return prior.apply(variables, codes, condition).reshape(codes.size, -1)
 
     gradients = jit(jax.jacrev(logits))(shifts)
-    return {name: np.abs(g).max(axis=(1, 3)) for name, g in gradients.items()}
+    return {name: np.abs(g).max(axis=(1, 3), initial=0) for name, g in gradients.items()}
 
 
 @each_causal
@@ -61,6 +62,12 @@ def test_label_metadata_and_all_coarser_codes_reach_all_logits(prior):
     assert found["global"].shape[1] == 2 and found["global"].min() > 1e-9
     for grid, _ in prior.coarse:
         assert found[str(grid)].min() > 1e-9, grid
+
+
+def test_pixelcnn_sees_coarse_codes_that_are_far_away():
+    prior = PixelCNN((2,), (1, 2), coarse=(((9, 9), (2,)),), width=8, depth=1)
+    found = influence(prior)["(9, 9)"]
+    assert found.shape == (2, 81) and found.min() > 1e-9
 
 
 def test_masked_priors_see_all_other_codes():
@@ -114,13 +121,27 @@ def test_examples_do_not_see_each_other(prior):
 
 
 @each
-def test_a_label_that_is_not_told_is_like_none(prior):
+def test_a_label_that_is_not_told_is_like_none_and_like_no_class(prior):
     codes, condition = made.inputs(prior, 3)
     variables, apply = made.variables(prior), jit(prior.apply)
     untold = apply(variables, codes, condition._replace(label=jnp.full(3, -1)))
     none = apply(variables, codes, condition._replace(label=None))
     np.testing.assert_array_equal(untold, none)
-    assert np.abs(untold - apply(variables, codes, condition)).max() > 1e-3
+    told = apply(variables, codes, condition._replace(label=jnp.arange(3)))
+    assert np.abs(untold - told).max(axis=tuple(range(1, told.ndim))).min() > 1e-4
+
+
+def test_each_code_of_each_stream_has_its_own_vector():
+    embedding = CodeEmbedding((3, 5), (2, 3), 4)
+    shapes = jax.eval_shape(embedding.init, jax.random.key(0), jnp.zeros((1, 2, 3, 2), int))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape)), shapes)
+    codes, t = np.array([0, 1, 2, -1, 0, 1, 2, 3, 4, -1]), np.array([0] * 4 + [3] * 6)
+    vectors = jit(lambda *args: embedding.apply(*args, method="content"))(variables, codes, t)
+    np.testing.assert_array_equal(vectors[3], vectors[9])
+    assert len(np.unique(vectors, axis=0)) == 3 + 5 + 1
+    places = jit(lambda *args: embedding.apply(*args, method="place"))(variables, np.arange(12))
+    assert len(np.unique(places, axis=0)) == 12
 
 
 @each
