@@ -1,6 +1,5 @@
 """What a run shows while it goes on, and what it logs."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.evaluate import evaluate
 from experiments.runs import Log
-from vqvae_jax.data.pipeline import Examples
+from vqvae_jax.training.step import TrainState
+
+Values = dict[str, float]
 
 
 def make_progress(console: Console, **options) -> Progress:
@@ -25,17 +25,33 @@ def make_progress(console: Console, **options) -> Progress:
 
 
 class Display:
-    """Two hooks of the loop, `log` and `evaluate`, with a live bar where there is a terminal."""
+    """Two hooks of the loop, `log` and `evaluate`, with a live bar where there is a terminal.
 
-    def __init__(self, folder: Path, config, model, test: Examples, start: int):
-        self.model, self.test, self.config = model, test, config
+    Args:
+        folder: of the run.
+        steps, start: the last step, and the one to begin after.
+        title: one line on what begins, as of `describe_start`.
+        read: from the metrics of a step to the values to log and the words to show.
+        look: from a state to the values to log and a line to print.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        start: int,
+        title: str,
+        read: Callable[[Values], tuple[Values, list[str]]],
+        look: Callable[[TrainState], tuple[Values, str]],
+    ):
+        self.read, self.look = read, look
         self.files = Log(folder, start)
         self.waiting: list[tuple[int, dict]] = []  # logged, not yet written
         console = Console()
         self.bar = make_progress(console)
-        self.task = self.bar.add_task("", total=config.steps, completed=start, now="compiling")
+        self.task = self.bar.add_task("", total=steps, completed=start, now="compiling")
         self.bar.start()
-        console.print(describe_start(config, model, test, start))
+        console.print(title)
 
     def log(self, done: int, state, metrics) -> Callable[[], None]:
         """The metrics of this step are on their way, and are written while the next one runs."""
@@ -51,38 +67,26 @@ class Display:
 
     def write_metrics(self, done: int, metrics) -> None:
         """Those of one step."""
-        values = {f"train/{name}": float(v) for name, v in metrics.items()}
-        values["train/psnr"] = -10 * math.log10(max(values["train/mse"], 1e-12))
-        self.files.write(done, values)
+        values, words = self.read({name: float(value) for name, value in metrics.items()})
+        self.files.write(done, {f"train/{name}": value for name, value in values.items()})
         rate = self.files.write_time(done)
         shown = [f"{rate:.1f} steps/s"] if rate else []
-        shown += [f"loss {values['train/loss']:.4f}", f"PSNR {values['train/psnr']:.2f} dB"]
-        shown += [
-            f"perplexity {value:.0f}"
-            for name, value in values.items()
-            if "perplexity_batch" in name
-        ][:1]
-        self.bar.update(self.task, completed=done, now=", ".join(shown))
+        self.bar.update(self.task, completed=done, now=", ".join(shown + words))
 
     def evaluate(self, done: int, state, metrics) -> None:
-        """Looks at the whole test set."""
+        """Looks at a whole set, usually the test set."""
         self.write()
-        variables = jax.device_get({"params": state.params, **state.collections})
-        table, _ = evaluate(self.model, variables, self.test)
-        self.files.write(done, {f"test/{name}": value for name, value in table.items()})
-        text = f"step {done:>6}: test PSNR {table['psnr']:.2f} dB"
-        if "used" in table:
-            text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
-        self.bar.console.print(text)
+        values, text = self.look(state)
+        self.files.write(done, values)
+        self.bar.console.print(f"step {done:>6}: {text}")
 
     def close(self) -> None:
         self.bar.stop()
         self.files.close()
 
 
-def describe_start(config, model, test: Examples, start: int) -> str:
+def describe_start(config, what: str, start: int) -> str:
     """One line on what begins."""
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-    shape = " x ".join(map(str, test.shape[1:]))
     begun = f"continues at step {start}" if start else "begins"
-    return f"{config.name} {begun}: {config.data}, {shape}, {config.parallel} on {devices}"
+    return f"{config.name} {begun}: {what}, {config.parallel} on {devices}"

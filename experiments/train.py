@@ -10,30 +10,22 @@ The same command continues a run that was stopped.
 
 import dataclasses
 import json
-from contextlib import ExitStack, closing
+import math
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
-from experiments import evaluate, report, runs
+from experiments import evaluate, report, runs, training
 from experiments.command import run
-from experiments.progress import Display
+from experiments.progress import Display, describe_start
 from experiments.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_range, check_size
-from vqvae_jax.training import parallel
-from vqvae_jax.training.checkpoint import Checkpoints
-from vqvae_jax.training.loop import Hook, Interrupt, run_steps
-from vqvae_jax.training.step import init_state, make_train_step
-
-COMPILERS = {
-    "jit": parallel.jit_step,
-    "shard_map": parallel.shard_map_step,
-    "pmap": parallel.pmap_step,
-}
+from vqvae_jax.quantizers.base import check_size
+from vqvae_jax.training.step import TrainState, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +107,10 @@ FREE = (
 
 def check(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
-    check_size(steps=config.steps, batch_size=config.batch_size, processes=config.processes)
-    check_size(log_every=config.log_every, eval_every=config.eval_every)
-    check_size(save_every=config.save_every)
+    training.check(config)
+    check_size(processes=config.processes)
     if config.parts is not None:
         check_size(parts=config.parts)
-    check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
 
 
 def main(config: Config) -> dict[str, float] | None:
@@ -130,47 +120,51 @@ def main(config: Config) -> dict[str, float] | None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(config.data, config.crop)
     model, optimizer = make_model(config, train), make_optimizer(config)
-    mesh = parallel.data_mesh()
-    parallel.check_batch(config.batch_size, mesh.size)
-    train_step = make_train_step(in_parts(model, config.parts), optimizer)
-    step = COMPILERS[config.parallel](train_step, mesh)
-    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
-    state = parallel.replicate(state, mesh)
-
     folder = config.runs / config.name
-    chief = config.process_id == 0
-    if chief:
-        runs.prepare(folder, config, FREE)
-    with ExitStack() as stack:
-        interrupt = stack.enter_context(Interrupt())
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
-        start = checkpoints.latest() or 0
-        if start:
-            runs.check_model(folder, model)
-            state = checkpoints.restore(state)
+    training.train(
+        folder,
+        config,
+        model,
+        make_train_step(in_parts(model, config.parts), optimizer),
+        init_state(model, optimizer, jax.random.key(config.seed), train[:1]),
+        partial(host_batches, config, train),
+        # The model as it is now, for evaluate, reconstruct and export.
+        lambda state: save_model(folder / "model", model, as_variables(state)),
+        partial(make_display, folder, config, model, test),
+        FREE,
+        chief=config.process_id == 0,
+    )
+    return finish(folder, test) if config.process_id == 0 else None
 
-        def save(done, state, metrics):
-            if chief:  # the model as it is now, for evaluate, reconstruct and export
-                variables = {"params": state.params, **state.collections}
-                save_model(folder / "model", model, variables)
-            # After it: where there is a checkpoint, there is a model. `pmap` leaves local arrays.
-            checkpoints.save(parallel.replicate(state, mesh))
 
-        hooks: dict[Hook, int] = {save: config.save_every}
-        if chief:
-            display = stack.enter_context(closing(Display(folder, config, model, test, start)))
-            hooks |= {display.log: config.log_every, display.evaluate: config.eval_every}
-        batches = parallel.prefetch(host_batches(config, train, start), step.place)
-        state = run_steps(
-            state, step.run, batches, config.steps, hooks, lambda: bool(interrupt.signal)
-        )
-        save(config.steps, state, {})
-    if not chief:
-        return None
-    if interrupt.signal:
-        print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
-        raise SystemExit(128 + interrupt.signal)
-    return finish(folder, test)
+def as_variables(state: TrainState) -> dict[str, Any]:
+    """Of the model, as `apply` takes them, on the host."""
+    return jax.device_get({"params": state.params, **state.collections})
+
+
+def make_display(folder: Path, config: Config, model, test: Examples, start: int) -> Display:
+    """What the run shows and logs."""
+    shape = " x ".join(map(str, test.shape[1:]))
+    title = describe_start(config, f"{config.data}, {shape}", start)
+    look = partial(look_at_test, model, test)
+    return Display(folder, config.steps, start, title, read_metrics, look)
+
+
+def read_metrics(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Those of a step and its PSNR; what of them is shown."""
+    values = metrics | {"psnr": -10 * math.log10(max(metrics["mse"], 1e-12))}
+    words = [f"loss {values['loss']:.4f}", f"PSNR {values['psnr']:.2f} dB"]
+    perplexities = [value for name, value in values.items() if "perplexity_batch" in name]
+    return values, words + [f"perplexity {value:.0f}" for value in perplexities[:1]]
+
+
+def look_at_test(model, test: Examples, state: TrainState) -> tuple[dict[str, float], str]:
+    """The table of the whole test set, and a line of it."""
+    table, _ = evaluate.evaluate(model, as_variables(state), test)
+    text = f"test PSNR {table['psnr']:.2f} dB"
+    if "used" in table:
+        text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
+    return {f"test/{name}": value for name, value in table.items()}, text
 
 
 def finish(folder: Path, test: Examples) -> dict[str, float]:

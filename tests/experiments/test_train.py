@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import train, training
 from experiments.runs import ConfigChanged, read_lines
 from vqvae_jax import load_model, save_model, vq
 from vqvae_jax.data.pipeline import preprocess
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
     stopped = dataclasses.replace(straight, runs=tmp_path)
     for at in (4, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "Interrupt", StopAt(at))
+            patch.setattr(training, "Interrupt", StopAt(at))
             with pytest.raises(SystemExit) as stop:
                 train.main(stopped)
         assert stop.value.code == 128 + signal.SIGINT
@@ -199,7 +199,7 @@ def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
     c = config(data, tmp_path, model="vqvae2", codes=(4, 16), steps=6, eval_every=3)
     stopped = dataclasses.replace(c, runs=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Interrupt", StopAt(4))
+        patch.setattr(training, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit):
             train.main(stopped)
     table = train.main(c)

@@ -1,0 +1,214 @@
+"""The codes of a whole data set: what `tokenize` writes, and priors are trained on.
+
+codes.json            grid and vocab of each level, classes, the model, SHA-256 of each file
+train.npz, test.npz   level0 [N, *grid, Q], level1, ...; label [N] where the source has labels
+records/              or instead of them ArrayRecord: all codes of an item, and its label, are a row
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.runs import write_text
+from vqvae_jax.bundle import write
+from vqvae_jax.data.readers import DataError, first_line
+from vqvae_jax.data.records import open_records, sha256
+from vqvae_jax.data.writing import write_records
+from vqvae_jax.modules.conditioning import Level
+
+DESCRIPTION, FORMAT = "codes.json", 1
+SPLITS = ("train", "test")
+RECORDS = "records"
+
+
+class Codes(NamedTuple):
+    """The codes of both splits of a source.
+
+    Attributes:
+        maps: of "train" and "test", for each level, the top one first, ints `[N, *grid, Q]`.
+        labels: of both splits the class of each item; empty where the source has none.
+        classes: their names.
+        levels: (grid, vocab) of each level.
+        model: SHA-256 of the model.
+        source, crop: the data, as `load_data` takes them.
+    """
+
+    maps: dict[str, tuple[Int[np.ndarray, "N ..."], ...]]
+    labels: dict[str, Int[np.ndarray, "N"]]
+    classes: tuple[str, ...]
+    levels: tuple[Level, ...]
+    model: str
+    source: str
+    crop: int | None = None
+
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """Of each level."""
+        return tuple(grid for grid, _ in self.levels)
+
+    @property
+    def vocab(self) -> tuple[tuple[int, ...], ...]:
+        """Of each level the sizes K of its streams."""
+        return tuple(vocab for _, vocab in self.levels)
+
+    def label(self, split: str) -> Int[np.ndarray, "N"] | None:
+        """The classes of a split, None without labels."""
+        return self.labels.get(split)
+
+
+def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
+    """Writes a folder whole or not at all; codes that are there already are replaced.
+
+    Args:
+        folder: new, empty, or with codes.
+        codes: what to write.
+        form: "npz" or "records".
+
+    Raises:
+        DataError: if the folder holds anything else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
+        raise DataError(f"{folder}: expected a new folder or one of codes, found other files")
+    partial, old = (folder.with_name(f".{folder.name}.{s}-{os.getpid()}") for s in ("new", "old"))
+    partial.mkdir(parents=True)
+    try:
+        FORMS[form][0](partial, codes)
+        files = {name: sha256(partial / name) for name in file_names(partial)}
+        write_text(partial / DESCRIPTION, json.dumps(description(codes, form, files), indent=1))
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    finally:
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def open_codes(folder: Path) -> Codes:
+    """The codes that `write_codes` wrote.
+
+    Raises:
+        DataError: in one line, if a file is missing, or not what was written.
+    """
+    path = folder / DESCRIPTION
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected codes, found: {first_line(error)}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise DataError(f"{path}: expected codes of format {FORMAT}, found another")
+    try:
+        check_files(folder, document["files"])
+        return FORMS[document["form"]][1](folder, document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: expected a description of codes, found: {error!r}") from error
+
+
+def description(codes: Codes, form: str, files: dict[str, str]) -> dict[str, Any]:
+    """The content of codes.json."""
+    levels = [{"grid": grid, "vocab": vocab} for grid, vocab in codes.levels]
+    counts = {split: len(maps[0]) for split, maps in codes.maps.items()}
+    facts = {"source": codes.source, "crop": codes.crop, "model": codes.model}
+    known = {"counts": counts, "levels": levels, "classes": codes.classes}
+    return {"format": FORMAT, "form": form, **facts, **known, "files": files}
+
+
+def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
+    """`Codes` from the content of codes.json and what the files hold."""
+    levels = tuple((tuple(x["grid"]), tuple(x["vocab"])) for x in document["levels"])
+    classes = tuple(document["classes"])
+    return Codes(
+        maps,
+        labels if classes else {},
+        classes,
+        levels,
+        document["model"],
+        document["source"],
+        document["crop"],
+    )
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    """Raises a DataError naming the first file whose SHA-256 is another."""
+    for name, digest in files.items():
+        found = sha256(folder / name) if (folder / name).is_file() else "no such file"
+        if found != digest:
+            raise DataError(f"{folder / name}: expected SHA-256 {digest}, found {found}")
+
+
+def file_names(folder: Path) -> list[str]:
+    """All files of a folder, and in its sub-folders."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def smallest(vocab: tuple[int, ...]) -> type[np.signedinteger]:
+    """int16 where it holds all codes, and -1.
+
+    Example:
+        >>> smallest((512, 32768)).__name__, smallest((32769,)).__name__
+        ('int16', 'int32')
+    """
+    return np.int16 if max(vocab) - 1 <= np.iinfo(np.int16).max else np.int32
+
+
+def write_npz(folder: Path, codes: Codes) -> None:
+    """A file of arrays for each split."""
+    for split, maps in codes.maps.items():
+        arrays = {f"level{i}": k for i, k in enumerate(maps)}
+        if codes.labels:
+            arrays["label"] = codes.labels[split]
+        write(folder / f"{split}.npz", partial(np.savez_compressed, **arrays))
+
+
+def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
+    """The inverse."""
+    maps, labels = {}, {}
+    for split in document["counts"]:
+        with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
+            maps[split] = tuple(file[f"level{i}"] for i in range(len(document["levels"])))
+            labels[split] = file.get("label")
+    return described(document, maps, labels)
+
+
+def write_rows(folder: Path, codes: Codes) -> None:
+    """A record for each item: the codes of all levels, flat, then its label."""
+    rows = {}
+    for split, maps in codes.maps.items():
+        parts = flat(maps)
+        if codes.labels:
+            parts.append(codes.labels[split][:, None].astype(parts[0].dtype))
+        rows[split] = np.concatenate(parts, axis=1)
+    write_records(folder / RECORDS, rows)
+
+
+def read_rows(folder: Path, document: dict[str, Any]) -> Codes:
+    """The inverse."""
+    maps, labels = {}, {}
+    shapes = [(*x["grid"], len(x["vocab"])) for x in document["levels"]]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    for split in document["counts"]:
+        *parts, label = np.split(open_records(folder / RECORDS, split)[:], ends, axis=1)
+        maps[split] = tuple(
+            part.reshape(-1, *shape).astype(smallest(tuple(x["vocab"])))
+            for part, shape, x in zip(parts, shapes, document["levels"], strict=True)
+        )
+        labels[split] = label[:, 0].astype(np.int32) if label.size else None
+    return described(document, maps, labels)
+
+
+def flat(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> list[Int[np.ndarray, "N _"]]:
+    """The codes of each level as rows, one an item."""
+    return [k.reshape(len(k), -1) for k in maps]
+
+
+FORMS: dict[str, tuple[Callable[[Path, Codes], None], Callable[[Path, dict], Codes]]] = {
+    "npz": (write_npz, read_npz),
+    "records": (write_rows, read_rows),
+}

@@ -1,0 +1,91 @@
+"""What the commands that train share: a run that goes on where it stopped, logged and saved."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from experiments import runs
+from experiments.progress import Display
+from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.training import parallel
+from vqvae_jax.training.checkpoint import Checkpoints
+from vqvae_jax.training.loop import Hook, Interrupt, run_steps
+from vqvae_jax.training.step import TrainState, TrainStep
+
+COMPILERS = {
+    "jit": parallel.jit_step,
+    "shard_map": parallel.shard_map_step,
+    "pmap": parallel.pmap_step,
+}
+
+
+def check(config) -> None:
+    """Raises a ValueError naming an option that is out of range."""
+    check_size(steps=config.steps, batch_size=config.batch_size)
+    check_size(log_every=config.log_every, eval_every=config.eval_every)
+    check_size(save_every=config.save_every)
+    check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
+
+
+def train(
+    folder: Path,
+    config,
+    model,
+    train_step: TrainStep,
+    state: TrainState,
+    batches: Callable[[int], Iterable],
+    keep: Callable[[TrainState], object],
+    display: Callable[[int], Display],
+    free: tuple[str, ...] = (),
+    chief: bool = True,
+) -> None:
+    """Runs all steps from the newest checkpoint on, and saves the last state.
+
+    Args:
+        folder: of the run.
+        config: a dataclass of its options.
+        model: what `keep` saves.
+        train_step: as of `gradient_step`.
+        state: before the first step.
+        batches: of the host, from the number of a step on.
+        keep: saves the model of a state in `folder / "model"`.
+        display: what shows and logs the run, from its first step on.
+        free: the fields of `config` that may change when a run continues.
+        chief: whether this process is the one that writes.
+
+    Raises:
+        ConfigChanged: if the folder holds another run.
+        SystemExit: after SIGINT or SIGTERM, when the state is saved.
+    """
+    mesh = parallel.data_mesh()
+    parallel.check_batch(config.batch_size, mesh.size)
+    step, state = COMPILERS[config.parallel](train_step, mesh), parallel.replicate(state, mesh)
+    if chief:
+        runs.prepare(folder, config, free)
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
+        start = checkpoints.latest() or 0
+        if start:
+            runs.check_model(folder, model)
+            state = checkpoints.restore(state)
+
+        def save(done, state, metrics):
+            if chief:
+                keep(state)
+            # After it: where there is a checkpoint, there is a model. `pmap` leaves local arrays.
+            checkpoints.save(parallel.replicate(state, mesh))
+
+        hooks: dict[Hook, int] = {}
+        if chief:
+            shown = stack.enter_context(closing(display(start)))
+            hooks = {shown.log: config.log_every, shown.evaluate: config.eval_every}
+        hooks[save] = config.save_every  # last: no checkpoint misses the evaluation of its step
+        placed = parallel.prefetch(batches(start), step.place)
+        state = run_steps(
+            state, step.run, placed, config.steps, hooks, lambda: bool(interrupt.signal)
+        )
+        save(config.steps, state, {})
+    if interrupt.signal and chief:
+        print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
+        raise SystemExit(128 + interrupt.signal)
