@@ -7,6 +7,7 @@ python -m experiments.tokenize runs/fashion --data mnist -o mnist-codes
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import codes as streams
-from experiments.code_files import SPLITS, Codes, flat, smallest, write_codes
+from experiments.code_files import (
+    DESCRIPTION,
+    SPLITS,
+    Codes,
+    flat,
+    open_codes,
+    smallest,
+    write_codes,
+)
 from experiments.command import run
 from experiments.progress import make_progress
 from experiments.recipe import load_data
@@ -96,17 +105,37 @@ def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
     return load_model(run / "model"), json.loads(path.read_text())
 
 
+def codes_of(run: Path, bundle: Bundle) -> Codes:
+    """RUN/codes; they are made if there are none, or those of another model."""
+    folder = run / "codes"
+    if (folder / DESCRIPTION).is_file():
+        codes = open_codes(folder)
+        if codes.model == bundle.sha256:
+            return codes
+        print(f"{folder} is of another model and is made again")
+    codes = tokenize(run, None, None, batch_size=100)
+    write_codes(folder, codes)
+    return codes
+
+
 def encode(
-    bundle: Bundle, data: Examples, batch_size: int, name: str = ""
+    bundle: Bundle,
+    data: Examples,
+    batch_size: int,
+    name: str = "",
+    change: Callable[[int, Any], Any] = lambda i, batch: batch,
 ) -> tuple[Int[np.ndarray, "N ..."], ...]:
-    """The codes `[N, *grid, Q]` of each level, batch by batch: the data need not fit in memory."""
+    """The codes `[N, *grid, Q]` of each level, batch by batch: the data need not fit in memory.
+
+    `change` is what is done to batch i before.
+    """
     model, parts = bundle.model, []
     dtypes = [smallest(quantizer.vocab) for quantizer in streams.quantizers(model)]
     batch_size = min(batch_size, len(data))
     with make_progress(Console(), transient=True) as progress:
         task = progress.add_task("", total=len(data), now=name)
-        for batch, mask in take_batches(data, batch_size):
-            maps = jax.device_get(tokenize_batch(model, bundle.variables, batch))
+        for i, (batch, mask) in enumerate(take_batches(data, batch_size)):
+            maps = jax.device_get(tokenize_batch(model, bundle.variables, change(i, batch)))
             parts.append([k[mask > 0].astype(dtype) for k, dtype in zip(maps, dtypes, strict=True)])
             progress.update(task, advance=len(parts[-1][0]))
     return tuple(map(np.concatenate, zip(*parts, strict=True)))

@@ -1,0 +1,113 @@
+"""How many bits the codes of an item take: by a prior, one by one, and by none."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from rich.console import Console
+from rich.table import Table
+
+from experiments.code_files import Codes
+from experiments.priors import take
+from experiments.tokenize import counts
+from vqvae_jax import MaskedPrior, log_likelihood
+from vqvae_jax.data.pipeline import take_batches
+from vqvae_jax.modules.masked import ranks
+from vqvae_jax.sampling import log_probs
+from vqvae_jax.training.priors import CodeBatch
+
+DRAWS = 8  # orders of the estimate of a `MaskedPrior`
+
+
+def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> float:
+    """-log2 p(codes | condition) of an item, the mean over all; an estimate for a `MaskedPrior`.
+
+    That gives probabilities in any order of the codes. With n uniform in 1, ..., T, and n of the T
+    codes masked at random, T / n sum -log2 p(masked codes | the others) is, on the average, the
+    bits of an item sent in a random order (arXiv:2110.02037): `DRAWS` of them for each item.
+    """
+    total, variables = 0.0, jax.tree.map(jnp.asarray, variables)
+    size = min(batch_size, len(data.codes))
+    for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), size)):
+        found = item_bits(prior, variables, take(data, rows), jax.random.key(i))
+        total += float(np.sum(np.asarray(found, np.float64)[mask > 0]))
+    return total / len(data.codes)
+
+
+@partial(jax.jit, static_argnums=0)
+def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Array, "B"]:
+    """Of each item."""
+    if not isinstance(prior, MaskedPrior):
+        return -log_likelihood(prior, variables, *batch[:2]) / jnp.log(2.0)
+    tokens = batch.codes[0].size
+
+    def of_order(key):
+        key_n, key_places = jax.random.split(key)
+        b = len(batch.codes)
+        n = jax.random.randint(key_n, (b, 1), 1, tokens + 1)
+        masked = ranks(jax.random.uniform(key_places, (b, tokens))) < n
+        masked = masked.reshape(batch.codes.shape)
+        logits = prior.apply(variables, jnp.where(masked, -1, batch.codes), batch.condition)
+        nats = -jnp.sum(log_probs(logits, batch.codes) * masked, axis=range(1, masked.ndim))
+        return nats * tokens / n[:, 0] / jnp.log(2.0)
+
+    return jnp.mean(jax.lax.map(of_order, jax.random.split(key, DRAWS)), axis=0)
+
+
+def uniform_bits(codes: Codes, level: int) -> float:
+    """log2 K for each code of an item."""
+    grid, vocab = codes.levels[level]
+    return math.prod(grid) * sum(map(math.log2, vocab))
+
+
+def static_bits(codes: Codes, level: int) -> float:
+    """Of an item of the test set, its codes one by one under the histogram of the training set.
+
+    -log2 p(k) with p(k) = (n_k + 1) / (n + K), for each stream: what a learnt prior is up against.
+    """
+    bits = 0.0
+    train, test = (codes.maps[split][level] for split in ("train", "test"))
+    for q, size in enumerate(codes.levels[level][1]):
+        n = counts(train[..., q], size) + 1
+        seen = counts(test[..., q], size)
+        bits -= float(seen @ np.log2(n / n.sum())) / len(test)
+    return bits
+
+
+COLUMNS = {
+    "uniform_bits": "uniform",
+    "static_bits": "static",
+    "test_bits": "test",
+    "validation_bits": "held out",
+    "train_bits": "train",
+}
+
+
+def show(tables: list[dict[str, float]], title: str) -> None:
+    """Prints the table of all levels, and their sums."""
+    view = Table(title=f"{title}; bits an item", title_justify="left")
+    view.add_column("")
+    for text in (*COLUMNS.values(), "test below static"):
+        view.add_column(text, justify="right")
+    for name, *numbers in table_rows(tables):
+        view.add_row(name, *numbers)
+    Console().print(view)
+
+
+def table_rows(tables: list[dict[str, float]]) -> list[list[str]]:
+    """Each level, and all together where there are several."""
+    named = {f"level {i}": table for i, table in enumerate(tables)}
+    if len(tables) > 1:
+        named["all"] = {name: sum(t[name] for t in tables) for name in COLUMNS}
+    return [
+        [name, *(f"{table[column]:,.1f}" for column in COLUMNS), f"{saved(table):.1%}"]
+        for name, table in named.items()
+    ]
+
+
+def saved(table: dict[str, float]) -> float:
+    """By how much the prior's bits of the test set are below the static ones."""
+    return 1 - table["test_bits"] / table["static_bits"]

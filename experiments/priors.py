@@ -1,0 +1,117 @@
+"""Priors over the codes of a run: their data, what they are, and what they say about codes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Bool, Int
+
+from experiments.code_files import Codes
+from vqvae_jax import (
+    BundleError,
+    Condition,
+    MaskedPrior,
+    PixelCNN,
+    TransformerPrior,
+    load_model,
+)
+from vqvae_jax.bundle import Bundle
+from vqvae_jax.training.priors import CodeBatch
+
+PRIORS = {"transformer": TransformerPrior, "pixelcnn": PixelCNN, "masked": MaskedPrior}
+
+
+def make_prior(config, codes: Codes, level: int):
+    """The prior of the options for the codes of a level, which is told all coarser ones."""
+    *coarse, (grid, vocab) = (with_grid(found) for found in codes.levels[: level + 1])
+    heads = {} if config.prior == "pixelcnn" else {"heads": config.heads}
+    return PRIORS[config.prior](
+        vocab,
+        grid,
+        classes=len(codes.classes),
+        coarse=tuple(coarse),
+        width=config.width,
+        depth=config.depth,
+        dropout=config.dropout,
+        **heads,
+    )
+
+
+def with_grid(level):
+    """A level of one code an item, which has no grid, has one of a single place for a prior."""
+    grid, vocab = level
+    return grid or (1,), vocab
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
+    )
+    return optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay)
+
+
+def items(
+    maps: Sequence[Int[np.ndarray, "N ..."]], label: Int[np.ndarray, "N"] | None, level: int
+) -> CodeBatch:
+    """The codes of a level, and what its prior is told about each: labels and coarser codes."""
+    *coarse, codes = (
+        np.asarray(k if k.ndim > 2 else k[:, None], np.int32) for k in maps[: level + 1]
+    )
+    return CodeBatch(codes, Condition(label, tuple(coarse)))
+
+
+def take(data: CodeBatch, rows: Int[np.ndarray, "B"] | Bool[np.ndarray, "N"]) -> CodeBatch:
+    """Some of the items."""
+    return jax.tree.map(lambda array: array[rows], data)
+
+
+def held_out(label: Int[np.ndarray, "N"] | None, n: int) -> Bool[np.ndarray, "N"]:
+    """The last tenth of each class, or of all: what validates and is not trained on.
+
+    Example:
+        >>> np.flatnonzero(held_out(np.repeat([0, 1], [20, 10]), 30))
+        array([18, 19, 29])
+    """
+    label = np.zeros(n, int) if label is None else label
+    out = np.zeros(n, bool)
+    for c in np.unique(label):
+        rows = np.flatnonzero(label == c)
+        out[rows[len(rows) - len(rows) // 10 :]] = True
+    return out
+
+
+def load_priors(run: Path, name: str, model: str, levels: int) -> list[Bundle]:
+    """The prior of each level.
+
+    Args:
+        run: its folder.
+        name: of the priors in it.
+        model: SHA-256 of the model whose codes they must be of.
+        levels: of the model.
+
+    Raises:
+        BundleError: if one is missing or damaged, or was trained on the codes of another model.
+    """
+    found = []
+    for level in range(levels):
+        folder = run / name / f"level{level}"
+        if not (folder / "config.json").is_file():
+            command = f"`python -m experiments.train_prior {run}`"
+            raise BundleError(f"{folder}: expected a prior, found none; run {command}")
+        if (options := read_json(folder / "config.json")).get("model") != model:
+            raise BundleError(
+                f"{folder}: expected a prior of the codes of model {model[:16]}, found one of "
+                f"{str(options.get('model'))[:16]}; train it again with another --name"
+            )
+        found.append(load_model(folder / "model"))
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file."""
+    return json.loads(path.read_text())
