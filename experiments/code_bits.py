@@ -12,8 +12,7 @@ from rich.table import Table
 
 from experiments.code_files import Codes
 from experiments.priors import take
-from experiments.tokenize import counts
-from vqvae_jax import MaskedPrior, log_likelihood
+from vqvae_jax import MaskedPrior, code_counts, log_likelihood, static_bits
 from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.modules.masked import ranks
 from vqvae_jax.sampling import log_probs
@@ -57,24 +56,17 @@ def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Ar
     return jnp.mean(jax.lax.map(of_order, jax.random.split(key, DRAWS)), axis=0)
 
 
-def uniform_bits(codes: Codes, level: int) -> float:
+def uniform(codes: Codes, level: int) -> float:
     """log2 K for each code of an item."""
     grid, vocab = codes.levels[level]
     return math.prod(grid) * sum(map(math.log2, vocab))
 
 
-def static_bits(codes: Codes, level: int) -> float:
-    """Of an item of the test set, its codes one by one under the histogram of the training set.
-
-    -log2 p(k) with p(k) = (n_k + 1) / (n + K), for each stream: what a learnt prior is up against.
-    """
-    bits = 0.0
-    train, test = (codes.maps[split][level] for split in ("train", "test"))
-    for q, size in enumerate(codes.levels[level][1]):
-        n = counts(train[..., q], size) + 1
-        seen = counts(test[..., q], size)
-        bits -= float(seen @ np.log2(n / n.sum())) / len(test)
-    return bits
+def static(codes: Codes, level: int) -> float:
+    """Of an item of the test set, its codes one by one under the histogram of the training set."""
+    vocab = codes.levels[level][1]
+    train, test = (jnp.asarray(codes.maps[split][level]) for split in ("train", "test"))
+    return float(np.mean(np.asarray(static_bits(code_counts(vocab, train), test), np.float64)))
 
 
 COLUMNS = {

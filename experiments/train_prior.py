@@ -20,7 +20,7 @@ import tyro
 
 from experiments import runs, training
 from experiments.classifier import augment
-from experiments.code_bits import prior_bits, show, static_bits, uniform_bits
+from experiments.code_bits import prior_bits, show, static, uniform
 from experiments.code_files import Codes
 from experiments.command import run
 from experiments.priors import (
@@ -228,7 +228,7 @@ def finish(
     """Measures the prior that was best, and writes the table."""
     prior, variables, _ = load_model(folder / "model")
     table = {f"{split}_bits": prior_bits(prior, variables, x) for split, x in splits.items()}
-    table |= {"static_bits": static_bits(codes, level), "uniform_bits": uniform_bits(codes, level)}
+    table |= {"static_bits": static(codes, level), "uniform_bits": uniform(codes, level)}
     runs.write_text(folder / "evaluation.json", json.dumps(table, indent=1))
     return table
 

@@ -9,7 +9,7 @@ import pytest
 from test_bad_input import images, refused
 from test_train import SMALL, StopAt
 
-from experiments import shard, train
+from experiments import shard, train, training
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED, embedded
 
@@ -34,7 +34,7 @@ def test_training_on_records_equals_training_in_memory(sharded, tmp_path, monkey
     records = dataclasses.replace(memory, name="records", data=str(sharded))
     table = train.main(memory)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Interrupt", StopAt(4))
+        patch.setattr(training, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit) as stop:
             train.main(records)
     assert stop.value.code == 128 + signal.SIGINT

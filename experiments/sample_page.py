@@ -1,0 +1,214 @@
+"""The page of samples: pictures, numbers, and what they mean."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from experiments import runs
+from experiments.charts import draw_mosaic, strip
+from experiments.code_bits import COLUMNS, saved, table_rows
+from experiments.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
+from experiments.page import html_table
+from experiments.quality import nearest_neighbours
+from experiments.report import document, picture, rows, save
+from experiments.sample_quality import Images, distances
+
+Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
+COLUMN = 12  # samples beside each other, each above its nearest training image
+
+
+class Shown(NamedTuple):
+    """Rows of pictures by their labels."""
+
+    classes: Rows
+    completions: Rows
+    interpolations: Rows
+
+
+# Name in evaluation.json: what the page calls it, how it is written, and what it means. Of the
+# first three kinds there are those of reconstructions and of real test images as well.
+KINDS = {
+    "recognised": (
+        "Recognised",
+        "{:.1%}",
+        "share which a classifier, trained on the real training images, takes for their class",
+    ),
+    "frechet": (
+        "Frechet distance",
+        "{:.2f}",
+        "from the training images, in the features of that classifier, of equally many images "
+        "each; 0 where mean and covariance agree",
+    ),
+    "nearest": (
+        "Distance to the nearest training image",
+        "{:.4f}",
+        "root of the mean squared difference, pixels in [0, 1]; the median",
+    ),
+    "copies": (
+        "Nearer than 99 % of the test images",
+        "{:.1%}",
+        "share of those nearer to a training image than all but the nearest hundredth of the test "
+        "images; far more than 1 % would mean copies. What a decoder makes is smoother than a "
+        "photograph and so nearer to all: reconstructions of test images, which are no copies, "
+        "are the yardstick",
+    ),
+}
+OF = {"": "samples", "_reconstructions": "reconstructions", "_test": "real test images"}
+
+CAPTIONS = {
+    "classes": (
+        "Samples",
+        "Each row is a class, which the priors were told; all codes are drawn.",
+    ),
+    "completions": (
+        "Completions",
+        "Of a test image the codes of the upper half are given, and those below are drawn, several "
+        "times. The decoder sees all codes at once, so the upper half may change a little where "
+        "they meet.",
+    ),
+    "interpolations": (
+        "From one test image to another",
+        "At both ends the images themselves. Vectors: what the encoder makes of them is mixed, "
+        "(1 - t) z(a) + t z(b), and quantized, so that each place goes over to codes whose vectors "
+        "lie between. Codes: one place after another, in random order, gets its code from the "
+        "other image. Neither knows what is likely: pictures between may be of no kind.",
+    ),
+    "neighbours": (
+        "Nearest training images",
+        "Samples, and below each the training image that is nearest to it. The first two rows are "
+        "those samples that come nearest, the others the first ones.",
+    ),
+    "distances": (
+        "Distances to the nearest training image",
+        "If samples were copies, their curve would be far left of that of the reconstructions of "
+        "test images.",
+    ),
+}
+
+
+def write_page(
+    config, images: Images, numbers: dict[str, float], tables: Sequence[dict], shown: Shown
+) -> Path:
+    """Writes RUN/samples/: pictures/*.png, evaluation.json, and report.html, whose path it is."""
+    folder = config.run / "samples"
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
+    for name, png in made.items():
+        save(folder / "pictures" / f"{name}.png", png)
+    runs.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1))
+    figures = "".join(picture(*CAPTIONS[name], png) for name, png in made.items())
+    options = rows(
+        (f"<code>{escape(k)}</code>", escape(str(v))) for k, v in runs.to_plain(config).items()
+    )
+    body = "".join(
+        [
+            f'<section class="headline">{headline(numbers)}</section>',
+            figures,
+            section("Numbers", quality_table(numbers)),
+            section("Bits of the codes of an image", bits_table(tables)),
+            f'<section><h2>Options</h2><table class="options">{options}</table></section>',
+        ]
+    )
+    lead = f"{images.codes.source} · {len(images.samples):,} samples"
+    save(folder / "report.html", document(f"Samples of {config.run.name}", lead, body).encode())
+    return folder / "report.html"
+
+
+def section(title: str, table: str) -> str:
+    """A table with a heading."""
+    return f'<section><h2>{escape(title)}</h2><div class="scroll">{table}</div></section>'
+
+
+def headline(numbers: dict[str, float]) -> str:
+    """The few numbers that one looks for first."""
+    chosen = {}
+    if "recognised" in numbers:
+        chosen["recognised as their class"] = f"{numbers['recognised']:.1%}"
+        chosen["Frechet distance"] = f"{numbers['frechet']:.2f}"
+    chosen["bits an image, test"] = f"{numbers['test_bits']:.0f}"
+    chosen["below static coding"] = f"{saved(numbers):.1%}"
+    chosen["repeat a training image's codes"] = f"{numbers['repeated']:.1%}"
+    return "".join(f"<div><b>{v}</b><span>{escape(k)}</span></div>" for k, v in chosen.items())
+
+
+def quality_table(numbers: dict[str, float]) -> str:
+    """Samples beside reconstructions and real test images."""
+    lines = [["", *OF.values()]]
+    for kind, (title, form, meaning) in KINDS.items():
+        names = [kind + ("_samples" if kind == "nearest" and not of else of) for of in OF]
+        if names[0] in numbers:
+            cells = [form.format(numbers[n]) if n in numbers else "" for n in names]
+            lines.append([f"{title}: {meaning}", *cells])
+    whole = {"different": "Samples whose codes no other sample has"}
+    whole |= {"repeated": "Samples whose codes are those of a training image"}
+    lines += [[title, f"{numbers[name]:.1%}", "", ""] for name, title in whole.items()]
+    return html_table(lines).replace("<table>", '<table class="wide">')
+
+
+def bits_table(tables: Sequence[dict[str, float]]) -> str:
+    """Those of each level: uniform, static, by the priors."""
+    return html_table([["", *COLUMNS.values(), "test below static"], *table_rows(tables)])
+
+
+def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
+    """All figures by their names."""
+    made = {name: mosaic(found) for name, found in shown._asdict().items()}
+    return made | {
+        "neighbours": mosaic(neighbours(images)),
+        "distances": draw_distances(distances(images)),
+    }
+
+
+def neighbours(images: Images) -> Rows:
+    """Samples above their nearest training images: the nearest ones, and the first ones."""
+    far, index = nearest_neighbours(images.samples, images.train)
+    # Evenly over all samples, so that all classes are there.
+    some = np.linspace(0, len(far) - 1, min(COLUMN, len(far))).astype(int)
+    return {
+        "nearest samples": images.samples[(near := np.argsort(far)[: len(some)])],
+        "their neighbours": images.train[index[near]],
+        "samples": images.samples[some],
+        "neighbours": images.train[index[some]],
+    }
+
+
+def mosaic(rows: Rows) -> Figure:
+    """Labelled rows of pictures."""
+    labels = 0.1 + 0.055 * max(map(len, rows))  # inches
+    widest = max(strip(images).shape[1] for images in rows.values())
+    height = sum(strip(images).shape[0] for images in rows.values())
+    scale = min((WIDTH - labels) / widest, 0.025)  # inches a pixel
+    figure = new_figure(scale * height + 0.05, scale * widest + labels)
+    figure.set_layout_engine("none")  # it would cut off labels beside axes of a fixed aspect
+    place = (labels, 0, scale * widest, scale * height)
+    axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
+    padded = {
+        name: np.pad(
+            images,
+            ((0, max(map(len, rows.values())) - len(images)), (0, 0), (0, 0), (0, 0)),
+            constant_values=255,
+        )
+        for name, images in rows.items()
+    }
+    draw_mosaic(axes, "", padded)
+    return figure
+
+
+def draw_distances(found: Mapping[str, np.ndarray]) -> Figure:
+    """The share of images that are nearer than each distance."""
+    figure = new_figure(2.8)
+    axes = figure.subplots()
+    plain(axes, "share of the images whose nearest training image is within a distance")
+    for (name, values), colour in zip(found.items(), LINES, strict=False):
+        shares = np.arange(1, len(values) + 1) / len(values)
+        axes.step(np.sort(values), shares, color=colour, label=name, lw=1.2)
+    axes.set_xlabel("root of the mean squared difference of pixels", color=INK, fontsize=8)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=7.5)
+    return figure
