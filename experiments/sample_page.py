@@ -138,17 +138,17 @@ def headline(numbers: dict[str, float]) -> str:
 
 
 def quality_table(numbers: dict[str, float]) -> str:
-    """Samples beside reconstructions and real test images."""
-    lines = [["", *OF.values()]]
+    """Samples beside reconstructions and real test images; below it what the numbers are."""
+    lines, meanings = [["", *OF.values()]], []
     for kind, (title, form, meaning) in KINDS.items():
         names = [kind + ("_samples" if kind == "nearest" and not of else of) for of in OF]
         if names[0] in numbers:
-            cells = [form.format(numbers[n]) if n in numbers else "" for n in names]
-            lines.append([f"{title}: {meaning}", *cells])
+            lines.append([title, *(form.format(numbers[n]) if n in numbers else "" for n in names)])
+            meanings.append(f"<b>{escape(title)}</b>: {escape(meaning)}.")
     whole = {"different": "Samples whose codes no other sample has"}
     whole |= {"repeated": "Samples whose codes are those of a training image"}
     lines += [[title, f"{numbers[name]:.1%}", "", ""] for name, title in whole.items()]
-    return html_table(lines).replace("<table>", '<table class="wide">')
+    return f"{html_table(lines)}<p></p>{'<br>'.join(meanings)}"
 
 
 def bits_table(tables: Sequence[dict[str, float]]) -> str:
