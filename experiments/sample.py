@@ -83,7 +83,7 @@ def main(config: Config) -> dict[str, float]:
     priors = load_priors(config.run, config.prior, bundle.sha256, len(codes.levels))
     train, test = load_pictures(codes)
     how = How(config.temperature, config.top_k, config.top_p, config.guidance, config.steps)
-    key = jax.random.key(config.seed)
+    key, key_complete = jax.random.split(jax.random.key(config.seed))
     label, maps = draw_classes(key, priors, codes, config.per_class, how)
     samples = decode(bundle, maps)
     first = tuple(k[: len(samples)] for k in codes.maps["test"])
@@ -91,7 +91,7 @@ def main(config: Config) -> dict[str, float]:
     numbers = measure(images, config.run.parent, config.classifier_steps)
     shown = Shown(
         classes=in_rows(samples, codes.classes, label),
-        completions=complete(jax.random.fold_in(key, 1), bundle, priors, codes, test, how),
+        completions=complete(key_complete, bundle, priors, codes, test, how),
         interpolations=interpolate(bundle, codes, test, config.seed),
     )
     tables = [

@@ -61,6 +61,14 @@ KINDS = {
 }
 OF = {"": "samples", "_reconstructions": "reconstructions", "_test": "real test images"}
 
+BITS = (
+    "Uniform: log2 K a code. Static: the test set, each code by itself under the histogram of the "
+    "training set. The others: -log2 p by the priors, of images that they never saw (test), of "
+    "those that chose the best step (held out), and of those they learnt from (train); where train "
+    "is far below test, a prior knows its images by heart. Of a masked prior they are estimates, "
+    "means over orders of the codes."
+)
+
 CAPTIONS = {
     "classes": (
         "Samples",
@@ -153,7 +161,8 @@ def quality_table(numbers: dict[str, float]) -> str:
 
 def bits_table(tables: Sequence[dict[str, float]]) -> str:
     """Those of each level: uniform, static, by the priors."""
-    return html_table([["", *COLUMNS.values(), "test below static"], *table_rows(tables)])
+    lines = [["", *COLUMNS.values(), "test below static"], *table_rows(tables)]
+    return f"{html_table(lines)}<p></p>{escape(BITS)}"
 
 
 def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:

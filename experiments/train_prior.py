@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -66,7 +67,7 @@ class Config:
     """So many copies of the training pictures, each flipped or not and shifted by up to a pixel,
     are tokenized as well and trained on; 0: none, as where a mirrored picture is none."""
 
-    steps: int = 3000
+    steps: int = 2000
     """Length of the run, of each level."""
     batch_size: int = 32
     """Items a step, over all devices."""
@@ -158,7 +159,7 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
     parts = [seen, *(take(items(view, label, level), ~held) for view in views)]
     prior, optimizer = make_prior(config, codes, level), make_optimizer(config)
     loss = masked_prior_loss if config.prior == "masked" else prior_loss
-    example = take(train, np.arange(1))
+    example = jax.tree.map(jnp.asarray, take(train, np.arange(1)))
     training.train(
         folder,
         LevelConfig(**options),

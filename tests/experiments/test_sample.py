@@ -1,0 +1,285 @@
+"""Samples: what is given stays, levels are told what is above them, and the page has it all."""
+
+import json
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from code_runs import CLASSES, two_levels, write_idx, write_run
+from test_reconstruct import save_random
+
+import vqvae_jax as vj
+from experiments import generate, sample, sample_page, sample_quality
+from experiments.classifier import kept_classifier
+from experiments.code_files import Codes
+from experiments.generate import How, draw, mixed_codes, mixed_vectors, nothing_given, upper_half
+from experiments.priors import items
+from experiments.tokenize import codes_of, open_run
+from vqvae_jax import BundleError, Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
+from vqvae_jax.bundle import Bundle
+from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sources import embedded
+
+GRIDS = (((2, 2), (4, 8)), ((4, 4), (16,)))  # of `two_levels`
+KINDS = {
+    "transformer": (TransformerPrior, {"depth": 1, "heads": 2}),
+    "pixelcnn": (PixelCNN, {"depth": 2}),
+    "masked": (MaskedPrior, {"depth": 1, "heads": 2}),
+}
+
+
+def make_priors(kind: str, seed: int = 0) -> list[Bundle]:
+    """Random ones of both levels, that are sure of themselves."""
+    cls, inner = KINDS[kind]
+    rng, found = np.random.default_rng(seed), []
+    for level, (grid, vocab) in enumerate(GRIDS):
+        prior = cls(vocab, grid, classes=CLASSES, coarse=GRIDS[:level], width=8, **inner)
+        maps = [jnp.zeros((1, *g, len(v)), jnp.int32) for g, v in GRIDS[: level + 1]]
+        condition = Condition(jnp.zeros(1, jnp.int32), tuple(maps[:-1]))
+        shapes = jax.eval_shape(prior.init, jax.random.key(0), maps[-1], condition)
+        variables = jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape)), shapes)
+        found.append(Bundle(prior, variables, ""))
+    return found
+
+
+def random_maps(n: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return tuple(
+        np.stack([rng.integers(0, k, (n, *grid)) for k in vocab], axis=-1).astype(np.int16)
+        for grid, vocab in GRIDS
+    )
+
+
+def label_of(n: int):
+    return (np.arange(n) % CLASSES).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two levels, never trained."""
+    data = write_idx(tmp_path_factory.mktemp("data") / "idx")
+    return write_run(tmp_path_factory.mktemp("run") / "levels", data, two_levels())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_completions_keep_what_is_given(kind, monkeypatch):
+    """In both levels, in batches that do not fit; the rest is drawn, and by the seed."""
+    monkeypatch.setattr(generate, "AT_ONCE", 4)
+    maps, how = random_maps(6), How(steps=2)
+    given = upper_half(maps)
+    found = draw(jax.random.key(0), make_priors(kind), given, label_of(6), how)
+    again = draw(jax.random.key(0), make_priors(kind), given, label_of(6), how)
+    other = draw(jax.random.key(1), make_priors(kind), given, label_of(6), how)
+    for k, start, new, same, (_, vocab) in zip(maps, given, found, again, GRIDS, strict=True):
+        half = k.shape[1] // 2
+        np.testing.assert_array_equal(start[:, :half], k[:, :half])
+        assert (start[:, half:] == -1).all()
+        np.testing.assert_array_equal(new[:, :half], k[:, :half])
+        assert (new >= 0).all() and (new < np.array(vocab)).all()
+        np.testing.assert_array_equal(new, same)
+    assert any(np.any(a != b) for a, b in zip(found, other, strict=True))
+
+
+def test_each_level_is_told_those_above_and_the_class():
+    """The likeliest codes, level by level, by `sample_codes`; other conditions give others."""
+    priors, label = make_priors("transformer"), label_of(6)
+    given, how = nothing_given(priors, 6), How(temperature=0)
+    top, low = draw(jax.random.key(0), priors, given, label, how)
+
+    def likeliest(level, label, *coarse):
+        prior, variables, _ = priors[level]
+        variables, free = jax.tree.map(jnp.asarray, variables), jnp.asarray(given[level])
+        condition = Condition(jnp.asarray(label), tuple(jnp.asarray(k) for k in coarse))
+        key, filters = jax.random.key(5), [vj.top_k(1)]
+        return np.asarray(sample_codes(key, prior, variables, free, condition, filters=filters))
+
+    np.testing.assert_array_equal(top, likeliest(0, label))
+    np.testing.assert_array_equal(low, likeliest(1, label, top))
+    assert np.any(low != likeliest(1, label, top[::-1]))
+    assert np.any(top != likeliest(0, (label + 1) % CLASSES))
+
+
+def test_options_change_the_logits():
+    assert How().filters == ()
+    how = How(temperature=0.5, top_k=3, top_p=0.9)
+    assert how.filters == (vj.temperature(0.5), vj.top_k(3), vj.top_p(0.9))
+    priors, given = make_priors("transformer"), nothing_given(make_priors("transformer"), 20)
+    plain, guided = (
+        draw(jax.random.key(0), priors, given, label_of(20), how)
+        for how in (How(), How(guidance=3.0))
+    )
+    assert np.any(plain[0] != guided[0])
+
+
+def test_from_codes_to_codes():
+    """At the ends those of a and b; between, more and more places are those of b."""
+    a, b = random_maps(3), tuple(k + 100 for k in random_maps(3, 1))
+    steps = list(mixed_codes(a, b, 5, seed=0))
+    for level in range(2):
+        np.testing.assert_array_equal(steps[0][level], a[level])
+        np.testing.assert_array_equal(steps[-1][level], b[level])
+        new = [np.any(step[level] >= 100, axis=-1) for step in steps]
+        np.testing.assert_array_equal([x.mean() for x in new], [0, 0.25, 0.5, 0.75, 1])
+        for x, y in pairwise(new):
+            assert (y >= x).all()
+
+
+def test_from_vectors_to_vectors(run):
+    """The ends are reconstructions, the middle is what the mean of both vectors gives."""
+    bundle = vj.load_model(run / "model")
+    x = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+    variables = jax.tree.map(jnp.asarray, bundle.variables)
+    first, middle, last = mixed_vectors(bundle, x[:2], x[2:], 3)
+    rec = np.asarray(to_pixels(bundle.model.apply(variables, preprocess(x)).x))
+    assert np.mean(first == rec[:2]) > 0.99 and np.mean(last == rec[2:]) > 0.99
+    h = bundle.model.apply(variables, preprocess(x), method="encode")
+    mean = tuple((y[:2] + y[2:]) / 2 for y in h)
+    outs = bundle.model.apply(variables, mean, method="quantize")
+    decoded = bundle.model.apply(variables, [o.quantized for o in outs], method="decode")
+    assert np.mean(middle == np.asarray(to_pixels(decoded))) > 0.99
+
+
+def test_decoding_is_that_of_the_model(run, monkeypatch):
+    monkeypatch.setattr(generate, "AT_ONCE", 2)
+    bundle, maps = vj.load_model(run / "model"), random_maps(3)
+    variables = jax.tree.map(jnp.asarray, bundle.variables)
+    indices = [jnp.asarray(k, jnp.int32) for k in maps]
+    expected = to_pixels(bundle.model.apply(variables, indices, method="detokenize"))
+    found = generate.decode(bundle, maps)
+    assert found.shape == (3, 8, 8, 1) and np.mean(found == np.asarray(expected)) > 0.99
+
+
+def handmade(**changes):
+    """Images of two classes, dark and bright, which a classifier tells apart."""
+    rng = np.random.default_rng(0)
+
+    def images(label):
+        noise = rng.integers(0, 100, (len(label), 8, 8, 1))
+        return (noise + 150 * label[:, None, None, None]).astype(np.uint8)
+
+    labels = {"train": np.arange(200) % 2, "test": np.arange(100) % 2}
+    maps = {split: (np.arange(len(x)).reshape(-1, 1, 1, 1),) for split, x in labels.items()}
+    codes = Codes(maps, labels, ("dark", "bright"), (((1, 1), (200,)),), "", "", None)
+    train, test = (images(label) for label in labels.values())
+    label = np.repeat([0, 1], 20)
+    samples = images(np.where(np.arange(40) < 4, 1 - label, label))  # 4 of 40 are of the other
+    rows = (np.where(np.arange(40) < 10, 1000 + np.arange(40), 7).reshape(-1, 1, 1, 1),)
+    return sample_quality.Images(train, test, samples, test[:40], codes, rows, label)._replace(
+        **changes
+    )
+
+
+def test_numbers_by_hand(tmp_path):
+    images = handmade()
+    found = sample_quality.measure(images, tmp_path, 60)
+    assert found["recognised"] == 0.9 and found["recognised_test"] == 1
+    assert found["different"] == 10 / 40 and found["repeated"] == 30 / 40
+    assert found["frechet_reconstructions"] == found["frechet_test"]
+    classifier = kept_classifier(images.train, images.codes.labels["train"], 60, folder=tmp_path)
+    expected = vj.frechet_distance(
+        *(m for x in (images.train, images.samples) for m in vj.moments(classifier.features(x)))
+    )
+    np.testing.assert_allclose(found["frechet"], expected, rtol=1e-5)
+    far = sample_quality.distances(images)
+    assert found["nearest_samples"] == np.median(far["samples"])
+    assert found["nearest_test"] == np.median(far["test"])
+    copied = sample_quality.measure(handmade(samples=images.train[:40]), tmp_path, 60)
+    assert copied["copies"] == 1 and copied["nearest_samples"] == 0
+
+
+def test_numbers_without_classes(tmp_path):
+    images = handmade(label=None)
+    images = images._replace(codes=images.codes._replace(labels={}, classes=()))
+    found = sample_quality.measure(images, tmp_path, 60)
+    assert "recognised" not in found and not list(tmp_path.iterdir())
+    table = sample_page.quality_table(found)
+    assert "Recognised" not in table and "Distance to the nearest" in table
+
+
+def test_rows_of_classes():
+    label, samples = np.repeat([0, 1], 15), np.arange(30).reshape(30, 1, 1, 1).astype(np.uint8)
+    rows = sample.in_rows(samples, ("a", "b"), label)
+    assert {name: x.ravel().tolist() for name, x in rows.items()} == {
+        "a": list(range(10)),
+        "b": list(range(15, 25)),
+    }
+    rows = sample.in_rows(samples, (), None)
+    assert [len(x) for x in rows.values()] == [10, 10, 10]
+
+
+def test_neighbours_are_below_their_samples():
+    images = handmade()
+    rows = sample_page.neighbours(images)
+    for above, below in (("nearest samples", "their neighbours"), ("samples", "neighbours")):
+        for x, y in zip(rows[above], rows[below], strict=True):
+            error = np.square(images.train / 255 - x / 255).mean(axis=(1, 2, 3))
+            np.testing.assert_array_equal(y, images.train[error.argmin()])
+
+
+def test_the_quick_command_does_it_all(tmp_path, capsys):
+    """Trains a tiny model and prior on the embedded images, and finds them the second time."""
+    found = sample.main(sample.Config(tmp_path / "quick", quick=True))
+    folder = tmp_path / "quick/samples"
+    assert found == json.loads((folder / "evaluation.json").read_text())
+    assert found["samples"] == 100 and 0 <= found["recognised"] <= 1
+    assert found["test_bits"] < found["static_bits"] < found["uniform_bits"] == 49 * 6
+    (table,) = [
+        json.loads(path.read_text()) for path in tmp_path.glob("quick/prior/*/evaluation.json")
+    ]
+    assert found["test_bits"] == table["test_bits"]
+    bundle, _ = open_run(tmp_path / "quick")
+    codes = codes_of(tmp_path / "quick", bundle)
+    prior, variables, _ = vj.load_model(tmp_path / "quick/prior/level0/model")
+    test = items(codes.maps["test"], codes.label("test"), 0)
+    nats = jax.jit(vj.log_likelihood, static_argnums=0)(prior, variables, *test[:2])
+    np.testing.assert_allclose(table["test_bits"], -np.mean(nats) / np.log(2), rtol=1e-5)
+    page = (folder / "report.html").read_text()
+    pictures = {path.stem for path in (folder / "pictures").iterdir()}
+    assert pictures == set(sample_page.CAPTIONS)
+    assert page.count("data:image/png;base64,") == len(pictures) and "<script" not in page
+    for text in ("Recognised", "Frechet distance", "below static", f"{found['test_bits']:,.1f}"):
+        assert text in page, text
+    assert "FID" not in page
+    before = capsys.readouterr().out
+    assert "begins" in before
+    assert sample.main(sample.Config(tmp_path / "quick", quick=True)) == found
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+
+
+def test_levels_are_sampled(run):
+    """A VQ-VAE-2: the page of it, of priors that nobody trained."""
+    bundle, _ = open_run(run)
+    codes = codes_of(run, bundle)
+    for level, (prior, variables, _) in enumerate(make_priors("transformer")):
+        folder = run / f"prior/level{level}"
+        vj.save_model(folder / "model", prior, variables)
+        (folder / "config.json").write_text(json.dumps({"model": bundle.sha256}))
+        numbers = dict.fromkeys(sample.COLUMNS, 1.0 + level)
+        (folder / "evaluation.json").write_text(json.dumps(numbers))
+    found = sample.main(sample.Config(run, per_class=4, classifier_steps=5))
+    assert found["samples"] == 4 * CLASSES and found["test_bits"] == 3.0
+    page = (run / "samples/report.html").read_text()
+    assert "level 1" in page and len(codes.levels) == 2
+
+
+def test_what_cannot_be_sampled(run, tmp_path):
+    with pytest.raises(BundleError, match="expected the folder of a run, or --quick"):
+        sample.main(sample.Config())
+    with pytest.raises(BundleError, match="expected a prior, found none; run"):
+        sample.main(sample.Config(run, prior="others"))
+    rows = np.zeros((20, 6), np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    vectors = write_run(tmp_path / "run", tmp_path / "rows.npy")
+    mlp = {"width": 8, "depth": 1}
+    model = vj.VQVAE(vj.MLP(4, **mlp), vj.vq(8, 4), vj.MLP(6, **mlp))
+    save_random(vectors / "model", model, 6)
+    codes = codes_of(vectors, open_run(vectors)[0])
+    with pytest.raises(DataError, match=r"expected 18 pictures, as codes, found \(18, 6\) float32"):
+        sample.load_pictures(codes)
+    wrong = codes._replace(source="fashion_mnist_10k")
+    with pytest.raises(DataError, match="expected 18 pictures"):
+        sample.load_pictures(wrong)
+    assert embedded()("test").shape[0] == 2000

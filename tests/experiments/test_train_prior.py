@@ -1,0 +1,320 @@
+"""Priors over the codes of a run: what they are measured to be, and that they go on bit for bit."""
+
+import dataclasses
+import json
+import math
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
+from test_reconstruct import save_random
+from test_train import StopAt
+
+import vqvae_jax as vj
+from experiments import code_bits, priors, train_prior, training
+from experiments.code_files import open_codes
+from experiments.runs import ConfigChanged, read_lines
+from vqvae_jax import (
+    BundleError,
+    Condition,
+    MaskedPrior,
+    PixelCNN,
+    load_model,
+    log_likelihood,
+    save_model,
+)
+from vqvae_jax.training.checkpoint import Checkpoints
+from vqvae_jax.training.parallel import data_mesh
+from vqvae_jax.training.priors import CodeBatch
+from vqvae_jax.training.step import start_state
+
+TINY = {"width": 8, "depth": 1, "heads": 2, "batch_size": 8, "warmup": 2, "views": 1}
+EVERY = {"steps": 6, "log_every": 1, "eval_every": 2, "save_every": 3}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_idx(tmp_path_factory.mktemp("data") / "idx")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Two levels, and the priors of both, trained without a stop at a rate that is too high."""
+    run = write_run(tmp_path_factory.mktemp("run") / "levels", data, two_levels())
+    train_prior.main(config(run))
+    return run
+
+
+def config(run, **options) -> train_prior.Config:
+    return train_prior.Config(run, **(TINY | EVERY | {"learning_rate": 0.1} | options))
+
+
+def copy(run, to):
+    """The run without priors."""
+    return shutil.copytree(run, to / "run", ignore=shutil.ignore_patterns("prior"))
+
+
+def tables(run):
+    return [json.loads((run / f"prior/level{i}/evaluation.json").read_text()) for i in range(2)]
+
+
+def test_a_prior_for_each_level(run):
+    """Each is told the class, and all coarser levels."""
+    label = np.arange(2)
+    for level, coarse in enumerate([(), (((2, 2), (4, 8)),)]):
+        folder = run / f"prior/level{level}"
+        for name in ("config.json", "evaluation.json", "timing.jsonl", "tensorboard"):
+            assert (folder / name).exists(), name
+        prior, variables, _ = load_model(folder / "model")
+        assert prior.coarse == coarse and prior.classes == CLASSES
+        maps = tuple(jnp.zeros((2, *grid, len(vocab)), jnp.int32) for grid, vocab in coarse)
+        codes = jnp.zeros((2, *prior.grid, len(prior.vocab)), jnp.int32)
+        prior.apply(variables, codes, Condition(jnp.asarray(label), maps))
+        options = json.loads((folder / "config.json").read_text())
+        assert options["level"] == level
+        assert options["model"] == load_model(run / "model").sha256
+
+
+def test_bits_are_those_of_log_likelihood(run):
+    """Of all items of a split at once; in batches that do not fit them, by `prior_bits`."""
+    codes = open_codes(run / "codes")
+    for level, table in enumerate(tables(run)):
+        prior, variables, _ = load_model(run / f"prior/level{level}/model")
+        variables = jax.tree.map(jnp.asarray, variables)
+        held = priors.held_out(codes.label("train"), 60)
+        rows = {"train": ~held, "validation": held, "test": slice(None)}
+        for name, chosen in rows.items():
+            split = "test" if name == "test" else "train"
+            maps = tuple(jnp.asarray(k[chosen], jnp.int32) for k in codes.maps[split])
+            condition = Condition(jnp.asarray(codes.label(split)[chosen]), maps[:level])
+            nats = -log_likelihood(prior, variables, maps[level], condition)
+            bits = float(jnp.mean(nats)) / math.log(2)
+            np.testing.assert_allclose(table[f"{name}_bits"], bits, rtol=1e-5)
+            whole = CodeBatch(np.asarray(maps[level]), jax.tree.map(np.asarray, condition))
+            again = code_bits.prior_bits(prior, variables, whole, batch_size=7)
+            np.testing.assert_allclose(again, bits, rtol=1e-5)
+
+
+def test_bits_without_a_prior_by_hand(run):
+    """Static ones are those under the histogram of the training set, with one added to each."""
+    maps = open_codes(run / "codes").maps
+    expected = []
+    for level, vocab in enumerate(((4, 8), (16,))):
+        bits = 0.0
+        for q, size in enumerate(vocab):
+            n = np.bincount(maps["train"][level][..., q].ravel(), minlength=size) + 1.0
+            bits -= np.log2(n / n.sum())[maps["test"][level][..., q]].sum() / 20
+        expected.append(bits)
+    np.testing.assert_allclose([t["static_bits"] for t in tables(run)], expected, rtol=1e-5)
+    assert [t["uniform_bits"] for t in tables(run)] == [4 * (2 + 3), 16 * 4]
+
+
+def test_the_table_has_sums(run):
+    a, b = tables(run)
+    _, _, (name, *numbers) = code_bits.table_rows([a, b])
+    assert name == "all" and numbers[0] == f"{4 * 5 + 64:.1f}"
+    below = 1 - (a["test_bits"] + b["test_bits"]) / (a["static_bits"] + b["static_bits"])
+    assert numbers[-1] == f"{below:.1%}"
+
+
+def test_the_best_prior_is_kept(run, tmp_path):
+    """By the items held out; the last ones of level 1 are worse at this rate."""
+    for level, table in enumerate(tables(run)):
+        lines = read_lines(run / f"prior/level{level}/metrics.jsonl")
+        assert [x["step"] for x in lines if "train/bits" in x] == list(range(1, 7))
+        found = {x["step"]: x["validation/bits"] for x in lines if "validation/bits" in x}
+        assert list(found) == [2, 4, 6]
+        assert table["validation_bits"] == min(found.values())
+    again = copy(run, tmp_path)
+    high = config(again, learning_rate=3.0, steps=4)
+    table = train_prior.main(high)[0]
+    lines = read_lines(again / "prior/level0/metrics.jsonl")
+    first, last = (x["validation/bits"] for x in lines if "validation/bits" in x)
+    assert first < last and table["validation_bits"] == first
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
+    """Stopped in the first level, then in the second."""
+    again = copy(run, tmp_path)
+    for at in (4, 2 + 5):
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "Interrupt", StopAt(at))
+            with pytest.raises(SystemExit) as stop:
+                train_prior.main(config(again))
+        assert stop.value.code == 128 + signal.SIGINT
+        assert "the same command continues" in capsys.readouterr().out
+    found = train_prior.main(config(again))
+    assert found == tables(run)
+    for level in range(2):
+        a, b = (r / f"prior/level{level}" for r in (run, again))
+        assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+        assert load_model(a / "model").sha256 == load_model(b / "model").sha256
+        states = [last_state(folder, run, level) for folder in (a, b)]
+        jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def last_state(folder, run, level):
+    """Every array of the last checkpoint."""
+    codes = open_codes(run / "codes")
+    prior = priors.make_prior(config(run), codes, level)
+    example = priors.items(codes.maps["test"], codes.label("test"), level)
+    optimizer = priors.make_optimizer(config(run))
+    like = start_state(lambda k: prior.init(k, *example[:2]), optimizer, jax.random.key(0))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return jax.tree.map(np.asarray, checkpoints.restore(like))
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_parallel_modes_agree_with_jit(data, tmp_path, parallel):
+    """Eight devices; without dropout, whose masks are each device's own."""
+    assert data_mesh().size == 8
+    run = write_run(tmp_path / "run", data)
+    short = {"steps": 2, "dropout": 0.0, "views": 0, "learning_rate": 0.01}
+    found = []
+    for how in ("jit", parallel):
+        train_prior.main(config(run, name=how, parallel=how, **short))
+        found.append(load_model(run / how / "level0/model").variables)
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind, cls", [("pixelcnn", PixelCNN), ("masked", MaskedPrior)])
+def test_other_priors_learn(data, tmp_path, kind, cls):
+    run = write_run(tmp_path / "run", data)
+    often = {"steps": 60, "log_every": 10, "eval_every": 60, "save_every": 60}
+    (table,) = train_prior.main(config(run, prior=kind, learning_rate=0.03, **often))
+    assert isinstance(load_model(run / "prior/level0/model").model, cls)
+    assert table["test_bits"] < 0.9 * table["uniform_bits"]
+
+
+def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
+    """Nor is any view of them: codes that say which item they are of."""
+    run, seen = write_run(tmp_path / "run", data), []
+
+    def no_training(folder, config, model, train_step, state, batches, *_):
+        for batch, _ in zip(batches(0), range(30), strict=False):
+            codes, label = batch.codes.ravel().tolist(), batch.condition.label.tolist()
+            seen.extend(zip(codes, label, strict=True))
+        raise KeyboardInterrupt
+
+    def views(config, bundle, codes):
+        return [(np.arange(100, 160).reshape(60, 1, 1, 1),)]
+
+    names = np.arange(60).reshape(60, 1, 1, 1)
+    train_prior.codes_of(run, train_prior.open_run(run)[0])
+    codes = open_codes(run / "codes")
+    codes = codes._replace(maps=codes.maps | {"train": (names,)}, levels=(((1, 1), (160,)),))
+    monkeypatch.setattr(train_prior, "codes_of", lambda *_: codes)
+    monkeypatch.setattr(train_prior, "make_views", views)
+    monkeypatch.setattr(training, "train", no_training)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior.main(config(run))
+    label = codes.label("train")
+    held = priors.held_out(label, 60)
+    assert held.sum() == CLASSES * 2  # a tenth of 20, of each class
+    expected = {(i + at, label[i]) for i in np.flatnonzero(~held) for at in (0, 100)}
+    assert set(seen) == expected
+
+
+def test_held_out():
+    label = np.array([0, 1] * 10 + [0] * 10)
+    np.testing.assert_array_equal(np.flatnonzero(priors.held_out(label, 30)), [19, 28, 29])
+    np.testing.assert_array_equal(np.flatnonzero(priors.held_out(None, 25)), [23, 24])
+
+
+def test_views_are_codes_of_changed_pictures(data, tmp_path):
+    """The same in each call, different from each other, and none without."""
+    run = write_run(tmp_path / "run", data)
+    bundle, _ = train_prior.open_run(run)
+    codes = train_prior.codes_of(run, bundle)
+    first, again = (train_prior.make_views(config(run, views=2), bundle, codes) for _ in "ab")
+    for (a,), (b,) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == codes.maps["train"][0].shape
+        assert 0.02 < np.mean(a != codes.maps["train"][0]) < 1
+    assert np.any(first[0][0] != first[1][0])
+    assert train_prior.make_views(config(run, views=0), bundle, codes) == []
+
+
+def test_codes_of_another_model(run, tmp_path, capsys):
+    """They are made again; priors of the old ones are neither continued nor sampled."""
+    again = shutil.copytree(run, tmp_path / "run")
+    bundle = load_model(again / "model")
+    other = jax.tree.map(lambda x: x * 1.5, bundle.variables)
+    digest = save_model(again / "model", bundle.model, other)
+    with pytest.raises(BundleError, match="expected a prior of the codes of model"):
+        priors.load_priors(again, "prior", digest, 2)
+    with pytest.raises(ConfigChanged, match=r"holds another run; use --name\. model: "):
+        train_prior.main(config(again))
+    assert "is of another model and is made again" in capsys.readouterr().out
+    assert open_codes(again / "codes").model == digest
+    assert len(priors.load_priors(run, "prior", bundle.sha256, 2)) == 2
+    with pytest.raises(BundleError, match="expected a prior, found none; run `python -m"):
+        priors.load_priors(run, "others", bundle.sha256, 2)
+
+
+def test_another_configuration_is_refused(run):
+    with pytest.raises(ConfigChanged, match="width: 8 there, 16 now"):
+        train_prior.main(config(run, width=16))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_bits_of_a_masked_prior(n):
+    """Of two codes one is masked, either one, or both are: each as often, and by hand."""
+    prior = MaskedPrior((4,), (1, 2), width=4, depth=1, heads=1)
+    codes = np.zeros((3000, 1, 2, 1), np.int32)
+    variables = prior.init(jax.random.key(n), jnp.asarray(codes[:1]))
+    noise = np.random.default_rng(n).normal
+    variables = jax.tree.map(lambda p: p + np.float32(0.5 * noise(size=p.shape)), variables)
+
+    def bits(*seen):
+        """-log2 p of both codes where `seen` is known."""
+        logits = prior.apply(variables, jnp.asarray(seen).reshape(1, 1, 2, 1))
+        return -jax.nn.log_softmax(logits)[0, 0, :, 0, 0] / math.log(2)
+
+    one = 2 * (bits(-1, 0)[0] + bits(0, -1)[1]) / 2
+    expected = float((one + jnp.sum(bits(-1, -1))) / 2)
+    found = code_bits.prior_bits(prior, variables, CodeBatch(codes), 500)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_uniform_bits_of_a_masked_prior():
+    """Where all logits are equal, each order says log2 K for each code."""
+    prior = MaskedPrior((8,), (2, 2), width=4, depth=1, heads=1)
+    codes = np.zeros((3, 2, 2, 1), np.int32)
+    shapes = jax.eval_shape(prior.init, jax.random.key(0), jnp.asarray(codes))
+    zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    np.testing.assert_allclose(code_bits.prior_bits(prior, zero, CodeBatch(codes), 2), 4 * 3)
+
+
+def test_vectors_have_a_prior_too(tmp_path):
+    """One code an item, no classes, and no views."""
+    rows = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    run = tmp_path / "run"
+    run.mkdir()
+    about = {"data": str(tmp_path / "rows.npy"), "crop": None}
+    (run / "config.json").write_text(json.dumps(about))
+    mlp = {"width": 8, "depth": 1}
+    save_random(run / "model", vj.VQVAE(vj.MLP(4, **mlp), vj.vq(8, 4), vj.MLP(6, **mlp)), 6)
+    (table,) = train_prior.main(config(run, steps=2))
+    assert table["uniform_bits"] == 3
+    assert load_model(run / "prior/level0/model").model.classes == 0
+
+
+@pytest.mark.parametrize(
+    "option", [{"steps": 0}, {"views": -1}, {"weight_decay": -1.0}, {"eval_every": 0}]
+)
+def test_options_out_of_range(option, tmp_path):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        train_prior.main(config(tmp_path, **option))
+
+
+def test_config_of_one_level_has_all_options(run):
+    names = {field.name for field in dataclasses.fields(train_prior.Config)}
+    options = json.loads((run / "prior/level1/config.json").read_text())
+    assert names < set(options) and one_level().quantizer.vocab == (16,)
