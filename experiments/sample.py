@@ -53,14 +53,15 @@ class Config:
     """The folder of the priors in it."""
     per_class: int = 100
     """Samples of each class; without classes, ten times as many in all."""
-    temperature: float = 1.0
-    """Below 1 favours what is likely; 0 takes the likeliest."""
+    temperature: float = 0.9
+    """1: as the priors say; below, what is likely is favoured; 0 takes the likeliest."""
     top_k: int | None = None
     """Only so many of the likeliest codes are drawn."""
     top_p: float | None = None
     """Only the likeliest codes that have this probability together are drawn."""
-    guidance: float = 0.0
-    """w of classifier-free guidance: above 0, samples are more typical of their class."""
+    guidance: float = 0.5
+    """w of classifier-free guidance, where there are classes: above 0, samples are more typical of
+    theirs."""
     steps: int = 12
     """Of the decoding of a masked prior."""
     seed: int = 0
@@ -82,7 +83,8 @@ def main(config: Config) -> dict[str, float]:
     codes = codes_of(config.run, bundle)
     priors = load_priors(config.run, config.prior, bundle.sha256, len(codes.levels))
     train, test = load_pictures(codes)
-    how = How(config.temperature, config.top_k, config.top_p, config.guidance, config.steps)
+    guidance = config.guidance if codes.classes else 0.0
+    how = How(config.temperature, config.top_k, config.top_p, guidance, config.steps)
     key, key_complete = jax.random.split(jax.random.key(config.seed))
     label, maps = draw_classes(key, priors, codes, config.per_class, how)
     samples = decode(bundle, maps)
