@@ -29,8 +29,8 @@ def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> floa
     bits of an item sent in a random order (arXiv:2110.02037): `DRAWS` of them for each item.
     """
     total, variables = 0.0, jax.tree.map(jnp.asarray, variables)
-    size = min(batch_size, len(data.codes))
-    for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), size)):
+    # One size of batch, whatever there is of data: one compilation.
+    for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), batch_size)):
         found = item_bits(prior, variables, take(data, rows), jax.random.key(i))
         total += float(np.sum(np.asarray(found, np.float64)[mask > 0]))
     return total / len(data.codes)

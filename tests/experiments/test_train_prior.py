@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,10 @@ import numpy as np
 import pytest
 from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
-from test_reconstruct import save_random
 from test_train import StopAt
 
-import vqvae_jax as vj
 from experiments import code_bits, priors, train_prior, training
-from experiments.code_files import open_codes
+from experiments.code_files import Codes, open_codes
 from experiments.runs import ConfigChanged, read_lines
 from vqvae_jax import (
     BundleError,
@@ -125,7 +124,7 @@ def test_the_table_has_sums(run):
     assert numbers[-1] == f"{below:.1%}"
 
 
-def test_the_best_prior_is_kept(run, tmp_path):
+def test_the_best_prior_is_kept(run, data, tmp_path):
     """By the items held out; the last ones of level 1 are worse at this rate."""
     for level, table in enumerate(tables(run)):
         lines = read_lines(run / f"prior/level{level}/metrics.jsonl")
@@ -133,9 +132,8 @@ def test_the_best_prior_is_kept(run, tmp_path):
         found = {x["step"]: x["validation/bits"] for x in lines if "validation/bits" in x}
         assert list(found) == [2, 4, 6]
         assert table["validation_bits"] == min(found.values())
-    again = copy(run, tmp_path)
-    high = config(again, learning_rate=3.0, steps=4)
-    table = train_prior.main(high)[0]
+    again = write_run(tmp_path / "run", data)
+    table = train_prior.main(config(again, learning_rate=3.0, steps=4))[0]
     lines = read_lines(again / "prior/level0/metrics.jsonl")
     first, last = (x["validation/bits"] for x in lines if "validation/bits" in x)
     assert first < last and table["validation_bits"] == first
@@ -289,19 +287,15 @@ def test_uniform_bits_of_a_masked_prior():
     np.testing.assert_allclose(code_bits.prior_bits(prior, zero, CodeBatch(codes), 2), 4 * 3)
 
 
-def test_vectors_have_a_prior_too(tmp_path):
-    """One code an item, no classes, and no views."""
-    rows = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
-    np.save(tmp_path / "rows.npy", rows)
-    run = tmp_path / "run"
-    run.mkdir()
-    about = {"data": str(tmp_path / "rows.npy"), "crop": None}
-    (run / "config.json").write_text(json.dumps(about))
-    mlp = {"width": 8, "depth": 1}
-    save_random(run / "model", vj.VQVAE(vj.MLP(4, **mlp), vj.vq(8, 4), vj.MLP(6, **mlp)), 6)
-    (table,) = train_prior.main(config(run, steps=2))
-    assert table["uniform_bits"] == 3
-    assert load_model(run / "prior/level0/model").model.classes == 0
+def test_codes_without_a_grid():
+    """Those of vectors, one an item: a grid of one place, in all levels."""
+    maps = {"train": (np.zeros((5, 1), np.int16), np.ones((5, 2), np.int16)), "test": ()}
+    codes = Codes(maps, {}, (), (((), (8,)), ((), (4, 2))), "", "", None)
+    prior = priors.make_prior(config(Path()), codes, 1)
+    assert prior.grid == (1,) and prior.coarse == (((1,), (8,)),) and prior.classes == 0
+    found = priors.items(maps["train"], None, 1)
+    assert found.codes.shape == (5, 1, 2) and found.condition.coarse[0].shape == (5, 1, 1)
+    jax.eval_shape(prior.init, jax.random.key(0), *jax.tree.map(jnp.asarray, found[:2]))
 
 
 @pytest.mark.parametrize(
