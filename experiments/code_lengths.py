@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.arms import Arm, Result
-from experiments.code_prior import Prior, compiler_options, learned_bits
+from experiments.code_prior import Prior, learned_bits
 from experiments.codes import as_levels, quantizers
 from experiments.recipe import make_optimizer
-from experiments.trial import SHOWN, images, run_steps
+from experiments.trial import SHOWN, compiler_options, images, run_steps
 from vqvae_jax import (
     RNG,
     VAE,

@@ -2,18 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.recipe import make_optimizer
-from experiments.trial import run_steps
+from experiments.trial import compiler_options, run_steps
 from vqvae_jax import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.data.pipeline import batches, take_batches
-from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.priors import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
 
@@ -36,11 +36,6 @@ class Prior:
     fast_compile: bool = False
 
 
-def compiler_options(fast: bool = True):
-    """For `jax.jit`: those of `FAST_COMPILE`, which the CPU's compiler alone knows, or none."""
-    return FAST_COMPILE if fast and jax.default_backend() == "cpu" else None
-
-
 def learned_bits(
     prior: Prior, vocabs, level: int, train: Maps, test: Maps, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -51,14 +46,22 @@ def learned_bits(
     """
     sides = [codes.shape[1:-1] for codes in train]
     known = tuple(zip(sides[:level], vocabs[:level], strict=True))
-    fit, bits = coder(prior, vocabs[level], sides[level], known)
+    _, fit, bits = coder(prior, vocabs[level], sides[level], known)
     params = fit(train, seed)
     return bits(params, tuple(codes[: len(test[0])] for codes in train)), bits(params, test)
 
 
+class Coder(NamedTuple):
+    """The prior of one level."""
+
+    module: TransformerPrior
+    fit: Callable[..., Any]  # (maps, seed) -> params
+    bits: Callable[..., np.ndarray]  # (params, maps) -> bits of each image [N]
+
+
 @cache
-def coder(prior: Prior, vocab, grid, coarse):
-    """(fit(maps, seed) -> params, bits(params, maps) -> [N]): all seeds share what is compiled."""
+def coder(prior: Prior, vocab, grid, coarse=()) -> Coder:
+    """For codes of this vocab and grid, given coarser ones: all seeds share what is compiled."""
     level, length = len(coarse), math.prod(grid) * len(vocab)
     inner = {name: getattr(prior, name) for name in ("width", "depth", "heads", "dropout")}
     module = TransformerPrior(vocab, grid, coarse=coarse, **inner)
@@ -92,4 +95,4 @@ def coder(prior: Prior, vocab, grid, coarse):
         parts = [np.asarray(look(params, pick(maps, i)))[mask > 0] for i, mask in rows]
         return np.concatenate(parts)
 
-    return fit, bits
+    return Coder(module, fit, bits)

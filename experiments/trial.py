@@ -17,7 +17,9 @@ from experiments.codes import as_levels, by_stream, quantizers, streams
 from experiments.evaluate import code_table
 from experiments.recipe import load_data, make_optimizer
 from vqvae_jax import psnr, ssim, to_json
+from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
+from vqvae_jax.data.readers import DataError
 from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
@@ -50,10 +52,29 @@ def make_arm(
     return Arm(name, label, definition, lambda: trainer(model, budget, more), group)
 
 
+def compiler_options(fast: bool = True):
+    """For `jax.jit`: those of `FAST_COMPILE`, which the CPU's compiler alone knows, or none."""
+    return FAST_COMPILE if fast and jax.default_backend() == "cpu" else None
+
+
 @cache
 def images(data: str) -> tuple[np.ndarray, np.ndarray]:
     """(train, test), read once in a process."""
     return load_data(data, None)
+
+
+@cache
+def labelled(data: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(images, labels) of training, and of the test.
+
+    Raises:
+        DataError: of data without labels.
+    """
+    labels = open_labels(data)
+    if labels is None:
+        raise DataError(f"{data}: expected data with labels, found none")
+    train, test = images(data)
+    return (train, labels.read("train")), (test, labels.read("test"))
 
 
 def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int], Result]:
@@ -61,10 +82,10 @@ def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int]
     train, test = images(budget.data)
     test = test[: budget.test_images]
     optimizer = make_optimizer(budget)
-    fast = FAST_COMPILE if jax.default_backend() == "cpu" else None  # others don't know them
-    options = fast if budget.fast_compile else None
+    options = compiler_options(budget.fast_compile)
     start = jax.jit(  # runs once for each seed
-        lambda key: init_state(model, optimizer, key, train[:1]), compiler_options=fast
+        lambda key: init_state(model, optimizer, key, train[:1]),
+        compiler_options=compiler_options(),
     )
     step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=options)
     look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)

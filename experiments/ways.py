@@ -4,7 +4,6 @@ That classifier took part in none of the trainings.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +19,8 @@ from experiments.classifier import STEPS, Classifier, kept_classifier, perceptua
 from experiments.codes import quantizers
 from experiments.quality import frechet, recognised
 from experiments.recipe import make_optimizer
-from experiments.trial import Budget, images, run_steps
-from vqvae_jax.data.labels import open_labels
+from experiments.trial import Budget, compiler_options, images, labelled, run_steps
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches
-from vqvae_jax.data.readers import DataError
 from vqvae_jax.training.adversarial import (
     adaptive,
     adversarial_loss,
@@ -52,19 +49,11 @@ class Training(NamedTuple):
     variables: Callable[[Any], dict]  # of the model, from the state
 
 
-@cache
 def images_and_labels(config):
-    """((images, labels) of training, those of the test).
-
-    Raises:
-        DataError: of data without labels.
-    """
-    labels = open_labels(config.data)
-    if labels is None:
-        raise DataError(f"{config.data}: expected data with labels, found none")
-    train, test = images(config.data)
+    """((images, labels) of training, those of the test)."""
+    train, test = labelled(config.data)
     n = make_budget(config).test_images
-    return (train, labels.read("train")), (test[:n], labels.read("test")[:n])
+    return train, (test[0][:n], test[1][:n])
 
 
 def classifier(config, seed: int) -> Classifier:
@@ -129,7 +118,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
     if features:
         distance = perceptual(classifier(config, TEACHER))
         task_loss = with_features(lambda x, y: config.features_weight * distance(x, y))
-    options = vj.FAST_COMPILE if config.quick and jax.default_backend() == "cpu" else None
+    options = compiler_options(config.quick)
     model, _ = make_models(config)
     training = train(config, task_loss)
     step = jax.jit(training.step, donate_argnums=0, compiler_options=options)

@@ -1,0 +1,110 @@
+"""One training of an autoencoder with or without codes, and what it is worth.
+
+How well it reconstructs, at how many bits; and what images from it are worth to classifiers.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import vqvae_jax as vj
+from experiments.arms import Result
+from experiments.classifier import Classifier
+from experiments.code_prior import Prior
+from experiments.quality import frechet, trained_on
+from experiments.recipe import make_optimizer
+from experiments.samplers import Images, samples
+from experiments.trial import Budget, compiler_options, labelled, run_steps
+from vqvae_jax import VAE, VQVAE
+from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.training.step import init_state, make_train_step
+
+SHOWN = 16  # samples in the pictures
+
+
+class Judging(NamedTuple):
+    """How images from a model are judged."""
+
+    samples: int  # how many
+    prior: Prior  # of codes
+    classifier: Classifier  # of real training images
+    steps: int  # of the classifier of samples
+
+
+def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
+    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled.
+
+    Args:
+        model: a `VQVAE`, `VAE` or `Autoencoder`.
+        budget: of its training.
+        judging: of its samples; None to draw none.
+    """
+    (train, _), (test, labels) = labelled(budget.data)
+    test, labels = test[: budget.test_images], labels[: budget.test_images]
+    optimizer, options = make_optimizer(budget), compiler_options(budget.fast_compile)
+    start = jax.jit(
+        lambda key: init_state(model, optimizer, key, train[:1]),
+        compiler_options=compiler_options(),
+    )
+    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=options)
+    look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
+
+    def run(seed: int) -> Result:
+        order = batches(train, seed, budget.batch_size)
+        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
+        variables = {"params": state.params, **state.collections}
+        numbers = evaluate(look, variables, test) | {"ms_per_step": milliseconds}
+        if judging is None:
+            return Result(numbers)
+        how = judging()
+        fast = budget.fast_compile
+        found = samples(model, variables, train, how.samples, seed, how.prior, fast)
+        best = found.get("prior", found["independent"])
+        return Result(numbers | worth(how, found, best, (test, labels), seed), best[:SHOWN])
+
+    return run
+
+
+def measure(model, variables, x) -> dict[str, jax.Array]:
+    """Of one batch of the test set."""
+    x = preprocess(x)
+    rec = model.apply(variables, x)
+    found = {
+        "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
+        "ssim": vj.ssim(x, rec.x),
+    }
+    if isinstance(model, VQVAE):
+        bits = vj.uniform_bits(model.quantizer.vocab, rec.indices)
+        return found | {"bits": bits}
+    if isinstance(model, VAE):
+        kl = vj.gaussian_kl(*model.apply(variables, x, method="posterior"))
+        return found | {"bits": jnp.sum(kl, axis=range(1, kl.ndim)) / math.log(2)}
+    return found
+
+
+def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
+    """Means over the test set."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch, mask in take_batches(test, min(100, len(test))):
+        for name, values in jax.device_get(look(variables, batch)).items():
+            parts.setdefault(name, []).append(values[mask > 0])
+    means = {k: float(np.mean(np.concatenate(v), dtype=np.float64)) for k, v in parts.items()}
+    return {"psnr": float(vj.psnr(means.pop("error"))), **means}
+
+
+def worth(
+    how: Judging, found: dict[str, Images], best: Images, real: tuple[Images, np.ndarray], seed: int
+) -> dict[str, float]:
+    """What samples are worth to a classifier of real images, and as a teacher of another.
+
+    Samples have no labels: they get those that the first classifier sees in them.
+    """
+    test, labels = real
+    seen = how.classifier.predict(best)
+    names = {"independent": "frechet_independent", "prior": "frechet"}
+    distances = {names[k]: frechet(how.classifier, test, x) for k, x in found.items()}
+    return distances | {"trained_on": trained_on(best, seen, test, labels, how.steps, seed)}

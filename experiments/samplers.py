@@ -1,0 +1,89 @@
+"""Images from trained autoencoders: z or codes are drawn, then decoded.
+
+Codes are drawn independently or from a learnt prior; z of a VAE from N(0, 1), z of a plain
+autoencoder from the mean and deviation of each of its elements over training images.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from experiments.code_prior import Prior, coder
+from experiments.trial import compiler_options
+from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
+from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+
+AT_ONCE = 100  # images
+Images = UInt8[np.ndarray, "n H W C"]
+
+
+def samples(
+    model, variables, train: Images, n: int, seed: int, prior: Prior | None, fast: bool = False
+) -> dict[str, Images]:
+    """n images by the name of what was drawn: "independent", and "prior" of a model with codes.
+
+    Args:
+        model: a `VQVAE`, `VAE` or `Autoencoder`.
+        variables: of the model.
+        train: images it was trained with.
+        n: how many of each.
+        seed: of all that is drawn.
+        prior: fitted to the codes of these images; None to do without.
+        fast: whether to compile in haste.
+    """
+    options = compiler_options(fast)
+    if not isinstance(model, VQVAE):
+        z = encoded(model, variables, train, "encode", options)
+        at = (0.0, 1.0) if isinstance(model, VAE) else (z.mean(0), z.std(0))
+        noise = np.random.default_rng(seed).normal(size=(n, *z.shape[1:]))
+        drawn = (at[0] + at[1] * noise).astype(np.float32)
+        return {"independent": decoded(model, variables, drawn, "decode", options)}
+    codes = encoded(model, variables, train, "tokenize", options)
+    drawn = {"independent": independent(codes, n, seed)}
+    if prior is not None:
+        drawn["prior"] = of_prior(prior, model.quantizer.vocab, codes, n, seed, options)
+    return {name: decoded(model, variables, k, "detokenize", options) for name, k in drawn.items()}
+
+
+def independent(
+    codes: Int[np.ndarray, "N *grid Q"], n: int, seed: int
+) -> Int[np.ndarray, "n *grid Q"]:
+    """Each code as often as in the codes of this place and stream, whatever the others are."""
+    rows = np.random.default_rng(seed).integers(len(codes), size=(n, *codes.shape[1:]))
+    return np.take_along_axis(codes, rows, axis=0)
+
+
+def of_prior(prior: Prior, vocab, codes, n: int, seed: int, options) -> np.ndarray:
+    """Codes from a Transformer that was fitted to these."""
+    module, fit, _ = coder(prior, vocab, codes.shape[1:-1])
+    params, given = fit((codes,), seed), free_codes(module, AT_ONCE)
+    draw = jax.jit(
+        lambda key: sample_codes(key, module, {"params": params}, given), compiler_options=options
+    )
+    keys = jax.random.split(jax.random.key(seed), -(-n // AT_ONCE))
+    return np.concatenate([np.asarray(draw(key)) for key in keys])[:n]
+
+
+def encoded(model, variables, x: Images, method: str, options) -> np.ndarray:
+    """z ("encode") or the codes ("tokenize") of images."""
+    look = jax.jit(
+        lambda batch: model.apply(variables, preprocess(batch), method=method),
+        compiler_options=options,
+    )
+    return whole(look, x)
+
+
+def decoded(model, variables, z: np.ndarray, method: str, options) -> Images:
+    """The images of z ("decode") or of codes ("detokenize")."""
+    look = jax.jit(
+        lambda batch: to_pixels(model.apply(variables, batch, method=method)),
+        compiler_options=options,
+    )
+    return whole(look, z)
+
+
+def whole(look, x: np.ndarray) -> np.ndarray:
+    """What `look` makes of all rows of x, so many at a time."""
+    batches = take_batches(x, min(AT_ONCE, len(x)))
+    return np.concatenate([np.asarray(look(jnp.asarray(b)))[mask > 0] for b, mask in batches])

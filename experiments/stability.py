@@ -1,0 +1,61 @@
+"""What `compare_vae` found, in sentences: each claim with the numbers for or against it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.arms import Row, difference
+
+OURS, OTHER = "VQ-VAE", "VAE"
+
+
+def findings(rows: Sequence[Row]) -> str:
+    """At equal rate, of samples, and over seeds and learning rates."""
+    if not any(row.records for row in rows):
+        return ""
+    parts = [
+        against(rows, "psnr", "PSNR", "dB", higher=True),
+        against(rows, "frechet", "Frechet distance of samples", "", OTHER_SAMPLES, higher=False),
+        against(rows, "frechet_independent", "the same without a learnt prior", "", higher=False),
+        against(rows, "trained_on", "accuracy of a classifier of samples", "", higher=True),
+        *(stability(rows, label) for label in dict.fromkeys(row.arm.label for row in rows)),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+OTHER_SAMPLES = "frechet_independent"
+
+
+def against(
+    rows: Sequence[Row], name: str, what: str, unit: str, other: str = "", *, higher: bool
+) -> str:
+    """One number of VQ-VAE less that of VAE, at each learning rate where both have it."""
+    found = []
+    for group in dict.fromkeys(row.arm.group for row in rows):
+        members = {row.arm.label: row for row in rows if row.arm.group == group}
+        if OURS not in members or OTHER not in members:
+            continue
+        ours, theirs = members[OURS].values(name), members[OTHER].values(other or name)
+        if ours and theirs:
+            mean, half = difference(ours, theirs)
+            gain = mean if higher else -mean
+            word = "undecided" if not abs(mean) > half else "better" if gain > 0 else "worse"
+            found.append(f"{mean:+.3g} ± {half:.2g} {unit}".strip() + f" ({group.lower()}, {word})")
+    return f"{what}, {OURS} less {OTHER}: {'; '.join(found)}." if found else ""
+
+
+def stability(rows: Sequence[Row], label: str) -> str:
+    """Of one model: deviation over seeds, range over learning rates, runs that diverged."""
+    mine = [row for row in rows if row.arm.label == label]
+    values = [row.values("psnr") for row in mine]
+    known = [v for v in values if v]
+    if not known:
+        return ""
+    means = [float(np.mean(v)) for v in known]
+    spread = math.sqrt(float(np.mean([np.var(v, ddof=1) if len(v) > 1 else 0.0 for v in known])))
+    lost, total = sum(row.count("diverged") for row in mine), sum(len(row.records) for row in mine)
+    return (
+        f"{label}: the PSNR deviates by {spread:.3f} dB over seeds, and its means over learning "
+        f"rates differ by up to {max(means) - min(means):.2f} dB; {lost} of {total} runs diverged."
+    )
