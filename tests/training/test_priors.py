@@ -37,7 +37,8 @@ def batch_of(prior):
     rng = np.random.default_rng(1)
     codes = jnp.where(rng.random(codes.shape) < 0.1, -1, codes).at[3].set(-1)
     condition = condition._replace(metadata=condition.metadata.at[5, 1].set(jnp.nan))
-    return CodeBatch(codes, condition, jnp.asarray(rng.integers(0, 4, B), jnp.float32))
+    weights = jnp.asarray(rng.integers(0, 4, B), jnp.float32).at[5].set(2)
+    return CodeBatch(codes, condition, weights)
 
 
 def state_of(prior, step=7):
