@@ -13,6 +13,7 @@ import pytest
 from experiments import command, compare_quantizers, evaluate, trial
 from experiments.arms import Diverged
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
+from experiments.comparison import command_line
 from experiments.page import markdown
 
 # One training for all -----------------------------------------------------------------------------
@@ -147,7 +148,8 @@ def test_names_of_arms(data, capsys):
 
 def test_a_quick_run_says_so(data):
     config = Config(quick=True, data=data)
-    page = markdown(compare_quantizers.study(config, compare_quantizers.command_line(config)), [])
+    command = command_line(config, "experiments.compare_quantizers")
+    page = markdown(compare_quantizers.study(command, config, []), [])
     assert "**A quick run" in page and "experiments.compare_quantizers --quick" in page
 
 
