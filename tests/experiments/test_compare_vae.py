@@ -86,7 +86,7 @@ def test_samples_of_continuous_models_are_gaussian():
             jax.jit(lambda x, m=model, v=v: m.apply(v, x, method="encode"))(preprocess(X))
         )
         drawn = noise if label == "VAE" else z.mean(0) + z.std(0) * noise
-        expected = to_pixels(model.apply(v, np.float32(drawn), method="decode"))
+        expected = to_pixels(model.apply(v, jnp.float32(drawn), method="decode"))
         difference = np.abs(found["independent"].astype(int) - np.asarray(expected).astype(int))
         assert list(found) == ["independent"] and difference.max() <= 1
 
@@ -98,7 +98,7 @@ def test_samples_of_codes_are_decoded_codes():
         ("independent", "prior"), (20, 12, 12, 1)
     )
     codes = np.asarray(jax.jit(vj.as_functions(model).tokenize)(v, preprocess(X)))
-    expected = vj.as_functions(model).detokenize(v, samplers.independent(codes, 20, 5))
+    expected = vj.as_functions(model).detokenize(v, jnp.asarray(samplers.independent(codes, 20, 5)))
     gap = np.abs(found["independent"].astype(int) - np.asarray(to_pixels(expected)).astype(int))
     assert gap.max() <= 1
 
