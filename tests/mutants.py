@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
-from mutants_priors import PRIORS
+from mutants_generation import GENERATION
 from mutants_quantizers import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +164,7 @@ MUTANTS = [
 ]  # fmt: skip
 MUTANTS += [
     Mutant(name, family, file, old, new, tests)
-    for family, file, tests, changes in FAMILIES + PRIORS
+    for family, file, tests, changes in FAMILIES + GENERATION
     for name, old, new in changes
 ]
 

@@ -1,8 +1,18 @@
-"""Mutants of the priors over codes: (family, file, its tests, [(name, old, new), ...])."""
+"""Mutants of levels, priors, likelihoods and players: (law, file, its tests, [(name, old, new)])."""
 
 M, PRIOR, SAMPLING = "modules/", "tests/modules/test_prior.py", "tests/test_sampling.py"
 LOSSES, MASKED = "tests/training/test_priors.py", "tests/test_masked_decoding.py"
-PRIORS = [
+LEVELS, VAES = "tests/modules/test_vqvae2.py", "tests/modules/test_vae.py"
+LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
+GENERATION = [
+    ("each level is told what the levels above decode to", M + "vqvae2.py", LEVELS, [
+        ("bottom blind to the top", "together(h_l, d)) if level else h_l", "together(h_l, 0 * d)) if level else h_l"),
+        ("x' from the bottom alone", "self.decoders[level](together(out.quantized, d))", "self.decoders[level](together(out.quantized, 0 * d))"),
+        ("losses of the last level only", "losses[name] = losses.get(name, 0) + loss", "losses[name] = loss"),
+        ("levels that are missing are ones", "missing = jnp.zeros(", "missing = jnp.ones("),
+        ("mask of the examples ignored", "mask=of_rows(mask, z), **options", "mask=None, **options"),
+        ("encoders from the top down", "for encoder in reversed(self.encoders)", "for encoder in self.encoders"),
+    ]),
     ("no leak, no blind spot", M + "transformer.py", PRIOR, [
         ("a token sees the next", "return jnp.arange(length) <= i", "return jnp.arange(length) <= i + 1"),
     ]),
