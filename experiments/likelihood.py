@@ -100,8 +100,8 @@ def models(channels: int, width: int, depth: int) -> dict[str, tuple[object, Lik
     vqvae2 = vqvae2.clone(decoders=(top, bottom.clone(channels=outputs)))
     return {
         "vae": (vae, logistic),
-        "vqvae": flat(one, logistic),
         "vqvae-categorical": flat(one, categorical),
+        "vqvae": flat(one, logistic),
         "vqvae-grouped": flat(ten, logistic),
         "vqvae2": (vqvae2, logistic),
     }
