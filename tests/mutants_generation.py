@@ -13,6 +13,31 @@ GENERATION = [
         ("mask of the examples ignored", "mask=of_rows(mask, z), **options", "mask=None, **options"),
         ("encoders from the top down", "for encoder in reversed(self.encoders)", "for encoder in self.encoders"),
     ]),
+    ("KL(q | N(0, 1)) and z = mu + sigma epsilon", M + "vae.py", VAES, [
+        ("KL without its mean", "0.5 * jnp.sum(jnp.square(mu) + excess, axis=-1)", "0.5 * jnp.sum(excess, axis=-1)"),
+        ("variance for deviation", "jnp.exp(0.5 * log_variance) * jax.random.normal", "jnp.exp(log_variance) * jax.random.normal"),
+        ("z is the mean in training", "if train and not self.is_initializing():", "if False:"),
+        ("KL not per element of x", "self.beta / math.prod(x.shape[1:]) * nats", "self.beta * nats"),
+    ]),
+    ("the 256 probabilities add up to 1", "likelihoods.py", LIKELIHOODS, [
+        ("tails cut off", "jnp.where(k == 0, below, jnp.where(k == LEVELS - 1, above, inside))", "inside"),
+        ("cells of half the width", "below = jax.nn.log_sigmoid(z + 0.5 / s)", "below = jax.nn.log_sigmoid(z + 0.25 / s)"),
+        ("components not weighed", "log_pi + logistic_log_mass(", "0 * log_pi + logistic_log_mass("),
+        ("not normalised", "[..., 0] - logsumexp(logits, axis=-1)", "[..., 0]"),
+    ]),
+    ("a rate is what a code would take", "rates.py", "tests/test_likelihoods.py", [
+        ("codes not sent take bits", "jnp.sum(jnp.where(codes >= 0, bits, 0)", "jnp.sum(jnp.where(codes >= -1, bits, 0)"),
+        ("histogram not smoothed", "smooth = [(n + 1.0) / jnp.sum(n + 1.0)", "smooth = [n / jnp.sum(n)"),
+    ]),
+    ("each term moves one player", "training/adversarial.py", PLAYERS, [
+        ("generator moves the discriminator", 'sg(params["discriminator"]), y)', 'params["discriminator"], y)'),
+        ("discriminator moves the model", "discriminator_loss(judge, game, x, sg(rec.x), mean)", "discriminator_loss(judge, game, x, rec.x, mean)"),
+        ("no delay", "jnp.where(state.step >= start, term, 0.0)", "term"),
+        ("lambda has a gradient", "weight = sg(balance(", "weight = (lambda w: w)(balance("),
+        ("lambda of one replica", "gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)", "gradient"),
+        ("ratio upside down", "jnp.clip(reconstruction / (generator + 1e-4), 0, 1e4)", "jnp.clip(generator / (reconstruction + 1e-4), 0, 1e4)"),
+        ("real for fake", "lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d)", "lambda real: jax.nn.relu(1 + real), lambda d: jax.nn.relu(1 - d)"),
+    ]),
     ("no leak, no blind spot", M + "transformer.py", PRIOR, [
         ("a token sees the next", "return jnp.arange(length) <= i", "return jnp.arange(length) <= i + 1"),
     ]),
