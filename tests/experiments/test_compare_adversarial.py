@@ -1,0 +1,102 @@
+"""The comparison from end to end on 120 small images, and that its parts are what they say."""
+
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+
+from experiments import compare_adversarial, ways
+from experiments.compare_adversarial import COLUMNS, Config, define, make_arms
+from vqvae_jax import sharpness
+from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.readers import DataError
+
+
+def write_idx(path, array):
+    """A file of unsigned bytes as MNIST's are."""
+    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """120 images of 12 x 12 pixels in IDX files: noise, brighter in class 1."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for stem, n in (("train", 80), ("t10k", 40)):
+        labels = np.arange(n) % 2
+        images = rng.integers(0, 100, (n, 12, 12)) + 100 * labels[:, None, None]
+        write_idx(folder / f"{stem}-images-idx3-ubyte", images)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", labels)
+    return str(folder)
+
+
+def tiny(data, folder, **options) -> Config:
+    small = {"steps": 6, "batch_size": 4, "width": 8, "discriminator_width": 4, "processes": 1}
+    return Config(quick=True, data=data, output=folder, classifiers=folder, **small | options)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ways, "classifier_steps", lambda config: 3)
+        patch.setattr(compare_adversarial, "classifier_steps", lambda config: 3)
+        compare_adversarial.main(tiny(data, folder))
+        compare_adversarial.main(tiny(data, folder))  # finds all of it done
+    return folder
+
+
+def test_all_arms_are_run_and_told_apart(finished):
+    found = json.loads((finished / "results.json").read_text())
+    assert [arm["label"] for arm in found["arms"]] == [
+        "MSE", "MSE + features", "MSE + adversarial", "MSE + both"
+    ]  # fmt: skip
+    numbers = [arm["seeds"][0]["numbers"] for arm in found["arms"]]
+    assert all(set(n) >= {column.name for column in COLUMNS} for n in numbers)
+    assert len({n["psnr"] for n in numbers}) == 4
+    assert all(0 <= n["recognised"] <= 1 and n["frechet"] > 0 for n in numbers)
+    assert "--quick" in found["command"] and "--output" not in found["command"]
+    assert found["settings"]["steps"] == "6" and "quick run" in found["note"]
+    text = (finished / "report.md").read_text()
+    assert re.search(r"\| MSE \+ both \| \d+\.\d\d \|", text)
+    assert re.search(r"recognises \d\.\d{4} of the test images themselves", text)
+    assert (finished / "pictures" / "pictures.png").stat().st_size > 0
+
+
+def test_the_classifier_that_measures_is_not_the_one_of_the_feature_loss(finished, monkeypatch):
+    assert len([path for path in finished.iterdir() if path.name.startswith("classifier-")]) == 2
+    asked = []
+    monkeypatch.setattr(ways, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0))
+    monkeypatch.setattr(ways, "classifier", lambda config, seed: seed)
+    monkeypatch.setattr(ways, "images_and_labels", lambda config: ((0, 0), (0, 0)))
+    monkeypatch.setattr(ways, "make_models", lambda config: (None, None))
+    training = ways.Training(None, lambda state, batch: state, None)
+    ways.trainer(Config(), lambda config, task_loss: training, True)
+    assert asked == [ways.TEACHER] and ways.TEACHER != ways.JUDGE
+
+
+def test_sharpness_is_the_mean_over_images():
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 1), np.uint8)
+    expected = np.mean([sharpness(preprocess(image)) for image in images])
+    np.testing.assert_allclose(ways.sharpness(images), expected, rtol=1e-6)
+
+
+def test_what_changes_results_is_in_the_definition(data, tmp_path):
+    base = tiny(data, tmp_path)
+    for name, value in (("steps", 8), ("generator_weight", 2.0), ("features_weight", 2.0),
+                        ("discriminator_width", 8), ("discriminator_rate", 1.0)):  # fmt: skip
+        assert define(tiny(data, tmp_path, **{name: value})) != define(base), name
+    assert define(tiny(data, tmp_path, seeds=2, processes=2)) == define(base)
+    assert len({arm.path(tmp_path, 0) for arm in make_arms(base)}) == 4
+
+
+def test_names_and_data_without_labels(data, tmp_path, capsys):
+    compare_adversarial.main(Config(list=True, only=("both", "mse"), data=data))
+    assert capsys.readouterr().out.split() == ["mse", "both"]
+    with pytest.raises(ValueError, match="no arm mae; there are"):
+        compare_adversarial.main(Config(list=True, only=("mae",), data=data))
+    np.save(tmp_path / "x.npy", np.zeros((20, 12, 12, 1), np.uint8))
+    with pytest.raises(DataError, match=r"x\.npy: expected data with labels, found none"):
+        compare_adversarial.main(Config(data=str(tmp_path / "x.npy"), output=tmp_path))
