@@ -71,10 +71,12 @@ class Config:
     """Images a step."""
     learning_rate: float = 4e-3
     """Of Adam, after a warm-up and before a cosine to 0."""
-    discriminator_rate: float = 2e-4
+    discriminator_rate: float = 1e-3
     """Of the discriminator's Adam."""
-    generator_weight: float = 0.1
+    generator_weight: float = 0.3
     """What lambda is multiplied with."""
+    r1: float = 1.0
+    """Weight of the discriminator's gradient penalty."""
     features_weight: float = 0.01
     """Of the feature loss."""
     width: int = 32

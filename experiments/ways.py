@@ -103,6 +103,7 @@ def against(config, task_loss: TaskLoss) -> Training:
         LAST_LAYER,
         task_loss=task_loss,
         balance=lambda rec, gen: config.generator_weight * adaptive(rec, gen),
+        r1=config.r1,
     )
     example = images(config.data)[0][:1]
     return Training(

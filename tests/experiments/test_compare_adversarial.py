@@ -85,8 +85,15 @@ def test_sharpness_is_the_mean_over_images():
 
 def test_what_changes_results_is_in_the_definition(data, tmp_path):
     base = tiny(data, tmp_path)
-    for name, value in (("steps", 8), ("generator_weight", 2.0), ("features_weight", 2.0),
-                        ("discriminator_width", 8), ("discriminator_rate", 1.0)):  # fmt: skip
+    changes = {
+        "steps": 8,
+        "generator_weight": 2.0,
+        "features_weight": 2.0,
+        "discriminator_width": 8,
+        "discriminator_rate": 1.0,
+        "r1": 0.0,
+    }
+    for name, value in changes.items():
         assert define(tiny(data, tmp_path, **{name: value})) != define(base), name
     assert define(tiny(data, tmp_path, seeds=2, processes=2)) == define(base)
     assert len({arm.path(tmp_path, 0) for arm in make_arms(base)}) == 4
