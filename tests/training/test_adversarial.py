@@ -301,7 +301,7 @@ def test_images_and_levels():
         decoders=(decoder.clone(channels=3), decoder.clone(dim=6)),
     )
     metrics = images_of(two, ("decoders_1", "Upsample_0", "Conv_0", "kernel"))
-    assert {"generator", "0/commitment", "1/commitment"} <= set(metrics)
+    assert {"generator", "commitment", "level0/error", "level1/error"} <= set(metrics)
 
 
 class Counting(nn.Module):
