@@ -174,7 +174,10 @@ def test_the_weight_is_the_ratio_of_gradients_of_the_last_layer():
     of_gen = z_q.T @ (share[:, None] * -v.mean(1))
     norms = np.linalg.norm(of_rec), np.linalg.norm(of_gen)
     _, metrics = compiled()(start(), BATCH)
-    close(metrics["adaptive_weight"], norms[0] / (norms[1] + 1e-4))
+    weight = norms[0] / (norms[1] + 1e-4)
+    close(metrics["adaptive_weight"], weight)
+    kernel = gradients()["generator"]["model"]["decoder"]["kernel"]
+    close(kernel, weight * of_gen, atol=1e-5)  # the weight itself has no gradient
     seen = []
     loss = loss_of(balance=lambda *given: seen.extend(given) or 2.0)
     assert loss(start().params, start(), BATCH, None)[1].metrics["adaptive_weight"] == 2

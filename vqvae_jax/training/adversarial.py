@@ -151,7 +151,7 @@ def adversarial_loss(
             return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
 
         last = partial(last_layer_norm, model, variables, rec.z_q, last_layer, axis_name)
-        weight = sg(balance(last(lambda y: add(task(y))), last(generator)))
+        weight = balance(last(lambda y: add(task(y))), last(generator))
         played = {
             "generator": weight * generator(rec.x),
             "discriminator": discriminator_loss(judge, game, x, sg(rec.x), mean)
@@ -192,7 +192,7 @@ def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"
 def last_layer_norm(
     model, variables, z_q, path: Sequence[str], axis_name: AxisName, loss: Callable[[Array], Array]
 ) -> Float[Array, ""]:
-    """The norm of the gradient of a loss of x' = dec(z_q) for one layer of the decoder."""
+    """|grad| of a loss of x' = dec(z_q) for one layer of the decoder; without gradient itself."""
     variables, z_q = sg((variables, z_q))
 
     def of_layer(layer):
