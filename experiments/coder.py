@@ -1,0 +1,122 @@
+"""A trained model of pictures as functions of arrays of any length, and its streams of codes.
+
+Images are uint8 `[N, H, W, 1 or 3]`, decoded ones float32 in the scale of `preprocess`.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+from experiments import codes
+from experiments.codes import Maps, as_levels
+from vqvae_jax import VQVAE, VQVAE2
+from vqvae_jax.data.pipeline import preprocess, take_batches
+
+
+class Stream(NamedTuple):
+    """One stream of a model's codes: its prefix, its level, its place in there, its size K."""
+
+    prefix: str
+    level: int
+    q: int
+    size: int
+
+    def of(self, maps: Maps) -> Int[np.ndarray, "B h w"]:
+        """Its codes."""
+        return np.asarray(maps[self.level][..., self.q])
+
+    def put(self, maps: Maps, k: Int[np.ndarray, "B h w"]) -> Maps:
+        """The maps with these codes in this stream."""
+        level = np.array(maps[self.level])
+        level[..., self.q] = k
+        return (*maps[: self.level], level, *maps[self.level + 1 :])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coder:
+    """A trained model of pictures, as functions of arrays of any length."""
+
+    model: VQVAE | VQVAE2
+    variables: Any
+
+    @property
+    def streams(self) -> list[Stream]:
+        """All of them, level by level."""
+        levels = codes.quantizers(self.model)
+        places = [(i, q) for i, quantizer in enumerate(levels) for q in range(len(quantizer.vocab))]
+        sizes = codes.streams(levels).items()
+        return [Stream(p, *place, k) for (p, k), place in zip(sizes, places, strict=True)]
+
+    def look(self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 100):
+        """The model's `Reconstruction` of all images, with tuples of levels."""
+        parts = []
+        for batch, mask in take_batches(images, min(batch_size, len(images))):
+            found = jax.device_get(look(self.model, self.variables, batch))
+            parts.append(jax.tree.map(lambda a, real=mask > 0: a[real], found))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def tokenize(self, images: UInt8[np.ndarray, "N H W C"]) -> Maps:
+        """The maps of codes of each level."""
+        return self.look(images).indices
+
+    def decode(self, maps: Maps, batch_size: int = 64) -> Float32[np.ndarray, "N H W C"]:
+        """What the maps of all levels say; -1 says nothing."""
+        parts = []
+        for rows, mask in take_batches(np.arange(len(maps[0])), min(batch_size, len(maps[0]))):
+            batch = tuple(np.asarray(k)[rows] for k in maps)
+            parts.append(np.asarray(decode(self.model, self.variables, batch))[mask > 0])
+        return np.concatenate(parts)
+
+    def silent(self, maps: Maps, n: int) -> Maps:
+        """n times maps without any code."""
+        return tuple(np.full((n, *k.shape[1:]), -1, np.int32) for k in maps)
+
+    def vectors(self, stream: Stream, k: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n D"]:
+        """What these codes add to z_q."""
+        width = len(codes.quantizers(self.model)[stream.level].vocab)
+        indices = np.full((len(k), width), -1, np.int32)
+        indices[:, stream.q] = k
+        return np.asarray(vectors(self.model, stream.level, self.variables, indices))
+
+
+class Seen(NamedTuple):
+    """What a model makes of images, in tuples of levels."""
+
+    x: Float[np.ndarray, "N H W C"]
+    z_e: tuple[Float[np.ndarray, "N h w _"], ...]
+    z_q: tuple[Float[np.ndarray, "N h w _"], ...]
+    indices: Maps
+
+
+@partial(jax.jit, static_argnums=0)
+def look(model, variables, images) -> Seen:
+    """Of one batch."""
+    rec = model.apply(variables, preprocess(images))
+    return Seen(rec.x, *map(as_levels, (rec.z_e, rec.z_q, rec.indices)))
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(model, variables, maps):
+    """One batch."""
+    given = maps if isinstance(model, VQVAE2) else maps[0]
+    return model.apply(variables, given, method="detokenize")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def vectors(model, level: int, variables, indices):
+    """Of the codes of one level."""
+
+    def of(bound, k):
+        return as_levels(bound.codes)[level].decode(k)
+
+    return nn.apply(of, model)(variables, indices)
+
+
+def shown(x: Float32[np.ndarray, "*b H W C"]) -> Float32[np.ndarray, "*b H W C"]:
+    """Decoded pixels as they show, in [0, 1]."""
+    return np.clip(x + np.float32(0.5), 0, 1)

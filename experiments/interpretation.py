@@ -1,0 +1,177 @@
+"""The parts of an interpretation: each gives numbers, and figures with what to see in them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from experiments import codes, figures
+from experiments import interpretation_charts as charts
+from experiments import interpretation_figures as draw
+from experiments.coder import Coder, Stream, shown
+from experiments.codes import Maps
+from experiments.interventions import erase_codes, reach, swap
+from experiments.meanings import crops, entropies, entropy, frequent, meaning, neighbours, plane
+from experiments.probes import Score
+
+LISTED = 65_536  # codes, at most, whose vectors are all computed
+DRAWN = 1024  # codes, at most, on the map that are decoded
+SHOWN = 8  # streams, at most, that have pictures
+
+
+class Part(NamedTuple):
+    """A figure of the page: the name of its file, its heading, what to see."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+Found = tuple[dict[str, Any], list[Part]]
+
+
+def maps_part(coder: Coder, images: UInt8[np.ndarray, "N H W C"], maps: Maps) -> Found:
+    """Code maps of the first images."""
+    shown_maps = {codes.title(s.prefix): s.of(maps)[:16] for s in coder.streams[: SHOWN - 1]}
+    caption = "A code has one colour wherever it occurs; colours that are alike mean nothing."
+    figure = figures.code_maps(images[:16], shown_maps)
+    return {}, [Part("code_maps", "Code maps", caption, figure)]
+
+
+def stream_part(
+    coder: Coder, stream: Stream, images: UInt8[np.ndarray, "N H W C"], maps: Maps, most: int
+) -> Found:
+    """The codes of a stream: what they mean, what is missing without them, where they lie."""
+    k = stream.of(maps)
+    counts = np.bincount(k[k >= 0], minlength=stream.size)
+    known = np.arange(stream.size) if stream.size <= LISTED else np.flatnonzero(counts)
+    found = meaning(coder, stream, images, maps, most)
+    erased = erase_codes(coder, stream, images, maps, known)
+    of_code = {e.code: {"second": e.second, **e.errors} for e in erased}
+    listed = [
+        {"code": int(code), "share": float(share), **of_code.get(int(code), {})}
+        for code, share in zip(found.codes, found.shares, strict=True)
+    ]
+    used = int(np.count_nonzero(counts))
+    numbers = {"size": stream.size, "used": used, "unused": stream.size - used, "codes": listed}
+    title = f", {codes.title(stream.prefix)}" if stream.prefix else ""
+    name = stream.prefix.replace("/", "_")
+    unused = f"{used:,} of {stream.size:,} codes occur in {len(images):,} test images, "
+    unused += f"{stream.size - used:,} don't; here are the {len(listed)} most frequent. "
+    return numbers, [
+        Part(f"{name}codes", "Codes" + title, unused + CODES, draw.codes_table(found)),
+        Part(f"{name}erased", "Codes erased" + title, ERASED, draw.erasures(erased)),
+        Part(
+            f"{name}codebook", "Map of the codebook" + title, PLANE,
+            map_figure(coder, stream, maps, known, counts),
+        ),
+    ]  # fmt: skip
+
+
+def map_figure(coder: Coder, stream: Stream, maps: Maps, known, counts) -> Figure:
+    """The codes in the plane of their main directions; the most frequent ones are decoded."""
+    order = known[np.argsort(-counts[known], kind="stable")]
+    found = plane(coder.vectors(stream, order), counts[order] > 0)
+    chosen = frequent(counts, DRAWN)
+    grid = stream.of(maps).shape[1:]
+    filled = np.broadcast_to(chosen[:, None, None], (len(chosen), *grid))
+    decoded = shown(coder.decode(stream.put(coder.silent(maps, len(chosen)), filled)))
+    middle = crops(decoded, grid)[:, grid[0] // 2, grid[1] // 2]
+    cells = np.moveaxis(middle, 1, -1)
+    return charts.codebook_map(found.places, counts[order] / counts.sum(), cells, found.explained)
+
+
+def information_part(coder: Coder, maps: Maps) -> Found:
+    """Bits at each place, and what neighbours tell of each other."""
+    numbers, grids = {}, {}
+    for stream in coder.streams:
+        k = stream.of(maps)
+        bits = entropies(k)
+        grids[codes.title(stream.prefix)] = (bits, stream.size)
+        numbers[stream.prefix] = {
+            "entropy": entropy(k.ravel()),
+            "entropy_at_a_place": float(bits.mean()),
+            "neighbours": neighbours(k),
+        }
+    some = dict(list(grids.items())[:SHOWN])
+    return numbers, [Part("entropy", "Entropy at each place", ENTROPY, charts.entropy_grids(some))]
+
+
+def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
+    """Pictures that exchange codes."""
+    n = len(maps[0])
+    order = np.random.default_rng(seed).permutation(n)[: 2 * pairs]
+    half = max(1, len(order) // 2)
+    a, b = (tuple(k[rows] for k in maps) for rows in (order[:half], order[-half:]))
+    return {}, [Part("swaps", "Codes exchanged", SWAPS, draw.swaps(swap(coder, a, b)))]
+
+
+def reach_part(coder: Coder, maps: Maps, size: Sequence[int], seed: int) -> Found:
+    """How far the change of one cell is seen, for each level."""
+    numbers, found, sides = {}, {}, {}
+    for level, k in enumerate(maps):
+        title = f"level {level}" if len(maps) > 1 else "codes"
+        found[title] = reach(coder, maps, level, seed=seed)
+        sides[title] = size[0] // k.shape[1]
+        numbers[title] = {
+            "cell": sides[title],
+            "mean": found[title].mean.tolist(),
+            "share": found[title].share.tolist(),
+            "within_90": found[title].within(0.9),
+        }
+    seen = ", ".join(
+        f"{title}: 90 % of the change lies within {numbers[title]['within_90']} pixels of the cell,"
+        f" {reach.share[0]:.0%} in it"
+        for title, reach in found.items()
+    )
+    return numbers, [
+        Part("reach", "How local a code is", f"{REACH} {seen}.", charts.reaches(found, sides))
+    ]
+
+
+def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
+    """The accuracy of each representation, from its dimension and scores."""
+    numbers = {
+        name: {"dimension": dim, **{probe: s._asdict() for probe, s in scores.items()}}
+        for name, (dim, scores) in found.items()
+    }
+    figure = charts.accuracies({name: scores for name, (_, scores) in found.items()})
+    return numbers, [Part("probes", "What the codes tell of the class", PROBES, figure)]
+
+
+CODES = (
+    "mean: of all places where the code occurs, with one more cell on each side; examples of "
+    "these; filled: a grid of nothing but this code, decoded; alone: the code in the middle, no "
+    "other codes; in place: the mean of decoded test images in whose middle it was put; change: "
+    "against the mean over these codes, orange brighter, blue darker."
+)
+ERASED = (
+    "In the image that holds most of the code: its places, and what is decoded with the code, "
+    "with its nearest other code in its place, and with none. Orange is brighter than with the "
+    "code, blue is darker."
+)
+PLANE = (
+    "The vectors of all codes along their two main directions (principal components of those in "
+    "use). Rings are codes that don't occur."
+)
+ENTROPY = (
+    "Bits of the codes at each place over the test images; a flat use of the codebook would give "
+    "log2 K, the end of the scale. Estimates are too low by about K / 2N ln 2."
+)
+SWAPS = (
+    "Decoded codes of two images; the upper half of the codes of A above the lower half of those "
+    "of B, beside the same of the pixels; A with the codes of B in one cell of the top level, and "
+    "what that changed."
+)
+REACH = (
+    "One cell gets the codes that another image has there. Dotted: the side of a cell. The change "
+    "is in pixels of range 1, over both sides of the cell alike."
+)
+PROBES = (
+    "A linear probe (logistic regression, penalty chosen on a fifth of the training set) and the "
+    "nearest neighbours (their number chosen likewise). Intervals are Wilson's, for the test set "
+    "as a sample; they don't cover other seeds of the training."
+)

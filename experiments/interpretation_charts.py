@@ -1,0 +1,131 @@
+"""Charts and maps of what codes mean; the style is that of `figures`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from experiments.figures import INK, LINES, WIDTH, new_figure, plain
+from experiments.interpretation_figures import rgba
+from experiments.interventions import Reach
+from experiments.probes import Score
+
+
+def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
+    """The mean change at each distance from the cell, and the share within it, for each level."""
+    figure = new_figure(2.5)
+    mean, share = figure.subplots(1, 2)
+    plain(mean, "mean |change| of a pixel")
+    plain(share, "share of the whole change")
+    for i, (title, reach) in enumerate(found.items()):
+        options = {"color": LINES[i % len(LINES)], "lw": 1.4, "ms": 3, "marker": "o"}
+        x = np.arange(len(reach.mean))
+        seen = np.nan_to_num(reach.mean) > 0
+        mean.plot(x[seen], reach.mean[seen], label=title, **options)
+        share.plot(x, reach.share, label=title, **options)
+        for axes in (mean, share):
+            axes.axvline(sides[title], color=options["color"], ls=":", lw=1)
+    mean.set_yscale("log")
+    share.set_ylim(0, 1.03)
+    share.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (mean, share):
+        axes.set_xlim(left=-0.4)
+        axes.set_xlabel("pixels from the cell; 0 is inside", color=INK, fontsize=8)
+    if len(found) > 1:
+        share.legend(frameon=False, labelcolor=INK, fontsize=7.5)
+    return figure
+
+
+def accuracies(found: Mapping[str, Mapping[str, Score]]) -> Figure:
+    """Test accuracy of each representation by each probe, with its interval."""
+    figure = new_figure(0.75 + 0.28 * len(found))
+    axes = figure.subplots()
+    plain(axes, "test accuracy, with 95 % intervals")
+    for p, probe in enumerate(next(iter(found.values()))):
+        scores = [probes[probe] for probes in found.values()]
+        middle = np.array([s.accuracy for s in scores])
+        ends = np.abs(np.array([(s.low, s.high) for s in scores]).T - middle)
+        y = np.arange(len(found)) + (0.13, -0.13)[p % 2] * -1
+        axes.errorbar(
+            middle, y, xerr=ends, fmt="o", ms=4, lw=1.3, color=LINES[p % len(LINES)], label=probe
+        )
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, labelcolor=INK,
+        fontsize=7.5, borderaxespad=0.1,
+    )  # fmt: skip
+    return figure
+
+
+def entropy_grids(found: Mapping[str, tuple[Float64[np.ndarray, "h w"], int]]) -> Figure:
+    """Bits at each place, from 0 to log2 K, for each stream by its title with its K."""
+    columns = min(len(found), 4)
+    lines = -(-len(found) // columns)
+    figure = new_figure(2.6 * lines, min(WIDTH, 2.9 * columns + 0.3))
+    grid = figure.subplots(lines, columns, squeeze=False).flat
+    for axes in grid[len(found) :]:
+        axes.set_axis_off()
+    for axes, (title, (bits, size)) in zip(grid, found.items(), strict=False):
+        top = np.log2(size)
+        picture = axes.imshow(bits, cmap="viridis", vmin=0, vmax=max(top, 1e-9))
+        axes.set_title(title or "bits at each place", color=INK, fontsize=8.5, pad=4)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        if bits.size <= 81:
+            for (i, j), value in np.ndenumerate(bits):
+                colour = "black" if value > 0.6 * top else "white"
+                axes.text(
+                    j, i, f"{value:.1f}", color=colour, fontsize=6.5, ha="center", va="center"
+                )
+        bar = figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.03)
+        bar.ax.tick_params(colors=INK, labelsize=7)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def codebook_map(
+    places: Float[np.ndarray, "m 2"],
+    shares: Float[np.ndarray, "m"],
+    cells: Float[np.ndarray, "n P R C"],
+    explained: Sequence[float],
+) -> Figure:
+    """The plane of the two main directions of the codes, as dots and as what they decode to.
+
+    Args:
+        places: of all codes, the most frequent first.
+        shares: of the codes; 0 is a ring.
+        cells: what the first n decode to.
+        explained: share of the variance along each axis.
+    """
+    figure, small = new_figure(3.7), {"color": INK, "fontsize": 8}
+    dots, pictures = figure.subplots(1, 2, sharex=True, sharey=True)
+    plain(dots, "area: share; grey: mean of what it decodes to")
+    plain(pictures, "what the most frequent ones decode to")
+    area = 3 + 4000 * shares / max(len(shares) / 20, 1)
+    used, n = shares > 0, len(cells)
+    dots.scatter(*places[~used].T, s=6, facecolors="none", edgecolors=INK, lw=0.5)
+    grey = np.full(len(places), 0.5)
+    grey[:n] = np.clip(np.nanmean(cells, axis=(1, 2, 3)), 0, 1)
+    dots.scatter(
+        *places[used].T, s=area[used], c=grey[used], cmap="gray", vmin=0, vmax=1, lw=0.4,
+        edgecolors=LINES[0],
+    )  # fmt: skip
+    spread = np.ptp(places, axis=0)
+    side = 0.045 * np.maximum(spread, 1e-9)
+    for (x, y), pixels in list(zip(places[:n], cells, strict=False))[::-1]:
+        box = (x - side[0] / 2, x + side[0] / 2, y - side[1] / 2, y + side[1] / 2)
+        pictures.imshow(rgba(pixels), extent=box, interpolation="nearest", aspect="auto", zorder=3)
+    for axes in (dots, pictures):
+        for set_limits, values, gap in (
+            (axes.set_xlim, places[:, 0], spread[0]), (axes.set_ylim, places[:, 1], spread[1])
+        ):  # fmt: skip
+            set_limits(values.min() - 0.05 * gap - 1e-9, values.max() + 0.05 * gap + 1e-9)
+        axes.set_xlabel(
+            f"first direction, {explained[0]:.0%} of the variance", color=INK, fontsize=8
+        )
+    dots.set_ylabel(f"second direction, {explained[1]:.0%}", color=INK, fontsize=8)
+    return figure

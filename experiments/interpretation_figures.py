@@ -1,0 +1,156 @@
+"""Figures of what codes mean; the style is that of `figures`.
+
+Pictures are float `[..., H, W, 1 or 3]` in [0, 1]; NaN, outside of an image, is transparent.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from experiments.figures import INK, LINES, WIDTH, new_figure
+from experiments.interventions import Erased, Swap
+from experiments.meanings import Meaning
+
+BRIGHTER, DARKER = LINES[1], LINES[0]
+FULL = 0.3  # the change of a pixel that has the full colour
+GAP = 0.12  # between pictures, as a share of one
+
+
+def codes_table(meaning: Meaning) -> Figure:
+    """A line for each code, in two columns: where it occurs, and what it decodes to."""
+    n = len(meaning.codes)
+    lines = -(-n // 2)
+    usual = meaning.context.mean(axis=0)
+    titles = ["mean", "examples", *[""] * (meaning.examples.shape[1] - 1)]
+    titles += ["filled", "alone", "in place", "change"]
+    figure = new_figure((lines + 0.6) * WIDTH / 2 / 10 + 0.05)
+    for half, axes in enumerate(figure.subplots(1, 2, squeeze=False)[0]):
+        stage(axes, len(titles) + 1.3, lines + 0.5)
+        for i in range(half * lines, min(n, (half + 1) * lines)):
+            y = i - half * lines + 0.5
+            pictures = [
+                rgba(meaning.average[i]),
+                *map(rgba, meaning.examples[i]),
+                rgba(meaning.filled[i]),
+                rgba(meaning.alone[i]),
+                rgba(meaning.context[i]),
+                signed(meaning.context[i] - usual),
+            ]
+            axes.text(1.1, y + 0.3, str(meaning.codes[i]), **text(7.5, "right", weight="bold"))
+            axes.text(1.1, y + 0.72, f"{meaning.shares[i]:.1%}", **text(6, "right"))
+            for x, pixels in enumerate(pictures):
+                put(axes, pixels, x + 1.3, y)
+        if half * lines < n:
+            for x, title in enumerate(titles):
+                centre = x + 1.3 + 0.5 * (1 - GAP)
+                if title == "examples":
+                    centre += (meaning.examples.shape[1] - 1) / 2
+                axes.text(centre, 0.3, title, **text(6.5, "center"))
+    return figure
+
+
+def swaps(swap: Swap) -> Figure:
+    """A line for each pair: both, the halves in codes and in pixels, one cell, and its change."""
+    columns = {
+        "A, decoded": rgba(swap.upper),
+        "B, decoded": rgba(swap.lower),
+        "codes: A above B": rgba(swap.codes),
+        "pixels: A above B": rgba(swap.pixels),
+        "A, one cell of B": rgba(swap.one),
+        "its change": signed(swap.one - swap.upper),
+    }
+    n = len(swap.one)
+    size = WIDTH / len(columns)
+    figure = new_figure((n + 0.25) * size * swap.one.shape[1] / swap.one.shape[2])
+    axes = figure.subplots()
+    stage(axes, len(columns), n + 0.2)
+    side, first = swap.side / swap.one.shape[1:3], swap.place / swap.one.shape[1:3]
+    for x, (title, pictures) in enumerate(columns.items()):
+        axes.text(x + (1 - GAP) / 2, 0.12, title, **text(8, "center"))
+        for i, pixels in enumerate(pictures):
+            put(axes, pixels, x, i + 0.2)
+            if x >= 4:
+                y, left = np.array([i + 0.2, x]) + first * (1 - GAP)
+                frame(axes, left, y, *(side[::-1] * (1 - GAP)))
+    return figure
+
+
+def erasures(found: Sequence[Erased]) -> Figure:
+    """A line for each code: where it stood, the picture with it, without it, and the changes."""
+    titles = ("its places", "with it", "its second", "change", "erased", "change")
+    size = (WIDTH - 0.5) / len(titles)
+    figure = new_figure((len(found) + 0.25) * size)
+    axes = figure.subplots()
+    stage(axes, len(titles) + 0.45, len(found) + 0.2)
+    for x, title in enumerate(titles):
+        axes.text(x + 0.45 + (1 - GAP) / 2, 0.12, title, **text(8, "center"))
+    for i, erased in enumerate(found):
+        y = i + 0.2
+        axes.text(0.38, y + 0.4, str(erased.code), **text(9, "right", weight="bold"))
+        axes.text(0.38, y + 0.56, f"to {erased.second}", **text(6.5, "right"))
+        pictures = [marked(erased.before, erased.places), rgba(erased.before)]
+        for after in (erased.replaced, erased.erased):
+            pictures += [rgba(after), signed(after - erased.before)]
+        for x, pixels in enumerate(pictures):
+            put(axes, pixels, x + 0.45, y)
+    return figure
+
+
+def rgba(pixels: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
+    """Colours with an alpha: NaN is transparent."""
+    colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+    there = ~np.isnan(pixels).any(axis=-1, keepdims=True)
+    return np.concatenate([np.nan_to_num(colours), there], axis=-1).clip(0, 1)
+
+
+def signed(change: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
+    """Orange where it is brighter, blue where it is darker, transparent where nothing changed."""
+    mean = np.nan_to_num(change).mean(axis=-1, keepdims=True)
+    colours = np.where(mean > 0, to_rgb(BRIGHTER), to_rgb(DARKER))
+    return np.concatenate([colours, np.clip(np.abs(mean) / FULL, 0, 1)], axis=-1)
+
+
+def marked(
+    pixels: Float[np.ndarray, "H W C"], places: Int[np.ndarray, "h w"]
+) -> Float[np.ndarray, "H W 4"]:
+    """The picture, dim but where places are 1."""
+    sides = [n // m for n, m in zip(pixels.shape, places.shape, strict=False)]
+    there = np.kron(places, np.ones(sides))[..., None]
+    found = rgba(pixels)
+    glow = 0.35 + 0.65 * found[..., :3]  # black cells show as well
+    orange = np.multiply(glow, to_rgb(BRIGHTER))
+    found[..., :3] = np.where(there > 0, orange, 0.55 * found[..., :3])
+    return found
+
+
+def stage(axes: Axes, width: float, height: float) -> None:
+    """A sheet for pictures of size 1 - GAP, downwards from (0, 0)."""
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    axes.autoscale(False)
+
+
+def put(axes: Axes, pixels: Float[np.ndarray, "H W 4"], x: float, y: float) -> None:
+    """A picture with its upper left corner there."""
+    end = (x + 1 - GAP, y + 1 - GAP)
+    axes.imshow(pixels, extent=(x, end[0], end[1], y), interpolation="nearest", aspect="equal")
+    frame(axes, x, y, 1 - GAP, 1 - GAP, INK, 0.3)
+
+
+def frame(
+    axes: Axes, x: float, y: float, width: float, height: float, colour: str = BRIGHTER,
+    line: float = 1.0,
+) -> None:  # fmt: skip
+    """An outline."""
+    axes.add_patch(Rectangle((x, y), width, height, fill=False, ec=colour, lw=line))
+
+
+def text(size: float, align: str, **options) -> dict[str, Any]:
+    """The look of letters."""
+    return {"color": INK, "fontsize": size, "ha": align, "va": "center"} | options

@@ -1,0 +1,151 @@
+"""The features that are probed: what a run's codes say, and what they have to beat."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy import sparse
+
+from experiments import codes
+from experiments.coder import Coder
+from experiments.codes import Maps
+from experiments.recipe import make_optimizer
+from experiments.train import Config
+from vqvae_jax import VQVAE2
+from vqvae_jax.data.pipeline import batches, preprocess
+from vqvae_jax.modules.vae import VAE
+from vqvae_jax.quantizers.base import RNG
+from vqvae_jax.training.step import init_state, make_train_step
+
+DENSE = 4096  # codes, at most, whose counts are kept as a full matrix
+FIRST = 128  # images of the batch that places the codes of an untrained model
+BETA = 0.02  # of the VAE: the evidence bound for noise of a deviation of 0.1 in the pixels
+
+MEANING = {
+    "pixels": "the images themselves",
+    "histogram": "how often each code occurs in the image",
+    "one-hot": "which code stands at which place",
+    "z_q": "the codes' vectors at all places",
+    "z_e": "the same before the quantizer",
+    "untrained histogram": "the codes of the same model with random weights",
+    "untrained z_e": "what its encoder makes of the image",
+    "VAE means": "of a VAE with the same encoder, and as many numbers as z_q (of the finest level)",
+}
+
+
+class Pair(NamedTuple):
+    """The images, or their features, of both sets."""
+
+    train: Any
+    test: Any
+
+
+def representations(
+    coder: Coder, images: Pair, vae: Callable[[], Coder] | None, seed: int
+) -> Iterator[tuple[str, Pair]]:
+    """(name, features) one after the other, as they are large.
+
+    Args:
+        coder: the trained model.
+        images: uint8 `[N, H, W, C]` of both sets.
+        vae: trains one, or None where the model's encoder can't be a VAE's.
+        seed: of the weights of the untrained model.
+    """
+    quantizers = codes.quantizers(coder.model)
+    yield "pixels", Pair(*(flat(np.asarray(preprocess(x))) for x in images))
+    seen = Pair(*map(coder.look, images))
+    yield "histogram", Pair(*(histogram(quantizers, s.indices) for s in seen))
+    yield "one-hot", Pair(*(one_hot(quantizers, s.indices) for s in seen))
+    yield "z_q", Pair(*(flat(*s.z_q) for s in seen))
+    yield "z_e", Pair(*(flat(*s.z_e) for s in seen))
+    new = untrained(coder, images.train, seed)
+    seen = Pair(*map(new.look, images))
+    yield "untrained histogram", Pair(*(histogram(quantizers, s.indices) for s in seen))
+    yield "untrained z_e", Pair(*(flat(*s.z_e) for s in seen))
+    if vae is not None:
+        trained = vae()
+        yield "VAE means", Pair(*(flat(*trained.look(x).z_e) for x in images))
+
+
+def flat(*arrays: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N D"]:
+    """All in one row for each example."""
+    return np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1).astype(np.float32)
+
+
+def histogram(quantizers, maps: Maps) -> sparse.csr_matrix | Float[np.ndarray, "N K"]:
+    """How often each code of each stream occurs in each image; sparse where there are many."""
+    counts = counted(*columns(quantizers, maps, placed=False))
+    return counts.toarray() if counts.shape[1] <= DENSE else counts
+
+
+def one_hot(quantizers, maps: Maps) -> sparse.csr_matrix:
+    """For each place and each code of its stream: 1 if it stands there, else 0."""
+    return counted(*columns(quantizers, maps, placed=True))
+
+
+def columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"], int]:
+    """A number for each code of an image, or for each code at each place, and how many there are.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> k = np.array([[[0], [2], [2]]])
+        >>> [columns([vj.vq(3, 4)], (k,), placed) for placed in (False, True)]
+        [(array([[0, 2, 2]]), 3), (array([[0, 5, 8]]), 9)]
+    """
+    found, total = [], 0
+    sizes = codes.streams(quantizers)
+    for prefix, k in codes.by_stream(quantizers, maps).items():
+        rows = np.asarray(k).reshape(len(k), -1).astype(np.int64)
+        places = np.arange(rows.shape[1]) if placed else np.zeros(rows.shape[1], int)
+        found.append(total + places * sizes[prefix] + rows)
+        total += sizes[prefix] * (rows.shape[1] if placed else 1)
+    return np.concatenate(found, axis=1), total
+
+
+def counted(columns: Int[np.ndarray, "N P"], size: int) -> sparse.csr_matrix:
+    """How often each number occurs in each row."""
+    rows = np.repeat(np.arange(len(columns)), columns.shape[1])
+    ones = np.ones(columns.size, np.float32)
+    return sparse.coo_matrix((ones, (rows, columns.ravel())), (len(columns), size)).tocsr()
+
+
+def untrained(coder: Coder, images: UInt8[np.ndarray, "N H W C"], seed: int) -> Coder:
+    """The same model with random weights; one batch may place its codes, and trains nothing."""
+    state = init_state(coder.model, make_optimizer(Config()), jax.random.key(seed), images)
+    variables = {"params": state.params, **state.collections}
+    _, moved = jax.jit(
+        lambda v, x: coder.model.apply(
+            v, x, train=True, mutable=list(state.collections), rngs={RNG: jax.random.key(seed)}
+        )
+    )(variables, preprocess(images[:FIRST]))
+    return Coder(coder.model, jax.device_get({"params": state.params, **moved}))
+
+
+def vae_of(model) -> VAE | None:
+    """A VAE of the finest level's encoder, with as many means as z_q has there; None if it can't.
+
+    It can where encoder and decoder have a `dim`.
+    """
+    several = isinstance(model, VQVAE2)
+    encoder = model.encoders[-1] if several else model.encoder
+    decoder = model.decoders[-1] if several else model.decoder
+    if not all(hasattr(part, "dim") for part in (encoder, decoder)):
+        return None
+    dim = codes.quantizers(model)[-1].dim
+    return VAE(encoder.clone(dim=2 * dim), decoder.clone(dim=dim), BETA)
+
+
+def train_vae(
+    model: VAE, images: UInt8[np.ndarray, "N H W C"], config: Config, tick: Callable[[int], Any]
+) -> Coder:
+    """Trains as `experiments.train` does, with these options of it; `tick(step)` after each."""
+    optimizer = make_optimizer(config)
+    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
+    state = init_state(model, optimizer, jax.random.key(config.seed), images)
+    given = batches(images, config.seed, config.batch_size)
+    for i, batch in zip(range(config.steps), given, strict=False):
+        state, _ = step(state, batch)
+        tick(i + 1)
+    return Coder(model, jax.device_get({"params": state.params}))
