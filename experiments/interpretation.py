@@ -143,10 +143,11 @@ def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
 
 
 CODES = (
-    "mean: of all places where the code occurs, with one more cell on each side; examples of "
-    "these; filled: a grid of nothing but this code, decoded; alone: the code in the middle, no "
-    "other codes; in place: the mean of decoded test images in whose middle it was put; change: "
-    "against the mean over these codes, orange brighter, blue darker."
+    "mean: of all places where the code occurs, the framed cell with one more on each side; "
+    "examples of these; filled: a grid of nothing but this code, decoded; alone: the code in the "
+    "middle, no other codes; placed: the mean of decoded test images in whose middle it was put; change: "
+    "against the mean over these codes, orange brighter, blue darker. Faint blue is outside of the "
+    "image."
 )
 ERASED = (
     "In the image that holds most of the code: its places, and what is decoded with the code, "

@@ -24,11 +24,12 @@ def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
         x = np.arange(len(reach.mean))
         seen = np.nan_to_num(reach.mean) > 0
         mean.plot(x[seen], reach.mean[seen], label=title, **options)
-        share.plot(x, reach.share, label=title, **options)
+        share.plot(x[seen], reach.share[seen], label=title, **options)
         for axes in (mean, share):
             axes.axvline(sides[title], color=options["color"], ls=":", lw=1)
     mean.set_yscale("log")
     share.set_ylim(0, 1.03)
+    share.sharex(mean)
     share.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in (mean, share):
         axes.set_xlim(left=-0.4)
@@ -47,7 +48,7 @@ def accuracies(found: Mapping[str, Mapping[str, Score]]) -> Figure:
         scores = [probes[probe] for probes in found.values()]
         middle = np.array([s.accuracy for s in scores])
         ends = np.abs(np.array([(s.low, s.high) for s in scores]).T - middle)
-        y = np.arange(len(found)) + (0.13, -0.13)[p % 2] * -1
+        y = np.arange(len(found)) + (-0.13, 0.13)[p % 2]
         axes.errorbar(
             middle, y, xerr=ends, fmt="o", ms=4, lw=1.3, color=LINES[p % len(LINES)], label=probe
         )
@@ -105,27 +106,23 @@ def codebook_map(
     dots, pictures = figure.subplots(1, 2, sharex=True, sharey=True)
     plain(dots, "area: share; grey: mean of what it decodes to")
     plain(pictures, "what the most frequent ones decode to")
-    area = 3 + 4000 * shares / max(len(shares) / 20, 1)
+    area = 2 + 9000 * shares  # square points
     used, n = shares > 0, len(cells)
     dots.scatter(*places[~used].T, s=6, facecolors="none", edgecolors=INK, lw=0.5)
     grey = np.full(len(places), 0.5)
     grey[:n] = np.clip(np.nanmean(cells, axis=(1, 2, 3)), 0, 1)
     dots.scatter(
         *places[used].T, s=area[used], c=grey[used], cmap="gray", vmin=0, vmax=1, lw=0.4,
-        edgecolors=LINES[0],
+        edgecolors=INK,
     )  # fmt: skip
-    spread = np.ptp(places, axis=0)
-    side = 0.045 * np.maximum(spread, 1e-9)
+    ends = np.stack([places.min(axis=0), places.max(axis=0)])
+    spread = np.maximum(ends[1] - ends[0], 1e-9)
+    side, limits = 0.035 * spread, ends + [[-0.05], [0.05]] * spread
     for (x, y), pixels in list(zip(places[:n], cells, strict=False))[::-1]:
         box = (x - side[0] / 2, x + side[0] / 2, y - side[1] / 2, y + side[1] / 2)
         pictures.imshow(rgba(pixels), extent=box, interpolation="nearest", aspect="auto", zorder=3)
     for axes in (dots, pictures):
-        for set_limits, values, gap in (
-            (axes.set_xlim, places[:, 0], spread[0]), (axes.set_ylim, places[:, 1], spread[1])
-        ):  # fmt: skip
-            set_limits(values.min() - 0.05 * gap - 1e-9, values.max() + 0.05 * gap + 1e-9)
-        axes.set_xlabel(
-            f"first direction, {explained[0]:.0%} of the variance", color=INK, fontsize=8
-        )
-    dots.set_ylabel(f"second direction, {explained[1]:.0%}", color=INK, fontsize=8)
+        axes.set(xlim=limits[:, 0], ylim=limits[:, 1])
+        axes.set_xlabel(f"first direction, {explained[0]:.0%} of the variance", **small)
+    dots.set_ylabel(f"second direction, {explained[1]:.0%}", **small)
     return figure

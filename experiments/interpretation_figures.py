@@ -1,6 +1,6 @@
 """Figures of what codes mean; the style is that of `figures`.
 
-Pictures are float `[..., H, W, 1 or 3]` in [0, 1]; NaN, outside of an image, is transparent.
+Pictures are float `[..., H, W, 1 or 3]` in [0, 1]; NaN, outside of an image, is a faint blue.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from matplotlib.patches import Rectangle
 
 from experiments.figures import INK, LINES, WIDTH, new_figure
 from experiments.interventions import Erased, Swap
-from experiments.meanings import Meaning
+from experiments.meanings import CONTEXT, Meaning
 
 BRIGHTER, DARKER = LINES[1], LINES[0]
+OUTSIDE = LINES[0]
 FULL = 0.3  # the change of a pixel that has the full colour
 GAP = 0.12  # between pictures, as a share of one
 
@@ -28,8 +29,8 @@ def codes_table(meaning: Meaning) -> Figure:
     lines = -(-n // 2)
     usual = meaning.context.mean(axis=0)
     titles = ["mean", "examples", *[""] * (meaning.examples.shape[1] - 1)]
-    titles += ["filled", "alone", "in place", "change"]
-    figure = new_figure((lines + 0.6) * WIDTH / 2 / 10 + 0.05)
+    titles += ["filled", "alone", "placed", "change"]
+    figure = new_figure((lines + 0.5) * WIDTH / 2 / (len(titles) + 1.3))
     for half, axes in enumerate(figure.subplots(1, 2, squeeze=False)[0]):
         stage(axes, len(titles) + 1.3, lines + 0.5)
         for i in range(half * lines, min(n, (half + 1) * lines)):
@@ -46,6 +47,8 @@ def codes_table(meaning: Meaning) -> Figure:
             axes.text(1.1, y + 0.72, f"{meaning.shares[i]:.1%}", **text(6, "right"))
             for x, pixels in enumerate(pictures):
                 put(axes, pixels, x + 1.3, y)
+            cell = (1 - GAP) / CONTEXT
+            frame(axes, 1.3 + cell, y + cell, cell, cell, line=0.6)
         if half * lines < n:
             for x, title in enumerate(titles):
                 centre = x + 1.3 + 0.5 * (1 - GAP)
@@ -103,10 +106,11 @@ def erasures(found: Sequence[Erased]) -> Figure:
 
 
 def rgba(pixels: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
-    """Colours with an alpha: NaN is transparent."""
+    """Colours with an alpha: NaN is a faint blue, on a light page and on a dark one."""
     colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
     there = ~np.isnan(pixels).any(axis=-1, keepdims=True)
-    return np.concatenate([np.nan_to_num(colours), there], axis=-1).clip(0, 1)
+    solid = np.concatenate([colours, np.ones_like(pixels[..., :1])], axis=-1).clip(0, 1)
+    return np.where(there, solid, (*to_rgb(OUTSIDE), 0.25))
 
 
 def signed(change: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
@@ -123,7 +127,7 @@ def marked(
     sides = [n // m for n, m in zip(pixels.shape, places.shape, strict=False)]
     there = np.kron(places, np.ones(sides))[..., None]
     found = rgba(pixels)
-    glow = 0.35 + 0.65 * found[..., :3]  # black cells show as well
+    glow = 0.5 + 0.5 * found[..., :3]  # black cells show as well
     orange = np.multiply(glow, to_rgb(BRIGHTER))
     found[..., :3] = np.where(there > 0, orange, 0.55 * found[..., :3])
     return found

@@ -54,7 +54,7 @@ def linear_probe(train, labels, test, test_labels, seed: int = 0) -> Score:
         if new >= loss:
             break
         best, loss, chosen = model, new, penalty
-    final = logistic_regression(train, labels, classes, chosen, best, TOLERANCE / 10)
+    final = logistic_regression(train, labels, classes, chosen, best)
     return score(final.predict(test) == test_labels, chosen)
 
 
