@@ -1,6 +1,7 @@
 """The parts of an interpretation: each gives numbers, and figures with what to see in them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,7 +98,20 @@ def information_part(coder: Coder, maps: Maps) -> Found:
             "neighbours": neighbours(k),
         }
     some = dict(list(grids.items())[:SHOWN])
-    return numbers, [Part("entropy", "Entropy at each place", ENTROPY, charts.entropy_grids(some))]
+    told = " ".join(starmap(neighbours_text, numbers.items()))
+    figure = charts.entropy_grids(some)
+    return numbers, [Part("entropy", "Entropy at each place", f"{ENTROPY} {told}", figure)]
+
+
+def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
+    """What neighbours tell of each other, in words."""
+    each = [
+        f"{way} {n['bits']:.2f} bits ({n['corrected']:.2f} corrected, {n['strangers']:.2f} from "
+        "another image's)"
+        for way, n in numbers["neighbours"].items()
+    ]
+    where = f"{codes.title(prefix)}: " if prefix else ""
+    return f"{where}neighbours tell of a code: {'; '.join(each)}." if each else ""
 
 
 def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
@@ -145,14 +159,15 @@ def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
 CODES = (
     "mean: of all places where the code occurs, the framed cell with one more on each side; "
     "examples of these; filled: a grid of nothing but this code, decoded; alone: the code in the "
-    "middle, no other codes; placed: the mean of decoded test images in whose middle it was put; change: "
-    "against the mean over these codes, orange brighter, blue darker. Faint blue is outside of the "
-    "image."
+    "middle, no other codes; placed: the mean of decoded test images in whose middle it was put; "
+    "change: against the mean over these codes, orange brighter, blue darker. Faint blue is "
+    "outside of the image."
 )
 ERASED = (
     "In the image that holds most of the code: its places, and what is decoded with the code, "
     "with its nearest other code in its place, and with none. Orange is brighter than with the "
-    "code, blue is darker."
+    "code, blue is darker; the factor is that of the mean squared error of up to 64 images that "
+    "hold the code."
 )
 PLANE = (
     "The vectors of all codes along their two main directions (principal components of those in "
@@ -160,7 +175,9 @@ PLANE = (
 )
 ENTROPY = (
     "Bits of the codes at each place over the test images; a flat use of the codebook would give "
-    "log2 K, the end of the scale. Estimates are too low by about K / 2N ln 2."
+    "log2 K, the end of the scale. Estimates are too low, by about K / 2N ln 2, and those of what "
+    "neighbours tell too high: Miller and Madow's correction removes a part, and a neighbour from "
+    "another image, which tells what the place alone does, has as much bias."
 )
 SWAPS = (
     "Decoded codes of two images; the upper half of the codes of A above the lower half of those "

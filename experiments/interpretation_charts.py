@@ -27,7 +27,8 @@ def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
         share.plot(x[seen], reach.share[seen], label=title, **options)
         for axes in (mean, share):
             axes.axvline(sides[title], color=options["color"], ls=":", lw=1)
-    mean.set_yscale("log")
+    if any((np.nan_to_num(reach.mean) > 0).any() for reach in found.values()):
+        mean.set_yscale("log")
     share.set_ylim(0, 1.03)
     share.sharex(mean)
     share.yaxis.set_major_formatter(PercentFormatter(1))

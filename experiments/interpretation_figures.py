@@ -102,6 +102,10 @@ def erasures(found: Sequence[Erased]) -> Figure:
             pictures += [rgba(after), signed(after - erased.before)]
         for x, pixels in enumerate(pictures):
             put(axes, pixels, x + 0.45, y)
+        before = max(erased.errors["before"], 1e-12)
+        for x, name in ((3, "replaced"), (5, "erased")):
+            factor = f"x {erased.errors[name] / before:.2f}"
+            axes.text(x + 0.45 + 0.04, y + 0.08, factor, **text(7, "left"))
     return figure
 
 
