@@ -26,6 +26,7 @@ from experiments.meanings import (
 from experiments.recipe import hierarchy
 from experiments.representations import histogram, one_hot, untrained, vae_of
 from tests.experiments.test_bad_input import refused
+from vqvae_jax.data.pipeline import preprocess
 
 RNG = np.random.default_rng
 
@@ -208,12 +209,11 @@ def test_the_vae_has_the_means_of_the_finest_level(coder, deep):
 
 def test_codes_of_many_images_are_those_of_the_model(deep):
     maps = deep.tokenize(np.tile(IMAGES, (20, 1, 1, 1)))  # more than a batch
-    expected = deep.model.apply(
-        deep.variables, vj.data.pipeline.preprocess(IMAGES), method="tokenize"
-    )
+    variables = jax.tree.map(jnp.asarray, deep.variables)
+    expected = deep.model.apply(variables, preprocess(IMAGES), method="tokenize")
     for found, k in zip(maps, expected, strict=True):
         np.testing.assert_array_equal(found, np.tile(k, (20, 1, 1, 1)))
-    x = deep.model.apply(deep.variables, expected, method="detokenize")
+    x = deep.model.apply(variables, expected, method="detokenize")
     np.testing.assert_allclose(deep.decode(maps)[-12:], x, atol=1e-5)
     assert [s[:3] for s in deep.streams] == [
         ("level0/", 0, 0), ("level1/0/", 1, 0), ("level1/1/", 1, 1)
