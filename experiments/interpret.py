@@ -127,7 +127,7 @@ def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) 
     jobs: dict[str, Callable[[], Found]] = {
         "code maps": lambda: parts.maps_part(coder, images, maps),
         **{
-            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: parts.stream_part(  # type: ignore[misc]
+            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: parts.stream_part(
                 coder, s, images, maps, most
             )
             for s in shown

@@ -3,6 +3,7 @@
 Images are uint8 `[N, H, W, 1 or 3]`; pictures are floats in [0, 1].
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def crops(images: Float32[np.ndarray, "N H W C"], grid: Sequence[int]) -> np.nda
     around = [(side * (CONTEXT // 2),) * 2 for side in sides]
     padded = np.pad(images, ((0, 0), *around, (0, 0)), constant_values=np.nan)
     windows = [CONTEXT * side for side in sides]
-    view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=(1, 2))  # type: ignore[call-overload]
+    view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=(1, 2))
     return view[:, :: sides[0], :: sides[1]]
 
 
@@ -142,7 +143,7 @@ def entropy(values: Int[np.ndarray, "N"], corrected: bool = False) -> float:
     counts = np.unique(values, return_counts=True)[1]
     p = counts / counts.sum()
     bits = -float(np.sum(p * np.log2(p))) + 0.0
-    return bits + (len(counts) - 1) / (2 * counts.sum() * np.log(2)) * corrected
+    return bits + corrected * (len(counts) - 1) / (2 * len(values) * math.log(2))
 
 
 def information(a: Int[np.ndarray, "*n"], b: Int[np.ndarray, "*n"]) -> dict[str, float]:
