@@ -81,9 +81,13 @@ def logistic_regression(
 
     def objective(flat):
         w, b = unpack(flat, dim, classes)
-        logp = log_softmax(np.asarray(x @ w.astype(x.dtype)) + b.astype(x.dtype), axis=1)
-        slope = (np.exp(logp) - target) / n
-        value = -np.sum(logp * target, dtype=np.float64) / n + penalty / 2 * np.sum(w * w)
+        scores = np.asarray(x @ w.astype(x.dtype)) + b.astype(x.dtype)
+        scores -= scores.max(axis=1, keepdims=True)
+        p = np.exp(scores)
+        total = p.sum(axis=1, keepdims=True)
+        slope = (p / total - target) / n
+        losses = np.log(total[:, 0]) - scores[np.arange(n), y]
+        value = losses.mean(dtype=np.float64) + penalty / 2 * np.sum(w * w)
         gradient = np.asarray(x.T @ slope) + penalty * w
         return value, np.concatenate([gradient.ravel(), slope.sum(axis=0)]).astype(np.float64)
 
