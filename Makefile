@@ -1,4 +1,5 @@
 # make train   trains a VQ-VAE on real images and shows what it learnt
+# make demo    trains, trains a prior over the codes, samples, and shows what the codes mean
 # make test    proves the mathematics
 # Both make .venv when it is missing. Options for the scripts: make train ARGS="--steps 2000"
 
@@ -6,10 +7,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: train test test-slow lint mutants clean
+.PHONY: train demo test test-slow lint mutants clean
 
 train: .venv/train.done
 	$(BIN)/python -m experiments.train $(ARGS)
+
+demo: .venv/train.done
+	$(BIN)/python -m experiments.demo $(ARGS)
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)

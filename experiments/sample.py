@@ -36,6 +36,7 @@ from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError
 from vqvae_jax.bundle import Bundle
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 
 COLUMN = 10  # classes or samples beside each other
@@ -70,6 +71,8 @@ class Config:
     """Length of the training of the classifier, which is kept beside the run."""
     quick: bool = False
     """A tiny model and prior are trained where they are missing, and few samples drawn."""
+    data: str = EMBEDDED
+    """What `--quick` trains with."""
 
 
 def main(config: Config) -> dict[str, float]:
@@ -192,7 +195,7 @@ def make_quick(config: Config) -> Config:
     often = {"log_every": 50, "eval_every": 200, "save_every": 200, "steps": 200, "warmup": 20}
     if not (folder / "config.json").exists():
         tiny = {"codes": (64,), "dim": 16, "width": 16, "depth": 1}
-        train.main(train.Config(folder.name, folder.parent, **tiny, **often))
+        train.main(train.Config(folder.name, folder.parent, config.data, **tiny, **often))
     if not (folder / config.prior).exists():
         tiny = {"width": 32, "depth": 1, "heads": 2, "views": 0, "name": config.prior}
         train_prior.main(train_prior.Config(folder, **tiny, **often))

@@ -1,0 +1,73 @@
+"""All of it in one go: a VQ-VAE, a prior over its codes, samples, what the codes mean; one page.
+
+python -m experiments.demo             the embedded images, about a quarter of an hour on two cores
+python -m experiments.demo --quick     a few minutes, to see that it works
+
+Each part is a command of its own. What a stopped demo has done is not done again.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from experiments import interpret, sample, train, train_prior
+from experiments.command import run
+from experiments.report import document, save
+from vqvae_jax.data.sources import EMBEDDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a VQ-VAE and a prior over its codes, sample, interpret, and show all on one page."""
+
+    name: str = "demo"
+    """The run's name, and its folder in `runs`."""
+    runs: Path = Path("runs")
+    """Where the folders of runs are."""
+    data: str = EMBEDDED
+    """Labelled images: the embedded set, a TFDS name, or a folder of IDX files."""
+    steps: int = 4000
+    """Of the VQ-VAE."""
+    prior_steps: int = 2000
+    """Of the prior."""
+    vae_steps: int = 1000
+    """Of the VAE with which the codes are compared."""
+    quick: bool = False
+    """Tiny models, as `sample --quick` trains them: says nothing about quality."""
+
+
+def main(config: Config) -> Path:
+    """One command after the other, each as a user would call it; returns the page."""
+    folder = config.runs / (f"{config.name}-quick" if config.quick else config.name)
+    if config.quick:
+        sample.main(sample.Config(folder, data=config.data, quick=True))
+        few = {"images": 100, "probe_images": 200, "most": 8}
+        interpret.main(interpret.Config(folder, vae_steps=min(config.vae_steps, 20), **few))
+    else:
+        train.main(train.Config(folder.name, config.runs, config.data, steps=config.steps))
+        train_prior.main(train_prior.Config(folder, steps=config.prior_steps))
+        sample.main(sample.Config(folder))
+        interpret.main(interpret.Config(folder, vae_steps=config.vae_steps))
+    parts = {"Training": "", "Samples": "samples", "What the codes mean": "interpretation"}
+    pages = {name: (folder / part / "report.html").read_text() for name, part in parts.items()}
+    save(folder / "demo.html", together(folder.name, pages).encode())
+    print(folder / "demo.html")
+    return folder / "demo.html"
+
+
+def together(title: str, pages: Mapping[str, str]) -> str:
+    """One page of several, each below its name, with links to them at the top."""
+    names = [escape(name) for name in pages]
+    links = "".join(f'<li><a href="#part{i}">{name}</a></li>' for i, name in enumerate(names))
+    body = [f"<section><ol>{links}</ol></section>"]
+    for i, (name, page) in enumerate(zip(names, pages.values(), strict=True)):
+        inner = page.split("<main>", 1)[1].rsplit("</main>", 1)[0]
+        own_title, rest = inner.split("</h1>", 1)
+        body.append(f'{own_title.split("<h1>")[0]}<h1 id="part{i}">{name}</h1>{rest}')
+    lead = "From pixels to codes, from codes to new pictures, and what the codes stand for."
+    return document(title, lead, "\n".join(body))
+
+
+if __name__ == "__main__":
+    run(main, Config)
