@@ -30,7 +30,7 @@ from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 
 LATENT = 16  # numbers at each place of z
-VARIANCE = 0.011  # of p(x|z): with it the VAE's rate is about that of 49 codes of 512
+VARIANCE = 0.0035  # of p(x|z): with it the VAE's rate is about that of 49 codes of 512
 RATES = (5e-4, 2e-3, 8e-3)  # learning rates
 
 COLUMNS = (
