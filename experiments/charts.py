@@ -57,7 +57,7 @@ def mosaics(
     longest = 1 + max(len(rows) for rows in groups.values())
     letters = max(len(label) for rows in groups.values() for label in ("original", *rows))
     labels = 0.1 + 0.055 * letters  # inches
-    width = min(WIDTH / len(groups) - labels - 0.05, 4.0)
+    width = min(max(WIDTH / len(groups) - labels - 0.05, 1.2), 4.0)  # wider where labels are long
     cell = labels + width + 0.05
     scale = width / strip(originals).shape[1]  # inches a pixel
     height = scale * longest * strip(originals).shape[0]

@@ -15,12 +15,10 @@ from typing import Any
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.classifier import digest
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
-from experiments.page import Column, Study
-from experiments.trial import SHOWN
-from experiments.ways import (
+from experiments.judging.classifier import digest
+from experiments.judging.ways import (
     JUDGE,
     TEACHER,
     against,
@@ -32,6 +30,8 @@ from experiments.ways import (
     plain,
     trainer,
 )
+from experiments.page import Column, Study
+from experiments.trial import SHOWN
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 

@@ -94,22 +94,20 @@ def models(channels: int, **inner) -> dict[str, dict[str, VQVAE | VQVAE2]]:
 
     return {
         "441 bits": {
-            "1 level: 7 x 7 of 512": one(codebook(512), 2),
-            "2 levels: 7 x 7 of 32, 14 x 14 of 2": two(codebook(32), codebook(2)),
+            "1 level, 512": one(codebook(512), 2),
+            "2 levels, 32 + 2": two(codebook(32), codebook(2)),
         },
         "784 bits": {
-            "1 level: 14 x 14 of 16": one(codebook(16), 1),
-            "1 level: 7 x 7 of 256, two residual stages": one(
-                vj.residual(codebook(256), codebook(256)), 2
-            ),
-            "2 levels: 7 x 7 of 16, 14 x 14 of 8": two(codebook(16), codebook(8)),
-            "1 level: fsq, 14 x 14 of 4 x 4": one(vj.fsq([4, 4]), 1),
-            "2 levels: fsq, 7 x 7 of 4 x 4, 14 x 14 of 8": two(vj.fsq([4, 4]), vj.fsq([8])),
+            "1 level, 16": one(codebook(16), 1),
+            "1 level, 256 + 256": one(vj.residual(codebook(256), codebook(256)), 2),
+            "2 levels, 16 + 8": two(codebook(16), codebook(8)),
+            "1 level, fsq 16": one(vj.fsq([4, 4]), 1),
+            "2 levels, fsq 16 + 8": two(vj.fsq([4, 4]), vj.fsq([8])),
         },
         "2205 bits": {
-            "1 level: 14 x 14 of 2435": one(codebook(2435), 1),  # 2204.95 bits
-            "2 levels: 7 x 7 of 512, 14 x 14 of 512": two(codebook(512), codebook(512)),
-            "2 levels: 7 x 7 of 32, 14 x 14 of 1024": two(codebook(32), codebook(1024)),
+            "1 level, 2435": one(codebook(2435), 1),  # 2204.95 bits
+            "2 levels, 512 + 512": two(codebook(512), codebook(512)),
+            "2 levels, 32 + 1024": two(codebook(32), codebook(1024)),
         },
     }
 
@@ -177,7 +175,9 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         title="One level of codes or two",
         about="The same budget, data and seeds, and in each table the same number of bits an image "
         "if each code takes log2 K. In a VQ-VAE-2 (arXiv:1906.00446) the bottom sees what the top "
-        f"decodes to. All codebooks have {DIM} dimensions. {findings(rows)}",
+        f"decodes to. Two levels are 7 x 7 codes above 14 x 14; one level is 7 x 7 codes of 512, or "
+        "two residual stages of 256, and else 14 x 14. Codebooks (ema_vq) have "
+        f"{DIM} dimensions; fsq has 4 x 4 levels, and 8 at the bottom. {findings(rows)}",
         columns=COLUMNS,
         command=command,
         seeds=range(config.seeds),

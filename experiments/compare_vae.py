@@ -16,14 +16,14 @@ from pathlib import Path
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.classifier import Classifier, kept_classifier
-from experiments.code_prior import Prior
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
-from experiments.latents import SHOWN, Judging, trainer
+from experiments.generation.code_prior import Prior
+from experiments.judging.classifier import Classifier, kept_classifier
+from experiments.judging.latents import SHOWN, Judging, trainer
+from experiments.judging.quality import frechet
+from experiments.judging.stability import findings
 from experiments.page import Column, Study
-from experiments.quality import frechet
-from experiments.stability import findings
 from experiments.trial import Budget, images, labelled
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 from vqvae_jax.data.sources import EMBEDDED

@@ -19,17 +19,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from experiments import codes, train
-from experiments import interpretation as parts
-from experiments.coder import Coder
 from experiments.command import run
 from experiments.figures import png_bytes
-from experiments.interpretation import Found, Part
+from experiments.meaning import parts
+from experiments.meaning.coder import Coder
+from experiments.meaning.parts import Found, Part
+from experiments.meaning.probes import Score, linear_probe, neighbour_probe
+from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
 from experiments.page import html_table
-from experiments.probes import Score, linear_probe, neighbour_probe
 from experiments.progress import make_progress
 from experiments.recipe import load_data
 from experiments.report import document, picture, save
-from experiments.representations import MEANING, Pair, representations, train_vae, vae_of
 from experiments.runs import write_text
 from vqvae_jax import VQVAE, VQVAE2, BundleError, load_model
 from vqvae_jax.data.labels import open_labels

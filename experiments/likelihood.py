@@ -16,10 +16,10 @@ from pathlib import Path
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.code_lengths import Budget, make_arm
-from experiments.code_prior import Prior
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
+from experiments.generation.code_prior import Prior
+from experiments.judging.code_lengths import Budget, make_arm
 from experiments.page import Column, Study
 from experiments.recipe import hierarchy
 from experiments.trial import SHOWN, images

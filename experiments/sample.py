@@ -15,10 +15,10 @@ import numpy as np
 import tyro
 
 from experiments import train, train_prior
-from experiments.code_bits import COLUMNS
-from experiments.code_files import Codes
 from experiments.command import run
-from experiments.generate import (
+from experiments.generation.code_bits import COLUMNS
+from experiments.generation.code_files import Codes
+from experiments.generation.generate import (
     How,
     Maps,
     decode,
@@ -28,10 +28,10 @@ from experiments.generate import (
     nothing_given,
     upper_half,
 )
-from experiments.priors import load_priors, read_json
+from experiments.generation.priors import load_priors, read_json
+from experiments.generation.sample_page import Shown, write_page
+from experiments.generation.sample_quality import Images, measure
 from experiments.recipe import load_data
-from experiments.sample_page import Shown, write_page
-from experiments.sample_quality import Images, measure
 from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError
 from vqvae_jax.bundle import Bundle

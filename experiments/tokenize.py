@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import codes as streams
-from experiments.code_files import (
+from experiments.command import run
+from experiments.generation.code_files import (
     DESCRIPTION,
     SPLITS,
     Codes,
@@ -29,7 +30,6 @@ from experiments.code_files import (
     smallest,
     write_codes,
 )
-from experiments.command import run
 from experiments.progress import make_progress
 from experiments.recipe import load_data
 from vqvae_jax import BundleError, load_model

@@ -20,17 +20,17 @@ import numpy as np
 import tyro
 
 from experiments import runs, training
-from experiments.classifier import augment
-from experiments.code_bits import prior_bits, show, static, uniform
-from experiments.code_files import Codes
 from experiments.command import run
-from experiments.priors import (
+from experiments.generation.code_bits import prior_bits, show, static, uniform
+from experiments.generation.code_files import Codes
+from experiments.generation.priors import (
     held_out,
     items,
     make_optimizer,
     make_prior,
     take,
 )
+from experiments.judging.classifier import augment
 from experiments.progress import Display, describe_start
 from experiments.recipe import load_data
 from experiments.tokenize import codes_of, encode, open_run

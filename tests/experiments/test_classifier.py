@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import classifier
-from experiments.classifier import (
+from experiments.judging import classifier
+from experiments.judging.classifier import (
     Classifier,
     ConvNet,
     augment,
@@ -14,7 +14,13 @@ from experiments.classifier import (
     perceptual,
     train_classifier,
 )
-from experiments.quality import frechet, memorised, nearest_neighbours, recognised, trained_on
+from experiments.judging.quality import (
+    frechet,
+    memorised,
+    nearest_neighbours,
+    recognised,
+    trained_on,
+)
 from vqvae_jax import frechet_distance, moments
 from vqvae_jax.data.pipeline import preprocess
 

@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from experiments import compare_adversarial, ways
+from experiments import compare_adversarial
 from experiments.compare_adversarial import COLUMNS, Config, define, make_arms
+from experiments.judging import ways
 from vqvae_jax import sharpness
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.readers import DataError

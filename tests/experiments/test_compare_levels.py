@@ -61,7 +61,7 @@ def test_the_command(data, tmp_path):
 
 
 def test_the_top_alone_is_decoded_with_zeros_below(data):
-    model = models(1, width=8, depth=0)["441 bits"]["2 levels: 7 x 7 of 32, 14 x 14 of 2"]
+    model = models(1, width=8, depth=0)["441 bits"]["2 levels, 32 + 2"]
     test = np.load(data)
     x = preprocess(test)
     variables = jax.jit(model.init)(jax.random.key(0), x)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import command, compare_vae, latents, samplers
+from experiments import command, compare_vae
 from experiments.arms import Arm, Row
-from experiments.code_prior import Prior
 from experiments.compare_vae import Config, make_arms, models
-from experiments.stability import findings
+from experiments.generation import samplers
+from experiments.generation.code_prior import Prior
+from experiments.judging import latents
+from experiments.judging.stability import findings
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
 RNG = np.random.default_rng(0)

@@ -11,10 +11,18 @@ import pytest
 from scipy import optimize, sparse
 
 import vqvae_jax as vj
-from experiments import command, interpret, probes
-from experiments.coder import Coder
-from experiments.interventions import distances, erase_codes, nearest_other, reach, replace, swap
-from experiments.meanings import (
+from experiments import command, interpret
+from experiments.meaning import probes
+from experiments.meaning.coder import Coder
+from experiments.meaning.interventions import (
+    distances,
+    erase_codes,
+    nearest_other,
+    reach,
+    replace,
+    swap,
+)
+from experiments.meaning.meanings import (
     crops,
     entropies,
     entropy,
@@ -23,8 +31,8 @@ from experiments.meanings import (
     neighbours,
     plane,
 )
+from experiments.meaning.representations import histogram, one_hot, untrained, vae_of
 from experiments.recipe import hierarchy
-from experiments.representations import histogram, one_hot, untrained, vae_of
 from tests.experiments.test_bad_input import refused
 from vqvae_jax.data.pipeline import preprocess
 

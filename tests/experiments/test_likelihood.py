@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import code_lengths, code_prior, command, likelihood
-from experiments.code_lengths import Budget, code_bits, draw_bits
-from experiments.code_prior import Prior, learned_bits
+from experiments import command, likelihood
+from experiments.generation import code_prior
+from experiments.generation.code_prior import Prior, learned_bits
+from experiments.judging import code_lengths
+from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.likelihood import COLUMNS, Config, make_arms, models
 from experiments.page import markdown
 from vqvae_jax.data.pipeline import preprocess

@@ -13,11 +13,19 @@ from compiling import jit
 from test_reconstruct import save_random
 
 import vqvae_jax as vj
-from experiments import generate, sample, sample_page, sample_quality
-from experiments.classifier import kept_classifier
-from experiments.code_files import Codes
-from experiments.generate import How, draw, mixed_codes, mixed_vectors, nothing_given, upper_half
-from experiments.priors import items
+from experiments import sample
+from experiments.generation import generate, sample_page, sample_quality
+from experiments.generation.code_files import Codes
+from experiments.generation.generate import (
+    How,
+    draw,
+    mixed_codes,
+    mixed_vectors,
+    nothing_given,
+    upper_half,
+)
+from experiments.generation.priors import items
+from experiments.judging.classifier import kept_classifier
 from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError, Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
 from vqvae_jax.bundle import Bundle

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from code_runs import CLASSES, two_levels, write_idx, write_run
 
-from experiments import code_files, tokenize
-from experiments.code_files import Codes, open_codes, smallest, write_codes
+from experiments import tokenize
+from experiments.generation import code_files
+from experiments.generation.code_files import Codes, open_codes, smallest, write_codes
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import preprocess

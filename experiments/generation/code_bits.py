@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rich.console import Console
 from rich.table import Table
 
-from experiments.code_files import Codes
-from experiments.priors import take
+from experiments.generation.code_files import Codes
+from experiments.generation.priors import take
 from vqvae_jax import MaskedPrior, code_counts, log_likelihood, static_bits
 from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.modules.masked import ranks

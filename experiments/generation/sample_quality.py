@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int, UInt8
 
-from experiments.classifier import kept_classifier
-from experiments.code_files import Codes, flat
-from experiments.generate import Maps
-from experiments.quality import frechet, memorised, nearest_neighbours, recognised
+from experiments.generation.code_files import Codes, flat
+from experiments.generation.generate import Maps
+from experiments.judging.classifier import kept_classifier
+from experiments.judging.quality import frechet, memorised, nearest_neighbours, recognised
 from experiments.tokenize import unique_share
 
 Pictures = UInt8[np.ndarray, "N H W C"]

@@ -6,7 +6,7 @@ Arrays in, numbers out. All of it is relative: put the same number of real test 
 import numpy as np
 from jaxtyping import Float64, Int, Shaped, UInt8
 
-from experiments.classifier import STEPS, Classifier, train_classifier
+from experiments.judging.classifier import STEPS, Classifier, train_classifier
 from vqvae_jax import frechet_distance, moments, nearest
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Int
 
-from experiments.code_files import Codes
+from experiments.generation.code_files import Codes
 from vqvae_jax import (
     BundleError,
     Condition,

@@ -9,13 +9,21 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments import codes, figures
-from experiments import interpretation_charts as charts
-from experiments import interpretation_figures as draw
-from experiments.coder import Coder, Stream, shown
 from experiments.codes import Maps
-from experiments.interventions import erase_codes, reach, swap
-from experiments.meanings import crops, entropies, entropy, frequent, meaning, neighbours, plane
-from experiments.probes import Score
+from experiments.meaning import charts
+from experiments.meaning import figures as draw
+from experiments.meaning.coder import Coder, Stream, shown
+from experiments.meaning.interventions import erase_codes, reach, swap
+from experiments.meaning.meanings import (
+    crops,
+    entropies,
+    entropy,
+    frequent,
+    meaning,
+    neighbours,
+    plane,
+)
+from experiments.meaning.probes import Score
 
 LISTED = 65_536  # codes, at most, whose vectors are all computed
 DRAWN = 1024  # codes, at most, on the map that are decoded

@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 import vqvae_jax as vj
 from experiments import trial
 from experiments.arms import Result
-from experiments.classifier import STEPS, Classifier, kept_classifier, perceptual
 from experiments.codes import quantizers
-from experiments.quality import frechet, recognised
+from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
+from experiments.judging.quality import frechet, recognised
 from experiments.recipe import make_optimizer
 from experiments.trial import Budget, compiler_options, images, labelled, run_steps
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments.figures import INK, LINES, WIDTH, new_figure, plain
-from experiments.interpretation_figures import rgba
-from experiments.interventions import Reach
-from experiments.probes import Score
+from experiments.meaning.figures import rgba
+from experiments.meaning.interventions import Reach
+from experiments.meaning.probes import Score
 
 
 def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:

@@ -13,11 +13,11 @@ import numpy as np
 
 import vqvae_jax as vj
 from experiments.arms import Result
-from experiments.classifier import Classifier
-from experiments.code_prior import Prior
-from experiments.quality import frechet, trained_on
+from experiments.generation.code_prior import Prior
+from experiments.generation.samplers import Images, samples
+from experiments.judging.classifier import Classifier
+from experiments.judging.quality import frechet, trained_on
 from experiments.recipe import make_optimizer
-from experiments.samplers import Images, samples
 from experiments.trial import Budget, compiler_options, labelled, run_steps
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiments.figures import INK, LINES, WIDTH, new_figure
-from experiments.interventions import Erased, Swap
-from experiments.meanings import CONTEXT, Meaning
+from experiments.meaning.interventions import Erased, Swap
+from experiments.meaning.meanings import CONTEXT, Meaning
 
 BRIGHTER, DARKER = LINES[1], LINES[0]
 OUTSIDE = LINES[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from experiments.code_prior import Prior, coder
+from experiments.generation.code_prior import Prior, coder
 from experiments.trial import compiler_options
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.arms import Arm, Result
-from experiments.code_prior import Prior, learned_bits
 from experiments.codes import as_levels, quantizers
+from experiments.generation.code_prior import Prior, learned_bits
 from experiments.recipe import make_optimizer
 from experiments.trial import SHOWN, compiler_options, images, run_steps
 from vqvae_jax import (

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
 from experiments import codes
-from experiments.coder import Coder
 from experiments.codes import Maps
+from experiments.meaning.coder import Coder
 from experiments.recipe import make_optimizer
 from experiments.train import Config
 from vqvae_jax import VQVAE2

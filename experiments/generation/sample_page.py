@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from experiments import runs
 from experiments.charts import draw_mosaic, strip
-from experiments.code_bits import COLUMNS, saved, table_rows
 from experiments.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
+from experiments.generation.code_bits import COLUMNS, saved, table_rows
+from experiments.generation.sample_quality import Images, distances
+from experiments.judging.quality import nearest_neighbours
 from experiments.page import html_table
-from experiments.quality import nearest_neighbours
 from experiments.report import document, picture, rows, save
-from experiments.sample_quality import Images, distances
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
 COLUMN = 12  # samples beside each other, each above its nearest training image

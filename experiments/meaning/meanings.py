@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.coder import Coder, Stream, shown
 from experiments.codes import Maps
+from experiments.meaning.coder import Coder, Stream, shown
 
 CONTEXT = 3  # cells a side of the pictures around a code
 

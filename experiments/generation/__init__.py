@@ -1,0 +1,1 @@
+"""Codes as files, priors over them, and what is drawn from both."""

@@ -1,0 +1,1 @@
+"""What reconstructions and samples are worth: bits, classifiers, and sentences about them."""

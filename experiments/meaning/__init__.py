@@ -1,0 +1,1 @@
+"""What the codes of a model mean: the parts of `experiments.interpret`."""
