@@ -15,15 +15,10 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-<<<<<<< HEAD
-from experiments import code_bits, priors, train_prior, training
-from experiments.code_files import Codes, open_codes
-=======
 import vqvae_jax as vj
 from experiments import train_prior, training
 from experiments.generation import code_bits, priors
 from experiments.generation.code_files import open_codes
->>>>>>> 094596d (experiments: helpers in three packages, commands at the top)
 from experiments.runs import ConfigChanged, read_lines
 from vqvae_jax import (
     BundleError,
