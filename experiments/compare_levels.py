@@ -175,7 +175,7 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         title="One level of codes or two",
         about="The same budget, data and seeds, and in each table the same number of bits an image "
         "if each code takes log2 K. In a VQ-VAE-2 (arXiv:1906.00446) the bottom sees what the top "
-        f"decodes to. Two levels are 7 x 7 codes above 14 x 14; one level is 7 x 7 codes of 512, or "
+        "decodes to. Two levels are 7 x 7 codes above 14 x 14; one level is 7 x 7 codes of 512, or "
         "two residual stages of 256, and else 14 x 14. Codebooks (ema_vq) have "
         f"{DIM} dimensions; fsq has 4 x 4 levels, and 8 at the bottom. {findings(rows)}",
         columns=COLUMNS,
