@@ -15,10 +15,9 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-import vqvae_jax as vj
 from experiments import train_prior, training
 from experiments.generation import code_bits, priors
-from experiments.generation.code_files import open_codes
+from experiments.generation.code_files import Codes, open_codes
 from experiments.runs import ConfigChanged, read_lines
 from vqvae_jax import (
     BundleError,
