@@ -33,7 +33,7 @@ GENERATION = [
         ("generator moves the discriminator", 'sg(params["discriminator"]), y)', 'params["discriminator"], y)'),
         ("discriminator moves the model", "discriminator_loss(judge, game, x, sg(rec.x), mean)", "discriminator_loss(judge, game, x, rec.x, mean)"),
         ("no delay", "jnp.where(state.step >= start, term, 0.0)", "term"),
-        ("lambda has a gradient", "weight = sg(balance(", "weight = (lambda w: w)(balance("),
+        ("lambda has a gradient", "variables, z_q = sg((variables, z_q))", "variables, z_q = (variables, z_q)"),
         ("lambda of one replica", "gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)", "gradient"),
         ("ratio upside down", "jnp.clip(reconstruction / (generator + 1e-4), 0, 1e4)", "jnp.clip(generator / (reconstruction + 1e-4), 0, 1e4)"),
         ("real for fake", "lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d)", "lambda real: jax.nn.relu(1 + real), lambda d: jax.nn.relu(1 - d)"),

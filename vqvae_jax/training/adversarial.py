@@ -19,7 +19,6 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vqvae_jax.data.pipeline import preprocess
-from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.reductions import AxisName, psum
 from vqvae_jax.reductions import mean as average
 from vqvae_jax.training.step import (
@@ -28,9 +27,9 @@ from vqvae_jax.training.step import (
     TaskLoss,
     TrainState,
     check_term,
+    in_training,
     squared_error,
     start_state,
-    step_key,
     valid_examples,
 )
 
@@ -134,15 +133,7 @@ def adversarial_loss(
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}
-        rec, collections = model.apply(
-            variables,
-            x,
-            train=True,
-            mask=weights,
-            axis_name=axis_name,
-            mutable=list(state.collections),
-            rngs={RNG: step_key(state)},
-        )
+        rec, collections = in_training(model, params["model"], state, x, weights, axis_name)
 
         def task(y: Array) -> dict[str, Array]:
             return {k: mean(check_term(k, term, x)) for k, term in task_loss(x, y).items()}

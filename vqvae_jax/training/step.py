@@ -122,15 +122,7 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
 
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
         x, weights, invalid = valid_examples(batch)
-        rec, collections = model.apply(
-            {"params": params, **state.collections},
-            x,
-            train=True,
-            mask=weights,
-            axis_name=axis_name,
-            mutable=list(state.collections),
-            rngs={RNG: step_key(state)},
-        )
+        rec, collections = in_training(model, params, state, x, weights, axis_name)
         terms = {
             name: average(check_term(name, term, x), weights, axis_name)
             for name, term in task_loss(x, rec.x).items()
@@ -143,6 +135,19 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
         return loss, Aux(dict(collections), metrics, psum(jnp.sum(weights), axis_name))
 
     return loss_fn
+
+
+def in_training(model, params, state: TrainState, x, weights, axis_name: AxisName):
+    """What the model makes of x in this step, and its collections afterwards."""
+    return model.apply(
+        {"params": params, **state.collections},
+        x,
+        train=True,
+        mask=weights,
+        axis_name=axis_name,
+        mutable=list(state.collections),
+        rngs={RNG: step_key(state)},
+    )
 
 
 def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> TrainStep:
