@@ -205,6 +205,7 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         },
         note=quick if config.quick else "",
         originals=test[:SHOWN],
+        caption="The first test images, and samples from each model with its first seed",
     )
 
 

@@ -18,10 +18,7 @@ from experiments.report import document, picture, save
 from experiments.report import rows as html_rows
 from experiments.runs import write_text
 
-CAPTIONS = {
-    "intervals": "Means and 95 % intervals",
-    "pictures": "The first test images, and what each arm makes of them with its first seed",
-}
+INTERVALS = "Means and 95 % intervals"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Study:
         settings: what all arms share, by name.
         note: a warning at the top, such as that the run was a quick one.
         originals: the images whose reconstructions the arms' pictures are.
+        caption: of these pictures.
     """
 
     title: str
@@ -69,6 +67,11 @@ class Study:
     settings: Mapping[str, Any]
     note: str = ""
     originals: UInt8[np.ndarray, "n H W C"] | None = None
+    caption: str = "The first test images, and what each arm makes of them with its first seed"
+
+    def captions(self) -> dict[str, str]:
+        """Of each picture."""
+        return {"intervals": INTERVALS, "pictures": self.caption}
 
 
 def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
@@ -155,7 +158,8 @@ def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[str] = ()) ->
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     parts.append(legend(study))
     parts.append("\n".join(f"- {column.title}: {column.meaning}" for column in study.columns))
-    parts += [f"{CAPTIONS[name]}:\n\n![{CAPTIONS[name]}](pictures/{name}.png)" for name in pictures]
+    captions = ((name, study.captions()[name]) for name in pictures)
+    parts += [f"{text}:\n\n![{text}](pictures/{name}.png)" for name, text in captions]
     facts = provenance(study, rows).items()
     parts += ["## Settings", "\n".join(f"- {name}: {value}" for name, value in facts)]
     return "\n\n".join(parts) + "\n"
@@ -171,7 +175,7 @@ def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> st
         parts.append(f'<section>{title}<div class="scroll">{html_table(lines)}</div></section>')
     meanings = [f"<b>{escape(c.title)}</b>: {escape(c.meaning)}" for c in study.columns]
     parts.append(f"<section><p>{escape(legend(study))}</p>{'<br>'.join(meanings)}</section>")
-    parts += [picture(CAPTIONS[name], "", png) for name, png in pictures.items()]
+    parts += [picture(study.captions()[name], "", png) for name, png in pictures.items()]
     facts = html_rows((escape(k), escape(v)) for k, v in provenance(study, rows).items())
     parts.append(f'<section><h2>Settings</h2><table class="options">{facts}</table></section>')
     for row in rows:

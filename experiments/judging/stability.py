@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import fdtr
 
 from experiments.arms import Row, difference
 
@@ -20,6 +21,7 @@ def findings(rows: Sequence[Row]) -> str:
         against(rows, "frechet_independent", "the same without a learnt prior", "", higher=False),
         against(rows, "trained_on", "accuracy of a classifier of samples", "", higher=True),
         *(stability(rows, label) for label in dict.fromkeys(row.arm.label for row in rows)),
+        steadier(rows),
     ]
     return " ".join(part for part in parts if part)
 
@@ -45,15 +47,37 @@ def against(
     return f"{what}, {OURS} less {OTHER}: {'; '.join(found)}." if found else ""
 
 
+def pooled(rows: Sequence[Row], label: str) -> tuple[float, int]:
+    """The variance of a model's PSNR over seeds, the mean over learning rates; its freedom."""
+    values = [row.values("psnr") for row in rows if row.arm.label == label]
+    groups = [v for v in values if len(v) > 1]
+    freedom = sum(len(v) - 1 for v in groups)
+    squares = sum(float(np.var(v)) * len(v) for v in groups)
+    return squares / max(freedom, 1), freedom
+
+
+def steadier(rows: Sequence[Row]) -> str:
+    """Whether the variances over seeds differ, by the F-test."""
+    (ours, n), (theirs, m) = pooled(rows, OURS), pooled(rows, OTHER)
+    if not min(n, m) or not min(ours, theirs):
+        return ""
+    below = float(fdtr(n, m, ours / theirs))
+    p = 2 * min(below, 1 - below)
+    word = "undecided" if p > 0.05 else "steadier" if ours < theirs else "less steady"
+    return (
+        f"The variance over seeds of {OURS} is {ours / theirs:.2f} times that of {OTHER} (F-test, "
+        f"p = {p:.2f}, {word})."
+    )
+
+
 def stability(rows: Sequence[Row], label: str) -> str:
     """Of one model: deviation over seeds, range over learning rates, runs that diverged."""
     mine = [row for row in rows if row.arm.label == label]
-    values = [row.values("psnr") for row in mine]
-    known = [v for v in values if v]
+    known = [row.values("psnr") for row in mine if row.values("psnr")]
     if not known:
         return ""
     means = [float(np.mean(v)) for v in known]
-    spread = math.sqrt(float(np.mean([np.var(v, ddof=1) if len(v) > 1 else 0.0 for v in known])))
+    spread = math.sqrt(pooled(rows, label)[0])
     lost, total = sum(row.count("diverged") for row in mine), sum(len(row.records) for row in mine)
     return (
         f"{label}: the PSNR deviates by {spread:.3f} dB over seeds, and its means over learning "

@@ -154,6 +154,18 @@ def test_findings_say_what_holds_and_what_does_not():
     assert "learning rates differ by up to 2.00 dB; 0 of 6 runs diverged" in text
 
 
+@pytest.mark.parametrize(("scale", "word"), [(0.01, "steadier"), (1.0, "undecided"), (100, "less")])
+def test_variances_are_compared_by_the_f_test(scale, word):
+    """With 2 and 2 degrees of freedom P(F < r) = r / (1 + r)."""
+    ours, theirs = [20 + scale * x for x in (-1, 0, 1)], [20.0, 21.0, 22.0]
+    text = findings([row("VQ-VAE", "a", psnr=ours), row("VAE", "a", psnr=theirs)])
+    below = scale**2 / (1 + scale**2)
+    assert (
+        f"is {scale**2:.2f} times that of VAE (F-test, p = {2 * min(below, 1 - below):.2f}" in text
+    )
+    assert word in text.rsplit("p = ", 1)[1]
+
+
 def test_findings_count_the_runs_that_diverged():
     lost = Row(Arm("VAE", "VAE", {}, lambda: None, "b"), [{"status": "diverged", "numbers": {}}])
     text = findings([row("VAE", "a", psnr=[1.0, 2.0]), lost])
