@@ -53,22 +53,27 @@ def mosaics(
     originals: UInt8[np.ndarray, "n H W C"],
     groups: Mapping[str, Mapping[str, UInt8[np.ndarray, "n H W C"]]],
 ) -> Figure:
-    """For each group the originals, and below them one row of pictures for each label."""
-    longest = 1 + max(len(rows) for rows in groups.values())
-    letters = max(len(label) for rows in groups.values() for label in ("original", *rows))
+    """For each group the originals, and below them one row of pictures for each label.
+
+    Two groups stand side by side, more below one another; groups without pictures are left out.
+    """
+    wholes = [(group, {"original": originals, **rows}) for group, rows in groups.items() if rows]
+    letters = max(len(label) for _, whole in wholes for label in whole)
     labels = 0.1 + 0.055 * letters  # inches
-    width = min(max(WIDTH / len(groups) - labels - 0.05, 1.2), 4.0)  # wider where labels are long
-    cell = labels + width + 0.05
-    scale = width / strip(originals).shape[1]  # inches a pixel
-    height = scale * longest * strip(originals).shape[0]
-    figure = new_figure(height + 0.3, cell * len(groups))
+    columns = len(wholes) if len(wholes) <= 2 else 1
+    width = min(WIDTH / columns - labels - 0.05, 4.0)
+    row = width * strip(originals).shape[0] / strip(originals).shape[1]
+    bands = [wholes[i : i + columns] for i in range(0, len(wholes), columns)]
+    heights = [0.3 + row * max(len(whole) for _, whole in band) for band in bands]
+    figure = new_figure(sum(heights), columns * (labels + width + 0.05))
     figure.set_layout_engine("none")  # it would cut off labels beside axes of a fixed aspect
-    for i, (group, rows) in enumerate(groups.items()):
-        whole = {"original": originals, **rows}
-        share = len(whole) / longest
-        place = (i * cell + labels, height * (1 - share), width, height * share)
-        axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
-        draw_mosaic(axes, group, whole)
+    for i, band in enumerate(bands):
+        top = sum(heights[i:]) - 0.3
+        for j, (group, whole) in enumerate(band):
+            height = row * len(whole)
+            place = (j * (labels + width + 0.05) + labels, top - height, width, height)
+            axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
+            draw_mosaic(axes, group, whole)
     return figure
 
 

@@ -192,7 +192,8 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         f"between: 512 codes of 64 dimensions, or {LATENT} numbers at each place, with Gaussian "
         f"noise and KL term in the VAEs. The VAE is the bound with variance {VARIANCE} of p(x|z), "
         "for which its rate is about that of the codes; the beta-VAE weighs the KL term 4 times as "
-        f"much. {yardstick}\n\n{findings(rows)}",
+        "much. A grid of independent Gaussians does not know which places fit together; VAEs with "
+        f"one z for the whole image were not tried. {yardstick}\n\n{findings(rows)}",
         columns=COLUMNS,
         command=command,
         seeds=range(config.seeds),
