@@ -13,6 +13,8 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from experiments import train, train_prior
 from experiments.command import run
@@ -29,7 +31,7 @@ from experiments.generation.generate import (
     upper_half,
 )
 from experiments.generation.priors import load_priors, read_json
-from experiments.generation.sample_page import Shown, write_page
+from experiments.generation.sample_page import Shown, quality_lines, write_page
 from experiments.generation.sample_quality import Images, measure
 from experiments.recipe import load_data
 from experiments.tokenize import codes_of, open_run
@@ -105,8 +107,17 @@ def main(config: Config) -> dict[str, float]:
     ]
     numbers |= {name: sum(table[name] for table in tables) for name in COLUMNS}
     path = write_page(config, images, numbers, tables, shown)
+    show(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
     print(path)
     return numbers
+
+
+def show(lines: list[list[str]], title: str) -> None:
+    """Prints a table."""
+    view = Table(*lines[0], title=title, title_justify="left")
+    for line in lines[1:]:
+        view.add_row(*line)
+    Console().print(view)
 
 
 def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:

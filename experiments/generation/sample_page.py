@@ -146,17 +146,27 @@ def headline(numbers: dict[str, float]) -> str:
 
 
 def quality_table(numbers: dict[str, float]) -> str:
-    """Samples beside reconstructions and real test images; below it what the numbers are."""
-    lines, meanings = [["", *OF.values()]], []
-    for kind, (title, form, meaning) in KINDS.items():
+    """The table of `quality_lines`; below it what the numbers are."""
+    lines = quality_lines(numbers)
+    shown = {title for title, *_ in lines}
+    meanings = [
+        f"<b>{escape(title)}</b>: {escape(meaning)}."
+        for title, _, meaning in KINDS.values()
+        if title in shown
+    ]
+    return f"{html_table(lines)}<p></p>{'<br>'.join(meanings)}"
+
+
+def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
+    """Samples beside reconstructions and real test images."""
+    lines = [["", *OF.values()]]
+    for kind, (title, form, _) in KINDS.items():
         names = [kind + ("_samples" if kind == "nearest" and not of else of) for of in OF]
         if names[0] in numbers:
             lines.append([title, *(form.format(numbers[n]) if n in numbers else "" for n in names)])
-            meanings.append(f"<b>{escape(title)}</b>: {escape(meaning)}.")
     whole = {"different": "Samples whose codes no other sample has"}
     whole |= {"repeated": "Samples whose codes are those of a training image"}
-    lines += [[title, f"{numbers[name]:.1%}", "", ""] for name, title in whole.items()]
-    return f"{html_table(lines)}<p></p>{'<br>'.join(meanings)}"
+    return lines + [[title, f"{numbers[name]:.1%}", "", ""] for name, title in whole.items()]
 
 
 def bits_table(tables: Sequence[dict[str, float]]) -> str:

@@ -268,7 +268,7 @@ def test_the_quick_command_does_it_all(tmp_path, capsys):
         assert text in page, text
     assert "FID" not in re.sub('base64,[^"]*', "", page)
     before = capsys.readouterr().out
-    assert "begins" in before
+    assert "begins" in before and "Nearer than 99 %" in before  # memorisation is printed
     again = sample.make_quick(sample.Config(tmp_path / "quick", quick=True))
     assert again.per_class == 10 and capsys.readouterr().out == ""  # nothing is trained twice
 
