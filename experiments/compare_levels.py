@@ -56,7 +56,7 @@ class Config:
     """Two arms, 1 seed, 20 steps, 200 test images: says nothing about quality."""
     output: Path | None = None
     """Folder of results and pages; runs/levels, or runs/levels-quick."""
-    seeds: int = 3
+    seeds: int = 5
     """How many for each arm."""
     steps: int = 1000
     """Of training."""
