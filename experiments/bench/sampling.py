@@ -43,11 +43,11 @@ class Sizes(NamedTuple):
     depth: int = 4
     heads: int = 4
     pixelcnn_depth: int = 8  # 0: it does not take part
+    rounds: int = 9
 
 
-PROBLEMS = (Sizes(7), Sizes(16, pixelcnn_depth=0))  # minutes a batch without a cache
-QUICK = (Sizes(7),)
-ROUNDS, QUICK_ROUNDS = 9, 3
+PROBLEMS = (Sizes(7), Sizes(16, pixelcnn_depth=0, rounds=3))  # a minute a batch without a cache
+QUICK = (Sizes(7, rounds=3),)
 BARS = {7: 4.0, 16: 10.0}  # cached over uncached: at least so many times as fast
 
 ABOUT = (
@@ -61,9 +61,8 @@ ABOUT = (
 
 def run(quick: bool) -> Part:
     """Each grid, one after another."""
-    rounds = QUICK_ROUNDS if quick else ROUNDS
     races = [
-        race(title(sizes), contestants(sizes), rounds, CACHED, sizes=sizes._asdict())
+        race(title(sizes), contestants(sizes), sizes.rounds, CACHED, sizes=sizes._asdict())
         for sizes in (QUICK if quick else PROBLEMS)
     ]
     panels = {r.title: {name: r.ratio(name) for name in r.seconds} for r in races}
