@@ -68,7 +68,7 @@ class Config:
     """Images a step."""
     learning_rate: float = 4e-3
     """Of Adam, after a warm-up and before a cosine to 0."""
-    prior_steps: int = 1000
+    prior_steps: int = 600
     """Of each learned prior."""
     width: int = 32
     """Channels of encoders and decoders."""
