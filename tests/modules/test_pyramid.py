@@ -315,4 +315,4 @@ def test_it_learns_images():
     assert state.skipped == 0 and metrics["7x7/error"] < metrics["1x1/error"]
     table, counts = evaluate(model, {"params": state.params, **state.collections}, test[:200])
     assert table["psnr"] > 13 and table["perplexity"] > 16
-    assert counts[0].sum() == 200 * (1 + 9 + 49)
+    assert counts[""].sum() == 200 * (1 + 9 + 49)
