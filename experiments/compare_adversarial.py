@@ -111,7 +111,7 @@ def define(config: Config) -> dict[str, Any]:
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     model, discriminator = (json.loads(vj.to_json(m)) for m in make_models(config))
     classifiers = digest(*images_and_labels(config)[0], classifier_steps(config))
-    budget = dataclasses.asdict(make_budget(config))
+    budget = dataclasses.asdict(make_budget(config, config.learning_rate))
     return options | budget | {
         "model": model, "discriminator": discriminator, "classifiers": classifiers
     }  # fmt: skip

@@ -22,9 +22,9 @@ from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.page import Column, Study
 from experiments.recipe import hierarchy
-from experiments.trial import SHOWN, Budget, images, make_arm
+from experiments.trial import SHOWN, images, make_arm, make_budget, whole
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
-from vqvae_jax.data.pipeline import preprocess, take_batches
+from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 
@@ -114,7 +114,7 @@ def models(channels: int, **inner) -> dict[str, dict[str, VQVAE | VQVAE2]]:
 
 def make_arms(config: Config) -> list[Arm]:
     """An arm for each model, or those of `only`; two in a quick run."""
-    budget = make_budget(config)
+    budget = make_budget(config, config.learning_rate)
     channels = images(config.data)[0].shape[-1]
     arms = []
     for group, members in models(channels, width=config.width, depth=config.depth).items():
@@ -140,23 +140,8 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
         decoded = model.apply(variables, maps[:1], method="detokenize")
         return ((x - decoded) ** 2).mean(axis=range(1, x.ndim))
 
-    batches = take_batches(test, min(100, len(test)))
-    errors = [np.asarray(error(batch))[mask > 0] for batch, mask in batches]
-    mse = float(np.mean(np.concatenate(errors), dtype=np.float64))
+    mse = float(np.mean(whole(error, test), dtype=np.float64))
     return numbers | {"top_psnr": float(vj.psnr(mse))}
-
-
-def make_budget(config: Config) -> Budget:
-    """What each arm gets; a tenth of the steps are warm-up."""
-    return Budget(
-        data=config.data,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup=config.steps // 10,
-        test_images=200 if config.quick else 2000,
-        fast_compile=config.quick,
-    )
 
 
 def main(config: Config) -> Path | None:
@@ -182,7 +167,7 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         command=command,
         seeds=range(config.seeds),
         settings={
-            **dataclasses.asdict(make_budget(config)),
+            **dataclasses.asdict(make_budget(config, config.learning_rate)),
             "width": config.width,
             "depth": config.depth,
         },

@@ -18,7 +18,7 @@ from experiments.arms import Arm, Row
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.page import Column, Study
-from experiments.trial import SHOWN, Budget, images, make_arm
+from experiments.trial import SHOWN, images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
@@ -115,7 +115,7 @@ class Config:
 
 def make_arms(config: Config) -> list[Arm]:
     """An arm for each quantizer at each size, or those of `only`."""
-    budget = make_budget(config)
+    budget = make_budget(config, config.learning_rate, 500)
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": config.depth}
     arms = []
@@ -125,19 +125,6 @@ def make_arms(config: Config) -> list[Arm]:
             name = f"{label.replace(',', '').replace(' ', '-')}-{codes}"
             arms.append(make_arm(name, label, f"About {codes:,} codes", model, budget))
     return choose(arms, config.only)
-
-
-def make_budget(config: Config) -> Budget:
-    """What each arm gets; a tenth of the steps are warm-up."""
-    return Budget(
-        data=config.data,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup=config.steps // 10,
-        test_images=500 if config.quick else 2000,
-        fast_compile=config.quick,
-    )
 
 
 def main(config: Config) -> Path | None:
@@ -152,7 +139,7 @@ def main(config: Config) -> Path | None:
 
 def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
     """The page without its results."""
-    budget = dataclasses.asdict(make_budget(config))
+    budget = dataclasses.asdict(make_budget(config, config.learning_rate, 500))
     quick = (
         f"A quick run, {config.steps} steps in code compiled in haste: its numbers, ms/step "
         "included, say nothing about the quantizers."

@@ -24,7 +24,7 @@ from experiments.judging.latents import SHOWN, Judging, trainer
 from experiments.judging.quality import frechet
 from experiments.judging.stability import findings
 from experiments.page import Column, Study
-from experiments.trial import Budget, images, labelled
+from experiments.trial import images, labelled, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
@@ -119,19 +119,6 @@ def make_arm(config: Config, label: str, model, rate: float) -> Arm:
     prepare = partial(trainer, model, budget, partial(judging, config) if drawn else None)
     name = f"{label.lower()}-{rate:g}"
     return Arm(name, label, definition, prepare, f"Learning rate {rate:g}")
-
-
-def make_budget(config: Config, rate: float) -> Budget:
-    """What each arm gets; a tenth of the steps are warm-up."""
-    return Budget(
-        data=config.data,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=rate,
-        warmup=config.steps // 10,
-        test_images=200 if config.quick else 2000,
-        fast_compile=config.quick,
-    )
 
 
 def make_prior(config: Config) -> Prior:

@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -39,6 +39,19 @@ class Budget:
     warmup: int = 100
     test_images: int = 2000
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
+
+
+def make_budget(config, rate: float, quick_images: int = 200) -> Budget:
+    """What the options of a comparison give each arm; a tenth of the steps are warm-up."""
+    return Budget(
+        data=config.data,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=rate,
+        warmup=config.steps // 10,
+        test_images=quick_images if config.quick else 2000,
+        fast_compile=config.quick,
+    )
 
 
 def make_arm(
@@ -139,19 +152,24 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
 
 def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float], np.ndarray]:
     """The numbers over the test set, and the first reconstructions."""
-    parts = []
-    for batch, mask in take_batches(test, min(100, len(test))):
-        out = jax.device_get(look(variables, batch))
-        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
-    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-    mse = float(np.mean(whole["error"], dtype=np.float64))
+    found = whole(partial(look, variables), test)
+    mse = float(np.mean(found["error"], dtype=np.float64))
     numbers = {
         "psnr": float(psnr(mse)),
-        "ssim": float(np.mean(whole["ssim"], dtype=np.float64)),
-        **code_numbers(levels, whole["indices"]),
-        **quantization_error(whole["z_e"], whole["z_q"]),
+        "ssim": float(np.mean(found["ssim"], dtype=np.float64)),
+        **code_numbers(levels, found["indices"]),
+        **quantization_error(found["z_e"], found["z_q"]),
     }
-    return numbers, whole["pictures"][:SHOWN]
+    return numbers, found["pictures"][:SHOWN]
+
+
+def whole(look: Callable[[np.ndarray], Any], x: np.ndarray, at_once: int = 100) -> Any:
+    """What `look` makes of all rows of x, so many at a time: arrays or a tree of them."""
+    parts = []
+    for batch, mask in take_batches(x, min(at_once, len(x))):
+        out = jax.device_get(look(batch))
+        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:

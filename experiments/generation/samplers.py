@@ -5,14 +5,13 @@ autoencoder from the mean and deviation of each of its elements over training im
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
-from experiments.trial import compiler_options
+from experiments.trial import compiler_options, whole
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
-from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+from vqvae_jax.data.pipeline import preprocess, to_pixels
 
 AT_ONCE = 100  # images
 Images = UInt8[np.ndarray, "n H W C"]
@@ -81,9 +80,3 @@ def decoded(model, variables, z: np.ndarray, method: str, options) -> Images:
         compiler_options=options,
     )
     return whole(look, z)
-
-
-def whole(look, x: np.ndarray) -> np.ndarray:
-    """What `look` makes of all rows of x, so many at a time."""
-    batches = take_batches(x, min(AT_ONCE, len(x)))
-    return np.concatenate([np.asarray(look(jnp.asarray(b)))[mask > 0] for b, mask in batches])

@@ -20,7 +20,7 @@ from experiments.arms import Arm, Result
 from experiments.codes import as_levels, quantizers
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.recipe import make_optimizer
-from experiments.trial import SHOWN, compiler_options, images, run_steps
+from experiments.trial import SHOWN, compiler_options, images, run_steps, whole
 from vqvae_jax import (
     RNG,
     VAE,
@@ -34,11 +34,10 @@ from vqvae_jax import (
     to_json,
     uniform_bits,
 )
-from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
+from vqvae_jax.data.pipeline import batches, preprocess, to_pixels
 from vqvae_jax.training.step import init_state, make_train_step
 
 DRAWS = 4  # of z for each test image, where z is drawn
-AT_ONCE = 100  # images in an evaluation batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,15 +159,6 @@ def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
     mean = likelihood.mean(y)
     error = jnp.mean(jnp.square(x - mean), axis=range(1, x.ndim))
     return {"error": error, "pictures": to_pixels(mean)}
-
-
-def whole(look, x: np.ndarray) -> dict[str, Any]:
-    """What `look` gives, for all of x."""
-    parts = []
-    for batch, mask in take_batches(x, min(AT_ONCE, len(x))):
-        out = jax.device_get(look(batch))
-        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:

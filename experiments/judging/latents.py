@@ -5,6 +5,7 @@ How well it reconstructs, at how many bits; and what images from it are worth to
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,9 +19,9 @@ from experiments.generation.samplers import Images, samples
 from experiments.judging.classifier import Classifier
 from experiments.judging.quality import frechet, trained_on
 from experiments.recipe import make_optimizer
-from experiments.trial import Budget, compiler_options, labelled, run_steps
+from experiments.trial import Budget, compiler_options, labelled, run_steps, whole
 from vqvae_jax import VAE, VQVAE
-from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.training.step import init_state, make_train_step
 
 SHOWN = 16  # samples in the pictures
@@ -88,11 +89,8 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
 
 def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
     """Means over the test set."""
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch, mask in take_batches(test, min(100, len(test))):
-        for name, values in jax.device_get(look(variables, batch)).items():
-            parts.setdefault(name, []).append(values[mask > 0])
-    means = {k: float(np.mean(np.concatenate(v), dtype=np.float64)) for k, v in parts.items()}
+    found = whole(partial(look, variables), test)
+    means = {name: float(np.mean(v, dtype=np.float64)) for name, v in found.items()}
     return {"psnr": float(vj.psnr(means.pop("error"))), **means}
 
 

@@ -19,7 +19,7 @@ from experiments.codes import quantizers
 from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
 from experiments.judging.quality import frechet, recognised
 from experiments.recipe import make_optimizer
-from experiments.trial import Budget, compiler_options, images, labelled, run_steps
+from experiments.trial import compiler_options, images, labelled, make_budget, run_steps
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches
 from vqvae_jax.training.adversarial import (
     adaptive,
@@ -52,7 +52,7 @@ class Training(NamedTuple):
 def images_and_labels(config):
     """((images, labels) of training, those of the test)."""
     train, test = labelled(config.data)
-    n = make_budget(config).test_images
+    n = make_budget(config, config.learning_rate).test_images
     return train, (test[0][:n], test[1][:n])
 
 
@@ -82,7 +82,10 @@ def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
 def plain(config, task_loss: TaskLoss) -> Training:
     """Without a discriminator."""
     model, _ = make_models(config)
-    optimizer, example = make_optimizer(make_budget(config)), images(config.data)[0][:1]
+    optimizer, example = (
+        make_optimizer(make_budget(config, config.learning_rate)),
+        images(config.data)[0][:1],
+    )
     return Training(
         lambda key: init_state(model, optimizer, key, example),
         make_train_step(model, optimizer, task_loss),
@@ -94,7 +97,8 @@ def against(config, task_loss: TaskLoss) -> Training:
     """With a discriminator from half of the steps on."""
     model, discriminator = make_models(config)
     optimizer = players(
-        make_optimizer(make_budget(config)), optax.adam(config.discriminator_rate, b1=0.5, b2=0.9)
+        make_optimizer(make_budget(config, config.learning_rate)),
+        optax.adam(config.discriminator_rate, b1=0.5, b2=0.9),
     )
     loss = adversarial_loss(
         model,
@@ -158,16 +162,3 @@ def reconstruct(
 def sharpness(pixels: UInt8[np.ndarray, "N H W C"]) -> float:
     """The mean over images."""
     return float(jnp.mean(vj.sharpness(preprocess(pixels))))
-
-
-def make_budget(config) -> Budget:
-    """What each arm gets; a tenth of the steps are warm-up."""
-    return Budget(
-        data=config.data,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup=config.steps // 10,
-        test_images=200 if config.quick else 2000,
-        fast_compile=config.quick,
-    )
