@@ -15,6 +15,7 @@ if OWN_CACHE:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import hypothesis
+import jax
 import jaxtyping
 import pytest
 
@@ -26,6 +27,13 @@ hypothesis.settings.load_profile("default")
 def pytest_unconfigure(config):
     if OWN_CACHE:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module():
+    """What a module compiled is let go after it: kept, it would be gigabytes in the end."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

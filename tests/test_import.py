@@ -53,7 +53,10 @@ ORDER = [
     "describe", "reductions", "losses", "estimators", "scores", "kernel", "near_ties", "search",
     "metrics", "equations",
 ]  # fmt: skip
-LAYERS = [*ORDER, "data", "quantizers", "tokenizers", "training", "modules", "bundle"]
+LAYERS = [
+    *ORDER, "data", "quantizers", "rates", "tokenizers", "modules", "likelihoods", "sampling",
+    "masked_decoding", "training", "bundle",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
