@@ -90,25 +90,45 @@ def labelled(data: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray
     return (train, labels.read("train")), (test, labels.read("test"))
 
 
-def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int], Result]:
-    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled."""
-    train, test = images(budget.data)
-    test = test[: budget.test_images]
+def fitter(model, budget: Budget, *losses) -> Callable[[int], tuple[dict, dict[str, float]]]:
+    """Returns `fit(seed) -> (variables, counters)`; all seeds share what is compiled.
+
+    Args:
+        model: what `make_train_step` takes.
+        budget: of the training.
+        losses: those of `make_train_step`; without them, its own.
+    """
+    train, _ = images(budget.data)
     optimizer = make_optimizer(budget)
-    options = compiler_options(budget.fast_compile)
     start = jax.jit(  # runs once for each seed
         lambda key: init_state(model, optimizer, key, train[:1]),
         compiler_options=compiler_options(),
     )
-    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=options)
+    step = jax.jit(
+        make_train_step(model, optimizer, *losses),
+        donate_argnums=0,
+        compiler_options=compiler_options(budget.fast_compile),
+    )
+
+    def fit(seed: int):
+        order = batches(train, seed, budget.batch_size)
+        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
+        counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
+        return {"params": state.params, **state.collections}, counters
+
+    return fit
+
+
+def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int], Result]:
+    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled."""
+    fit = fitter(model, budget)
+    test = images(budget.data)[1][: budget.test_images]
+    options = compiler_options(budget.fast_compile)
     look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
 
     def run(seed: int) -> Result:
-        order = batches(train, seed, budget.batch_size)
-        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
-        variables = {"params": state.params, **state.collections}
+        variables, counters = fit(seed)
         numbers, pictures = evaluate(look, variables, test, quantizers(model))
-        counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
         return Result(numbers | counters | more(model, variables, test), pictures)
 
     return run

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import trial
 from experiments.arms import Arm, Result
 from experiments.codes import as_levels, quantizers
 from experiments.generation.code_prior import Prior, learned_bits
-from experiments.recipe import make_optimizer
-from experiments.trial import SHOWN, compiler_options, images, run_steps, whole
+from experiments.trial import SHOWN, compiler_options, fitter, images, whole
 from vqvae_jax import (
     RNG,
     VAE,
@@ -34,24 +34,16 @@ from vqvae_jax import (
     to_json,
     uniform_bits,
 )
-from vqvae_jax.data.pipeline import batches, preprocess, to_pixels
-from vqvae_jax.training.step import init_state, make_train_step
+from vqvae_jax.data.pipeline import preprocess, to_pixels
 
 DRAWS = 4  # of z for each test image, where z is drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class Budget(trial.Budget):
     """What every model gets."""
 
-    data: str
-    steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 4e-3
-    warmup: int = 100
     coded_images: int = 8000  # of the training set, for histogram and prior
-    test_images: int = 2000
-    fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
 
 def make_arm(
@@ -70,24 +62,12 @@ def make_arm(
 
 def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[int], Result]:
     """Returns `run(seed)`: trains the model, and measures it by `bits`."""
-    train, _ = images(budget.data)
-    optimizer = make_optimizer(budget)
-    start = jax.jit(  # runs once for each seed
-        lambda key: init_state(model, optimizer, key, train[:1]),
-        compiler_options=compiler_options(),
-    )
-    step = jax.jit(
-        make_train_step(model, optimizer, task_loss(likelihood), likelihood.mean),
-        donate_argnums=0,
-        compiler_options=compiler_options(budget.fast_compile),
-    )
+    fit = fitter(model, budget, task_loss(likelihood), likelihood.mean)
     measure = bits(model, likelihood, budget)
 
     def run(seed: int) -> Result:
-        order = batches(train, seed, budget.batch_size)
-        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
-        numbers, pictures = measure({"params": state.params, **state.collections}, seed)
-        counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
+        variables, counters = fit(seed)
+        numbers, pictures = measure(variables, seed)
         return Result(numbers | counters, pictures)
 
     return run

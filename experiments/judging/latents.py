@@ -18,11 +18,9 @@ from experiments.generation.code_prior import Prior
 from experiments.generation.samplers import Images, samples
 from experiments.judging.classifier import Classifier
 from experiments.judging.quality import frechet, trained_on
-from experiments.recipe import make_optimizer
-from experiments.trial import Budget, compiler_options, labelled, run_steps, whole
+from experiments.trial import Budget, compiler_options, fitter, labelled, whole
 from vqvae_jax import VAE, VQVAE
-from vqvae_jax.data.pipeline import batches, preprocess
-from vqvae_jax.training.step import init_state, make_train_step
+from vqvae_jax.data.pipeline import preprocess
 
 SHOWN = 16  # samples in the pictures
 
@@ -46,19 +44,12 @@ def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
     """
     (train, _), (test, labels) = labelled(budget.data)
     test, labels = test[: budget.test_images], labels[: budget.test_images]
-    optimizer, options = make_optimizer(budget), compiler_options(budget.fast_compile)
-    start = jax.jit(
-        lambda key: init_state(model, optimizer, key, train[:1]),
-        compiler_options=compiler_options(),
-    )
-    step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=options)
+    fit, options = fitter(model, budget), compiler_options(budget.fast_compile)
     look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
 
     def run(seed: int) -> Result:
-        order = batches(train, seed, budget.batch_size)
-        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
-        variables = {"params": state.params, **state.collections}
-        numbers = evaluate(look, variables, test) | {"ms_per_step": milliseconds}
+        variables, counters = fit(seed)
+        numbers = evaluate(look, variables, test) | counters
         if judging is None:
             return Result(numbers)
         how = judging()
