@@ -144,12 +144,16 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
     return numbers | {"top_psnr": float(vj.psnr(mse))}
 
 
+def shrunk(config: Config) -> Config:
+    """The options of a quick run."""
+    return dataclasses.replace(config, seeds=1, steps=min(config.steps, 20))
+
+
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
     command = command_line(config, "experiments.compare_levels")
-    if config.quick:
-        config = dataclasses.replace(config, seeds=1, steps=min(config.steps, 20))
+    config = shrunk(config) if config.quick else config
     return compare(config, make_arms, partial(study, command), "levels")
 
 

@@ -144,19 +144,23 @@ def classifier_steps(config: Config) -> int:
     return 20 if config.quick else 600
 
 
+def shrunk(config: Config) -> Config:
+    """The options of a quick run."""
+    return dataclasses.replace(
+        config,
+        seeds=1,
+        steps=min(config.steps, 20),
+        prior_steps=min(config.prior_steps, 20),
+        samples=min(config.samples, 100),
+    )
+
+
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     sizes = ("seeds", "steps", "batch_size", "prior_steps", "samples")
     check_size(**{name: getattr(config, name) for name in sizes})
     command = command_line(config, "experiments.compare_vae")
-    if config.quick:
-        config = dataclasses.replace(
-            config,
-            seeds=1,
-            steps=min(config.steps, 20),
-            prior_steps=min(config.prior_steps, 20),
-            samples=min(config.samples, 100),
-        )
+    config = shrunk(config) if config.quick else config
     if not config.list:
         classifier(config)  # before several processes would train it
     return compare(config, make_arms, partial(study, command), "vae")

@@ -103,6 +103,7 @@ def models(channels: int, width: int, depth: int) -> dict[str, tuple[object, Lik
         "vqvae-categorical": flat(one, categorical),
         "vqvae": flat(one, logistic),
         "vqvae-grouped": flat(ten, logistic),
+        "vqvae-grouped-categorical": flat(ten, categorical),
         "vqvae2": (vqvae2, logistic),
     }
 
@@ -112,6 +113,7 @@ LABELS = {
     "vqvae": "VQ-VAE, 512 codes",
     "vqvae-categorical": "VQ-VAE, 512 codes, softmax",
     "vqvae-grouped": f"VQ-VAE, {GROUPS} x 8 codes",
+    "vqvae-grouped-categorical": f"VQ-VAE, {GROUPS} x 8 codes, softmax",
     "vqvae2": "VQ-VAE-2, 512 and 32 codes",
 }
 
@@ -149,14 +151,18 @@ def make_prior(config: Config) -> Prior:
     )
 
 
+def shrunk(config: Config) -> Config:
+    """The options of a quick run."""
+    steps = {name: min(getattr(config, name), 20) for name in ("steps", "prior_steps")}
+    return dataclasses.replace(config, seeds=1, **steps)
+
+
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     sizes = ("seeds", "steps", "batch_size", "prior_steps")
     check_size(**{name: getattr(config, name) for name in sizes})
     command = command_line(config, "experiments.likelihood")
-    if config.quick:
-        steps = {name: min(getattr(config, name), 20) for name in ("steps", "prior_steps")}
-        config = dataclasses.replace(config, seeds=1, **steps)
+    config = shrunk(config) if config.quick else config
     return compare(config, make_arms, partial(study, command), "likelihood")
 
 

@@ -1,4 +1,7 @@
-"""What an experiment of `arms` leaves: report.md, report.html (whole in one file), results.json."""
+"""What an experiment of `arms` leaves: report.md, report.html (whole in one file), results.json.
+
+For papers also results.csv, table.tex and every figure as PDF, see `exports`.
+"""
 
 import dataclasses
 import json
@@ -10,8 +13,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.figure import Figure
 
-from experiments import charts
+from experiments import charts, exports
 from experiments.arms import Row, interval
 from experiments.figures import png_bytes
 from experiments.report import document, picture, save
@@ -57,6 +61,9 @@ class Study:
         note: a warning at the top, such as that the run was a quick one.
         originals: the images whose reconstructions the arms' pictures are.
         caption: of these pictures.
+        findings: a table of what the results say: its head, then its lines.
+        figures: further ones, by their captions.
+        cite: a line for those who use the results.
     """
 
     title: str
@@ -68,34 +75,41 @@ class Study:
     note: str = ""
     originals: UInt8[np.ndarray, "n H W C"] | None = None
     caption: str = "The first test images, and what each arm makes of them with its first seed"
-
-    def captions(self) -> dict[str, str]:
-        """Of each picture."""
-        return {"intervals": INTERVALS, "pictures": self.caption}
+    findings: Sequence[Sequence[str]] = ()
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+    cite: str = ""
 
 
 def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
-    """Writes pictures/*.png, results.json, report.md and report.html, and returns the last."""
+    """Writes the pages, the tables and pictures/*, and returns the path of report.html."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    pictures = make_pictures(study, rows)
-    for name, png in pictures.items():
+    figures = make_figures(study, rows)
+    pictures = {name: (caption, png_bytes(f)) for name, (caption, f) in figures.items()}
+    for name, (_, png) in pictures.items():
         save(folder / "pictures" / f"{name}.png", png)
+        save(folder / "pictures" / f"{name}.pdf", exports.pdf_bytes(figures[name][1]))
     write_text(folder / "results.json", json.dumps(results(study, rows), indent=1))
-    write_text(folder / "report.md", markdown(study, rows, list(pictures)))
-    save(folder / "report.html", html(study, rows, pictures).encode())
+    write_text(folder / "results.csv", exports.csv_text(rows))
+    tables = {group: table(study, members, str) for group, members in groups(rows).items()}
+    write_text(folder / "table.tex", exports.latex(tables))
+    captions = [(name, caption) for name, (caption, _) in pictures.items()]
+    write_text(folder / "report.md", markdown(study, rows, captions))
+    save(folder / "report.html", html(study, rows, dict(pictures.values())).encode())
     return folder / "report.html"
 
 
-def make_pictures(study: Study, rows: Sequence[Row]) -> dict[str, bytes]:
-    """PNG files by name: the plot, and the pictures of the arms where they have any."""
+def make_figures(study: Study, rows: Sequence[Row]) -> dict[str, tuple[str, Figure]]:
+    """Captions and figures by file name: the plot, pictures of arms that have any, the study's."""
     panels = {c.title: means(c, rows) for c in study.columns if c.drawn}
-    made = {"intervals": png_bytes(charts.intervals(panels))}
+    made = {"intervals": (INTERVALS, charts.intervals(panels))}
+    for i, (caption, figure) in enumerate(study.figures.items()):
+        made[f"figure{i + 1}"] = (caption, figure)
     shown = {}
     for group, members in groups(rows).items():
         found = {row.arm.label: row.pictures() for row in members}
         shown[group] = {name: images for name, images in found.items() if images is not None}
     if study.originals is not None and any(shown.values()):
-        made["pictures"] = png_bytes(charts.mosaics(study.originals, shown))
+        made["pictures"] = (study.caption, charts.mosaics(study.originals, shown))
     return made
 
 
@@ -147,45 +161,57 @@ def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list
     return lines
 
 
-def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[str] = ()) -> str:
-    """The page as Markdown."""
+def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """The page as Markdown, with pictures by their names and captions."""
     note = [f"**{study.note}**"] if study.note else []
     parts = [f"# {study.title}", *note, study.about, f"```\n{study.command}\n```"]
+    if study.findings:
+        parts += ["## Findings", markdown_table(study.findings, "---")]
     for group, members in groups(rows).items():
-        head, *body = table(study, members, lambda text: f"**{text}**")
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-        parts.append(f"## {group or 'Results'}")
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        lines = table(study, members, lambda text: f"**{text}**")
+        parts += [f"## {group or 'Results'}", markdown_table(lines, "---:")]
     parts.append(legend(study))
     parts.append("\n".join(f"- {column.title}: {column.meaning}" for column in study.columns))
-    captions = ((name, study.captions()[name]) for name in pictures)
-    parts += [f"{text}:\n\n![{text}](pictures/{name}.png)" for name, text in captions]
+    parts += [f"{text}:\n\n![{text}](pictures/{name}.png)" for name, text in pictures]
     facts = provenance(study, rows).items()
     parts += ["## Settings", "\n".join(f"- {name}: {value}" for name, value in facts)]
+    parts += [f"Cite: {study.cite}"] if study.cite else []
     return "\n\n".join(parts) + "\n"
 
 
+def markdown_table(lines: Sequence[Sequence[str]], align: str) -> str:
+    """Head and lines; the columns after the first are aligned as said."""
+    head, *body = lines
+    rule = ["---"] + [align] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+
+
 def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> str:
-    """The page as one HTML file, with the definition of every arm."""
+    """The page as one HTML file, with pictures by caption and the definition of every arm."""
     parts = [f"<section><b>{escape(study.note)}</b></section>"] if study.note else []
     parts.append(f"<section><pre>{escape(study.command)}</pre></section>")
+    if study.findings:
+        head, *body = study.findings
+        whole = html_table([head, *([first, *map(escape, rest)] for first, *rest in body)])
+        parts.append(f'<section><h2>Findings</h2><div class="scroll">{whole}</div></section>')
     for group, members in groups(rows).items():
         lines = table(study, members, lambda text: f"<b>{text}</b>")
         title = f"<h2>{escape(group or 'Results')}</h2>"
         parts.append(f'<section>{title}<div class="scroll">{html_table(lines)}</div></section>')
     meanings = [f"<b>{escape(c.title)}</b>: {escape(c.meaning)}" for c in study.columns]
     parts.append(f"<section><p>{escape(legend(study))}</p>{'<br>'.join(meanings)}</section>")
-    parts += [picture(study.captions()[name], "", png) for name, png in pictures.items()]
+    parts += [picture(caption, "", png) for caption, png in pictures.items()]
     facts = html_rows((escape(k), escape(v)) for k, v in provenance(study, rows).items())
     parts.append(f'<section><h2>Settings</h2><table class="options">{facts}</table></section>')
     for row in rows:
         definition = escape(json.dumps(row.arm.definition, indent=1))
         name = escape(row.arm.name)
         parts.append(f"<details><summary>{name}</summary><pre>{definition}</pre></details>")
+    parts += [f"<section>Cite: {escape(study.cite)}</section>"] if study.cite else []
     return document(study.title, study.about, "\n".join(parts))
 
 
-def html_table(lines: list[list[str]]) -> str:
+def html_table(lines: Sequence[Sequence[str]]) -> str:
     """A table with a head; the first entries of the lines are plain text, the others HTML."""
     head, *body = lines
     titles = "".join(f"<td><small>{escape(title)}</small></td>" for title in head)

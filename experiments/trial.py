@@ -11,21 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.arms import Arm, Diverged, Result
 from experiments.codes import as_levels, by_stream, quantizers, streams
 from experiments.evaluate import code_table
 from experiments.recipe import load_data, make_optimizer
 from vqvae_jax import psnr, ssim, to_json
+from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches, to_pixels
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.quantizers.schedules import Transformation
 from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
 SHOWN = 8  # test images in the pictures
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]
 CHUNK = 20  # steps between two looks at the clock and the loss
+CURVE = ("mse", "perplexity_batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +94,25 @@ def labelled(data: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray
     return (train, labels.read("train")), (test, labels.read("test"))
 
 
-def fitter(model, budget: Budget, *losses) -> Callable[[int], tuple[dict, dict[str, float]]]:
+def fitter(
+    model,
+    budget: Budget,
+    *losses,
+    optimizer: optax.GradientTransformation | Transformation | None = None,
+    marks: Sequence[int] = (),
+) -> Callable[[int], tuple[dict, dict[str, float]]]:
     """Returns `fit(seed) -> (variables, counters)`; all seeds share what is compiled.
 
     Args:
         model: what `make_train_step` takes.
         budget: of the training.
         losses: those of `make_train_step`; without them, its own.
+        optimizer: in place of Adam as the budget has it.
+        marks: as in `run_steps`; its curve is among the counters.
     """
     train, _ = images(budget.data)
-    optimizer = make_optimizer(budget)
+    optimizer = optax.GradientTransformation(*(optimizer or make_optimizer(budget)))
+    order = batches if isinstance(train, np.ndarray) else record_batches
     start = jax.jit(  # runs once for each seed
         lambda key: init_state(model, optimizer, key, train[:1]),
         compiler_options=compiler_options(),
@@ -111,17 +124,30 @@ def fitter(model, budget: Budget, *losses) -> Callable[[int], tuple[dict, dict[s
     )
 
     def fit(seed: int):
-        order = batches(train, seed, budget.batch_size)
-        state, milliseconds = run_steps(step, start(jax.random.key(seed)), order, budget.steps)
+        state, milliseconds, curve = run_steps(
+            step,
+            start(jax.random.key(seed)),
+            order(train, seed, budget.batch_size),
+            budget.steps,
+            marks,
+        )
         counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
-        return {"params": state.params, **state.collections}, counters
+        return {"params": state.params, **state.collections}, counters | curve
 
     return fit
 
 
-def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int], Result]:
-    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled."""
-    fit = fitter(model, budget)
+def trainer(
+    model, budget: Budget, more: More = lambda *_: {}, **options
+) -> Callable[[int], Result]:
+    """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled.
+
+    Args:
+        model, budget: as in `fitter`.
+        more: `(model, variables, test images)` to further numbers.
+        options: of `fitter`.
+    """
+    fit = fitter(model, budget, **options)
     test = images(budget.data)[1][: budget.test_images]
     options = compiler_options(budget.fast_compile)
     look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
@@ -134,26 +160,39 @@ def trainer(model, budget: Budget, more: More = lambda *_: {}) -> Callable[[int]
     return run
 
 
-def run_steps(step, state, order, steps: int):
-    """The state after the steps, and the milliseconds of one: the median over chunks of them.
+def run_steps(step, state, order, steps: int, marks: Sequence[int] = ()):
+    """The state after the steps, the milliseconds of one, and the curve.
 
     A Python loop: XLA runs convolutions inside `lax.scan` on one thread and several times slower
     on a CPU.
 
+    Args:
+        step, state, order: the train step, its first state, and its batches.
+        steps: how many.
+        marks: multiples of `CHUNK`. The curve holds, for each, the means of the `CURVE` metrics
+            over the `CHUNK` steps before it, as "mse@100".
+
+    Returns:
+        The milliseconds are the median over chunks of steps.
+
     Raises:
         Diverged: at the first look at a loss that is not finite.
     """
-    clock = []
+    clock, curve = [], {}
     for first in range(0, steps, CHUNK):
         chunk = min(CHUNK, steps - first)
-        begun = time.perf_counter()
+        begun, seen = time.perf_counter(), []
         for _ in range(chunk):
             state, metrics = step(state, next(order))
+            seen.append(metrics)
         loss = float(metrics["loss"])  # waits for the chunk
         clock.append(1000 * (time.perf_counter() - begun) / chunk)
         if not np.isfinite(loss):
             raise Diverged(f"the loss is {loss} after {first + chunk} steps")
-    return state, statistics.median(clock[1:] or clock)  # the first chunk compiles
+        if first + chunk in marks:
+            kept = {name: np.mean([m[name] for m in seen]) for name in CURVE if name in metrics}
+            curve |= {f"{name}@{first + chunk}": float(mean) for name, mean in kept.items()}
+    return state, statistics.median(clock[1:] or clock), curve  # the first chunk compiles
 
 
 def measure(model, variables, x) -> dict[str, jax.Array]:

@@ -133,7 +133,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
 
     def run(seed: int) -> Result:
         order = batches(pixels, seed, config.batch_size)
-        state, ms = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
+        state, ms, _ = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
         variables = training.variables(state)
         numbers, shown = trial.evaluate(look, variables, test, quantizers(model))
         made = reconstruct(look, variables, test)

@@ -23,8 +23,14 @@ def test_a_step_takes_the_median_of_the_chunks_after_the_first(monkeypatch):
     clock = itertools.accumulate([0, 90, 0, 2, 0, 4, 0, 9.0])  # seconds of 20, 20, 20 and 5 steps
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     step = lambda state, batch: (state + batch, {"loss": 1.0})  # noqa: E731
-    state, milliseconds = trial.run_steps(step, 0, itertools.count(), 65)
+    state, milliseconds, _ = trial.run_steps(step, 0, itertools.count(), 65)
     assert state == sum(range(65)) and milliseconds == 200  # of 100, 200 and 1,800
+
+
+def test_the_curve_holds_the_means_of_the_steps_before_its_marks():
+    step = lambda state, batch: (state + 1, {"loss": 1.0, "mse": float(batch), "other": 1.0})  # noqa: E731
+    curve = trial.run_steps(step, 0, itertools.count(), 70, (20, 60, 100))[2]
+    assert curve == {"mse@20": 9.5, "mse@60": 49.5}  # of batches 0 to 19, and 40 to 59
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():

@@ -1,0 +1,153 @@
+"""The papers' ablations: the same network and budget for all arms, and a verdict on each claim.
+
+python -m experiments.ablate list               what there is
+python -m experiments.ablate beta               one of them; the same command continues
+python -m experiments.ablate beta --quick       a minute or two, to see that it works
+python -m experiments.ablate all                all of them
+python -m experiments.ablate beta --scale paper the paper's data, width, steps and batch
+python -m experiments.ablate check beta         two recorded arms again, with a new seed
+
+Writes tables, plots, and the findings to runs/ablations/NAME/report.html (and .md, CSV, LaTeX,
+PDF), and a table of all findings to runs/ablations/README.md.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.ablations import ABLATIONS
+from experiments.ablations.checking import check
+from experiments.ablations.findings import study, write_summary
+from experiments.ablations.settings import Ablation, Setting, quick
+from experiments.arms import Arm, Row, collect
+from experiments.command import run
+from experiments.comparison import choose, command_line, compare
+from experiments.page import Study
+from vqvae_jax.quantizers.base import check_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Run the papers' ablations and judge their claims."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Of ablations; or all, list, or check and a name."""
+    only: tuple[str, ...] = ()
+    """Arms, as --list names them."""
+    list: bool = False
+    """Name the arms and stop."""
+    quick: bool = False
+    """1 seed, 20 steps, 200 test images: says nothing about the claims."""
+    scale: Literal["default", "paper"] = "default"
+    """That of two cores, or the paper's, for an accelerator."""
+    data: str | None = None
+    """Other images than those of the scale: a TFDS name, a folder of records or IDX files, .npy."""
+    steps: int | None = None
+    """Of training, other than those of the scale."""
+    output: Path | None = None
+    """Folder of all ablations; runs/ablations, or runs/ablations-quick, runs/ablations-paper."""
+    seeds: int = 3
+    """How many for each arm."""
+    processes: int | None = None
+    """How many arms at a time; without it, one for each core."""
+    recorded: Path = Path("docs/ablations")
+    """Where check finds results."""
+
+
+def setting(config: Config, ablation: Ablation) -> Setting:
+    """What the options make of an ablation's scale."""
+    chosen = ablation.paper if config.scale == "paper" else ablation.default
+    given = {"data": config.data, "steps": config.steps}
+    chosen = dataclasses.replace(chosen, **{k: v for k, v in given.items() if v is not None})
+    return quick(chosen) if config.quick else chosen
+
+
+def make_arms(config: Config) -> list[Arm]:
+    """Those of the one ablation that is named, or of `only`."""
+    ablation = ABLATIONS[config.names[0]]
+    return choose(ablation.make_arms(setting(config, ablation)), config.only)
+
+
+def make_study(config: Config, rows: Sequence[Row]) -> Study:
+    """The page of the one ablation that is named, without its results."""
+    name, ablation = config.names[0], ABLATIONS[config.names[0]]
+    plain = dataclasses.replace(config, names=(), only=())
+    command = command_line(plain, "experiments.ablate").replace("ablate", f"ablate {name}", 1)
+    return study(name, ablation, setting(config, ablation), command, config.seeds, rows)
+
+
+def main(config: Config) -> None:
+    """Runs what is missing of each ablation, then writes its page and the summary."""
+    check_size(seeds=config.seeds)
+    config = dataclasses.replace(config, seeds=1) if config.quick else config
+    first, *rest = config.names or ("list",)
+    if first == "list":
+        show()
+    elif first == "check":
+        check_one(config, *known(rest or ("beta",))[:1])
+    else:
+        names = tuple(ABLATIONS) if config.names == ("all",) else config.names
+        run_each(config, known(names))
+
+
+def known(names: Sequence[str]) -> Sequence[str]:
+    """The names, if each is that of an ablation.
+
+    Raises:
+        ValueError: naming those that are not.
+    """
+    wrong = [name for name in names if name not in ABLATIONS]
+    if wrong:
+        raise ValueError(f"no ablation {', '.join(wrong)}; there are {', '.join(ABLATIONS)}")
+    return names
+
+
+def run_each(config: Config, names: Sequence[str]) -> None:
+    """One ablation after another; those that fail are named at the end."""
+    suffix = "-quick" if config.quick else "-paper" if config.scale == "paper" else ""
+    base, failed = config.output or Path(f"runs/ablations{suffix}"), []
+    for i, name in enumerate(names):
+        print(f"{name} ({i + 1} of {len(names)}): {ABLATIONS[name].question}", flush=True)
+        one = dataclasses.replace(config, names=(name,), output=base / name)
+        try:
+            compare(one, make_arms, make_study, name)
+        except SystemExit as error:
+            failed.append(f"{name}: {error}")
+    if config.list:
+        return
+    there = [name for name in ABLATIONS if (base / name / "results").exists()]
+    print(write_summary(base, {name: rows_of(config, base, name) for name in there}))
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+def check_one(config: Config, name: str) -> None:
+    """Two arms of what was recorded of an ablation, with a new seed."""
+    make = partial(make_arms, dataclasses.replace(config, names=(name,), only=()))
+    output = (config.output or Path("runs/ablations-check")) / name
+    check(name, config.recorded / name / "results.json", make, output, config.processes)
+
+
+def rows_of(config: Config, base: Path, name: str) -> list[Row]:
+    """What is there of an ablation, run now or earlier."""
+    one = dataclasses.replace(config, names=(name,), only=())
+    return collect(make_arms(one), base / name, range(config.seeds))
+
+
+def show() -> None:
+    """What there is."""
+    table = Table("name", "question", "papers", "claims")
+    for name, ablation in ABLATIONS.items():
+        papers = ", ".join(ablation.papers)
+        table.add_row(name, ablation.question, papers, str(len(ablation.claims)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run(main, Config)

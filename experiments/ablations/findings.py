@@ -1,0 +1,99 @@
+"""The page of an ablation, and the table of what all of them found."""
+
+import dataclasses
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.ablations import ABLATIONS
+from experiments.ablations.settings import Ablation, Setting
+from experiments.ablations.verdicts import Finding, Interval, judge
+from experiments.arms import Row
+from experiments.page import Study, markdown_table
+from experiments.runs import write_text
+from experiments.trial import SHOWN, images
+
+HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
+SCALE = (
+    "Each claim has its rule: reproduced where the 95 % interval over seeds lies in the rule's "
+    "region, not reproduced where they have nothing in common, undecided else."
+)
+QUICK = "A quick run of {} steps with one seed: its numbers say nothing about the claims."
+
+
+def study(
+    name: str,
+    ablation: Ablation,
+    setting: Setting,
+    command: str,
+    seeds: int,
+    rows: Sequence[Row],
+) -> Study:
+    """The page without its results.
+
+    Args:
+        name, ablation: which.
+        setting: of its arms.
+        command: that makes it.
+        seeds: of each arm.
+        rows: for the findings.
+    """
+    claims = ablation.claims + (ablation.of_paper if setting.data == ablation.paper.data else ())
+    found = judge(claims, rows)
+    papers = ", ".join(f"arXiv:{paper}" for paper in ablation.papers)
+    draw = {"Over the training": ablation.draw(rows)} if ablation.draw else {}
+    return Study(
+        title=ablation.question,
+        about=f"{ablation.about} Beside what is compared, all arms share network, budget and data. "
+        f"{SCALE}",
+        columns=ablation.columns,
+        command=command,
+        seeds=range(seeds),
+        settings=dataclasses.asdict(setting),
+        note=QUICK.format(setting.steps) if setting.fast_compile else "",
+        originals=images(setting.data)[1][:SHOWN],
+        findings=(HEAD, *map(line, found)),
+        figures=draw,
+        cite=f"vqvae_jax {importlib.metadata.version('vqvae_jax')}, ablation {name}: "
+        f"`{command}`; after {papers}.",
+    )
+
+
+def line(finding: Finding) -> tuple[str, ...]:
+    """Of the table of findings."""
+    claim = finding.claim
+    rules = "; ".join(map(str, claim.rules))
+    ours = "; ".join(map(show, finding.measured))
+    return claim.text, claim.paper, claim.differs or "-", rules, ours, finding.verdict
+
+
+def show(measured: Interval) -> str:
+    """The number with its interval."""
+    if math.isnan(measured.value):
+        return "-"
+    if math.isnan(measured.low):
+        return f"{measured.value:.3g}, no interval"
+    return f"{measured.value:.3g} ({measured.low:.3g} to {measured.high:.3g})"
+
+
+def write_summary(folder: Path, rows: Mapping[str, Sequence[Row]]) -> Path:
+    """A table of all findings, of the ablations that have results; returns its path."""
+    lines, counts = [], {}
+    for name, found in rows.items():
+        if not any(row.records for row in found):
+            continue
+        for finding in judge(ABLATIONS[name].claims, found):
+            text, paper, _, _, ours, verdict = line(finding)
+            lines.append((f"[{name}]({name}/report.md)", text, paper, ours, f"**{verdict}**"))
+            counts[verdict] = counts.get(verdict, 0) + 1
+    head = ("ablation", "claim", "paper", "ours", "verdict")
+    total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    parts = [
+        "# What the ablations found",
+        f"{len(lines)} claims: {total}. {SCALE} What differs in the paper's setting stands on each "
+        "page, with its command.",
+        markdown_table((head, *lines), "---"),
+    ]
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    return folder / "README.md"

@@ -1,0 +1,206 @@
+"""The network, data and budget that all arms of an ablation share, and the arms made with them."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.ablations.verdicts import (
+    Claim,
+    Measure,
+    difference_of,
+    mean_of,
+    number,
+    ratio_of,
+    spread,
+)
+from experiments.arms import Arm, Row
+from experiments.compare_quantizers import COLUMNS
+from experiments.page import Column
+from experiments.trial import Budget, More, images, trainer
+from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
+from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.quantizers.schedules import Transformation
+
+TITLES = {column.name: column.title for column in COLUMNS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The scale of an ablation: by default that of two CPU cores, about 45 s an arm.
+
+    Attributes:
+        data: a source of images.
+        steps, batch_size: of training; a tenth of the steps, but no more than 1,000, are warm-up.
+        learning_rate: of Adam, before a cosine to 0.
+        width, depth: of encoder and decoder.
+        halvings: of each side of an image, down to the grid of codes.
+        dim: D of quantizers that look codes up, unless D is what is compared.
+        test_images: that are measured.
+        fast_compile: in a quarter of the time, to code that takes twice as long.
+    """
+
+    data: str = EMBEDDED
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 4e-3
+    width: int = 32
+    depth: int = 1
+    halvings: int = 2
+    dim: int = 64
+    test_images: int = 2000
+    fast_compile: bool = False
+
+    def budget(self) -> Budget:
+        """What each arm gets."""
+        return Budget(
+            data=self.data,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=min(self.steps // 10, 1000),
+            test_images=self.test_images,
+            fast_compile=self.fast_compile,
+        )
+
+
+def quick(setting: Setting) -> Setting:
+    """As small as it runs."""
+    steps, shown = min(setting.steps, 20), min(setting.test_images, 200)
+    return dataclasses.replace(setting, steps=steps, test_images=shown, fast_compile=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """One question to runs of the same network and budget.
+
+    Attributes:
+        question: in one sentence.
+        papers: the arXiv ids of those who answered it.
+        claims: with the rules by which they are judged.
+        columns: of the tables.
+        make_arms: `(setting) -> arms`; their names are those in the claims.
+        paper: the paper's scale, for an accelerator.
+        about: what the arms are, for the page.
+        default: the scale of two cores.
+        of_paper: claims that only the paper's own data can bear out.
+        draw: a further figure of the rows.
+    """
+
+    question: str
+    papers: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    columns: tuple[Column, ...]
+    make_arms: Callable[[Setting], list[Arm]]
+    paper: Setting
+    about: str
+    default: Setting = Setting()
+    of_paper: tuple[Claim, ...] = ()
+    draw: Callable[[Sequence[Row]], Figure] | None = None
+
+
+def autoencoder(setting: Setting, q: Quantizer) -> VQVAE:
+    """The VQ-VAE of the setting around a quantizer."""
+    channels = images(setting.data)[0].shape[-1]
+    inner = {"width": setting.width, "depth": setting.depth}
+    return VQVAE(
+        Encoder(channels, q.dim, downsamplings=setting.halvings, **inner),
+        q,
+        Decoder(channels, q.dim, upsamplings=setting.halvings, **inner),
+    )
+
+
+def quantizer_arms(
+    setting: Setting,
+    groups: Mapping[str, Mapping[str, Quantizer]],
+    **options: Any,
+) -> list[Arm]:
+    """An arm for each quantizer, by the titles of its table and of its line; see `make_arm`."""
+    return [
+        make_arm(setting, label, group, q, **options)
+        for group, members in groups.items()
+        for label, q in members.items()
+    ]
+
+
+def make_arm(
+    setting: Setting,
+    label: str,
+    group: str,
+    q: Quantizer,
+    *,
+    optimizer: Transformation | None = None,
+    marks: Sequence[int] = (),
+    more: More = lambda *_: {},
+    names: Mapping[str, Any] | None = None,
+) -> Arm:
+    """The arm of a quantizer, in the setting's autoencoder.
+
+    Args:
+        setting: of all arms.
+        label: in tables and plots.
+        group: the title of its table.
+        q: the quantizer.
+        optimizer: in place of the budget's.
+        marks: the steps at which the training loss is noted.
+        more: `(model, variables, test images)` to further numbers.
+        names: of functions that are not public in `vqvae_jax`.
+    """
+    model, budget = autoencoder(setting, q), setting.budget()
+    definition = {
+        "model": json.loads(to_json(model, names)),
+        "budget": dataclasses.asdict(budget),
+        "optimizer": None if optimizer is None else repr(optimizer),
+        "marks": list(marks),
+    }
+    prepare = partial(trainer, model, budget, more, optimizer=optimizer, marks=marks)
+    return Arm(arm_name(label, group), label, definition, prepare, group)
+
+
+def arm_name(label: str, group: str = "") -> str:
+    """What the command line and the claims call an arm: words of its titles.
+
+    Example:
+        >>> arm_name("beta 0.25", "EMA codebook, re-seeded")
+        'ema-codebook-re-seeded-beta-0.25'
+    """
+    text = f"{group} {label}".lower()
+    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in text)
+    return "-".join(kept.split())
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """Those of the quantizers' comparison, by the names of their numbers."""
+    known = {column.name: column for column in COLUMNS}
+    return tuple(known[name] for name in names)
+
+
+def title(name: str) -> str:
+    """Of a number, in words."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def gain(name: str, first: str, second: str) -> Measure:
+    """How much more of a number one arm has than another."""
+    text = f"{title(name)} of {first} less that of {second}"
+    return difference_of(text, number(name, first), number(name, second))
+
+
+def times(name: str, first: str, second: str) -> Measure:
+    """How many times as much of a number one arm has as another."""
+    text = f"{title(name)} of {first} over that of {second}"
+    return ratio_of(text, number(name, first), number(name, second))
+
+
+def level(name: str, arm: str) -> Measure:
+    """A number of one arm."""
+    return mean_of(f"{title(name)} of {arm}", number(name, arm))
+
+
+def range_over(name: str, *arms: str) -> Measure:
+    """How far a number of the same seed differs between arms."""
+    text = f"range of {title(name)} over {', '.join(arms)}"
+    return mean_of(text, spread(name, *arms))

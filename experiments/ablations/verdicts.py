@@ -1,0 +1,220 @@
+"""A claim, and the rule written beforehand that says whether runs bear it out.
+
+A rule is a region of numbers and a measure of the runs with its 95 % interval:
+
+    reproduced       the interval lies in the region
+    not reproduced   they have nothing in common
+    undecided        else, and where there is no interval
+
+Nothing here knows what the runs are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import fdtri
+
+from experiments.arms import Row, difference, interval
+
+REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
+
+Values = Callable[[Sequence[Row]], list[float]]  # one number for each seed
+
+
+class Interval(NamedTuple):
+    """A measured number with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Region(NamedTuple):
+    """The open interval of numbers that bear a claim out."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"above {self.low:g}"
+        if math.isinf(self.low):
+            return f"below {self.high:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+class Measure(NamedTuple):
+    """What a rule looks at: its name in words, and the number that runs give."""
+
+    text: str
+    of: Callable[[Sequence[Row]], Interval]
+
+
+class Rule(NamedTuple):
+    """Where a measure must lie."""
+
+    measure: Measure
+    region: Region
+
+    def __str__(self) -> str:
+        return f"{self.measure.text} {self.region}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a paper says, and the rules by which it is judged: all must hold.
+
+    Attributes:
+        text: the claim in one sentence.
+        rules: fixed before the runs.
+        paper: the paper's number, with its source; or that it has none.
+        differs: what is different in the paper's setting.
+    """
+
+    text: str
+    rules: tuple[Rule, ...]
+    paper: str
+    differs: str = ""
+
+
+class Finding(NamedTuple):
+    """A claim with what was measured, one interval for each rule."""
+
+    claim: Claim
+    measured: tuple[Interval, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Not reproduced if one rule fails, reproduced if all hold."""
+        pairs = zip(self.claim.rules, self.measured, strict=True)
+        return combine([verdict(rule.region, measured) for rule, measured in pairs])
+
+
+def verdict(region: Region, measured: Interval) -> str:
+    """The verdict of one rule.
+
+    Example:
+        >>> verdict(Region(0, 1), Interval(0.5, 0.4, 0.6))
+        'reproduced'
+        >>> verdict(Region(0, 1), Interval(0.5, -0.1, 1.1))
+        'undecided'
+        >>> verdict(Region(0, 1), Interval(2.0, 1.5, 2.5))
+        'not reproduced'
+    """
+    if any(map(math.isnan, measured)):
+        return UNDECIDED
+    if region.low < measured.low and measured.high < region.high:
+        return REPRODUCED
+    apart = measured.high <= region.low or region.high <= measured.low
+    return NOT_REPRODUCED if apart else UNDECIDED
+
+
+def combine(verdicts: Sequence[str]) -> str:
+    """That of several rules together."""
+    if NOT_REPRODUCED in verdicts:
+        return NOT_REPRODUCED
+    return UNDECIDED if UNDECIDED in verdicts or not verdicts else REPRODUCED
+
+
+def judge(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Finding]:
+    """Each claim with what these runs give."""
+    return [Finding(c, tuple(rule.measure.of(rows) for rule in c.rules)) for c in claims]
+
+
+def number(name: str, arm: str) -> Values:
+    """One number of an arm: of each seed that has it."""
+    return lambda rows: list(by_seed(rows, name, arm).values())
+
+
+def spread(name: str, *arms: str) -> Values:
+    """The greatest less the least value of a number over arms: of each seed that they all have."""
+
+    def of(rows: Sequence[Row]) -> list[float]:
+        found = [by_seed(rows, name, arm) for arm in arms]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return [max(v[s] for v in found) - min(v[s] for v in found) for s in seeds]
+
+    return of
+
+
+def by_seed(rows: Sequence[Row], name: str, arm: str) -> dict[int, float]:
+    """One number of an arm by seed; empty without the arm, as where only some were run."""
+    records = [r for row in rows if row.arm.name == arm for r in row.records]
+    return {r["seed"]: r["numbers"][name] for r in records if name in r["numbers"]}
+
+
+def mean_of(text: str, values: Values) -> Measure:
+    """The mean over seeds, with its t-interval."""
+    return Measure(text, lambda rows: around(*interval(values(rows))))
+
+
+def difference_of(text: str, first: Values, second: Values) -> Measure:
+    """The mean of the first less that of the second, with Welch's interval."""
+
+    def of(rows: Sequence[Row]) -> Interval:
+        a, b = first(rows), second(rows)
+        return around(*difference(a, b)) if a and b else around(math.nan, math.nan)
+
+    return Measure(text, of)
+
+
+def ratio_of(text: str, first: Values, second: Values) -> Measure:
+    """The geometric mean of the first over that of the second: Welch's interval of the logarithms.
+
+    There is none where a value is not above 0.
+    """
+
+    def of(rows: Sequence[Row]) -> Interval:
+        a, b = first(rows), second(rows)
+        if not a or not b or min(*a, *b) <= 0:
+            return around(math.nan, math.nan)
+        logs = around(*difference(np.log(a).tolist(), np.log(b).tolist()))
+        return Interval(*(math.exp(x) for x in logs))
+
+    return Measure(text, of)
+
+
+def variance_ratio_of(text: str, first: Sequence[Values], second: Sequence[Values]) -> Measure:
+    """The variance over seeds of the first over that of the second, with the F-test's interval.
+
+    Each variance is pooled over several groups of values, each around its own mean.
+    """
+
+    def of(rows: Sequence[Row]) -> Interval:
+        (a, n), (b, m) = (pooled([values(rows) for values in side]) for side in (first, second))
+        if not min(n, m) or not min(a, b):
+            return around(math.nan, math.nan)
+        ratio = a / b
+        return Interval(ratio, ratio / float(fdtri(n, m, 0.975)), ratio * float(fdtri(m, n, 0.975)))
+
+    return Measure(text, of)
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """The variance of values around the means of their groups, and its degrees of freedom."""
+    freedom = sum(len(v) - 1 for v in groups if len(v) > 1)
+    squares = sum(float(np.var(v)) * len(v) for v in groups if len(v) > 1)
+    return squares / max(freedom, 1), freedom
+
+
+def around(mean: float, half: float) -> Interval:
+    """The interval of this half-width."""
+    return Interval(mean, mean - half, mean + half)
+
+
+def above(measure: Measure, bound: float = 0.0) -> Rule:
+    """The measure must lie above the bound."""
+    return Rule(measure, Region(bound, math.inf))
+
+
+def below(measure: Measure, bound: float) -> Rule:
+    """The measure must lie below the bound."""
+    return Rule(measure, Region(-math.inf, bound))
+
+
+def within(measure: Measure, low: float, high: float) -> Rule:
+    """The measure must lie between the two."""
+    return Rule(measure, Region(low, high))

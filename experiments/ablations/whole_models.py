@@ -1,0 +1,175 @@
+"""Ablations of whole models: what the comparisons of them run, and rules for what they give."""
+
+import dataclasses
+from collections.abc import Callable
+
+from experiments import compare_levels, compare_vae, likelihood
+from experiments.ablations.settings import Ablation, Setting, gain
+from experiments.ablations.shared import CIFAR, IMAGENET
+from experiments.ablations.verdicts import (
+    Claim,
+    above,
+    below,
+    difference_of,
+    number,
+    spread,
+    variance_ratio_of,
+)
+from experiments.arms import Arm
+
+EARLIER = "Its rules were written after these arms had been run once, for another page."
+
+
+def arms_of(comparison) -> Callable[[Setting], list[Arm]]:
+    """The arms of a comparison of models at a setting, which says what is not the comparison's."""
+
+    def make_arms(setting: Setting) -> list[Arm]:
+        fields = {field.name for field in dataclasses.fields(comparison.Config)}
+        known = {k: v for k, v in dataclasses.asdict(setting).items() if k in fields}
+        config = comparison.Config(quick=setting.fast_compile, **known)
+        return comparison.make_arms(comparison.shrunk(config) if config.quick else config)
+
+    return make_arms
+
+
+def two_levels(bits: str, one: str, two: str) -> Claim:
+    """That two levels are better at so many bits."""
+    return Claim(
+        f"At {bits} bits an image two levels are better than one.",
+        (above(gain("psnr", two, one)),),
+        "none: it has no such comparison at equal bits",
+        "256 x 256 pixels, 64 x 64 and 32 x 32 codes of 512",
+    )
+
+
+def top_alone(arm: str):
+    """How much less the PSNR is of what the top alone decodes to."""
+    text = f"PSNR of {arm} less that of its top alone"
+    return difference_of(text, number("psnr", arm), number("top_psnr", arm))
+
+
+HIERARCHY = Ablation(
+    question="Are two levels of codes better than one, at equal bits?",
+    papers=("1906.00446",),
+    claims=(
+        two_levels("441", "441-1a", "441-2b"),
+        two_levels("784", "784-1b", "784-2c"),
+        two_levels("2,205", "2205-1a", "2205-2b"),
+        Claim(
+            "The top alone keeps the layout and loses detail: at least 3 dB.",
+            (above(top_alone("2205-2b"), 3.0),),
+            "none: its pictures of the top alone are blurred",
+            "256 x 256 pixels, three levels",
+        ),
+    ),
+    columns=compare_levels.COLUMNS,
+    make_arms=arms_of(compare_levels),
+    paper=IMAGENET,
+    about="The arms of the comparison of levels. Against two levels stands the arm with one level "
+    f"and the same kind of codebook, residual at 784 bits. {EARLIER}",
+)
+
+
+def more_bits(first: str, total: str = "total"):
+    """How many more bits an element an arm needs than the VAE."""
+    text = f"{total.replace('_', ', ')} of {first} less total of vae (bits an element)"
+    return difference_of(text, number(total, first), number("total", "vae"))
+
+
+BITS_PER_DIM = Ablation(
+    question="How many bits do a VAE and a VQ-VAE need for an image?",
+    papers=("1711.00937",),
+    claims=tuple(
+        Claim(
+            f"VQ-VAE needs more bits than the VAE, {how}.",
+            (above(more_bits(arm, total)),),
+            "4.67 against 4.51 (1711.00937, section 4.1, which prior is not said)"
+            + (
+                "; 5.00 is the best that others reached in this setting, with a unigram prior "
+                "(pytorch-vq-vae, issue 1)"
+                if "grouped" in arm
+                else ""
+            ),
+            "CIFAR-10, width 256, 250,000 steps",
+        )
+        for arm, total, how in (
+            ("vqvae", "total_uniform", "with a uniform prior over codes"),
+            ("vqvae", "total", "with a learnt prior over codes"),
+            ("vqvae-grouped-categorical", "total", "in the authors' setting: ten codebooks at each "
+             "place, a softmax over 256 levels, and a learnt prior"),
+        )
+    ),
+    columns=likelihood.COLUMNS,
+    make_arms=arms_of(likelihood),
+    paper=CIFAR,
+    about="The arms of the comparison of likelihoods. Bits an element of other data can't be "
+    f"compared with the paper's; the order can. {EARLIER}",
+)  # fmt: skip
+
+RATE = "0.002"
+RATES = tuple(f"{rate:g}" for rate in compare_vae.RATES)
+
+
+def of_model(model: str) -> list:
+    """The PSNR of a model at each learning rate."""
+    return [number("psnr", f"{model}-{rate}") for rate in RATES]
+
+
+VAE = Ablation(
+    question="Is a VQ-VAE better than a VAE, and more stable?",
+    papers=("1711.00937",),
+    claims=(
+        Claim(
+            "At equal rate it reconstructs better.",
+            (above(gain("psnr", f"vq-vae-{RATE}", f"vae-{RATE}")),),
+            "none",
+        ),
+        Claim(
+            "Its samples, with a learnt prior, are nearer to real images.",
+            (
+                below(
+                    difference_of(
+                        "Frechet distance of vq-vae less that of vae",
+                        number("frechet", f"vq-vae-{RATE}"),
+                        number("frechet_independent", f"vae-{RATE}"),
+                    ),
+                    0,
+                ),
+            ),
+            "none",
+        ),
+        Claim(
+            "It is more stable over seeds: the variance of PSNR is smaller.",
+            (
+                below(
+                    variance_ratio_of(
+                        "variance of PSNR of vq-vae over that of vae",
+                        of_model("vq-vae"),
+                        of_model("vae"),
+                    ),
+                    1,
+                ),
+            ),
+            "none",
+        ),
+        Claim(
+            "It is more stable over learning rates: the range of PSNR is smaller.",
+            (
+                below(
+                    difference_of(
+                        "range of PSNR over learning rates, vq-vae less vae",
+                        spread("psnr", *(f"vq-vae-{rate}" for rate in RATES)),
+                        spread("psnr", *(f"vae-{rate}" for rate in RATES)),
+                    ),
+                    0,
+                ),
+            ),
+            "none",
+        ),
+    ),
+    columns=compare_vae.COLUMNS,
+    make_arms=arms_of(compare_vae),
+    paper=CIFAR,
+    about="The arms of the comparison with VAEs: the same encoder, decoder, grid and budget, at "
+    f"three learning rates. {EARLIER}",
+)
