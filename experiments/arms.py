@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from scipy.special import stdtrit
 
 from experiments.runs import write_text
 
@@ -168,44 +167,6 @@ def collect(arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Row
     """The rows of a table: each arm with the records that are there."""
     found = [(arm, [arm.read(folder, seed) for seed in seeds]) for arm in arms]
     return [Row(arm, [record for record in records if record]) for arm, records in found]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, t_{0.975, n-1} s / sqrt(n); NaN for n = 1.
-
-    Example:
-        >>> mean, half = interval([1.0, 2.0, 3.0])
-        >>> mean, round(half, 3)
-        (2.0, 2.484)
-    """
-    n = len(values)
-    if n < 2:
-        return (float(values[0]) if n else math.nan), math.nan
-    half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return float(np.mean(values)), half
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Mean of the first less that of the second, and the half-width of its 95 % interval.
-
-    Welch's: t_{0.975, nu} sqrt(v_1 / n_1 + v_2 / n_2), with nu after Satterthwaite; NaN for n = 1.
-
-    Example:
-        >>> mean, half = difference([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
-        >>> mean, round(half, 3)
-        (1.0, 2.484)
-    """
-    mean = float(np.mean(first) - np.mean(second))
-    if min(len(first), len(second)) < 2:
-        return mean, math.nan
-    parts = [float(np.var(x, ddof=1)) / len(x) for x in (first, second)]
-    spread = sum(parts)
-    if spread == 0:
-        return mean, 0.0
-    freedom = spread**2 / sum(
-        v**2 / (len(x) - 1) for v, x in zip(parts, (first, second), strict=True)
-    )
-    return mean, float(stdtrit(freedom, 0.975)) * math.sqrt(spread)
 
 
 def versions() -> dict[str, str]:

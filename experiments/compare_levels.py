@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 import vqvae_jax as vj
-from experiments.arms import Arm, Row, difference
+from experiments.arms import Arm, Row
 from experiments.codes import as_levels
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
+from experiments.intervals import difference
 from experiments.page import Column, Study
 from experiments.recipe import hierarchy
 from experiments.trial import SHOWN, images, make_arm, make_budget, whole

@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments import charts, exports
-from experiments.arms import Row, interval
+from experiments.arms import Row
 from experiments.figures import png_bytes
+from experiments.intervals import interval
 from experiments.report import document, picture, save
 from experiments.report import rows as html_rows
 from experiments.runs import write_text

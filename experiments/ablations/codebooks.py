@@ -59,7 +59,7 @@ EMA = Ablation(
         Claim(
             "More codes are used with EMA.",
             (above(gain("used", "adam-ema", "adam-gradient"), 0.1),),
-            "100 % against 56 % (the same)",
+            "100 % against 56 % (CelebA 64 x 64, D = 64, visual-tokenizer-pytorch)",
             "500,000 steps of batch 256",
         ),
         Claim(
@@ -78,7 +78,7 @@ EMA = Ablation(
                     )
                 ),
             ),
-            '"less dependent on choice of the optimizer" (the same; no numbers)',
+            '"less dependent on choice of the optimizer" (Sonnet\'s notebook; no numbers)',
         ),
     ),
     columns=(

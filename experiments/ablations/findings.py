@@ -43,6 +43,7 @@ def study(
     found = judge(claims, rows)
     papers = ", ".join(f"arXiv:{paper}" for paper in ablation.papers)
     draw = {"Over the training": ablation.draw(rows)} if ablation.draw else {}
+    shown = next((len(p) for p in (row.pictures() for row in rows) if p is not None), SHOWN)
     return Study(
         title=ablation.question,
         about=f"{ablation.about} Beside what is compared, all arms share network, budget and data. "
@@ -52,7 +53,8 @@ def study(
         seeds=range(seeds),
         settings=dataclasses.asdict(setting),
         note=QUICK.format(setting.steps) if setting.fast_compile else "",
-        originals=images(setting.data)[1][:SHOWN],
+        originals=images(setting.data)[1][:shown],
+        caption=ablation.caption,
         findings=(HEAD, *map(line, found)),
         figures=draw,
         cite=f"vqvae_jax {importlib.metadata.version('vqvae_jax')}, ablation {name}: "

@@ -19,7 +19,7 @@ from experiments.ablations.verdicts import (
 )
 from experiments.arms import Arm, Row
 from experiments.compare_quantizers import COLUMNS
-from experiments.page import Column
+from experiments.page import Column, Study
 from experiments.trial import Budget, More, images, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
 from vqvae_jax.data.sources import EMBEDDED
@@ -88,6 +88,7 @@ class Ablation:
         default: the scale of two cores.
         of_paper: claims that only the paper's own data can bear out.
         draw: a further figure of the rows.
+        caption: of the pictures of the arms.
     """
 
     question: str
@@ -100,6 +101,7 @@ class Ablation:
     default: Setting = Setting()
     of_paper: tuple[Claim, ...] = ()
     draw: Callable[[Sequence[Row]], Figure] | None = None
+    caption: str = Study.caption
 
 
 def autoencoder(setting: Setting, q: Quantizer) -> VQVAE:

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, columns, make_arm
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
-from experiments.arms import Arm, Result, Row, interval
+from experiments.arms import Arm, Result, Row
 from experiments.figures import INK, LINES, new_figure, plain
+from experiments.intervals import interval
 from experiments.page import Column
 from experiments.trial import images
 
@@ -80,7 +81,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             axes.errorbar(list(known), means, halves, fmt="o-", ms=3, lw=1.2, color=LINES[0],
                           label="ours, this data")  # fmt: skip
         axes.set_xscale("log")
-        axes.set_xlabel("step", color=INK)
+        axes.set_xlabel("step", color=INK, fontsize=8)
     cells[0].set_yscale("log")
     cells[0].legend(frameon=False, labelcolor=INK, fontsize=7.5)
     return figure
@@ -102,7 +103,7 @@ SONNET = Ablation(
         Claim(
             "Meanwhile the perplexity of a batch grows at least 3 times.",
             (above(change("perplexity_batch", "perplexity", 1000, 100), 3.0),),
-            "6.9 times, 10.4 to 71.8 (the same)",
+            f"6.9 times, 10.4 to 71.8 ({NOTEBOOK})",
             DIFFERS,
         ),
     ),

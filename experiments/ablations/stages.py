@@ -59,8 +59,8 @@ def near_alone(depth: int) -> Claim:
         text, number(f"psnr_{depth}", "stages-of-64-dropout"), number("psnr", arm)
     )
     return Claim(
-        f"With dropout the first {depth} of 4 stages lose less than 10 % against a model of "
-        f"{depth}.",
+        f"With dropout {'the first stage loses' if depth == 1 else f'{depth} of 4 stages lose'} "
+        f"less than 10 % against a model that has no more.",
         (above(measure, -0.46),),
         '"negligible loss" (2107.03312, abstract)',
         "speech and music at 3 to 18 kbit/s, ViSQOL",

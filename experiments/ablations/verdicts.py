@@ -15,21 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import fdtri
 
-from experiments.arms import Row, difference, interval
+from experiments.arms import Row
+from experiments.intervals import Interval, difference, interval, variance_ratio
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 
 Values = Callable[[Sequence[Row]], list[float]]  # one number for each seed
-
-
-class Interval(NamedTuple):
-    """A measured number with its 95 % interval; NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Region(NamedTuple):
@@ -178,26 +170,12 @@ def ratio_of(text: str, first: Values, second: Values) -> Measure:
 
 
 def variance_ratio_of(text: str, first: Sequence[Values], second: Sequence[Values]) -> Measure:
-    """The variance over seeds of the first over that of the second, with the F-test's interval.
-
-    Each variance is pooled over several groups of values, each around its own mean.
-    """
+    """The variance over seeds of the first over that of the second; each pooled over its groups."""
 
     def of(rows: Sequence[Row]) -> Interval:
-        (a, n), (b, m) = (pooled([values(rows) for values in side]) for side in (first, second))
-        if not min(n, m) or not min(a, b):
-            return around(math.nan, math.nan)
-        ratio = a / b
-        return Interval(ratio, ratio / float(fdtri(n, m, 0.975)), ratio * float(fdtri(m, n, 0.975)))
+        return variance_ratio(*([values(rows) for values in side] for side in (first, second)))
 
     return Measure(text, of)
-
-
-def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """The variance of values around the means of their groups, and its degrees of freedom."""
-    freedom = sum(len(v) - 1 for v in groups if len(v) > 1)
-    squares = sum(float(np.var(v)) * len(v) for v in groups if len(v) > 1)
-    return squares / max(freedom, 1), freedom
 
 
 def around(mean: float, half: float) -> Interval:

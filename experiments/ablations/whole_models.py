@@ -172,4 +172,5 @@ VAE = Ablation(
     paper=CIFAR,
     about="The arms of the comparison with VAEs: the same encoder, decoder, grid and budget, at "
     f"three learning rates. {EARLIER}",
+    caption="The first test images, and samples from each model with its first seed",
 )

@@ -67,7 +67,7 @@ def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str,
     Example:
         >>> d = np.array([[1.0, 2.0], [1.0, 1.0 + 1e-9], [1.0, 2.0]])
         >>> compare(np.array([0, 1, 1]), d, width=64)
-        {'rows': 3, 'different': 2, 'wrong': 1, 'excess': 1.0}
+        {'rows': 3, 'different': 2, 'wrong': 1, 'excess': 1.000000...}
     """
     least = distances.min(axis=1)
     chosen = np.take_along_axis(distances, indices.reshape(-1, 1).astype(np.int64), axis=1)[:, 0]

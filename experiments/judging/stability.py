@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import fdtr
 
-from experiments.arms import Row, difference
+from experiments.arms import Row
+from experiments.intervals import difference, pooled
 
 OURS, OTHER = "VQ-VAE", "VAE"
 
@@ -47,18 +48,14 @@ def against(
     return f"{what}, {OURS} less {OTHER}: {'; '.join(found)}." if found else ""
 
 
-def pooled(rows: Sequence[Row], label: str) -> tuple[float, int]:
-    """The variance of a model's PSNR over seeds, the mean over learning rates; its freedom."""
-    values = [row.values("psnr") for row in rows if row.arm.label == label]
-    groups = [v for v in values if len(v) > 1]
-    freedom = sum(len(v) - 1 for v in groups)
-    squares = sum(float(np.var(v)) * len(v) for v in groups)
-    return squares / max(freedom, 1), freedom
+def values(rows: Sequence[Row], label: str) -> list[list[float]]:
+    """The PSNR of a model at each learning rate."""
+    return [row.values("psnr") for row in rows if row.arm.label == label]
 
 
 def steadier(rows: Sequence[Row]) -> str:
     """Whether the variances over seeds differ, by the F-test."""
-    (ours, n), (theirs, m) = pooled(rows, OURS), pooled(rows, OTHER)
+    (ours, n), (theirs, m) = pooled(values(rows, OURS)), pooled(values(rows, OTHER))
     if not min(n, m) or not min(ours, theirs):
         return ""
     below = float(fdtr(n, m, ours / theirs))
@@ -73,11 +70,11 @@ def steadier(rows: Sequence[Row]) -> str:
 def stability(rows: Sequence[Row], label: str) -> str:
     """Of one model: deviation over seeds, range over learning rates, runs that diverged."""
     mine = [row for row in rows if row.arm.label == label]
-    known = [row.values("psnr") for row in mine if row.values("psnr")]
+    known = [v for v in values(rows, label) if v]
     if not known:
         return ""
     means = [float(np.mean(v)) for v in known]
-    spread = math.sqrt(pooled(rows, label)[0])
+    spread = math.sqrt(pooled(known)[0])
     lost, total = sum(row.count("diverged") for row in mine), sum(len(row.records) for row in mine)
     return (
         f"{label}: the PSNR deviates by {spread:.3f} dB over seeds, and its means over learning "

@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 from experiments import charts
-from experiments.arms import Arm, Diverged, Result, collect, interval, missing, pack, run_missing
+from experiments.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
 from experiments.arms import unpack as unpacked
+from experiments.intervals import interval
 from experiments.page import Column, Study, html, markdown, results, write_pages
 from experiments.processes import run_all
 

@@ -9,9 +9,10 @@ import pytest
 
 import vqvae_jax as vj
 from experiments import command, compare_levels
-from experiments.arms import Arm, Row, difference
+from experiments.arms import Arm, Row
 from experiments.codes import quantizers
 from experiments.compare_levels import Config, findings, models, top_only
+from experiments.intervals import difference
 from vqvae_jax.data.pipeline import preprocess
 
 
