@@ -42,7 +42,6 @@ def study(
     claims = ablation.claims + (ablation.of_paper if setting.data == ablation.paper.data else ())
     found = judge(claims, rows)
     papers = ", ".join(f"arXiv:{paper}" for paper in ablation.papers)
-    draw = {"Over the training": ablation.draw(rows)} if ablation.draw else {}
     shown = next((len(p) for p in (row.pictures() for row in rows) if p is not None), SHOWN)
     return Study(
         title=ablation.question,
@@ -56,7 +55,7 @@ def study(
         originals=images(setting.data)[1][:shown],
         caption=ablation.caption,
         findings=(HEAD, *map(line, found)),
-        figures=draw,
+        figures=ablation.draw(rows),
         cite=f"vqvae_jax {importlib.metadata.version('vqvae_jax')}, ablation {name}: "
         f"`{command}`; after {papers}.",
     )

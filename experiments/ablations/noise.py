@@ -5,6 +5,7 @@ import math
 import jax
 
 import vqvae_jax as vj
+from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, level, quantizer_arms, times
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
@@ -124,4 +125,5 @@ STOCHASTIC = Ablation(
     paper=CIFAR,
     about="SQ-VAE's variance begins at 0.1, codes at N(0, 0.01); its terms have the weight 0.01. "
     "VQ-VAE's codebook is moved by gradient from a uniform start.",
+    draw=over("codes", {f"{size}": size for size in SIZES}, "psnr", "perplexity"),
 )

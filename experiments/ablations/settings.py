@@ -87,7 +87,7 @@ class Ablation:
         about: what the arms are, for the page.
         default: the scale of two cores.
         of_paper: claims that only the paper's own data can bear out.
-        draw: a further figure of the rows.
+        draw: further figures of the rows, by caption.
         caption: of the pictures of the arms.
     """
 
@@ -100,7 +100,7 @@ class Ablation:
     about: str
     default: Setting = Setting()
     of_paper: tuple[Claim, ...] = ()
-    draw: Callable[[Sequence[Row]], Figure] | None = None
+    draw: Callable[[Sequence[Row]], Mapping[str, Figure]] = lambda rows: {}
     caption: str = Study.caption
 
 

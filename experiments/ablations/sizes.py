@@ -3,6 +3,7 @@
 from functools import partial
 
 import vqvae_jax as vj
+from experiments.ablations.curves import over
 from experiments.ablations.settings import (
     Ablation,
     Setting,
@@ -89,6 +90,7 @@ CODEBOOK_SIZE = Ablation(
     paper=IMAGENET,
     about="Codebooks have the dimensions of the setting; FSQ has the levels that its paper "
     "recommends, which make about as many codes.",
+    draw=over("codes", {f"{size}": size for size in LEVELS}, "psnr", "used"),
 )
 
 DIMS = (2, 4, 8, 16, 64, 256)
@@ -137,4 +139,5 @@ CODE_DIM = Ablation(
     paper=IMAGENET,
     about="512 codes moved by gradient. The encoder ends with as many channels as codes have "
     "dimensions; those of length 1 are compared with rows of length 1.",
+    draw=over("D", {f"D = {d}": d for d in DIMS}, "psnr", "used"),
 )

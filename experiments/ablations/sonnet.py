@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import vqvae_jax as vj
+from experiments.ablations.curves import Figures, legend, panel
 from experiments.ablations.settings import Ablation, Setting, columns, make_arm
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
 from experiments.arms import Arm, Result, Row
-from experiments.figures import INK, LINES, new_figure, plain
+from experiments.figures import new_figure
 from experiments.intervals import interval
 from experiments.page import Column
 from experiments.trial import images
@@ -65,26 +65,21 @@ def logged(step: int) -> Claim:
     )
 
 
-def draw(rows: Sequence[Row]) -> Figure:
+def draw(rows: Sequence[Row]) -> Figures:
     """Our curves and the notebook's, over steps."""
     figure = new_figure(2.6)
-    cells = figure.subplots(1, 2)
     kinds = {"nmse": "error over variance", "perplexity_batch": "perplexity of a batch"}
-    for i, (axes, (name, title)) in enumerate(zip(cells, kinds.items(), strict=True)):
-        plain(axes, title)
-        axes.plot(list(LOGGED), [v[i] for v in LOGGED.values()], "o-", ms=3, lw=1.2, color=LINES[1],
-                  label="notebook, CIFAR-10")  # fmt: skip
-        found = {step: interval(rows[0].values(f"{name}@{step}")) for step in LOGGED}
-        known = {step: pair for step, pair in found.items() if np.isfinite(pair[0])}
-        if known:
-            means, halves = np.transpose(list(known.values()))
-            axes.errorbar(list(known), means, halves, fmt="o-", ms=3, lw=1.2, color=LINES[0],
-                          label="ours, this data")  # fmt: skip
+    cells = figure.subplots(1, 2)
+    for i, (axes, (name, text)) in enumerate(zip(cells, kinds.items(), strict=True)):
+        ours = {step: interval(row.values(f"{name}@{step}")) for row in rows for step in LOGGED}
+        known = {step: pair for step, pair in ours.items() if np.isfinite(pair[0])}
+        theirs = {step: (found[i], 0.0) for step, found in LOGGED.items()}
+        lines = {"ours": known, "notebook, CIFAR-10": theirs}
+        panel(axes, text, "step", {label: points for label, points in lines.items() if points})
         axes.set_xscale("log")
-        axes.set_xlabel("step", color=INK, fontsize=8)
     cells[0].set_yscale("log")
-    cells[0].legend(frameon=False, labelcolor=INK, fontsize=7.5)
-    return figure
+    legend(cells[0])
+    return {"Our curve, and the one that Sonnet's notebook logged": figure}
 
 
 STEPS = (100, 500, 1000)

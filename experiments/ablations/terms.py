@@ -3,6 +3,7 @@
 from jax.lax import stop_gradient as sg
 
 import vqvae_jax as vj
+from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, quantizer_arms, range_over
 from experiments.ablations.shared import CIFAR, FITTED, NUMBERS, OTHER, SIZE
 from experiments.ablations.verdicts import Claim, above, below
@@ -82,4 +83,5 @@ BETA = Ablation(
     paper=CIFAR,
     about="512 codes, moved by gradient from a uniform start, or by averages from k-means with "
     "codes re-seeded that fewer than a tenth of the mean choose.",
+    draw=over("beta", {f"beta {b:g}": b for b in BETAS}, "psnr", "perplexity"),
 )
