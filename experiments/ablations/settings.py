@@ -204,5 +204,5 @@ def level(name: str, arm: str) -> Measure:
 
 def range_over(name: str, *arms: str) -> Measure:
     """How far a number of the same seed differs between arms."""
-    text = f"range of {title(name)} over {', '.join(arms)}"
+    text = f"range of {title(name)} over {len(arms)} arms, {arms[0]} to {arms[-1]}"
     return mean_of(text, spread(name, *arms))

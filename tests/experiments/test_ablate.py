@@ -14,7 +14,9 @@ from experiments import ablate, arms, command, trial
 from experiments.ablate import Config
 from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import prediction
+from experiments.ablations.findings import study
 from experiments.ablations.terms import blocked
+from experiments.intervals import interval
 from experiments.recipe import make_optimizer
 from vqvae_jax import from_json, task_loss
 from vqvae_jax.training.step import init_state, make_train_step
@@ -138,6 +140,19 @@ def test_names(capsys):
     assert "no ablation nothing; there are losses, beta" in capsys.readouterr().err
 
 
+def test_curves_have_the_intervals_of_their_arms(fast, tmp_path):
+    ablation = ABLATIONS["code-dim"]
+    run("code-dim", "--output", str(tmp_path))
+    rows = arms.collect(ablation.make_arms(ablation.default), tmp_path / "code-dim", range(3))
+    (figure,) = ablation.draw(rows).values()
+    psnr = figure.axes[0]
+    assert [text.get_text() for text in psnr.get_legend().get_texts()] == ["Euclidean", "Length 1"]
+    x, y = psnr.containers[0].lines[0].get_data()
+    assert list(x) == [2, 4, 8, 16, 64, 256]
+    means = [interval(row.values("psnr"))[0] for row in rows if row.arm.group == "Euclidean"]
+    np.testing.assert_allclose(y, means)
+
+
 # check --------------------------------------------------------------------------------------------
 
 
@@ -217,6 +232,14 @@ def test_the_papers_scale_builds_and_steps(name, paper_images):
     record = arms.run_arm(arm, 0, arm.prepare())
     assert record["status"] == "done", record["reason"]
     assert record["numbers"]["psnr"] > 0
+
+
+def test_the_papers_own_numbers_are_asked_for_on_its_own_data(paper_images):
+    sonnet = ABLATIONS["sonnet"]
+    for setting, more in ((sonnet.default, 0), (sonnet.paper, len(sonnet.of_paper))):
+        head, *lines = study("sonnet", sonnet, setting, "command", 3, []).findings
+        assert len(lines) == len(sonnet.claims) + more and more != 1
+        assert all(len(line) == len(head) and line[-1] == "undecided" for line in lines)
 
 
 def trace_step(model, setting, *losses) -> None:
