@@ -52,7 +52,7 @@ class Config:
     """Of training, other than those of the scale."""
     output: Path | None = None
     """Folder of all ablations; runs/ablations, or runs/ablations-quick, runs/ablations-paper."""
-    seeds: int = 3
+    seeds: int = 5
     """How many for each arm."""
     processes: int | None = None
     """How many arms at a time; without it, one for each core."""

@@ -24,6 +24,10 @@ from experiments.report import rows as html_rows
 from experiments.runs import write_text
 
 INTERVALS = "Means and 95 % intervals"
+FILES = (
+    "For your own paper: all numbers as [CSV](results.csv) and [JSON](results.json), the tables in "
+    "[LaTeX](table.tex), each picture as PDF beside its PNG."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +180,7 @@ def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, st
     parts += [f"{text}:\n\n![{text}](pictures/{name}.png)" for name, text in pictures]
     facts = provenance(study, rows).items()
     parts += ["## Settings", "\n".join(f"- {name}: {value}" for name, value in facts)]
+    parts.append(FILES)
     parts += [f"Cite: {study.cite}"] if study.cite else []
     return "\n\n".join(parts) + "\n"
 

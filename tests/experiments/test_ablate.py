@@ -23,7 +23,7 @@ from vqvae_jax.training.step import init_state, make_train_step
 
 
 def run(*args: str) -> None:
-    command.run(ablate.main, Config, [*args, "--processes", "1"])
+    command.run(ablate.main, Config, [*args, "--seeds", "3", "--processes", "1"])
 
 
 @pytest.fixture(scope="module")
