@@ -28,7 +28,7 @@ from experiments.ablations.settings import Ablation, Setting, quick
 from experiments.arms import Arm, Row, collect
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
-from experiments.page import Study
+from experiments.study import Study
 from vqvae_jax.quantizers.base import check_size
 
 

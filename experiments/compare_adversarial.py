@@ -30,7 +30,7 @@ from experiments.judging.ways import (
     plain,
     trainer,
 )
-from experiments.page import Column, Study
+from experiments.study import Column, Study
 from experiments.trial import SHOWN
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size

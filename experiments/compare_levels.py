@@ -21,8 +21,8 @@ from experiments.codes import as_levels
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.intervals import difference
-from experiments.page import Column, Study
 from experiments.recipe import hierarchy
+from experiments.study import Column, Study
 from experiments.trial import SHOWN, images, make_arm, make_budget, whole
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 from vqvae_jax.data.pipeline import preprocess

@@ -17,7 +17,7 @@ import vqvae_jax as vj
 from experiments.arms import Arm, Row
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
-from experiments.page import Column, Study
+from experiments.study import Column, Study
 from experiments.trial import SHOWN, images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.data.sources import EMBEDDED

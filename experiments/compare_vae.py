@@ -23,7 +23,7 @@ from experiments.judging.classifier import Classifier, kept_classifier
 from experiments.judging.latents import SHOWN, Judging, trainer
 from experiments.judging.quality import frechet
 from experiments.judging.stability import findings
-from experiments.page import Column, Study
+from experiments.study import Column, Study
 from experiments.trial import images, labelled, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 from vqvae_jax.data.sources import EMBEDDED

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from experiments.arms import Arm, collect
-from experiments.page import Study, write_pages
+from experiments.page import write_pages
 from experiments.processes import default_processes, run_all
+from experiments.study import Study
 
 
 def compare(

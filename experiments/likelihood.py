@@ -20,8 +20,8 @@ from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.code_lengths import Budget, make_arm
-from experiments.page import Column, Study
 from experiments.recipe import hierarchy
+from experiments.study import Column, Study
 from experiments.trial import SHOWN, images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
 from vqvae_jax.data.sources import EMBEDDED

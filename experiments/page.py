@@ -3,86 +3,27 @@
 For papers also results.csv, table.tex and every figure as PDF, see `exports`.
 """
 
-import dataclasses
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments import charts, exports
 from experiments.arms import Row
 from experiments.figures import png_bytes
-from experiments.intervals import interval
 from experiments.report import document, picture, save
 from experiments.report import rows as html_rows
 from experiments.runs import write_text
+from experiments.study import Study, groups, legend, means, table
 
 INTERVALS = "Means and 95 % intervals"
 FILES = (
     "For your own paper: all numbers as [CSV](results.csv) and [JSON](results.json), the tables in "
     "[LaTeX](table.tex), each picture as PDF beside its PNG."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A number of the table.
-
-    Attributes:
-        name: of the number in each result.
-        title: of the column.
-        form: as in `str.format`.
-        meaning: one line below the tables.
-        best: `max` or `min`, where one is better; the best mean of a table is in bold.
-        drawn: whether the plot shows it.
-        constant: equal for all seeds, so that there is no interval.
-    """
-
-    name: str
-    title: str
-    form: str
-    meaning: str
-    best: Callable[[Iterable[float]], float] | None = None
-    drawn: bool = False
-    constant: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """All on a page that is not a result.
-
-    Attributes:
-        title, about: the heading, and a paragraph of plain text.
-        columns: of the tables.
-        command: that makes the page.
-        seeds: of each arm.
-        settings: what all arms share, by name.
-        note: a warning at the top, such as that the run was a quick one.
-        originals: the images whose reconstructions the arms' pictures are.
-        caption: of these pictures.
-        findings: a table of what the results say: its head, then its lines.
-        figures: further ones, by their captions.
-        cite: a line for those who use the results.
-    """
-
-    title: str
-    about: str
-    columns: Sequence[Column]
-    command: str
-    seeds: Sequence[int]
-    settings: Mapping[str, Any]
-    note: str = ""
-    originals: UInt8[np.ndarray, "n H W C"] | None = None
-    caption: str = "The first test images, and what each arm makes of them with its first seed"
-    findings: Sequence[Sequence[str]] = ()
-    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
-    cite: str = ""
 
 
 def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
@@ -116,54 +57,6 @@ def make_figures(study: Study, rows: Sequence[Row]) -> dict[str, tuple[str, Figu
     if study.originals is not None and any(shown.values()):
         made["pictures"] = (study.caption, charts.mosaics(study.originals, shown))
     return made
-
-
-def means(column: Column, rows: Sequence[Row]) -> charts.Panel:
-    """Mean and half-width of one number: {group: {label: (mean, half)}}."""
-    return {
-        group: {row.arm.label: interval(row.values(column.name)) for row in members}
-        for group, members in groups(rows).items()
-    }
-
-
-def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each table."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.arm.group, []).append(row)
-    return found
-
-
-def cell(column: Column, row: Row) -> str:
-    """mean ± half-width, or why there is none."""
-    mean, half = interval(row.values(column.name))
-    if math.isnan(mean):
-        status = row.records[0]["status"] if row.records else "not run"
-        return "-" if status == "done" else status  # done, but it has no such number
-    text = column.form.format(mean)
-    return text if column.constant or math.isnan(half) else f"{text} ± {column.form.format(half)}"
-
-
-def label(row: Row, seeds: int) -> str:
-    """Of a row, with what became of the seeds that are not in its means."""
-    counts = {status: row.count(status) for status in ("diverged", "failed")}
-    counts["not run"] = seeds - len(row.records)
-    lost = [f"{n} {status}" for status, n in counts.items() if n]
-    return f"{row.arm.label} ({', '.join(lost)} of {seeds})" if lost else row.arm.label
-
-
-def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
-    """The titles, then the entries of each row; the best means are `bold`."""
-    lines = [["", *(column.title for column in study.columns)]]
-    lines += [[label(row, len(study.seeds))] for row in rows]
-    for column in study.columns:
-        values = [interval(row.values(column.name))[0] for row in rows]
-        known = [value for value in values if not math.isnan(value)]
-        best = column.best(known) if column.best and len(known) > 1 else math.nan
-        for line, row, value in zip(lines[1:], rows, values, strict=True):
-            text = cell(column, row)
-            line.append(bold(text) if value == best else text)
-    return lines
 
 
 def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, str]] = ()) -> str:
@@ -226,17 +119,6 @@ def html_table(lines: Sequence[Sequence[str]]) -> str:
         for first, *rest in body
     ]
     return f"<table><tr>{titles}</tr>{''.join(entries)}</table>"
-
-
-def legend(study: Study) -> str:
-    """What the entries of the tables are."""
-    n = len(study.seeds)
-    if n == 1:
-        return "One seed: no intervals. In bold the best value of each table."
-    return (
-        f"Mean ± half-width of the 95 % t-interval over {n} seeds. In bold the best mean of each "
-        "table; where intervals overlap, the order is not established."
-    )
 
 
 def provenance(study: Study, rows: Sequence[Row]) -> dict[str, str]:

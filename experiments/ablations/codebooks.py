@@ -16,7 +16,7 @@ from experiments.ablations.settings import (
 from experiments.ablations.shared import CIFAR, NUMBERS, SIZE
 from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
 from experiments.arms import Arm
-from experiments.page import Column
+from experiments.study import Column
 
 EARLY = 200  # the step at which errors are compared
 OPTIMIZERS = ("Adam, quarter rate", "Adam", "Adam, fourfold rate", "SGD")

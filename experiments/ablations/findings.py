@@ -10,8 +10,9 @@ from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.arms import Row
-from experiments.page import Study, markdown_table
+from experiments.page import markdown_table
 from experiments.runs import write_text
+from experiments.study import Study
 from experiments.trial import SHOWN, images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")

@@ -10,7 +10,7 @@ from experiments.ablations.settings import Ablation, Setting, gain, level, quant
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
 from experiments.arms import Arm
-from experiments.page import Column
+from experiments.study import Column
 
 BITS = 9
 LFQ = {"temperature": 4.0, "beta": 0.01}

@@ -19,7 +19,7 @@ from experiments.ablations.verdicts import (
 )
 from experiments.arms import Arm, Row
 from experiments.compare_quantizers import COLUMNS
-from experiments.page import Column, Study
+from experiments.study import Column, Study
 from experiments.trial import Budget, More, images, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
 from vqvae_jax.data.sources import EMBEDDED

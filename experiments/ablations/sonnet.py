@@ -13,7 +13,7 @@ from experiments.ablations.verdicts import Claim, Measure, above, mean_of, numbe
 from experiments.arms import Arm, Result, Row
 from experiments.figures import new_figure
 from experiments.intervals import interval
-from experiments.page import Column
+from experiments.study import Column
 from experiments.trial import images
 
 LOGGED = {

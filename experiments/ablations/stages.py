@@ -8,7 +8,7 @@ from experiments.ablations.settings import Ablation, Setting, arm_name, gain, qu
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
 from experiments.arms import Arm
-from experiments.page import Column
+from experiments.study import Column
 from experiments.trial import whole
 from vqvae_jax.data.pipeline import preprocess
 

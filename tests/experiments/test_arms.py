@@ -15,8 +15,9 @@ from experiments import charts
 from experiments.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
 from experiments.arms import unpack as unpacked
 from experiments.intervals import interval
-from experiments.page import Column, Study, html, markdown, results, write_pages
+from experiments.page import html, markdown, results, write_pages
 from experiments.processes import run_all
+from experiments.study import Column, Study
 
 PICTURES = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3, 1)
 

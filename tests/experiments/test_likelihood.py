@@ -176,7 +176,7 @@ def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monk
 
 def test_names_of_arms(data, capsys):
     likelihood.main(Config(list=True, data=data))
-    listed = "vae vqvae-categorical vqvae vqvae-grouped vqvae2"
+    listed = "vae vqvae-categorical vqvae vqvae-grouped vqvae-grouped-categorical vqvae2"
     assert capsys.readouterr().out.split() == listed.split() == list(models(1, 8, 0))
     with pytest.raises(ValueError, match=r"no arm gan; there are .*vqvae2"):
         likelihood.main(Config(only=("gan",), data=data))
@@ -194,7 +194,8 @@ def test_rates_of_the_arms(data):
     vocabs = {name: model.quantizer.vocab for name, (model, _) in models(1, 8, 0).items()
               if isinstance(model, vj.VQVAE)}  # fmt: skip
     assert vocabs == {
-        "vqvae": (512,), "vqvae-categorical": (512,), "vqvae-grouped": (8,) * 10
+        "vqvae": (512,), "vqvae-categorical": (512,), "vqvae-grouped": (8,) * 10,
+        "vqvae-grouped-categorical": (8,) * 10,
     }  # fmt: skip
     text = markdown(likelihood.study("python it", Config(data=data), []), [])
     assert "A quick run" not in text and "1.875 bits" in text
