@@ -30,8 +30,8 @@ from experiments.judging.ways import (
     plain,
     trainer,
 )
+from experiments.measuring import SHOWN
 from experiments.study import Column, Study
-from experiments.trial import SHOWN
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 

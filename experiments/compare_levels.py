@@ -21,9 +21,10 @@ from experiments.codes import as_levels
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.intervals import difference
+from experiments.measuring import SHOWN, whole
 from experiments.recipe import hierarchy
 from experiments.study import Column, Study
-from experiments.trial import SHOWN, images, make_arm, make_budget, whole
+from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.sources import EMBEDDED

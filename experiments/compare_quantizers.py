@@ -17,8 +17,9 @@ import vqvae_jax as vj
 from experiments.arms import Arm, Row
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
+from experiments.measuring import SHOWN
 from experiments.study import Column, Study
-from experiments.trial import SHOWN, images, make_arm, make_budget
+from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size

@@ -20,9 +20,10 @@ from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.code_lengths import Budget, make_arm
+from experiments.measuring import SHOWN
 from experiments.recipe import hierarchy
 from experiments.study import Column, Study
-from experiments.trial import SHOWN, images
+from experiments.trial import images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size

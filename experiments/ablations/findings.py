@@ -10,10 +10,11 @@ from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.arms import Row
+from experiments.measuring import SHOWN
 from experiments.page import markdown_table
 from experiments.runs import write_text
 from experiments.study import Study
-from experiments.trial import SHOWN, images
+from experiments.trial import images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (

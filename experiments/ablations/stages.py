@@ -8,8 +8,8 @@ from experiments.ablations.settings import Ablation, Setting, arm_name, gain, qu
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
 from experiments.arms import Arm
+from experiments.measuring import whole
 from experiments.study import Column
-from experiments.trial import whole
 from vqvae_jax.data.pipeline import preprocess
 
 SPLITS = {"1 x 4096": (1, 4096), "2 x 64": (2, 64), "4 x 8": (4, 8), "12 x 2": (12, 2)}

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
-from experiments.trial import compiler_options, whole
+from experiments.measuring import whole
+from experiments.trial import compiler_options
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 

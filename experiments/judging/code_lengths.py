@@ -20,7 +20,8 @@ from experiments import trial
 from experiments.arms import Arm, Result
 from experiments.codes import as_levels, quantizers
 from experiments.generation.code_prior import Prior, learned_bits
-from experiments.trial import SHOWN, compiler_options, fitter, images, whole
+from experiments.measuring import SHOWN, whole
+from experiments.trial import compiler_options, fitter, images
 from vqvae_jax import (
     RNG,
     VAE,

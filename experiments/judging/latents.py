@@ -18,7 +18,8 @@ from experiments.generation.code_prior import Prior
 from experiments.generation.samplers import Images, samples
 from experiments.judging.classifier import Classifier
 from experiments.judging.quality import frechet, trained_on
-from experiments.trial import Budget, compiler_options, fitter, labelled, whole
+from experiments.measuring import whole
+from experiments.trial import Budget, compiler_options, fitter, labelled
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.pipeline import preprocess
 

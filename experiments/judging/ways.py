@@ -13,7 +13,7 @@ import optax
 from jaxtyping import UInt8
 
 import vqvae_jax as vj
-from experiments import trial
+from experiments import measuring
 from experiments.arms import Result
 from experiments.codes import quantizers
 from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
@@ -127,7 +127,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
     model, _ = make_models(config)
     training = train(config, task_loss)
     step = jax.jit(training.step, donate_argnums=0, compiler_options=options)
-    look = jax.jit(lambda v, x: trial.measure(model, v, x), compiler_options=options)
+    look = jax.jit(lambda v, x: measuring.measure(model, v, x), compiler_options=options)
     judge = classifier(config, JUDGE)
     (pixels, _), (test, labels) = images_and_labels(config)
 
@@ -135,7 +135,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
         order = batches(pixels, seed, config.batch_size)
         state, ms, _ = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
         variables = training.variables(state)
-        numbers, shown = trial.evaluate(look, variables, test, quantizers(model))
+        numbers, shown = measuring.evaluate(look, variables, test, quantizers(model))
         made = reconstruct(look, variables, test)
         numbers |= {
             "sharpness": sharpness(made) / sharpness(test),

@@ -17,6 +17,7 @@ from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study
 from experiments.ablations.terms import blocked
 from experiments.intervals import interval
+from experiments.measuring import SHOWN
 from experiments.recipe import make_optimizer
 from vqvae_jax import from_json, task_loss
 from vqvae_jax.training.step import init_state, make_train_step
@@ -45,7 +46,7 @@ def fast(monkeypatch):
         def run(seed):
             trained.append((str(model.quantizer), budget.learning_rate, seed))
             numbers = {"psnr": 20 + size / 100 + 0.01 * seed, "used": 0.5, "perplexity": size}
-            return arms.Result(numbers, trial.images(budget.data)[1][: trial.SHOWN])
+            return arms.Result(numbers, trial.images(budget.data)[1][:SHOWN])
 
         return run
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import command, compare_quantizers, evaluate, trial
+from experiments import command, compare_quantizers, evaluate, measuring, trial
 from experiments.arms import Diverged
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
 from experiments.comparison import command_line
@@ -45,17 +45,17 @@ def test_the_quantization_error_and_its_share_of_the_variance():
     z = np.array([[[0.0, 10.0], [2.0, 10.0]], [[4.0, 10.0], [6.0, 14.0]]], np.float32)
     mean = np.full_like(z, 1) * z.mean((0, 1))
     error = (5 + 3) / 2  # variances of the two channels: 5 and 3
-    assert trial.quantization_error([z], [mean]) == {
+    assert measuring.quantization_error([z], [mean]) == {
         "quantization_error": error,
         "quantization_share": 1.0,
     }
-    half = trial.quantization_error([z], [(z + mean) / 2])
+    half = measuring.quantization_error([z], [(z + mean) / 2])
     assert half == {"quantization_error": error / 4, "quantization_share": 0.25}
 
 
 def test_numbers_of_two_streams_are_means_and_bits_are_sums():
     indices = np.array([[[0, 0], [1, 0]], [[0, 3], [1, -1]]])  # 2 images, 2 places, 2 streams
-    numbers = trial.code_numbers([SimpleNamespace(vocab=(2, 4))], [indices])
+    numbers = measuring.code_numbers([SimpleNamespace(vocab=(2, 4))], [indices])
     entropy = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
     expected = {
         "codes": 8,
@@ -80,8 +80,8 @@ class Halved:
 
 def test_numbers_are_those_of_evaluate():
     test = np.random.default_rng(0).integers(0, 256, (130, 12, 12, 1), np.uint8)
-    look = jax.jit(lambda v, x: trial.measure(Halved(), v, x))
-    numbers, pictures = trial.evaluate(look, {}, test, (Halved.quantizer,))
+    look = jax.jit(lambda v, x: measuring.measure(Halved(), v, x))
+    numbers, pictures = measuring.evaluate(look, {}, test, (Halved.quantizer,))
     table, _ = evaluate.evaluate(Halved(), {}, test)
     for name in ("psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy"):
         assert numbers[name] == pytest.approx(table[name], rel=1e-5), name
@@ -92,7 +92,7 @@ def test_numbers_are_those_of_evaluate():
     assert numbers["quantization_share"] == pytest.approx(
         np.mean(z_e**2) / 16 / z_e.var(), rel=1e-5
     )
-    np.testing.assert_array_equal(pictures, np.round((x[: trial.SHOWN] / 2 + 0.5) * 255))
+    np.testing.assert_array_equal(pictures, np.round((x[: measuring.SHOWN] / 2 + 0.5) * 255))
     assert pictures.dtype == np.uint8
 
 

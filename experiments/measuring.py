@@ -1,0 +1,97 @@
+"""What a trained autoencoder is worth on the test set: its reconstructions, its codes."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.codes import as_levels, by_stream, streams
+from experiments.evaluate import code_table
+from vqvae_jax import psnr, ssim
+from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+
+SHOWN = 8  # test images in the pictures
+
+
+def measure(model, variables, x) -> dict[str, jax.Array]:
+    """All that is needed of one batch of the test set."""
+    x = preprocess(x)
+    rec = model.apply(variables, x)
+    return {
+        "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
+        "ssim": ssim(x, rec.x),
+        "pictures": to_pixels(rec.x),
+        "indices": as_levels(rec.indices),
+        "z_e": as_levels(rec.z_e),
+        "z_q": as_levels(rec.z_q),
+    }
+
+
+def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float], np.ndarray]:
+    """The numbers over the test set, and the first reconstructions."""
+    found = whole(partial(look, variables), test)
+    mse = float(np.mean(found["error"], dtype=np.float64))
+    numbers = {
+        "psnr": float(psnr(mse)),
+        "ssim": float(np.mean(found["ssim"], dtype=np.float64)),
+        **code_numbers(levels, found["indices"]),
+        **quantization_error(found["z_e"], found["z_q"]),
+    }
+    return numbers, found["pictures"][:SHOWN]
+
+
+def whole(look: Callable[[np.ndarray], Any], x: np.ndarray, at_once: int = 100) -> Any:
+    """What `look` makes of all rows of x, so many at a time: arrays or a tree of them."""
+    parts = []
+    for batch, mask in take_batches(x, min(at_once, len(x))):
+        out = jax.device_get(look(batch))
+        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:
+    """How the codes of all images are used: means over streams, bits of one image.
+
+    Args:
+        levels: the quantizer of each level.
+        maps: the indices `[N, ..., Q]` of each level.
+    """
+    sizes = streams(levels)
+    counts = {
+        prefix: np.bincount(k[k >= 0], minlength=sizes[prefix])
+        for prefix, k in by_stream(levels, maps).items()
+    }
+    table = code_table(counts, len(maps[0]))
+
+    def mean(kind: str) -> float:
+        return statistics.fmean(v for name, v in table.items() if name.split("/")[-1] == kind)
+
+    return {
+        "codes": float(np.prod([float(size) for size in sizes.values()])),
+        "used": mean("used"),
+        "perplexity": mean("perplexity"),
+        "bits_uniform": table["bits_uniform"],
+        "bits_entropy": table["bits_entropy"],
+    }
+
+
+def quantization_error(z_e: Sequence[np.ndarray], z_q: Sequence[np.ndarray]) -> dict[str, float]:
+    """The mean of (z_e - z_q)^2 over elements, and its share of the variance of z_e.
+
+    Means over levels. The variance is around the mean of each channel, averaged over channels: a
+    single code at the mean has a share of 1.
+    """
+    errors, shares = [], []
+    for z, q in zip(z_e, z_q, strict=True):
+        error = float(np.mean((z.astype(np.float64) - q) ** 2))
+        variance = float(np.mean(np.var(z, axis=tuple(range(z.ndim - 1)), dtype=np.float64)))
+        errors.append(error)
+        shares.append(error / variance if variance else float("nan"))
+    return {
+        "quantization_error": statistics.fmean(errors),
+        "quantization_share": statistics.fmean(shares),
+    }
