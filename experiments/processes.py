@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import jax
@@ -36,11 +37,14 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
         if min(processes, len(todo)) <= 1:
             run_missing(todo, folder, seeds, lambda record: bar.look())
             return
-        names = [arm.name for arm in todo]
+        n = min(processes, len(todo))
         context = multiprocessing.get_context("spawn")
+        names = context.SimpleQueue()  # of arms; whoever is free takes the next one
+        for name in [*(arm.name for arm in todo), *[None] * n]:
+            names.put(name)
         workers = [
-            context.Process(target=work, args=(make_arms, folder, seeds, names, i, processes))
-            for i in range(min(processes, len(todo)))
+            context.Process(target=work, args=(make_arms, folder, seeds, names, i, n))
+            for i in range(n)
         ]
         try:
             for worker in workers:
@@ -58,15 +62,16 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
         raise ChildProcessError("a process ended early; the same command continues")
 
 
-def work(make_arms: MakeArms, folder: Path, seeds, names: Sequence[str], i: int, n: int) -> None:
-    """What process i of n does: every n-th of the named arms, on every n-th core."""
+def work(make_arms: MakeArms, folder: Path, seeds, names: SimpleQueue, i: int, n: int) -> None:
+    """What process i of n does, on every n-th core: one arm after another, until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[i::n] or allowed)
-    mine = names[i::n]
-    run_missing([arm for arm in make_arms() if arm.name in mine], folder, seeds)
+    arms = {arm.name: arm for arm in make_arms()}
+    for name in iter(names.get, None):
+        run_missing([arms[name]], folder, seeds)
 
 
 def end_with_parent() -> None:
