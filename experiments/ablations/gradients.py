@@ -41,13 +41,13 @@ ESTIMATOR = Ablation(
             ROTATION,
         ),
         Claim(
-            "It changes the reconstruction error by less than a tenth.",
+            "The rotation trick changes the reconstruction error by less than a tenth.",
             (within(gain("psnr", EMA_ROTATION, EMA_STE), -0.41, 0.46),),
             "validation error .122 against .115 (2410.06424, table 1)",
             ROTATION,
         ),
         Claim(
-            "It uses no fewer codes, to 5 %.",
+            "The rotation trick uses no fewer codes, to 5 %.",
             (above(gain("used", EMA_ROTATION, EMA_STE), -0.05),),
             "97 % against 100 % of each batch (2410.06424, table 1)",
             ROTATION,

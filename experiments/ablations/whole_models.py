@@ -120,12 +120,12 @@ VAE = Ablation(
     papers=("1711.00937",),
     claims=(
         Claim(
-            "At equal rate it reconstructs better.",
+            "At equal rate a VQ-VAE reconstructs better than a VAE.",
             (above(gain("psnr", f"vq-vae-{RATE}", f"vae-{RATE}")),),
             "none",
         ),
         Claim(
-            "Its samples, with a learnt prior, are nearer to real images.",
+            "Samples of a VQ-VAE, with a learnt prior, are nearer to real images.",
             (
                 below(
                     difference_of(
@@ -139,7 +139,7 @@ VAE = Ablation(
             "none",
         ),
         Claim(
-            "It is more stable over seeds: the variance of PSNR is smaller.",
+            "A VQ-VAE is more stable over seeds: the variance of PSNR is smaller.",
             (
                 below(
                     variance_ratio_of(
@@ -153,7 +153,7 @@ VAE = Ablation(
             "none",
         ),
         Claim(
-            "It is more stable over learning rates: the range of PSNR is smaller.",
+            "A VQ-VAE is more stable over learning rates: the range of PSNR is smaller.",
             (
                 below(
                     difference_of(
