@@ -30,11 +30,12 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
             function of a module, or a `partial` of one with plain arguments.
         folder: of the results.
         seeds: of each arm.
-        processes: how many at a time; with 1, this one.
+        processes: how many at a time, each on its share of the cores, on which results depend in
+            the last bits: the last arm alone has no more. With 1, this one runs them.
     """
     todo = [arm for arm in make_arms() if missing(arm, folder, seeds)]
     with Bar(todo, folder, seeds) as bar:
-        if min(processes, len(todo)) <= 1:
+        if processes <= 1 or not todo:
             run_missing(todo, folder, seeds, lambda record: bar.look())
             return
         n = min(processes, len(todo))
@@ -43,7 +44,7 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
         for name in [*(arm.name for arm in todo), *[None] * n]:
             names.put(name)
         workers = [
-            context.Process(target=work, args=(make_arms, folder, seeds, names, i, n))
+            context.Process(target=work, args=(make_arms, folder, seeds, names, i, processes))
             for i in range(n)
         ]
         try:
