@@ -132,6 +132,16 @@ def spread(name: str, *arms: str) -> Values:
     return of
 
 
+def best(name: str, *arms: str) -> Values:
+    """A number of the arm whose mean of it is the greatest."""
+
+    def of(rows: Sequence[Row]) -> list[float]:
+        found = [list(by_seed(rows, name, arm).values()) for arm in arms]
+        return max((v for v in found if v), key=lambda v: float(np.mean(v)), default=[])
+
+    return of
+
+
 def by_seed(rows: Sequence[Row], name: str, arm: str) -> dict[int, float]:
     """One number of an arm by seed; empty without the arm, as where only some were run."""
     records = [r for row in rows if row.arm.name == arm for r in row.records]

@@ -17,6 +17,7 @@ from experiments.ablations.verdicts import (
     Region,
     above,
     below,
+    best,
     combine,
     difference_of,
     judge,
@@ -105,6 +106,11 @@ def test_the_spread_is_within_a_seed():
     rows = [row("a", 1.0, 5.0), row("b", 2.0, 2.5), row("c", 0.5, 9.0, 7.0)]
     assert spread("psnr", "a", "b", "c")(rows) == [1.5, 6.5]
     assert spread("psnr", "a", "b")([row("a", 1.0, 2.0), row("b", 3.0, 9.0, first=1)]) == [1.0]
+
+
+def test_the_best_arm_is_that_of_the_greatest_mean():
+    assert best("psnr", "a", "b", "missing")(ROWS) == list(A)
+    assert best("psnr", "b")(ROWS) == list(B) and best("psnr", "missing")(ROWS) == []
 
 
 def test_what_was_not_run_is_undecided():
