@@ -25,13 +25,13 @@ from experiments.judging.ways import (
     classifier,
     classifier_steps,
     images_and_labels,
-    make_budget,
     make_models,
     plain,
     trainer,
 )
 from experiments.measuring import SHOWN
 from experiments.study import Column, Study
+from experiments.trial import make_budget
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 
@@ -111,7 +111,7 @@ def define(config: Config) -> dict[str, Any]:
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     model, discriminator = (json.loads(vj.to_json(m)) for m in make_models(config))
     classifiers = digest(*images_and_labels(config)[0], classifier_steps(config))
-    budget = dataclasses.asdict(make_budget(config, config.learning_rate))
+    budget = dataclasses.asdict(make_budget(config))
     return options | budget | {
         "model": model, "discriminator": discriminator, "classifiers": classifiers
     }  # fmt: skip

@@ -21,12 +21,11 @@ from experiments.codes import as_levels
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.intervals import difference
-from experiments.measuring import SHOWN, whole
+from experiments.measuring import SHOWN, psnr_of_parts
 from experiments.recipe import hierarchy
 from experiments.study import Column, Study
 from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
-from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 
@@ -116,7 +115,7 @@ def models(channels: int, **inner) -> dict[str, dict[str, VQVAE | VQVAE2]]:
 
 def make_arms(config: Config) -> list[Arm]:
     """An arm for each model, or those of `only`; two in a quick run."""
-    budget = make_budget(config, config.learning_rate)
+    budget = make_budget(config)
     channels = images(config.data)[0].shape[-1]
     arms = []
     for group, members in models(channels, width=config.width, depth=config.depth).items():
@@ -135,15 +134,8 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
     if not isinstance(model, VQVAE2):
         return numbers
 
-    @jax.jit
-    def error(x):
-        x = preprocess(x)
-        maps = model.apply(variables, x, method="tokenize")
-        decoded = model.apply(variables, maps[:1], method="detokenize")
-        return ((x - decoded) ** 2).mean(axis=range(1, x.ndim))
-
-    mse = float(np.mean(whole(error, test), dtype=np.float64))
-    return numbers | {"top_psnr": float(vj.psnr(mse))}
+    (alone,) = psnr_of_parts(model, variables, test, lambda maps: [maps[:1]])
+    return numbers | {"top_psnr": alone}
 
 
 def shrunk(config: Config) -> Config:
@@ -173,7 +165,7 @@ def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
         command=command,
         seeds=range(config.seeds),
         settings={
-            **dataclasses.asdict(make_budget(config, config.learning_rate)),
+            **dataclasses.asdict(make_budget(config)),
             "width": config.width,
             "depth": config.depth,
         },

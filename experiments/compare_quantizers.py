@@ -116,7 +116,7 @@ class Config:
 
 def make_arms(config: Config) -> list[Arm]:
     """An arm for each quantizer at each size, or those of `only`."""
-    budget = make_budget(config, config.learning_rate, 500)
+    budget = make_budget(config, quick_images=500)
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": config.depth}
     arms = []
@@ -140,7 +140,7 @@ def main(config: Config) -> Path | None:
 
 def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
     """The page without its results."""
-    budget = dataclasses.asdict(make_budget(config, config.learning_rate, 500))
+    budget = dataclasses.asdict(make_budget(config, quick_images=500))
     quick = (
         f"A quick run, {config.steps} steps in code compiled in haste: its numbers, ms/step "
         "included, say nothing about the quantizers."

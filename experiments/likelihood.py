@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
+from experiments import trial
 from experiments.arms import Arm, Row
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
@@ -129,17 +130,9 @@ def make_arms(config: Config) -> list[Arm]:
 
 
 def make_budget(config: Config) -> Budget:
-    """What each model gets; a tenth of the steps are warm-up."""
-    return Budget(
-        data=config.data,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup=config.steps // 10,
-        coded_images=500 if config.quick else 8000,
-        test_images=200 if config.quick else 2000,
-        fast_compile=config.quick,
-    )
+    """What each model gets."""
+    shared = dataclasses.asdict(trial.make_budget(config))
+    return Budget(**shared, coded_images=500 if config.quick else 8000)
 
 
 def make_prior(config: Config) -> Prior:

@@ -53,6 +53,25 @@ def whole(look: Callable[[np.ndarray], Any], x: np.ndarray, at_once: int = 100) 
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
+def psnr_of_parts(model, variables, test: np.ndarray, parts: Callable[[Any], list]) -> list[float]:
+    """The PSNR, over the test set, of what parts of the codes decode to.
+
+    Args:
+        model, variables: with `tokenize` and `detokenize`.
+        test: images.
+        parts: from the codes of a batch to those that are decoded, each for one number.
+    """
+
+    @jax.jit
+    def errors(x):
+        x = preprocess(x)
+        chosen = parts(model.apply(variables, x, method="tokenize"))
+        decoded = [model.apply(variables, codes, method="detokenize") for codes in chosen]
+        return [((x - y) ** 2).mean(axis=range(1, x.ndim)) for y in decoded]
+
+    return [float(psnr(np.mean(e, dtype=np.float64))) for e in whole(errors, test)]
+
+
 def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:
     """How the codes of all images are used: means over streams, bits of one image.
 

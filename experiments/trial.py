@@ -43,13 +43,19 @@ class Budget:
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
 
-def make_budget(config, rate: float, quick_images: int = 200) -> Budget:
-    """What the options of a comparison give each arm; a tenth of the steps are warm-up."""
+def make_budget(config, rate: float | None = None, quick_images: int = 200) -> Budget:
+    """What the options of a comparison give each arm; a tenth of the steps are warm-up.
+
+    Args:
+        config: the options.
+        rate: the learning rate, where it is not that of the options.
+        quick_images: test images of a quick run.
+    """
     return Budget(
         data=config.data,
         steps=config.steps,
         batch_size=config.batch_size,
-        learning_rate=rate,
+        learning_rate=config.learning_rate if rate is None else rate,
         warmup=config.steps // 10,
         test_images=quick_images if config.quick else 2000,
         fast_compile=config.quick,

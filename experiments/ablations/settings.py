@@ -30,7 +30,7 @@ TITLES = {column.name: column.title for column in COLUMNS}
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The scale of an ablation: by default that of two CPU cores, about 45 s an arm.
+    """The scale of an ablation: by default that of two CPU cores, seconds to a minute a seed.
 
     Attributes:
         data: a source of images.

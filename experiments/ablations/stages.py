@@ -1,6 +1,5 @@
 """Residual stages: few large codebooks or many small ones, and one model for all rates."""
 
-import jax
 import numpy as np
 
 import vqvae_jax as vj
@@ -8,9 +7,8 @@ from experiments.ablations.settings import Ablation, Setting, arm_name, gain, qu
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
 from experiments.arms import Arm
-from experiments.measuring import whole
+from experiments.measuring import psnr_of_parts
 from experiments.study import Column
-from vqvae_jax.data.pipeline import preprocess
 
 SPLITS = {"1 x 4096": (1, 4096), "2 x 64": (2, 64), "4 x 8": (4, 8), "12 x 2": (12, 2)}
 DEPTHS = (1, 2, 4)  # of the stages of 64 codes
@@ -33,22 +31,11 @@ def residual_arms(setting: Setting) -> list[Arm]:
 
 def truncated(model, variables, test: np.ndarray) -> dict[str, float]:
     """The PSNR of what the first stages alone decode to."""
-
-    @jax.jit
-    def errors(x):
-        x = preprocess(x)
-        codes = model.apply(variables, x, method="tokenize")
-        found = []
-        for depth in DEPTHS:
-            prefix = codes.at[..., depth:].set(-1)
-            decoded = model.apply(variables, prefix, method="detokenize")
-            found.append(((x - decoded) ** 2).mean(axis=range(1, x.ndim)))
-        return found
-
-    means = [float(np.mean(e, dtype=np.float64)) for e in whole(errors, test)]
-    known = zip(DEPTHS, means, strict=True)
-    n = len(model.quantizer.vocab)
-    return {f"psnr_{depth}": float(vj.psnr(mse)) for depth, mse in known if depth <= n}
+    found = psnr_of_parts(
+        model, variables, test, lambda codes: [codes.at[..., n:].set(-1) for n in DEPTHS]
+    )
+    known = zip(DEPTHS, found, strict=True)
+    return {f"psnr_{n}": value for n, value in known if n <= len(model.quantizer.vocab)}
 
 
 def near_alone(depth: int) -> Claim:

@@ -20,7 +20,7 @@ from experiments.judging.classifier import STEPS, Classifier, kept_classifier, p
 from experiments.judging.quality import frechet, recognised
 from experiments.recipe import make_optimizer
 from experiments.trial import compiler_options, images, labelled, make_budget, run_steps
-from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.training.adversarial import (
     adaptive,
     adversarial_loss,
@@ -52,7 +52,7 @@ class Training(NamedTuple):
 def images_and_labels(config):
     """((images, labels) of training, those of the test)."""
     train, test = labelled(config.data)
-    n = make_budget(config, config.learning_rate).test_images
+    n = make_budget(config).test_images
     return train, (test[0][:n], test[1][:n])
 
 
@@ -82,10 +82,7 @@ def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
 def plain(config, task_loss: TaskLoss) -> Training:
     """Without a discriminator."""
     model, _ = make_models(config)
-    optimizer, example = (
-        make_optimizer(make_budget(config, config.learning_rate)),
-        images(config.data)[0][:1],
-    )
+    optimizer, example = make_optimizer(make_budget(config)), images(config.data)[0][:1]
     return Training(
         lambda key: init_state(model, optimizer, key, example),
         make_train_step(model, optimizer, task_loss),
@@ -97,7 +94,7 @@ def against(config, task_loss: TaskLoss) -> Training:
     """With a discriminator from half of the steps on."""
     model, discriminator = make_models(config)
     optimizer = players(
-        make_optimizer(make_budget(config, config.learning_rate)),
+        make_optimizer(make_budget(config)),
         optax.adam(config.discriminator_rate, b1=0.5, b2=0.9),
     )
     loss = adversarial_loss(
@@ -136,7 +133,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
         state, ms, _ = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
         variables = training.variables(state)
         numbers, shown = measuring.evaluate(look, variables, test, quantizers(model))
-        made = reconstruct(look, variables, test)
+        made = measuring.whole(lambda x: look(variables, x)["pictures"], test)
         numbers |= {
             "sharpness": sharpness(made) / sharpness(test),
             "frechet": frechet(judge, test, made),
@@ -146,17 +143,6 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
         return Result(numbers, shown)
 
     return run
-
-
-def reconstruct(
-    look, variables, test: UInt8[np.ndarray, "N H W C"]
-) -> UInt8[np.ndarray, "N H W C"]:
-    """The test images as the model makes them."""
-    parts = [
-        np.asarray(look(variables, batch)["pictures"])[mask > 0]
-        for batch, mask in take_batches(test, min(100, len(test)))
-    ]
-    return np.concatenate(parts)
 
 
 def sharpness(pixels: UInt8[np.ndarray, "N H W C"]) -> float:
