@@ -1,5 +1,7 @@
 """Usage of the codes, PSNR, SSIM, sharpness and the Frechet distance, against other libraries."""
 
+from functools import partial
+
 import chex
 import dm_pix
 import jax
@@ -9,8 +11,11 @@ import pytest
 import reference as ref
 import scipy.linalg
 import scipy.ndimage
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as Spec
 
 from vqvae_jax import code_counts, frechet_distance, moments, psnr, sharpness, ssim, usage
+from vqvae_jax.metrics import perplexity
 
 close = np.testing.assert_allclose
 
@@ -90,6 +95,29 @@ def test_counts_add_up_over_batches_and_replicas():
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(replicas, np.tile(whole, (4, 1)))
     close(usage(whole)["perplexity"], ref.perplexity(whole), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2**20, 2**28])  # by counters, and by the lengths of runs
+def test_perplexity_of_a_batch_is_that_of_float64_on_one_device_and_many(size):
+    rng = np.random.default_rng(4)
+    few = rng.integers(0, size, 30)
+    k = np.where(rng.uniform(size=(4, 50)) < 0.2, -1, rng.choice(few, (4, 50)))
+    expected = ref.perplexity(np.unique(k[k >= 0], return_counts=True)[1])
+    close(perplexity(jnp.asarray(k), size), expected, rtol=1e-5)
+    of_replica = partial(perplexity, size=size, axis_name="r")
+    close(jax.vmap(of_replica, axis_name="r")(k), [expected] * 4, rtol=1e-5)
+    mesh = jax.make_mesh((4,), ("r",), (AxisType.Auto,), devices=jax.devices()[:4])
+    sharded = jax.shard_map(of_replica, mesh=mesh, in_specs=Spec("r"), out_specs=Spec())
+    close(jax.jit(sharded)(k), expected, rtol=1e-5)
+    for none in (jnp.full((3, 2), -1), jnp.zeros((0, 2), jnp.int32)):
+        assert perplexity(none, size) == 1
+
+
+def test_counts_of_those_codes_alone_that_occur():
+    counts, every = jnp.array([5.0, 1.0]), jnp.array([0.0, 5.0, 0.0, 0.0, 1.0])
+    found = usage(counts, size=5)
+    for name, value in usage(every).items():
+        close(found[name], value, rtol=1e-6)
 
 
 def test_psnr():
@@ -209,6 +237,7 @@ def test_moments_are_those_of_numpy_and_of_float64():
         (lambda: code_counts((4, 4), jnp.zeros((3, 1), int)), r"\[\.\.\., 2\] .*got \(3, 1\)"),
         (lambda: code_counts((4,), jnp.zeros((3, 1), int), jnp.ones(2)), r"\(3,\).*got \(2,\)"),
         (lambda: code_counts((4,), jnp.zeros((3, 1), int), 1.0), r"\(3,\).*got \(\)"),
+        (lambda: code_counts((2**28,), jnp.zeros((3, 1), int)), r"268,435,456 codes .*usage\("),
         (lambda: ssim(jnp.ones((12, 12, 1)), jnp.ones((12, 12, 3))), r"x and y .*equal shapes"),
         (lambda: ssim(*[jnp.ones((12, 10, 1))] * 2), r"at least 11 x 11 .*got \(12, 10, 1\)"),
         (lambda: sharpness(jnp.ones((5, 2, 1))), r"at least 3 x 3 .*got \(5, 2, 1\)"),

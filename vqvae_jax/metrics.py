@@ -1,5 +1,6 @@
 """What an evaluation reads: how the codes are used, and how good the pictures are."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Float64, Int
 
 from vqvae_jax.losses import check_same_shape
-from vqvae_jax.reductions import AxisName, check_mask, sum_by_code
+from vqvae_jax.reductions import AxisName, check_mask, pmax, sum_by_code
+
+LISTED = 2**20  # codes of a stream, at most, that a batch is counted into one by one
+MOST_LISTED = 2**24  # and an evaluation set: 64 MB of counters
 
 
 def code_counts(
@@ -29,7 +33,8 @@ def code_counts(
         One float32 `[K]` array for each stream.
 
     Raises:
-        ValueError: if Q is not the number of streams, or the mask does not fit.
+        ValueError: if Q is not the number of streams, the mask does not fit, or a stream has more
+            than 2^24 codes: there count those that occur, by `numpy.unique`, for `usage`.
 
     Example:
         >>> code_counts((3,), jnp.array([[0], [2], [2], [-1]]))
@@ -40,15 +45,24 @@ def code_counts(
         raise ValueError(
             f"indices must be [..., {len(vocab)}] for vocab {vocab}, got {indices.shape}"
         )
-    w = jnp.ones(rows)
+    if max(vocab, default=0) > MOST_LISTED:
+        raise ValueError(
+            f"a stream of {max(vocab):,} codes is too large to count them all: count those that "
+            "occur, usage(numpy.unique(k[k >= 0], return_counts=True)[1], size=K)"
+        )
+    w = jnp.ones(rows, jnp.float32)
     if mask is not None:
         check_mask(jnp.shape(mask), rows)
         w = jnp.broadcast_to(jnp.asarray(mask, w.dtype), rows)
     return tuple(sum_by_code(w, indices[..., q], k, axis_name) for q, k in enumerate(vocab))
 
 
-def usage(counts: Float[Array, "K"]) -> dict[str, Float[Array, ""]]:
+def usage(counts: Float[Array, "K"], size: int | None = None) -> dict[str, Float[Array, ""]]:
     """How one stream of codes is used, from its counts [K] over a whole evaluation set.
+
+    Args:
+        counts: of all codes, or in any order of those alone that occur.
+        size: K, where `counts` leaves out codes.
 
     Returns:
         perplexity: exp(-sum_k p_k ln p_k), between 1 and K; 0 ln 0 is 0.
@@ -59,16 +73,39 @@ def usage(counts: Float[Array, "K"]) -> dict[str, Float[Array, ""]]:
     Example:
         >>> {name: float(value) for name, value in usage(jnp.array([2.0, 2.0, 0.0, 0.0])).items()}
         {'perplexity': 2.0, 'bits': 1.0, 'used': 0.5, 'seen': 4.0}
+        >>> float(usage(jnp.array([2.0, 2.0]), size=4)["used"])
+        0.5
     """
     seen = jnp.sum(counts)
     p = counts / jnp.where(seen > 0, seen, 1)
     entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))  # a finite gradient, unlike entr's
+    used = jnp.mean(counts > 0, dtype=jnp.float32)
     return {
         "perplexity": jnp.exp(entropy),
-        "bits": entropy / jnp.log(2.0),
-        "used": jnp.mean(counts > 0),
+        "bits": entropy / math.log(2.0),
+        "used": used if size is None else used * (counts.size / size),
         "seen": seen,
     }
+
+
+def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Float[Array, ""]:
+    """Perplexity of one stream's codes in one batch, of all replicas; -1 is not counted.
+
+    As `usage` has it. Its cost does not grow with K beyond 2^20: there the codes are sorted, and
+    the lengths of the runs are the counts.
+
+    Example:
+        >>> k = jnp.array([7, -1, 2, 7, 2])
+        >>> float(perplexity(k, 8)), float(perplexity(k, 2**28))
+        (2.0, 2.0)
+    """
+    if size <= LISTED:
+        return usage(code_counts((size,), k[..., None], None, axis_name)[0])["perplexity"]
+    everywhere = k if axis_name is None else jax.lax.all_gather(k, axis_name)
+    k = jnp.sort(everywhere.ravel())
+    run = jnp.cumsum(jnp.diff(k, prepend=k[:1]) != 0, dtype=jnp.int32)
+    counts = jax.ops.segment_sum((k >= 0).astype(jnp.float32), run, k.size)
+    return pmax(usage(counts)["perplexity"], axis_name)  # equal on all, as the types now say
 
 
 def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b"]:

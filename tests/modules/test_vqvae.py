@@ -1,6 +1,8 @@
 """The whole VQ-VAE: codes, the gradient of each term by hand, masks, dtypes, and export."""
 
 import functools
+import math
+import re
 import subprocess
 import sys
 
@@ -47,6 +49,30 @@ def training(quantizer):
         return model.apply(v, x, train=True, mask=mask, mutable=[STATE], rngs={RNG: key})
 
     return jax.jit(model.init)(KEY, ROWS), jax.jit(train)
+
+
+IMPLICIT = {
+    "grid": vj.grid([4] * 14),
+    "fsq": vj.fsq([4] * 14),
+    "fsp": vj.fsp([4] * 14),
+    "latent_vq": vj.latent_vq([4] * 14),
+    "lfq": vj.lfq(28),
+    "bsq": vj.bsq(28),
+    "residual": vj.residual(vj.fsq([4] * 14), vj.grid([4] * 14)),
+}
+
+
+@pytest.mark.parametrize("quantizer", IMPLICIT.values(), ids=IMPLICIT)
+def test_no_array_of_a_training_step_grows_with_a_codebook_that_is_implicit(quantizer):
+    model = VQVAE(MLP(quantizer.dim, width=8, depth=1), quantizer, MLP(8, width=8, depth=1))
+    v = jax.eval_shape(model.init, KEY, ROWS)
+
+    def step(v, x):
+        train = functools.partial(model.apply, train=True, mutable=[STATE], rngs={RNG: KEY})
+        return jax.grad(lambda v: train(v, x)[0].loss)(v), train(v, x)[0].metrics
+
+    shapes = re.findall(r"\[([\d,]+)\]", str(jax.make_jaxpr(step)(v, ROWS)))
+    assert max(math.prod(map(int, shape.split(","))) for shape in shapes) < 2**16
 
 
 def test_decoding_the_codes_gives_the_reconstruction():

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from vqvae_jax.metrics import code_counts, usage
+from vqvae_jax.metrics import perplexity
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.quantizers.base import Output, Quantizer
 
@@ -108,10 +108,11 @@ def batch_perplexity(
     vocab: tuple[int, ...], indices: Int[Array, "B *grid Q"], axis_name, prefix: str = ""
 ) -> dict[str, Array]:
     """The perplexity of the codes of one batch, of each stream, by its metric's name."""
-    counts = code_counts(vocab, indices, None, axis_name)
     return {
-        f"{prefix}{'' if len(counts) == 1 else f'{q}/'}perplexity_batch": usage(c)["perplexity"]
-        for q, c in enumerate(counts)
+        f"{prefix}{'' if len(vocab) == 1 else f'{q}/'}perplexity_batch": perplexity(
+            indices[..., q], size, axis_name
+        )
+        for q, size in enumerate(vocab)
     }
 
 
