@@ -16,13 +16,12 @@ from experiments.arms import Arm, Diverged, Result
 from experiments.codes import quantizers
 from experiments.measuring import evaluate, measure
 from experiments.recipe import load_data, make_optimizer
-from vqvae_jax import to_json
+from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.quantizers.schedules import Transformation
-from vqvae_jax.quantizers.trials import FAST_COMPILE
 from vqvae_jax.training.step import init_state, make_train_step
 
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]
@@ -74,8 +73,8 @@ def make_arm(
 
 
 def compiler_options(fast: bool = True):
-    """For `jax.jit`: those of `FAST_COMPILE`, which the CPU's compiler alone knows, or none."""
-    return FAST_COMPILE if fast and jax.default_backend() == "cpu" else None
+    """For `jax.jit`: those of `fast_compile`, or none."""
+    return fast_compile() if fast else {}
 
 
 @cache

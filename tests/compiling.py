@@ -7,6 +7,6 @@ from functools import partial
 
 import jax
 
-from vqvae_jax import FAST_COMPILE
+from vqvae_jax import fast_compile
 
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
+jit = partial(jax.jit, compiler_options=fast_compile())

@@ -10,6 +10,7 @@ import pytest
 from jax.lax import stop_gradient as sg
 
 import vqvae_jax as vj
+from vqvae_jax.compiling import fast_compile
 from vqvae_jax.quantizers import laws, trials
 
 VQ = vj.vq(12, 5, init=vj.normal())
@@ -206,7 +207,7 @@ BROKEN = {
 @pytest.fixture(scope="module")
 def good():
     """What a broken quantizer is tried on: its own first step may already fail."""
-    return {q: trials.begin_trial(q, compiler_options=trials.FAST_COMPILE) for q in (VQ, EMA)}
+    return {q: trials.begin_trial(q, compiler_options=fast_compile()) for q in (VQ, EMA)}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from vqvae_jax import kernel, nearest, search
@@ -139,13 +139,20 @@ def test_merging_is_the_triple_of_all(seed, first, second):
         np.testing.assert_array_equal(got, expected)
 
 
+GPU = AbstractDevice("NVIDIA H100", num_cores=None, platform="gpu")
+
+
 def lower(find, platform, n=1000, size=700, dim=65):
-    """The text for another platform. JAX lets no one serialize a kernel of Triton unasked."""
+    """The text for another platform. JAX lets no one serialize a kernel of Triton unasked.
+
+    From JAX 0.12 on it asks which GPU is meant.
+    """
     shape, f32 = jax.ShapeDtypeStruct, jnp.float32
     args = shape((n, dim), f32), shape((size, dim), f32), shape((size,), f32), shape((n,), f32)
     unstable = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
     done = export.export(jax.jit(find), platforms=[platform], disabled_checks=[unstable])
-    return done(*args).mlir_module()
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=GPU)):
+        return done(*args).mlir_module()
 
 
 def test_every_product_is_asked_for_in_full_precision():
@@ -168,7 +175,8 @@ def test_lowers_for_an_accelerator_that_is_not_here(platform, n, size, dim):
 @pytest.mark.parametrize("platform", TARGETS)
 @pytest.mark.parametrize("how", ["vmap", "x64", "platform_dependent", "shard_map"])
 def test_lowers_within_what_users_write(platform, how):
-    shards = mapped(by_platform, ("a", "b"), None)
+    four = AbstractMesh((2, 2), ("a", "b"), (AxisType.Auto,) * 2, abstract_device=GPU)
+    shards = mapped(by_platform, ("a", "b"), None, four)
     ways = {"vmap": batched, "platform_dependent": by_platform, "shard_map": shards}
     find = ways.get(how, kernel.search)
     with jax.enable_x64(how == "x64"):
@@ -185,8 +193,8 @@ def by_platform(*args):
     return jax.lax.platform_dependent(*args, cpu=plain, default=kernel.search)
 
 
-def mapped(find, z_axes, e_axes):
-    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
+def mapped(find, z_axes, e_axes, mesh=None):
+    mesh = mesh or Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
     specs = (P(z_axes), P(e_axes), P(e_axes), P(z_axes))
     out = P(tuple(a for a in ("a", "b") if a in (*(z_axes or ()), *(e_axes or ()))) or None)
     return jax.jit(jax.shard_map(find, mesh=mesh, in_specs=specs, out_specs=out))
@@ -242,6 +250,7 @@ def test_traces_under_every_transformation_on_cpu():
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """`nearest` as it is traced where the default backend is a GPU, and there is one."""
+    jax.clear_caches()  # a trace of another test may have been made for eight CPUs
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     return lambda z, e: search.nearest.__wrapped__(z, e)  # traced anew
@@ -264,3 +273,10 @@ def test_nearest_runs_on_the_cpu_of_a_machine_with_a_gpu(as_on_gpu, how):
 def test_arrays_that_the_compiler_shards_are_searched_without_the_kernel(as_on_gpu, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert TARGETS["tpu"] not in lower(lambda z, e, half, slack: as_on_gpu(z, e), "tpu")
+
+
+@pytest.mark.parametrize("platform", TARGETS)
+def test_without_triton_a_gpu_is_searched_in_blocks(as_on_gpu, monkeypatch, platform):
+    monkeypatch.setattr(kernel, "PLATFORMS", ("tpu",))
+    text = lower(lambda z, e, half, slack: as_on_gpu(z, e), platform)
+    assert (TARGETS[platform] in text) == (platform == "tpu")

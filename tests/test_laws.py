@@ -12,6 +12,7 @@ from jax.lax import stop_gradient as sg
 from jax.sharding import AxisType, PartitionSpec
 
 import vqvae_jax as vj
+from vqvae_jax.compiling import fast_compile
 from vqvae_jax.describe import Function
 from vqvae_jax.quantizers import laws, trials
 
@@ -135,7 +136,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repea
 @pytest.fixture(scope="module", params=[*ROWS, *NESTINGS])
 def trial(request):
     q = (ROWS | NESTINGS)[request.param]
-    yield trials.begin_trial(q, compiler_options=trials.FAST_COMPILE)
+    yield trials.begin_trial(q, compiler_options=fast_compile())
     jax.clear_caches()  # of no use for the next one, and they take memory
 
 

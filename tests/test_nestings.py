@@ -83,7 +83,7 @@ HALF = [pytest.param(i, marks=() if i < PARTS // 2 else pytest.mark.slow) for i 
 
 @pytest.mark.parametrize("part", HALF)
 def test_a_random_nesting_keeps_every_law(part, as_users):
-    for_each(part, partial(vj.check_quantizer, compiler_options=vj.FAST_COMPILE))
+    for_each(part, partial(vj.check_quantizer, compiler_options=vj.fast_compile()))
     jax.clear_caches()  # what was compiled for these is of no use for others, and takes memory
 
 

@@ -3,6 +3,7 @@
 from vqvae_jax.bundle import BundleError as BundleError
 from vqvae_jax.bundle import load_model as load_model
 from vqvae_jax.bundle import save_model as save_model
+from vqvae_jax.compiling import fast_compile as fast_compile
 from vqvae_jax.describe import described as described
 from vqvae_jax.describe import from_json as from_json
 from vqvae_jax.describe import to_json as to_json
@@ -128,7 +129,6 @@ from vqvae_jax.quantizers.transformed import affine_vq as affine_vq
 from vqvae_jax.quantizers.transformed import cosine_ema_vq as cosine_ema_vq
 from vqvae_jax.quantizers.transformed import cosine_vq as cosine_vq
 from vqvae_jax.quantizers.transformed import simvq as simvq
-from vqvae_jax.quantizers.trials import FAST_COMPILE as FAST_COMPILE
 from vqvae_jax.quantizers.updates import alternated as alternated
 from vqvae_jax.quantizers.updates import frozen as frozen
 from vqvae_jax.quantizers.updates import frozen_after as frozen_after

@@ -17,8 +17,10 @@ from vqvae_jax.scores import Nearest, merge
 
 try:
     from jax.experimental.pallas import triton
-except ImportError:  # jaxlib for Windows has none
+except ImportError:  # jaxlib for Windows has none, and JAX 0.12 says that it will go
     triton = None  # type: ignore[assignment]
+
+PLATFORMS = ("cuda", "rocm", "tpu") if triton else ("tpu",)
 
 # Tiles of Triton, powers of two from 16 on: the scores of the largest, 64 a thread, stay in
 # registers. Products are summed over chunks of the width.

@@ -152,7 +152,7 @@ def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_n
         return blocks(z)
     from vqvae_jax import kernel  # which takes a while to import
 
-    accelerators = dict.fromkeys(("cuda", "rocm", "tpu"), partial(best, kernel.search))
+    accelerators = dict.fromkeys(kernel.PLATFORMS, partial(best, kernel.search))
     return jax.lax.platform_dependent(z, default=blocks, **accelerators)
 
 

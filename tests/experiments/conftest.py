@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.bench import exactness, peers, search, step
-from vqvae_jax.quantizers.trials import FAST_COMPILE
+from vqvae_jax.compiling import fast_compile
 
 
 def absent(name: str):
@@ -18,5 +18,5 @@ def tiny(monkeypatch):
     monkeypatch.setattr(exactness, "QUICK_ROWS", 40)
     monkeypatch.setattr(exactness, "CODES", 16)
     monkeypatch.setattr("experiments.bench.timing.SHORT", 1e-4)
-    monkeypatch.setattr(step, "COMPILER_OPTIONS", FAST_COMPILE)
+    monkeypatch.setattr(step, "COMPILER_OPTIONS", fast_compile())
     monkeypatch.setattr(peers, "import_module", absent)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import vqvae_jax as vj
-from vqvae_jax.quantizers.trials import FAST_COMPILE
+from vqvae_jax.compiling import fast_compile
 
 K, D, KEY = 24, 3, jax.random.key(0)
 PARTS = {
@@ -57,7 +57,7 @@ def on_mesh(q, shape, params, state):
         partial(step, q, "data"), mesh=mesh,
         in_specs=(p, s, rows, rows), out_specs=((p, P()), s, out),
     )  # fmt: skip
-    return jax.jit(run, compiler_options=FAST_COMPILE)
+    return jax.jit(run, compiler_options=fast_compile())
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2), (1, 8)])

@@ -28,9 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.describe import from_json, remake, to_json
 from vqvae_jax.quantizers.base import Quantizer, check_rows
-from vqvae_jax.quantizers.trials import REPLICAS, Trial, begin_trial, look_up, training_step
+from vqvae_jax.quantizers.trials import (
+    REPLICAS,
+    Trial,
+    begin_trial,
+    choose_inputs,
+    look_up,
+    training_step,
+)
 
 same = chex.assert_trees_all_equal
 require = np.testing.assert_  # which python -O does not drop
@@ -51,17 +59,22 @@ def check_quantizer(
             stochastic quantizer, whose noise then compiles fast.
         z: rows `[..., q.dim]` of the kind that it is made for; 64 drawn from N(0, 1) if None.
         compiler_options: of `jax.jit`. Nearly all of the time goes into compiling: on a CPU
-            `FAST_COMPILE` takes a third of it, by optimising less.
+            `fast_compile()` takes a third of it, by optimising less.
 
     Raises:
         AssertionError: naming the law that is broken, and the quantizer.
+        TypeError, ValueError: for arguments that cannot be tried.
+        JaxRuntimeError, MemoryError, OSError: of the compiler, the device or the machine, as they
+            are: they say nothing about the quantizer.
 
     Example:
         >>> import vqvae_jax as vj
         >>> check_quantizer(vj.vq(size=8, dim=3, init=vj.normal()))
     """
+    check_compiler_options(compiler_options)
     if z is not None:
         check_rows(z, q.dim)
+    key, z = choose_inputs(q, key, z)
     with naming(law_init, q):
         trial = begin_trial(q, key, z, compiler_options)
     for law in LAWS:
@@ -212,9 +225,15 @@ LAWS = (law_init, *VALUES, law_codes, law_replicas, law_description)
 
 @contextlib.contextmanager
 def naming(law: Callable, q: Quantizer):
-    """An error of any kind becomes an AssertionError that names the law and the quantizer."""
+    """An error becomes an AssertionError that names the law and the quantizer.
+
+    Not that of a compiler, a device or the machine: that would accuse a sound quantizer.
+    """
     try:
         yield
+    except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
+        error.add_note(f"while {law.__name__} of {q!r} was tried")
+        raise
     except Exception as error:
         raise AssertionError(f"{law.__name__} is broken by {q!r}: {error}") from error
 

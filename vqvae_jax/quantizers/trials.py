@@ -13,12 +13,6 @@ from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.reductions import psum
 
 REPLICAS = 4
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-"""Options of `jax.jit` on a CPU: a third of the time to compile, and slower code."""
 
 
 class Trial(NamedTuple):
@@ -41,8 +35,7 @@ class Trial(NamedTuple):
 def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
     """Initialises the quantizer and takes one training step; arguments as `check_quantizer`."""
     jit = partial(jax.jit, compiler_options=compiler_options)
-    key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
-    z = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim)) if z is None else z
+    key, z = choose_inputs(q, key, z)
     dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
     spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
     mask = np.ones(spoilt.shape[:-1])
@@ -53,6 +46,13 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
     state = step(params, start, z, key)["state"]
     inputs = (z, jnp.asarray(spoilt), jnp.asarray(mask))
     return Trial(q, key, *inputs, params, start, state, jit, step, look, glance)
+
+
+def choose_inputs(q: Quantizer, key=None, z=None) -> tuple[PRNGKeyArray, Array]:
+    """Key and rows as given, or else the usual ones."""
+    key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
+    drawn = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim))
+    return key, drawn if z is None else z
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
