@@ -4,6 +4,9 @@ from vqvae_jax.bundle import BundleError as BundleError
 from vqvae_jax.bundle import load_model as load_model
 from vqvae_jax.bundle import save_model as save_model
 from vqvae_jax.compiling import fast_compile as fast_compile
+from vqvae_jax.data.domain import Domain as Domain
+from vqvae_jax.data.domain import pixels as pixels
+from vqvae_jax.data.domain import values as values
 from vqvae_jax.describe import described as described
 from vqvae_jax.describe import from_json as from_json
 from vqvae_jax.describe import to_json as to_json

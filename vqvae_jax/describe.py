@@ -18,6 +18,14 @@ import numpy as np
 T = TypeVar("T")
 
 
+def where_set() -> Any:
+    """A dataclass field of default None that descriptions name only where it has a value.
+
+    So a model without it has the description, and the digest, of before there was such a field.
+    """
+    return dataclasses.field(default=None, metadata={"json": "where set"})
+
+
 class Call(NamedTuple):
     """A call of a factory, with its defaults filled in."""
 
@@ -151,8 +159,10 @@ def to_data(value: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(value, list | tuple):
         return [to_data(v, names) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Described):
-        fields = [f.name for f in dataclasses.fields(value) if f.init]
+        fields = {f.name: f for f in dataclasses.fields(value) if f.init}
         kept = {f: getattr(value, f) for f in fields if f not in ("parent", "name")}  # Flax's own
+        unset = [f for f, v in kept.items() if v is None and fields[f].metadata.get("json")]
+        kept = {f: v for f, v in kept.items() if f not in unset}
         return call_data(type(value), (), kept, names)
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -10,6 +10,8 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.data.domain import Domain, Input, admit
+from vqvae_jax.describe import where_set
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.modules.vqvae import Reconstruction, batch_perplexity
@@ -57,6 +59,7 @@ class Pyramid(nn.Module):
         phi: None, or a module `[B, *grid, D]` -> the same; each scale has its own copy.
         upsampling: method of `jax.image.resize`.
         estimator: `(f, f_S)` -> the value of f_S with a gradient for f.
+        domain: None, or what x may be, as of `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -77,6 +80,7 @@ class Pyramid(nn.Module):
     phi: nn.Module | None = Phi()
     upsampling: str = "cubic"
     estimator: Callable[[Array, Array], Array] = straight_through
+    domain: Domain | None = where_set()
 
     def setup(self) -> None:
         check_sizes(self.sizes)
@@ -87,7 +91,7 @@ class Pyramid(nn.Module):
             self.phis = [self.phi.clone() for _ in self.sizes]
 
     def __call__(
-        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+        self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
         """All of it, for training and evaluation.
 
@@ -100,7 +104,7 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: if the grid of f is not the last of the sizes, or the mask does not fit.
         """
-        f = self.encode(x)
+        f = self.encoder(admit(self.domain, x, check=not train))
         out = self.quantize(f, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
@@ -111,9 +115,9 @@ class Pyramid(nn.Module):
         x = self.decode(out.quantized)
         return Reconstruction(x, f, out.quantized, out.indices, out.losses, metrics)
 
-    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """f = enc(x)."""
-        return self.encoder(x)
+        return self.encoder(admit(self.domain, x))
 
     def quantize(
         self, f: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
@@ -158,7 +162,7 @@ class Pyramid(nn.Module):
         """x' = dec(f_S), or of the sum after fewer scales."""
         return self.decoder(z_q)
 
-    def tokenize(self, x: Float[Array, "B *spatial C"]) -> Maps:
+    def tokenize(self, x: Input) -> Maps:
         """x -> a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
         f = self.encode(x)
         check_grid(f.shape, self.sizes)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vqvae_jax.data.domain import Domain, Input, admit
+from vqvae_jax.describe import where_set
 from vqvae_jax.modules.vqvae import Reconstruction
 from vqvae_jax.quantizers.base import RNG, local_key
 from vqvae_jax.reductions import mean
@@ -26,6 +28,7 @@ class VAE(nn.Module):
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
         decoder: a module z `[B, ..., D]` -> `[B, ..., P]`.
         beta: weight of the divergence (other than 1: beta-VAE, Higgins et al. 2017).
+        domain: None, or what x may be, as of `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -40,9 +43,10 @@ class VAE(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     beta: float = 1.0
+    domain: Domain | None = where_set()
 
     def __call__(
-        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+        self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
         """All of it, for training and evaluation.
 
@@ -56,7 +60,7 @@ class VAE(nn.Module):
             z_e is the mean, z_q is z, and indices have no stream. metrics["kl_bits"] are bits of an
             example.
         """
-        mu, log_variance = self.posterior(x)
+        mu, log_variance = halves(self.encoder(admit(self.domain, x, check=not train)))
         z = mu
         if train and not self.is_initializing():
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
@@ -71,15 +75,11 @@ class VAE(nn.Module):
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         return Reconstruction(self.decode(z), mu, z, no_streams(z), losses, metrics)
 
-    def posterior(self, x: Float[Array, "B *spatial C"]) -> Posterior:
+    def posterior(self, x: Input) -> Posterior:
         """q(z|x) as its mean and log variance."""
-        both = self.encoder(x)
-        if both.shape[-1] % 2:
-            raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
-        mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
-        return mu, log_variance
+        return halves(self.encoder(admit(self.domain, x)))
 
-    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """The mean of q(z|x)."""
         return self.posterior(x)[0]
 
@@ -94,6 +94,7 @@ class Autoencoder(nn.Module):
     Attributes:
         encoder: a module x `[B, ..., C]` -> z `[B, ..., D]`.
         decoder: a module z `[B, ..., D]` -> x' `[B, ..., C]`.
+        domain: None, or what x may be, as of `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -104,21 +105,34 @@ class Autoencoder(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
+    domain: Domain | None = where_set()
 
     def __call__(
-        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+        self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
         """As `VQVAE`; z_q is z_e, and there are no losses, so nothing of the options matters."""
-        z = self.encode(x)
+        z = self.encoder(admit(self.domain, x, check=not train))
         return Reconstruction(self.decode(z), z, z, no_streams(z), {}, {})
 
-    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """z = enc(x)."""
-        return self.encoder(x)
+        return self.encoder(admit(self.domain, x))
 
     def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
         """x' = dec(z)."""
         return self.decoder(z)
+
+
+def halves(both: Float[Array, "B *grid W"]) -> Posterior:
+    """Mean and log variance, of what an encoder gives.
+
+    Raises:
+        ValueError: if its width is odd.
+    """
+    if both.shape[-1] % 2:
+        raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
+    mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
+    return mu, log_variance
 
 
 def draw(

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from vqvae_jax.data.domain import Domain, Input, admit
+from vqvae_jax.describe import where_set
 from vqvae_jax.metrics import perplexity
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.quantizers.base import Output, Quantizer
@@ -35,6 +37,8 @@ class VQVAE(nn.Module):
         encoder: a module x `[B, ..., C]` -> z_e `[B, ..., D]`.
         quantizer: any `Quantizer` of width D.
         decoder: a module z_q `[B, ..., D]` -> x' `[B, ..., C]`.
+        domain: None, or what x may be: `pixels()`, which takes uint8 too, or `values(low, high)`.
+            x out of it raises a ValueError; under `jit`, such examples get index -1.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -49,12 +53,13 @@ class VQVAE(nn.Module):
     encoder: nn.Module
     quantizer: Quantizer
     decoder: nn.Module
+    domain: Domain | None = where_set()
 
     def setup(self) -> None:
         self.codes = Quantize(self.quantizer)
 
     def __call__(
-        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
+        self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
         """All of it, for training and evaluation.
 
@@ -64,7 +69,7 @@ class VQVAE(nn.Module):
             mask: None, or weights of the examples `[B]`, or of the rows of z_e.
             axis_name: of the replicas.
         """
-        z_e = self.encode(x)
+        z_e = self.encoder(admit(self.domain, x, check=not train))
         out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
@@ -73,9 +78,9 @@ class VQVAE(nn.Module):
             self.decode(out.quantized), z_e, out.quantized, out.indices, out.losses, metrics
         )
 
-    def encode(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """z_e = enc(x)."""
-        return self.encoder(x)
+        return self.encoder(admit(self.domain, x))
 
     def quantize(
         self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
@@ -87,7 +92,7 @@ class VQVAE(nn.Module):
         """x' = dec(z_q)."""
         return self.decoder(z_q)
 
-    def tokenize(self, x: Float[Array, "B *spatial C"]) -> Int[Array, "B *grid Q"]:
+    def tokenize(self, x: Input) -> Int[Array, "B *grid Q"]:
         """x -> indices, with an axis Q of streams even where Q = 1."""
         return self.quantize(self.encode(x)).indices
 

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.data.domain import Domain, Input, admit
+from vqvae_jax.describe import where_set
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.modules.vqvae import batch_perplexity, of_rows
 from vqvae_jax.quantizers.base import Output, Quantizer
@@ -49,6 +51,7 @@ class VQVAE2(nn.Module):
         quantizers: a `Quantizer` for each level.
         decoders: modules, the top one first; that of level l makes the grid of level l + 1, the
             last one x'. All but the first see d_{l-1} beside q_l, in the last channels.
+        domain: None, or what x may be, as of `VQVAE`.
 
     Raises:
         ValueError: if there is no level, or the numbers of the three differ.
@@ -72,6 +75,7 @@ class VQVAE2(nn.Module):
     encoders: Sequence[nn.Module]
     quantizers: Sequence[Quantizer]
     decoders: Sequence[nn.Module]
+    domain: Domain | None = where_set()
 
     def setup(self) -> None:
         sizes = len(self.encoders), len(self.quantizers), len(self.decoders)
@@ -83,14 +87,13 @@ class VQVAE2(nn.Module):
         self.codes = [Quantize(quantizer) for quantizer in self.quantizers]
         self.joins = [nn.Dense(quantizer.dim) for quantizer in self.quantizers[1:]]
 
-    def __call__(
-        self, x: Float[Array, "B *spatial C"], *, train: bool = False, mask=None, axis_name=None
-    ) -> Hierarchy:
+    def __call__(self, x: Input, *, train: bool = False, mask=None, axis_name=None) -> Hierarchy:
         """All of it, for training and evaluation; arguments as of `VQVAE`.
 
         A mask must have one weight for each example, `[B]`.
         """
-        z_e, outs, y = self.descend(self.encode(x), train=train, mask=mask, axis_name=axis_name)
+        h = self.ascend(admit(self.domain, x, check=not train))
+        z_e, outs, y = self.descend(h, train=train, mask=mask, axis_name=axis_name)
         losses: dict[str, Array] = {}
         metrics: dict[str, Array] = {}
         for level, (quantizer, out) in enumerate(zip(self.quantizers, outs, strict=True)):
@@ -103,8 +106,12 @@ class VQVAE2(nn.Module):
         z_q, indices = zip(*((out.quantized, out.indices) for out in outs), strict=True)
         return Hierarchy(y, z_e, z_q, indices, losses, metrics)
 
-    def encode(self, x: Float[Array, "B *spatial C"]) -> tuple[Float[Array, "B ... _"], ...]:
+    def encode(self, x: Input) -> tuple[Float[Array, "B ... _"], ...]:
         """h_l of each level, the top one first."""
+        return self.ascend(admit(self.domain, x))
+
+    def ascend(self, x: Float[Array, "B *spatial C"]) -> tuple[Float[Array, "B ... _"], ...]:
+        """From x in the scale of the domain: h_l of each level."""
         h = [x]
         for encoder in reversed(self.encoders):
             h.append(encoder(h[-1]))
@@ -147,7 +154,7 @@ class VQVAE2(nn.Module):
             d = decoder(together(z_q[level] if level < len(z_q) else missing, d))
         return d
 
-    def tokenize(self, x: Float[Array, "B *spatial C"]) -> tuple[Int[Array, "B ... _"], ...]:
+    def tokenize(self, x: Input) -> tuple[Int[Array, "B ... _"], ...]:
         """x -> a map of indices `[B, *grid, Q]` for each level, the top one first."""
         return tuple(out.indices for out in self.quantize(self.encode(x)))
 

@@ -129,7 +129,7 @@ def adversarial_loss(
     """
 
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
-        x, weights, invalid = valid_examples(batch)
+        x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
+from vqvae_jax.data.domain import Domain, admit, inside
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
 from vqvae_jax.quantizers.base import RNG
@@ -112,7 +113,8 @@ def make_train_step(
 
     Returns:
         `train_step` as of `gradient_step`, for batches that are arrays or `Batch`. Examples that
-        are not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not count.
+        are not finite or out of the model's domain (metrics["invalid_examples"] of them), or whose
+        mask is 0, do not count.
     """
     return gradient_step(autoencoder_loss(model, task_loss, mean), optimizer)
 
@@ -121,7 +123,7 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
     """The loss of `make_train_step`."""
 
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
-        x, weights, invalid = valid_examples(batch)
+        x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         rec, collections = in_training(model, params, state, x, weights, axis_name)
         terms = {
             name: average(check_term(name, term, x), weights, axis_name)
@@ -187,12 +189,19 @@ def step_key(state: TrainState) -> Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.seed), state.step)
 
 
-def valid_examples(batch) -> tuple[Array, Float[Array, "B"], Float[Array, ""]]:
-    """Preprocessed x, zero where an example is not finite; its weights; how many were not."""
+def valid_examples(
+    batch, domain: Domain | None = None
+) -> tuple[Array, Float[Array, "B"], Float[Array, ""]]:
+    """Preprocessed x, zero where an example is not valid; its weights; how many were not.
+
+    An example is valid if it is finite and, given as floats, in the model's domain.
+    """
     x, mask = batch if isinstance(batch, Batch) else (batch, None)
-    x = preprocess(x)
+    given, x = x, preprocess(x) if domain is None else admit(domain, x, check=False)
     each = range(1, x.ndim)
     finite = jnp.isfinite(x).all(axis=each)
+    if domain is not None and given.dtype != jnp.uint8:
+        finite &= inside(domain, x)
     weights = jnp.where(finite, 1.0 if mask is None else mask, 0).astype(jnp.float32)
     invalid = jnp.sum(~finite, dtype=jnp.float32)
     return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights, invalid

@@ -1,0 +1,147 @@
+"""What a model takes: its scale is part of the model, so that other data can't enter unseen."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Shaped
+
+from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.describe import Described, described
+
+Input = Shaped[Array | np.ndarray, "B *spatial C"]
+"""What models take: floats, or of what their domain reads."""
+
+OVERSHOOT = 0.1  # beyond [-0.5, 0.5]: what resizing and decoders add to pixels
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Domain(Described):
+    """What an autoencoder takes, given to it as `domain=`.
+
+    Attributes:
+        low, high: floats beyond these are refused.
+        read: `(x) -> floats`, for x of any other dtype.
+        words: what is taken, for people.
+        remedy: `(low, high) -> text`: what to do with values that were found in this range.
+    """
+
+    low: float
+    high: float
+    read: Callable[[Any], Array]
+    words: str
+    remedy: Callable[[float, float], str]
+
+
+@described
+def pixels() -> Domain:
+    """uint8 pixels, or floats in [-0.5, 0.5] as `preprocess` makes them.
+
+    Decoders answer in that scale; `to_pixels` makes uint8 of it. Floats that are at most 0.1 beyond
+    pass, as resizing and decoders overshoot.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> model = vj.VQVAE(vj.MLP(4), vj.vq(32, 4), vj.MLP(1), domain=pixels())
+        >>> f, x = vj.as_functions(model), jnp.full((1, 8, 8, 1), 200, jnp.uint8)
+        >>> variables = f.init(jax.random.key(0), x)
+        >>> f.tokenize(variables, x).shape
+        (1, 8, 8, 1)
+        >>> f.tokenize(variables, x / 255)
+        Traceback (most recent call last):
+        ValueError: x has values from 0.784 to 0.784, ...: pixels in [0, 1] need - 0.5, ...
+    """
+    words = "uint8 pixels, or floats from -0.5 to 0.5"
+    return Domain(-0.5 - OVERSHOOT, 0.5 + OVERSHOOT, preprocess, words, scale_of_pixels)
+
+
+@described
+def values(low: float, high: float) -> Domain:
+    """Floats in [low, high], whatever they mean.
+
+    Raises:
+        ValueError: unless low < high.
+    """
+    if not low < high:
+        raise ValueError(f"values need low < high, got {low!r} and {high!r}")
+    words = f"floats from {low:.4g} to {high:.4g}"
+
+    def read(x):
+        raise ValueError(f"x is {x.dtype}, but this model takes {words}")
+
+    return Domain(low, high, read, words, lambda *_: "scale them as the training data were")
+
+
+def scale_of_pixels(low: float, high: float) -> str:
+    """What to do with floats from low to high, were they pixels.
+
+    Example:
+        >>> scale_of_pixels(0, 255)
+        'grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)'
+    """
+    if low >= 0 and high <= 1:
+        return "pixels in [0, 1] need - 0.5, or np.round(x * 255).astype(np.uint8)"
+    if low >= 0 and high <= 255:
+        return "grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)"
+    if low >= -1 and high <= 1:
+        return "pixels in [-1, 1] need / 2"
+    return "pixels have x / 255 - 0.5, see vqvae_jax.data.pipeline.preprocess"
+
+
+def admit(
+    domain: Domain | None, x: Shaped[Array | np.ndarray, "B *shape"], check: bool = True
+) -> Shaped[Array | np.ndarray, "B *shape"]:
+    """x as an encoder takes it, in the scale of the domain; without a domain, as it is.
+
+    Where values are known, those out of the domain raise. While `jit` traces they are not known:
+    there an example with any becomes NaN, and a quantizer gives such rows index -1.
+
+    Args:
+        domain: of the model.
+        x: `[B, ...]`.
+        check: whether to look at the values.
+
+    Raises:
+        ValueError: values out of the domain, naming both ranges and what to do.
+
+    Example:
+        >>> x = jnp.array([[0.5], [9.0]])
+        >>> jax.jit(lambda x: admit(values(0, 1), x))(x)
+        Array([[0.5],
+               [nan]], dtype=float32)
+    """
+    if domain is None:
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return domain.read(x)
+    if not check:
+        return x
+    if isinstance(x, jax.core.Tracer):
+        each = inside(domain, x).reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.where(each, x, jnp.nan)
+    with jax.ensure_compile_time_eval():  # x is known, also where it is closed over
+        if not inside(domain, x).all():
+            low, high = finite_range(x)
+            raise ValueError(
+                f"x has values from {low:.3g} to {high:.3g}, but this model takes {domain.words}: "
+                f"{domain.remedy(low, high)}"
+            )
+    return x
+
+
+def finite_range(x: Shaped[Array | np.ndarray, "..."]) -> tuple[float, float]:
+    """The least and the largest finite value; infinity and its negative if there is none."""
+    finite = jnp.isfinite(x)
+    least, largest = (
+        f(x, where=finite, initial=start) for f, start in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf))
+    )
+    return float(least), float(largest)
+
+
+def inside(domain: Domain, x: Shaped[Array | np.ndarray, "B *shape"]) -> Bool[Array, "B"]:
+    """Whether all finite values of an example are in the domain."""
+    outside = jnp.isfinite(x) & ((x < domain.low) | (x > domain.high))
+    return ~outside.any(axis=tuple(range(1, x.ndim)))
