@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from vqvae_jax.boundary import boundary, is_boundary
+
 T = TypeVar("T")
 
 
@@ -40,9 +42,22 @@ class Call(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Described:
-    """A record that is equal to another if the same call made both; without a call, to itself."""
+    """A record that is equal to another if the same call made both; without a call, to itself.
+
+    Its functions are public: each passes through the `boundary`.
+    """
 
     call: Call | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            f = getattr(self, field.name)
+            if callable(f) and not is_boundary(f):
+                object.__setattr__(self, field.name, boundary(f, self.enters(field.name)))
+
+    def enters(self, name: str) -> dict:
+        """The `enters` of `boundary` for the function in a field."""
+        return {}
 
     def __eq__(self, other) -> bool:
         if self.call is None or not isinstance(other, Described):

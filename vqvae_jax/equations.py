@@ -17,12 +17,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.reductions import AxisName, in_shard, psum
 from vqvae_jax.search import nearest
 
 
+@boundary
 def lookup(
     codebook: Float[Array, "K D"], k: Int[Array, "*rows"], axis_name: AxisName = None
 ) -> Float[Array, "*rows D"]:
@@ -48,6 +50,7 @@ class Quantized(NamedTuple):
     losses: dict[str, Float[Array, ""]]  # "codebook" and "commitment", beta included
 
 
+@boundary
 def quantize(
     z_e: Float[Array, "*rows D"], codebook: Float[Array, "K D"], beta: float = 0.25
 ) -> Quantized:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import Function, described
 from vqvae_jax.losses import check_same_shape
 
 Estimator = Callable[[Array, Array], Array]
 
 
+@boundary
 def exactly(z_q: Array, surrogate: Array) -> Array:
     """sg[z_q] + (surrogate - sg[surrogate]): the value of z_q bit for bit, another's gradient.
 
@@ -23,6 +25,7 @@ def exactly(z_q: Array, surrogate: Array) -> Array:
     return sg(z_q) + (surrogate - sg(surrogate))
 
 
+@boundary
 def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """z / |z|, and 0 with a finite gradient for z = 0.
 
@@ -37,6 +40,7 @@ def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+@boundary
 def straight_through(
     z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
@@ -57,6 +61,7 @@ def straight_through(
     return exactly(z_q, z_e)
 
 
+@boundary
 def rotation_trick(
     z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
@@ -102,7 +107,9 @@ def synchronized(nu: float | Array = 0.2) -> Function:
         (Array([1.], dtype=float32), Array([0.5], dtype=float32))
     """
 
-    def estimator(z_e, z_q):
+    def estimator(
+        z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
+    ) -> Float[Array, "*rows D"]:
         check_same_shape("z_e", z_e, "z_q", z_q)
         return exactly(z_q, z_e + nu * z_q)
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.reductions import AxisName, mean
 
 
@@ -15,6 +16,7 @@ def check_same_shape(name: str, x, other_name: str, y) -> None:
         )
 
 
+@boundary
 def codebook_loss(
     z_e: Float[Array, "*rows D"],
     z_q: Float[Array, "*rows D"],
@@ -42,6 +44,7 @@ def codebook_loss(
     return mean(jnp.square(sg(z_e) - z_q), weights, axis_name)
 
 
+@boundary
 def commitment_loss(
     z_e: Float[Array, "*rows D"],
     z_q: Float[Array, "*rows D"],

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, check_codes
 from vqvae_jax.modules.masked import masked_share, ranks
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.sampling import Filter, guide, log_probs, with_untold
 
 
+@boundary
 def sample_masked(
     key: PRNGKeyArray,
     prior,

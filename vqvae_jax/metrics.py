@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Float64, Int
+from jaxtyping import Array, ArrayLike, Float, Float64, Int, Shaped
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.losses import check_same_shape
 from vqvae_jax.reductions import AxisName, check_mask, pmax, sum_by_code
 
@@ -15,6 +16,7 @@ LISTED = 2**20  # codes of a stream, at most, that a batch is counted into one b
 MOST_LISTED = 2**24  # and an evaluation set: 64 MB of counters
 
 
+@boundary
 def code_counts(
     vocab: Sequence[int],
     indices: Int[Array, "*rows Q"],
@@ -57,7 +59,8 @@ def code_counts(
     return tuple(sum_by_code(w, indices[..., q], k, axis_name) for q, k in enumerate(vocab))
 
 
-def usage(counts: Float[Array, "K"], size: int | None = None) -> dict[str, Float[Array, ""]]:
+@boundary
+def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Float[Array, ""]]:
     """How one stream of codes is used, from its counts [K] over a whole evaluation set.
 
     Args:
@@ -76,6 +79,7 @@ def usage(counts: Float[Array, "K"], size: int | None = None) -> dict[str, Float
         >>> float(usage(jnp.array([2.0, 2.0]), size=4)["used"])
         0.5
     """
+    counts = jnp.asarray(counts, jnp.float32)
     seen = jnp.sum(counts)
     p = counts / jnp.where(seen > 0, seen, 1)
     entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))  # a finite gradient, unlike entr's
@@ -108,6 +112,7 @@ def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) ->
     return pmax(usage(counts)["perplexity"], axis_name)  # equal on all, as the types now say
 
 
+@boundary
 def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b"]:
     """Peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse).
 
@@ -124,6 +129,7 @@ def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b
     return 10 * jnp.log10(peak**2 / jnp.asarray(mse))
 
 
+@boundary
 def ssim(
     x: Float[Array, "*b H W C"], y: Float[Array, "*b H W C"], peak: float = 1.0
 ) -> Float[Array, "*b"]:
@@ -167,6 +173,7 @@ def gaussian_windows(n: int) -> Float[Array, "m n"]:
     return window / jnp.sum(window, axis=1, keepdims=True)
 
 
+@boundary
 def sharpness(x: Float[Array, "*b H W C"]) -> Float[Array, "*b"]:
     """How sharp each image is: the mean absolute Laplacian, mean |x_n + x_s + x_w + x_e - 4 x|.
 

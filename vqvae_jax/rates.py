@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.quantizers.base import check_indices, check_size
 
 
@@ -18,6 +19,7 @@ class BitsPerDim(NamedTuple):
     total: Float[Array, "*b"]
 
 
+@boundary
 def bits_per_dim(
     distortion: Float[Array, "*b"] | float, rate: Float[Array, "*b"] | float, dims: int
 ) -> BitsPerDim:
@@ -47,6 +49,7 @@ def bits_per_dim(
     return BitsPerDim(distortion, rate, distortion + rate)
 
 
+@boundary
 def uniform_bits(vocab: Sequence[int], codes: Int[Array, "B *grid Q"]) -> Float[Array, "B"]:
     """N log2 K: the rate under a uniform prior, of each example.
 
@@ -66,6 +69,7 @@ def uniform_bits(vocab: Sequence[int], codes: Int[Array, "B *grid Q"]) -> Float[
     return jnp.sum(jnp.where(codes >= 0, bits, 0), axis=range(1, codes.ndim))
 
 
+@boundary
 def static_bits(
     counts: Sequence[Float[Array, "_"]], codes: Int[Array, "B *grid Q"]
 ) -> Float[Array, "B"]:

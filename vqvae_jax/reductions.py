@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
+
 AxisName = Hashable | tuple[Hashable, ...] | None
 
 # |z|^2 up to here leaves room in float32 for the sum over 2^27 rows.
@@ -133,6 +135,7 @@ def row_mean(
     return total / jnp.where(n > 0, n, 1)
 
 
+@boundary
 def sum_by_code(
     x: Float[Array, "*shape"],
     indices: Int[Array, "*rows"],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import Function, described
 from vqvae_jax.modules.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
 from vqvae_jax.modules.masked import MaskedPrior
@@ -34,7 +35,11 @@ def temperature(t: float) -> Filter:
     check_range(0, float("inf"), t=t)
     if t == 0:
         return top_k(1)
-    return Function(lambda logits: logits / t)
+
+    def divide(logits: Float[Array, "*rows K"]):
+        return logits / t
+
+    return Function(divide)
 
 
 @described
@@ -47,7 +52,7 @@ def top_k(k: int) -> Filter:
     """
     check_size(k=k)
 
-    def keep(logits):
+    def keep(logits: Float[Array, "*rows K"]):
         least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
         return jnp.where(logits >= least, logits, EXCLUDED)
 
@@ -70,14 +75,16 @@ def top_p(p: float) -> Filter:
     if not 0 < p <= 1:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
 
-    def keep(logits):
+    def keep(logits: Float[Array, "*rows K"]):
+        if p == 1:
+            return logits
         ordered = jnp.sort(logits, axis=-1, descending=True)
         probabilities = jax.nn.softmax(ordered)
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.min(jnp.where(before < p, ordered, jnp.inf), axis=-1, keepdims=True)
         return jnp.where(logits >= least, logits, EXCLUDED)
 
-    return Function(keep if p < 1 else lambda logits: logits)
+    return Function(keep)
 
 
 def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
@@ -138,11 +145,13 @@ def guide(logits: Float[Array, "two_B *rows K"], w: Number) -> Float[Array, "B *
     return (1 + w) * told - w * untold
 
 
+@boundary
 def free_codes(prior, batch: int) -> Int[Array, "B *grid Q"]:
     """`given` codes of which none is given: -1."""
     return jnp.full((batch, *prior.grid, len(prior.vocab)), -1, jnp.int32)
 
 
+@boundary
 def sample_codes(
     key: PRNGKeyArray,
     prior,
@@ -198,6 +207,7 @@ def sample_codes(
     return tokens.reshape(given.shape)
 
 
+@boundary
 def log_probs(
     logits: Float[Array, "B *grid Q K"], codes: Int[Array, "B *grid Q"]
 ) -> Float[Array, "B *grid Q"]:
@@ -208,6 +218,7 @@ def log_probs(
     return jnp.where(known, each, 0)
 
 
+@boundary
 def log_likelihood(
     prior,
     variables,

@@ -10,6 +10,7 @@ from jax.custom_batching import custom_vmap
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary, under_defaults
 from vqvae_jax.near_ties import Rows, Scored, join, settle
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
 from vqvae_jax.scores import Nearest, in_blocks, product, search_codes
@@ -18,6 +19,7 @@ SAMPLE = 256  # codes that make the centre
 SMALL = 2**17  # N D K
 
 
+@boundary
 @partial(jax.jit, static_argnames="axis_name")
 def nearest(
     z: Float[Array, "*rows D"], codebook: Float[Array, "K D"], axis_name: AxisName = None
@@ -68,6 +70,7 @@ def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
 
 
 @of_rows.def_vmap
+@under_defaults  # which runs when the caller's vmap does
 def of_batches(size, batched, z, e):
     """Under vmap: rows of all batches at once where they share a codebook."""
     if batched[1]:

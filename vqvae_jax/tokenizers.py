@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import Described, described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import check_rows, check_size
@@ -33,6 +34,7 @@ class Tokenizer(Described):
     vocab: tuple[int, ...]
 
 
+@boundary
 def layer_norm(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """(x - mean) / sqrt(variance + 1e-5) of each row: layer normalisation without parameters.
 

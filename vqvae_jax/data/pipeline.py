@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 
+from vqvae_jax.boundary import boundary
+
 _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -32,14 +34,17 @@ class Examples(Protocol):
     def __getitem__(self, rows: Any, /) -> Any: ...
 
 
-def preprocess(pixels: Shaped[jax.Array | np.ndarray, "*shape"]) -> Float[jax.Array, "*shape"]:
+def preprocess(
+    pixels: Shaped[jax.Array | np.ndarray, "*shape"] | list | tuple,
+) -> Float[jax.Array, "*shape"]:
     """uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
 
     This is the only place where scale changes, and it works inside `jit`: batches travel to the
     accelerator as bytes.
 
     Args:
-        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape.
+        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape; lists of
+            floats are float32.
 
     Raises:
         TypeError: any other dtype.
@@ -47,6 +52,7 @@ def preprocess(pixels: Shaped[jax.Array | np.ndarray, "*shape"]) -> Float[jax.Ar
     >>> preprocess(np.array([[[0], [255]]], np.uint8)).ravel()
     Array([-0.5,  0.5], dtype=float32)
     """
+    pixels = jnp.asarray(pixels) if isinstance(pixels, list | tuple) else pixels
     if pixels.dtype in _FLOATS:
         return jnp.asarray(pixels)
     if pixels.dtype != jnp.uint8:
@@ -56,6 +62,7 @@ def preprocess(pixels: Shaped[jax.Array | np.ndarray, "*shape"]) -> Float[jax.Ar
     return (jnp.asarray(pixels, jnp.float32) - 127.5) * (1 / 255)
 
 
+@boundary
 def to_pixels(x: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array, "*shape"]:
     """The inverse of `preprocess`: `round((x + 0.5) * 255)` clipped to [0, 255], as uint8.
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.convolution import Conv, window
 from vqvae_jax.quantizers.base import check_size
 
@@ -42,6 +43,7 @@ class Encoder(nn.Module):
     groups: int = 1
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
         check_size(channels=self.channels, dim=self.dim, width=self.width, groups=self.groups)
@@ -73,6 +75,7 @@ class Decoder(nn.Module):
     groups: int = 1
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
         check_size(channels=self.channels, dim=self.dim, width=self.width, groups=self.groups)
@@ -95,6 +98,7 @@ class ResidualStack(nn.Module):
     groups: int = 1
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         rank = x.ndim - 2
@@ -117,6 +121,7 @@ class Upsample(nn.Module):
     features: int
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "B *small C"]) -> Float[Array, "B *large F"]:
         batch, *sides, _ = x.shape
@@ -151,6 +156,7 @@ class MLP(nn.Module):
     depth: int = 2
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         check_size(features=self.features, width=self.width)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.blocks import check_float
 from vqvae_jax.modules.convolution import Conv
 from vqvae_jax.quantizers.base import check_size
@@ -38,6 +39,7 @@ class PatchDiscriminator(nn.Module):
     groups: int = 8
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *patches"]:
         check_size(width=self.width, downsamplings=self.downsamplings, groups=self.groups)

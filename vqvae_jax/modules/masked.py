@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.conditioning import (
     UNCONDITIONAL,
     CodeEmbedding,
@@ -48,6 +49,7 @@ class MaskedPrior(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(
         self,

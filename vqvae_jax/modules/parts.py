@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.convolution import IN_LOOP
 from vqvae_jax.quantizers.base import check_size
 
@@ -49,6 +50,7 @@ class InParts(nn.Module):
     def setup(self) -> None:
         nn.share_scope(self, self.inner)
 
+    @boundary
     def __call__(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *other"]:
         check_size(parts=self.parts)
         if self.is_initializing():

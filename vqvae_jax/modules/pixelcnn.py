@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.blocks import ResidualStack
 from vqvae_jax.modules.conditioning import (
     UNCONDITIONAL,
@@ -63,6 +64,7 @@ class PixelCNN(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
+    @boundary
     @nn.compact
     def __call__(
         self,

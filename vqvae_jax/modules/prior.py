@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.conditioning import (
     INIT,
     UNCONDITIONAL,
@@ -63,6 +64,7 @@ class TransformerPrior(nn.Module):
         self.transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
         self.head = CodeHead(self.vocab, self.width)
 
+    @boundary
     def __call__(
         self,
         codes: Int[Array, "B *grid Q"],
@@ -93,6 +95,7 @@ class TransformerPrior(nn.Module):
         y, _ = self.transformer(x, causal(0, n, n, told), train=train)
         return self.head(y[:, told:].reshape(*codes.shape, self.width))
 
+    @boundary
     def start(self, condition: Condition, batch: int) -> tuple[Cache, ...]:
         """The cache before the first token: it holds the prefix."""
         check_condition(self, condition, batch)
@@ -106,6 +109,7 @@ class TransformerPrior(nn.Module):
             return cache
         return self.transformer(prefix, causal(0, told, length, told), cache)[1]
 
+    @boundary
     def step(
         self, cache: tuple[Cache, ...], before: Int[Array, "B"], t: Int[Array, ""]
     ) -> tuple[Float[Array, "B K"], tuple[Cache, ...]]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.estimators import straight_through
@@ -34,6 +35,7 @@ class Phi(nn.Module):
     ratio: float = 0.5
     width: int = 3
 
+    @boundary
     @nn.compact
     def __call__(self, h: Float[Array, "B *grid D"]) -> Float[Array, "B *grid D"]:
         conv = nn.Conv(h.shape[-1], (self.width,) * (h.ndim - 2), use_bias=False)
@@ -90,6 +92,7 @@ class Pyramid(nn.Module):
         if self.phi is not None:
             self.phis = [self.phi.clone() for _ in self.sizes]
 
+    @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
@@ -115,10 +118,12 @@ class Pyramid(nn.Module):
         x = self.decode(out.quantized)
         return Reconstruction(x, f, out.quantized, out.indices, out.losses, metrics)
 
+    @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """f = enc(x)."""
         return self.encoder(admit(self.domain, x))
 
+    @boundary
     def quantize(
         self, f: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
@@ -158,10 +163,12 @@ class Pyramid(nn.Module):
         h = e if e.shape == shape else jax.image.resize(e, shape, self.upsampling)
         return h if self.phi is None else self.phis[s](h)
 
+    @boundary
     def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
         """x' = dec(f_S), or of the sum after fewer scales."""
         return self.decoder(z_q)
 
+    @boundary
     def tokenize(self, x: Input) -> Maps:
         """x -> a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
         f = self.encode(x)
@@ -169,6 +176,7 @@ class Pyramid(nn.Module):
         rows = valid_rows(f.reshape(f.shape[0], -1))
         return tuple(self.chain(rows.z.reshape(f.shape), rows)[1])
 
+    @boundary
     def assemble(self, maps: Maps) -> Float[Array, "B *grid D"]:
         """f_m from the first m maps; -1 adds nothing.
 
@@ -183,10 +191,12 @@ class Pyramid(nn.Module):
         layers = [self.layer(s, indices) for s, indices in enumerate(maps)]
         return sum(layers[1:], layers[0])
 
+    @boundary
     def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
         """The first m maps, or all -> x'."""
         return self.decode(self.assemble(maps))
 
+    @boundary
     def split(self, indices: Int[Array, "B N Q"]) -> tuple[Int[Array, "B ... Q"], ...]:
         """Flat indices as a map for each scale."""
         ends = np.cumsum([math.prod(size) for size in self.sizes])[:-1]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.modules.vqvae import Reconstruction
@@ -45,6 +46,7 @@ class VAE(nn.Module):
     beta: float = 1.0
     domain: Domain | None = where_set()
 
+    @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
@@ -75,14 +77,17 @@ class VAE(nn.Module):
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         return Reconstruction(self.decode(z), mu, z, no_streams(z), losses, metrics)
 
+    @boundary
     def posterior(self, x: Input) -> Posterior:
         """q(z|x) as its mean and log variance."""
         return halves(self.encoder(admit(self.domain, x)))
 
+    @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """The mean of q(z|x)."""
         return self.posterior(x)[0]
 
+    @boundary
     def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
         """x' = dec(z)."""
         return self.decoder(z)
@@ -107,6 +112,7 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     domain: Domain | None = where_set()
 
+    @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
@@ -114,10 +120,12 @@ class Autoencoder(nn.Module):
         z = self.encoder(admit(self.domain, x, check=not train))
         return Reconstruction(self.decode(z), z, z, no_streams(z), {}, {})
 
+    @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """z = enc(x)."""
         return self.encoder(admit(self.domain, x))
 
+    @boundary
     def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
         """x' = dec(z)."""
         return self.decoder(z)
@@ -142,6 +150,7 @@ def draw(
     return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape)
 
 
+@boundary
 def gaussian_kl(
     mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows"]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.metrics import perplexity
@@ -58,6 +59,7 @@ class VQVAE(nn.Module):
     def setup(self) -> None:
         self.codes = Quantize(self.quantizer)
 
+    @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
@@ -78,24 +80,29 @@ class VQVAE(nn.Module):
             self.decode(out.quantized), z_e, out.quantized, out.indices, out.losses, metrics
         )
 
+    @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """z_e = enc(x)."""
         return self.encoder(admit(self.domain, x))
 
+    @boundary
     def quantize(
         self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
         """The `Output` of the quantizer: z_q, indices, losses, metrics."""
         return self.codes(z_e, train=train, mask=of_rows(mask, z_e), axis_name=axis_name)
 
+    @boundary
     def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
         """x' = dec(z_q)."""
         return self.decoder(z_q)
 
+    @boundary
     def tokenize(self, x: Input) -> Int[Array, "B *grid Q"]:
         """x -> indices, with an axis Q of streams even where Q = 1."""
         return self.quantize(self.encode(x)).indices
 
+    @boundary
     def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
         """indices -> x'. An index of -1 decodes from the zero vector."""
         return self.decode(self.codes.decode(indices))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.modules.quantize import Quantize
@@ -87,6 +88,7 @@ class VQVAE2(nn.Module):
         self.codes = [Quantize(quantizer) for quantizer in self.quantizers]
         self.joins = [nn.Dense(quantizer.dim) for quantizer in self.quantizers[1:]]
 
+    @boundary
     def __call__(self, x: Input, *, train: bool = False, mask=None, axis_name=None) -> Hierarchy:
         """All of it, for training and evaluation; arguments as of `VQVAE`.
 
@@ -106,6 +108,7 @@ class VQVAE2(nn.Module):
         z_q, indices = zip(*((out.quantized, out.indices) for out in outs), strict=True)
         return Hierarchy(y, z_e, z_q, indices, losses, metrics)
 
+    @boundary
     def encode(self, x: Input) -> tuple[Float[Array, "B ... _"], ...]:
         """h_l of each level, the top one first."""
         return self.ascend(admit(self.domain, x))
@@ -130,6 +133,7 @@ class VQVAE2(nn.Module):
             outs.append(out)
         return tuple(z_e), tuple(outs), d
 
+    @boundary
     def quantize(
         self,
         h: Sequence[Float[Array, "B ... _"]],
@@ -141,6 +145,7 @@ class VQVAE2(nn.Module):
         """The `Output` of each level: z_q, indices, losses, metrics."""
         return self.descend(h, train=train, mask=mask, axis_name=axis_name)[1]
 
+    @boundary
     def decode(self, z_q: Sequence[Float[Array, "B ... _"]]) -> Float[Array, "B *spatial C"]:
         """x' from the vectors of the first m levels, top-down; the others are 0.
 
@@ -154,10 +159,12 @@ class VQVAE2(nn.Module):
             d = decoder(together(z_q[level] if level < len(z_q) else missing, d))
         return d
 
+    @boundary
     def tokenize(self, x: Input) -> tuple[Int[Array, "B ... _"], ...]:
         """x -> a map of indices `[B, *grid, Q]` for each level, the top one first."""
         return tuple(out.indices for out in self.quantize(self.encode(x)))
 
+    @boundary
     def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
         """The maps of the first m levels, top-down, or of all -> x'. Indices of -1 decode to 0."""
         check_levels(maps, len(self.quantizers))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.lookups import Assignment
@@ -35,6 +36,7 @@ def in_bfloat16(candidates: int = 8) -> Assignment:
     return Assignment(choose, stochastic=False)
 
 
+@boundary
 @partial(jax.jit, static_argnames="candidates")
 def nearest_in_bfloat16(
     z: Float[Array, "*rows D"], codebook: Float[Array, "K D"], candidates: int = 8

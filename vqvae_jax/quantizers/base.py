@@ -13,6 +13,7 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
+from vqvae_jax.boundary import floats, integers
 from vqvae_jax.describe import Described
 
 STATE = "quantizer"
@@ -48,13 +49,14 @@ class Quantizer(Described):
         init: `(key) -> (params, state)`, dicts of arrays by the papers' names. Gradients move
             params, data moves state (moving averages, first-batch initialisation, dead codes).
         apply: `(params, state, z, *, train=False, key=None, mask=None, axis_name=None)
-            -> (Output, new_state)` for z `[..., D]` of any float dtype.
+            -> (Output, new_state)` for z `[..., D]` of any float dtype, also lists and NumPy's.
             train: whether to update the state; without it the state comes back as it is.
             key: consumed by what is random in training; a quantizer that needs it says so.
             mask: weights of the rows, of the rank of `z.shape[:-1]`; 0 for padding.
             axis_name: of the replicas (pmap, shard_map, vmap); losses, metrics and statistics are
                 those of the rows of all replicas.
-        decode: `(params, state, indices [..., Q]) -> [..., D]`, float32; -1 decodes to 0.
+        decode: `(params, state, indices [..., Q]) -> [..., D]`, float32, for indices of any integer
+            dtype; -1 decodes to 0.
         dim: D.
         vocab: the sizes K of the Q streams.
         stochastic: whether training outputs depend on the key beyond first-batch initialisation and
@@ -76,6 +78,10 @@ class Quantizer(Described):
     dim: int
     vocab: tuple[int, ...]
     stochastic: bool = False
+
+    def enters(self, name: str) -> dict:
+        """What arrives as z or indices is what the contract says, for users' quantizers as well."""
+        return {"apply": {2: ("z", floats)}, "decode": {2: ("indices", integers)}}.get(name, {})
 
     def encode(self, params, state, z: Float[Array, "*rows D"]) -> Int[Array, "*rows Q"]:
         """The codes of z: `apply` in eval mode, the indices alone."""

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.quantizers.base import Quantizer, check_rows, check_size
 from vqvae_jax.reductions import is_valid, valid_rows
 
 
+@boundary
 def beam_search(
     q: Quantizer, params, state, z: Float[Array, "*rows D"], width: int
 ) -> Int[Array, "*rows Q"]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import Described, described
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.inits import Init, uniform
@@ -46,6 +47,7 @@ class Codebook(Described):
     shards: AxisName = None
 
 
+@boundary  # as records of it hold it: `mapped` looks for this very function
 def unmoved(params, state, key, rows, *args) -> dict:
     """A `begin` or `update` that leaves the state as it is."""
     return state
@@ -196,6 +198,7 @@ def averaged(
     return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws)
 
 
+@boundary
 def ema_update(average: Array, value: Number, decay: Number) -> Array:
     """decay * average + (1 - decay) * value.
 
@@ -206,6 +209,7 @@ def ema_update(average: Array, value: Number, decay: Number) -> Array:
     return decay * average + (1 - decay) * value
 
 
+@boundary
 def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Array, "K"]:
     """N'_j = (N_j + eps) / (N + K eps) N with N = sum_j N_j: no count is 0, their sum stays.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Int
 
+from vqvae_jax.boundary import boundary
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.base import (
     Output,
@@ -89,6 +90,7 @@ def check_levels(levels: Sequence[int]) -> Levels:
     return np.array(levels)
 
 
+@boundary
 def pack(digits: Int[Array, "*rows D"], levels: Levels) -> Int[Array, "*rows 1"]:
     """The index of digits: the first one varies fastest.
 
@@ -100,6 +102,7 @@ def pack(digits: Int[Array, "*rows D"], levels: Levels) -> Int[Array, "*rows 1"]
     return jnp.sum(digits * places, axis=-1, keepdims=True, dtype=jnp.int32)
 
 
+@boundary
 def unpack(k: Int[Array, "*rows 1"], levels: Levels) -> Int[Array, "*rows D"]:
     """The digits of an index: the inverse of `pack`."""
     return k // np.cumprod([1, *levels[:-1]]).astype(np.int32) % levels.astype(np.int32)

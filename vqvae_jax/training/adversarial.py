@@ -18,6 +18,7 @@ import optax
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from vqvae_jax.boundary import under_defaults
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.reductions import AxisName, psum
 from vqvae_jax.reductions import mean as average
@@ -224,6 +225,7 @@ def players(
     return optax.partition({"model": model, "discriminator": discriminator}, labels)
 
 
+@under_defaults
 def adversarial_state(
     model,
     discriminator,

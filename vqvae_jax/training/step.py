@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
+from vqvae_jax.boundary import boundary, under_defaults
 from vqvae_jax.data.domain import Domain, admit, inside
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     mask: Float[Array, "B"] | None = None
 
 
+@boundary
 def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> dict[str, Array]:
     """L_rec = |x - x'|^2, the mean over the elements of each example: {"reconstruction": [B]}.
 
@@ -58,6 +60,7 @@ class Aux(NamedTuple):
     weight: Float[Array, ""]  # of the valid examples of all replicas together
 
 
+@under_defaults
 def init_state(
     model,
     optimizer: optax.GradientTransformation,
@@ -76,6 +79,7 @@ def init_state(
     return start_state(lambda key: model.init(key, x), optimizer, key)
 
 
+@under_defaults
 def start_state(
     init: Callable[[PRNGKeyArray], Any], optimizer: optax.GradientTransformation, key: PRNGKeyArray
 ) -> TrainState:
@@ -166,6 +170,7 @@ def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> Tra
         bit-identical.
     """
 
+    @under_defaults
     def train_step(state: TrainState, batch, *, axis_name: AxisName = None):
         grads, aux = jax.grad(loss_fn, has_aux=True)(state.params, state, batch, axis_name)
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)

@@ -1,0 +1,293 @@
+"""JAX's global switches, as careful pipelines set them: what users call works under each.
+
+Most is traced, not run: what a switch forbids is an error when it is traced.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import vqvae_jax as vj
+from vqvae_jax import boundary
+from vqvae_jax.data.pipeline import to_pixels
+from vqvae_jax.training.priors import CodeBatch, masked_prior_loss, prior_loss
+from vqvae_jax.training.step import gradient_step, init_state, make_train_step, start_state
+
+SWITCHES = {
+    "promotion": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
+}
+
+
+@pytest.fixture(params=SWITCHES)
+def switched(request):
+    before = {name: getattr(jax.config, name) for name in SWITCHES[request.param]}
+    for name, value in SWITCHES[request.param].items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+KEY = jax.random.key(0)
+KM = {"init": vj.kmeans(2), "revive": vj.underused(0.5)}
+VQ = vj.vq(6, 4, init=vj.normal())
+
+# One of each factory, with the options that add code.
+QUANTIZERS = {
+    "vq": vj.vq(6, 4, **KM, estimator=vj.rotation_trick),
+    "ema_vq": vj.ema_vq(6, 4, **KM, estimator=vj.synchronized(0.3)),
+    "samples": vj.ema_vq(6, 4, init=vj.zero_debiased(vj.samples())),
+    "terms": vj.codebook_vq(
+        vj.held(vj.learnt(2, 4), [True, False]),
+        terms=[vj.orthogonal_active(), vj.diversity(0.1), vj.cross_entropy(0.5)],
+    ),
+    "stochastic": vj.stochastic_vq(6, 4),
+    "sinkhorn": vj.sinkhorn_vq(6, 4),
+    "bfloat16": vj.codebook_vq(vj.learnt(6, 4), assign=vj.in_bfloat16(2)),
+    "cosine": vj.cosine_vq(6, 4),
+    "cosine_ema": vj.cosine_ema_vq(6, 4, **KM),
+    "affine": vj.affine_vq(6, 4, **KM),
+    "matched": vj.codebook_vq(vj.matched(vj.averaged(6, 4, **KM), 0.9)),
+    "simvq": vj.simvq(6, 4),
+    "gumbel": vj.gumbel_vq(6, 4, kl=0.1),
+    "diveq": vj.diveq(6, 4, **KM),
+    "nsvq": vj.nsvq(6, 4),
+    "sqvae": vj.sqvae(6, 4),
+    "grid": vj.grid([3] * 4),
+    "fsq": vj.fsq([8, 6, 5, 5]),
+    "fsp": vj.fsp([4] * 4),
+    "latent": vj.latent_vq([3] * 4),
+    "lfq": vj.lfq(4, diversity=0.5, group=2),
+    "bsq": vj.bsq(4, group=2),
+    "residual": vj.residual(VQ, vj.fsq([3] * 4), dropout=vj.quantizer_dropout(0.7)),
+    "repeat": vj.repeat(vj.ema_vq(6, 4, **KM), 3, dropout=vj.quantizer_dropout(0.7, multiple=2)),
+    "shared": vj.shared(vj.ema_vq(6, 4), 2),
+    "grouped": vj.grouped(vj.vq(6, 2), vj.fsq([3, 5])),
+    "heads": vj.heads(vj.vq(6, 2), 2),
+    "project": vj.project(vj.vq(6, 2), 4),
+    "normalize": vj.normalize(VQ, vj.unit),
+    "scale": vj.scale(VQ, 2.0),
+    "rotate": vj.rotate(VQ),
+    "scheduled": vj.scheduled(VQ, beta=vj.from_optax("linear_schedule", 0.5, 2.0, 4)),
+    "alternated": vj.alternated(VQ, vj.from_optax("sgd", 0.1, momentum=0.9)),
+    "frozen": vj.frozen(vj.ema_vq(6, 4)),
+    "frozen_after": vj.frozen_after(VQ, 2),
+}
+
+
+def in_use(q, wrap, z, mask):
+    """A step with its gradient, eval mode and codes; `wrap` is around what is differentiated."""
+    params, state = q.init(KEY)
+
+    def loss(params, z):
+        out, new = q.apply(params, state, z, train=True, key=KEY, mask=mask)
+        return jnp.sum(out.quantized) + out.loss, new
+
+    moved = jax.grad(wrap(loss), argnums=(0, 1), has_aux=True)(params, z)
+    return moved, q.decode(params, state, q.encode(params, state, z))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_quantizers(switched, name):
+    q = QUANTIZERS[name]
+    wrap = jax.checkpoint if name == "repeat" else jax.jit
+    z, mask = jnp.ones((2, 4, q.dim)), jnp.ones((2, 1))
+    jax.eval_shape(partial(in_use, q, wrap), z, mask)
+
+
+def test_under_vmap_and_in_bfloat16(switched):
+    q = QUANTIZERS["residual"]
+    variables = q.init(KEY)
+    z = jnp.ones((2, 5, q.dim), jnp.bfloat16)
+    jax.eval_shape(jax.vmap(jax.jit(partial(q.apply, *variables))), z)
+
+
+Z, E, K = jnp.ones((2, 3, 4)), jnp.ones((6, 4)), jnp.zeros((2, 3, 1), jnp.int32)
+W, X = jnp.ones((2, 3)), jnp.ones((2, 12, 12, 1))
+
+FUNCTIONS = {
+    "nearest": (vj.nearest, Z, E),
+    "nearest_in_bfloat16": (vj.nearest_in_bfloat16, Z, E),
+    "lookup": (vj.lookup, E, K[..., 0]),
+    "quantize": (vj.quantize, Z, E),
+    "straight_through": (vj.straight_through, Z, Z),
+    "rotation_trick": (vj.rotation_trick, Z, Z),
+    "synchronized": (vj.synchronized(), Z, Z),
+    "exactly": (vj.exactly, Z, Z),
+    "unit": (vj.unit, Z),
+    "codebook_loss": (vj.codebook_loss, Z, Z, W),
+    "commitment_loss": (vj.commitment_loss, Z, Z, W),
+    "code_counts": (partial(vj.code_counts, (6,)), K, W),
+    "usage": (vj.usage, W[0]),
+    "psnr": (vj.psnr, W),
+    "ssim": (vj.ssim, X, X),
+    "sharpness": (vj.sharpness, X),
+    "gaussian_kl": (vj.gaussian_kl, Z, Z),
+    "bits_per_dim": (partial(vj.bits_per_dim, dims=4), W, W),
+    "uniform_bits": (partial(vj.uniform_bits, (6,)), K),
+    "static_bits": (vj.static_bits, [E[:, 0]], K),
+    "temperature": (vj.temperature(0.5), Z),
+    "top_k": (vj.top_k(2), Z),
+    "top_p": (vj.top_p(0.5), Z),
+    "layer_norm": (vj.layer_norm, Z),
+    "ema_update": (vj.ema_update, E, E, 0.9),
+    "laplace_smoothing": (partial(vj.laplace_smoothing, eps=1e-5), E[:, 0]),
+    "to_pixels": (to_pixels, Z),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(switched, name):
+    f, *args = FUNCTIONS[name]
+    jax.eval_shape(f, *args)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16, list])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_take_lists_and_arrays_of_numpy(name, dtype):
+    """Their values are 0, 1 and 6, which all dtypes hold."""
+    f, *args = FUNCTIONS[name]
+
+    def given(x):
+        x = np.asarray(x)
+        if dtype is list:
+            return x.tolist()
+        return x.astype(dtype if x.dtype == np.float32 else np.int16)
+
+    found, expected = f(*jax.tree.map(given, args)), f(*args)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-2), found, expected)
+
+
+def test_arrays_that_a_jitted_function_closes_over_are_known_there():
+    q = vj.vq(6, 4)
+    variables = q.init(KEY)
+    with pytest.raises(ValueError, match="indices of stream 0 must be from -1 to 5, got 6 to 6"):
+        jax.jit(lambda: q.decode(*variables, np.array([[6]], np.uint8)))()
+
+
+def test_integers_for_floats_are_refused_in_words():
+    for z in ([[0, 1]], np.zeros((1, 2), np.uint8), jnp.zeros((1, 2), int)):
+        with pytest.raises(TypeError, match="z must be a float array, got dtype"):
+            vj.nearest(z, E[:, :2])
+    with pytest.raises(TypeError, match="codebook must be a float array, got dtype int32"):
+        vj.nearest(Z[..., :2], [[0, 1]])
+
+
+LIKELIHOODS = [vj.gaussian(), vj.logistic(), vj.mixture(2), vj.categorical()]
+
+
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, vj.dequantized_gaussian(0.1)])
+def test_likelihoods(switched, likelihood):
+    y = jnp.ones((2, 4, 4, likelihood.outputs))
+    jax.eval_shape(jax.grad(lambda y: likelihood.log_prob(X[:, :4, :4], y).sum()), y)
+    jax.eval_shape(vj.task_loss(likelihood), X[:, :4, :4], y)
+    jax.eval_shape(lambda y: (likelihood.mean(y), likelihood.sample(KEY, y)), y)
+
+
+def test_tokenizers_and_beam_search(switched):
+    tokenizer = vj.random_projection(8, 4, 2, heads=2)
+    jax.eval_shape(lambda z: tokenizer.encode(tokenizer.init(KEY), z), Z)
+    q = QUANTIZERS["repeat"]
+    jax.eval_shape(lambda z: vj.beam_search(q, *q.init(KEY), z, width=2), Z)
+
+
+SMALL = {"dim": 4, "width": 4, "depth": 1}
+ENCODER, DECODER = vj.Encoder(**SMALL), vj.Decoder(**SMALL)
+MODELS = {
+    "VQVAE": vj.VQVAE(ENCODER, QUANTIZERS["ema_vq"], DECODER),
+    "InParts": vj.VQVAE(vj.InParts(ENCODER, 2), VQ, vj.InParts(DECODER, 2)),
+    "VAE": vj.VAE(vj.Encoder(dim=8), DECODER),
+    "Autoencoder": vj.Autoencoder(ENCODER, DECODER),
+    "Pyramid": vj.Pyramid(ENCODER, VQ, DECODER, sizes=((1, 1), (3, 3))),
+    "VQVAE2": vj.VQVAE2(
+        (vj.Encoder(8, 4, downsamplings=1), vj.Encoder(dim=8, downsamplings=1)),
+        (VQ, vj.fsq([5, 5])),
+        (vj.Decoder(8, 4, upsamplings=1), vj.Decoder(1, 2 + 8, upsamplings=1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_and_their_steps(switched, name):
+    model, optimizer = MODELS[name], optax.adam(1e-3)
+    state = jax.eval_shape(partial(init_state, model, optimizer), KEY, X)
+    jax.eval_shape(make_train_step(model, optimizer), state, X)
+
+    def loss(params, x):  # a user's own, whose gradient is taken out here
+        variables = {"params": params, **state.collections}
+        options = {"mutable": list(state.collections), "rngs": {vj.RNG: KEY}}
+        out, _ = model.apply(variables, x, train=True, mask=jnp.ones(2), **options)
+        return jnp.mean(jnp.square(out.x - x)) + out.loss
+
+    state = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), state)
+    jax.eval_shape(jax.grad(jax.jit(loss)), state.params, X)
+    if hasattr(model, "tokenize"):
+        f = vj.as_functions(model)
+        variables = {"params": state.params, **state.collections}
+        jax.eval_shape(lambda x: f.detokenize(variables, f.tokenize(variables, x)), X)
+
+
+def test_nnx_and_discriminator(switched):
+    layer = vj.QuantizeNNX(VQ, rngs=nnx.Rngs(0))
+    assert layer(Z, train=True).quantized.shape == Z.shape
+    jax.eval_shape(vj.PatchDiscriminator(width=8).init_with_output, KEY, X)
+
+
+PLAN = {"classes": 3, "coarse": (((1, 1), (5,)),), "metadata": 2, "width": 8, "depth": 1}
+PRIORS = {
+    "transformer": (vj.TransformerPrior((6, 5), (2, 2), heads=2, **PLAN), prior_loss),
+    "pixelcnn": (vj.PixelCNN((6, 5), (2, 2), **PLAN), prior_loss),
+    "masked": (vj.MaskedPrior((6, 5), (2, 2), heads=2, **PLAN), masked_prior_loss),
+}
+CODES = jnp.zeros((2, 2, 2, 2), jnp.int32)
+TOLD = vj.Condition(jnp.arange(2), (jnp.zeros((2, 1, 1, 1), jnp.int32),), jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_priors(switched, name):
+    prior, loss = PRIORS[name]
+    optimizer = optax.adam(1e-3)
+    init = partial(start_state, lambda key: prior.init(key, CODES, TOLD), optimizer)
+    state = jax.eval_shape(init, KEY)
+    batch = CodeBatch(CODES, TOLD, jnp.ones(2))
+    jax.eval_shape(gradient_step(loss(prior), optimizer), state, batch)
+    variables = {"params": state.params}
+
+    def draw(variables, codes, told):
+        if name == "masked":
+            return vj.sample_masked(KEY, prior, variables, codes, told, steps=2, guidance=1.0)
+        stepper = vj.cached if name == "transformer" else vj.uncached
+        options = {"stepper": stepper, "filters": [vj.top_k(2)], "guidance": 1.0}
+        drawn = vj.sample_codes(KEY, prior, variables, codes, told, **options)
+        return drawn, vj.log_likelihood(prior, variables, codes, told)
+
+    jax.eval_shape(draw, variables, CODES, TOLD)
+
+
+@pytest.mark.parametrize("switch", SWITCHES["promotion"].items())
+def test_a_single_switch_is_set_aside_and_comes_back(switch):
+    name, value = switch
+    before = getattr(jax.config, name)
+
+    @boundary.under_defaults
+    def within():
+        return getattr(jax.config, name), jnp.ones((2, 3)) * jnp.arange(3)
+
+    jax.config.update(name, value)
+    try:
+        assert within()[0] == before and getattr(jax.config, name) == value
+    finally:
+        jax.config.update(name, before)
+
+
+def test_a_step_is_run_under_the_switches(switched):
+    """Compiling traces what is lowered by rules."""
+    model, optimizer = vj.VQVAE(vj.MLP(4, 8), QUANTIZERS["vq"], vj.MLP(4, 8)), optax.adam(1e-3)
+    state = init_state(model, optimizer, KEY, Z)
+    _, metrics = jax.jit(make_train_step(model, optimizer))(state, Z)
+    assert np.isfinite(metrics["loss"])

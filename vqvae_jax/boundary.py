@@ -1,0 +1,179 @@
+"""The boundary: what users hand in is made an array, and the switches they set stay outside.
+
+The public functions and records pass through here, so nothing within needs to think of lists,
+narrow integers, or JAX's rules of promotion.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+T = TypeVar("T")
+Enter = Callable[[str, Any], Any]
+"""(name of the argument, what was given) -> an array."""
+
+LEAST, MOST = -(2**31), 2**31 - 1  # of int32
+FLOATS = {np.dtype(d) for d in (jnp.float32, jnp.bfloat16, jnp.float16)}  # seen at a glance
+
+
+def known(x: Any, dtype=None) -> jax.Array:
+    """What is no JAX array as one whose values are known, also where `jit` traces."""
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(x, dtype)
+
+
+def floats(name: str, x: Any) -> jax.Array:
+    """x as an array of floats: it may be a list, a tuple or a NumPy array.
+
+    Raises:
+        TypeError: for other numbers. Integers may be pixels that were not scaled.
+    """
+    x = x if isinstance(x, jax.Array) else known(x)
+    if x.dtype not in FLOATS and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be a float array, got dtype {x.dtype}")
+    return x
+
+
+def integers(name: str, x: Any) -> jax.Array:
+    """x as int32, so that K and -1 have room: of any integer dtype, a list, a tuple or an array.
+
+    Traced values that int32 can't hold become -1.
+
+    Raises:
+        TypeError: for other numbers.
+        ValueError: if int32 can't hold a value.
+    """
+    if isinstance(x, jax.Array) and x.dtype == np.int32:
+        return x
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {x.dtype}")
+    bounds = jnp.iinfo(x.dtype)
+    if bounds.min < LEAST or bounds.max > MOST:
+        x = held(name, x, bounds)
+    return x.astype(jnp.int32) if isinstance(x, jax.Array) else known(x, jnp.int32)
+
+
+def held(name: str, x, bounds):
+    """x, whose values int32 must hold; traced ones that it can't become -1."""
+    if isinstance(x, jax.core.Tracer):
+        fits = x <= MOST if bounds.min == 0 else (x >= LEAST) & (x <= MOST)
+        return jnp.where(fits, x.astype(jnp.int32), -1)
+    values = np.asarray(x)
+    if values.size and (values.min() < LEAST or values.max() > MOST):
+        raise ValueError(f"{name} must fit int32, got values from {values.min()} to {values.max()}")
+    return x
+
+
+def arrays(name: str, x: Any) -> Any:
+    """x, where it is a list, a tuple or a NumPy array as an array of its dtype."""
+    return known(x) if isinstance(x, list | tuple | np.ndarray) else x
+
+
+def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
+    """Decorator: f runs under JAX's default rules of promotion, whatever its caller has set.
+
+    They are `jax_numpy_rank_promotion` and `jax_numpy_dtype_promotion`. Where they are as they are
+    by default, nothing happens.
+    """
+
+    @functools.wraps(f)
+    def running(*args, **kwargs):
+        config: Any = jax.config
+        rank, dtype = config.jax_numpy_rank_promotion, config.jax_numpy_dtype_promotion
+        if rank == "allow" and dtype == "standard":
+            return f(*args, **kwargs)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return f(*args, **kwargs)
+
+    return running
+
+
+def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None = None):
+    """Decorator of what users call: its arguments become the arrays that its annotations name.
+
+    Lists, tuples, NumPy and JAX arrays are taken for `Float[Array, ...]` (`floats`),
+    `Int[Array, ...]` (`integers`) and `Array`; for `Sequence[...]` of them, one by one. The body
+    runs `under_defaults`.
+
+    Args:
+        f: the function.
+        enters: of the argument at a place its name and conversion, beside those of annotations.
+
+    Example:
+        >>> @boundary
+        ... def double(z: Float[jax.Array, "*rows D"]):
+        ...     return 2 * z
+        >>> double([1.0, 2.0])
+        Array([2., 4.], dtype=float32)
+        >>> double([1, 2])
+        Traceback (most recent call last):
+            ...
+        TypeError: z must be a float array, got dtype int32
+    """
+    places = annotated(f) | dict(enters or {})
+    body = under_defaults(f)
+
+    @functools.wraps(f)
+    def entering(*args, **kwargs):
+        given = list(args)
+        for place, (name, enter) in places.items():
+            if place < len(given):
+                given[place] = enter(name, given[place])
+            elif name in kwargs:
+                kwargs[name] = enter(name, kwargs[name])
+        return body(*given, **kwargs)
+
+    entering.entered = entering  # type: ignore[attr-defined]
+    return entering
+
+
+def is_boundary(f: Callable) -> bool:
+    """Whether f is what `boundary` returned, and not a function around it."""
+    return getattr(f, "entered", None) is f
+
+
+def annotated(f: Callable) -> dict[int, tuple[str, Enter]]:
+    """Of each argument whose annotation names an array: its place, name and conversion."""
+    try:
+        parameters = inspect.signature(f).parameters.values()
+    except ValueError:  # some builtins have none
+        return {}
+    found = ((i, p.name, conversion(p.annotation)) for i, p in enumerate(parameters))
+    return {i: (name, enter) for i, name, enter in found if enter is not None}
+
+
+OF_DTYPE: dict[Any, Enter] = {Float: floats, Int: integers, Bool: arrays, Shaped: arrays}
+
+
+def conversion(annotation) -> Enter | None:
+    """What an argument of this annotation passes through; None: nothing."""
+    if annotation is jax.Array:
+        return arrays
+    if getattr(annotation, "array_type", None) is jax.Array:
+        return OF_DTYPE.get(annotation.dtype)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    found = [enter for enter in map(conversion, args) if enter is not None]
+    if not found:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return unless_scalar(found[0])
+    return each(found[0]) if origin in (Sequence, tuple) else None
+
+
+def unless_scalar(enter: Enter) -> Enter:
+    """For an argument that may be a number, or None, as well."""
+    return lambda name, x: x if x is None or isinstance(x, float | int) else enter(name, x)
+
+
+def each(enter: Enter) -> Enter:
+    """For an argument that is a sequence of arrays."""
+    return lambda name, x: tuple(enter(f"{name}[{i}]", v) for i, v in enumerate(x))
