@@ -4,13 +4,15 @@ Numbers of a stream are kept under its prefix: "" for a model's only one, "1/", 
 level of several streams, "level0/1/".
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float64, Int
 
-from vqvae_jax import VQVAE2, Quantizer, code_counts
-from vqvae_jax.modules.vqvae import of_rows
+from vqvae_jax import VQVAE2, Quantizer
+from vqvae_jax.metrics import LISTED
 
 Maps = tuple[Int[Array, "B ... _"], ...]
 
@@ -47,16 +49,29 @@ def by_stream(quantizers: Sequence[Quantizer], maps: Sequence[Any]) -> dict[str,
     return dict(zip(streams(quantizers), each, strict=True))
 
 
-def count(
-    quantizers: Sequence[Quantizer], maps: Maps, weights: Float[Array, "B"] | None = None
-) -> dict[str, Float[Array, "_"]]:
-    """How often each code of each stream occurs, by its prefix; add them up over a set."""
-    found = [
-        counts
-        for quantizer, k in zip(quantizers, maps, strict=True)
-        for counts in code_counts(quantizer.vocab, k, of_rows(weights, k))
-    ]
-    return dict(zip(streams(quantizers), found, strict=True))
+def tally(k: Int[np.ndarray, "..."]) -> Counter[int]:
+    """How often each code occurs that does; -1 is none. Add them up over a set.
+
+    Example:
+        >>> tally(np.array([[3, -1], [3, 0]]))
+        Counter({3: 2, 0: 1})
+    """
+    seen, times = np.unique(k[k >= 0], return_counts=True)
+    return Counter(dict(zip(seen.tolist(), times.tolist(), strict=True)))
+
+
+def as_counts(seen: Counter[int], size: int) -> Float64[np.ndarray, "_"]:
+    """The counts of all K codes; beyond 2^20, where K costs too much, of those that occur.
+
+    Example:
+        >>> as_counts(Counter({3: 2, 0: 1}), 5), as_counts(Counter({3: 2, 0: 1}), 2**30)
+        (array([1., 0., 0., 2., 0.]), array([2., 1.]))
+    """
+    if size > LISTED:
+        return np.array([*seen.values()], np.float64)
+    counts = np.zeros(size)
+    counts[[*seen]] = [*seen.values()]
+    return counts
 
 
 def title(prefix: str) -> str:

@@ -6,9 +6,11 @@ python -m experiments.evaluate runs/fashion
 import dataclasses
 import json
 import math
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import codes
-from experiments.codes import as_levels, quantizers, streams
+from experiments.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
 from experiments.command import run
 from experiments.recipe import load_data
 from vqvae_jax import BundleError, load_model, psnr, ssim, usage
@@ -51,42 +53,45 @@ class Config:
 
 
 @partial(jax.jit, static_argnums=0)
-def measure(model, variables, batch, mask):
-    """Squared error and SSIM of each example, and the counts of the codes of the real ones."""
+def measure(model, variables, batch):
+    """Squared error, SSIM and codes of each example."""
     x = preprocess(batch)
     rec = model.apply(variables, x)
     error = jnp.mean(jnp.square(x - rec.x), axis=range(1, x.ndim))
     picture = x.ndim == 4 and min(x.shape[1:3]) >= 11
     similarity = ssim(x, rec.x) if picture else jnp.full(error.shape, jnp.nan)
-    return error, similarity, codes.count(quantizers(model), as_levels(rec.indices), mask)
+    return error, similarity, by_stream(quantizers(model), as_levels(rec.indices))
 
 
 def evaluate(model, variables, test: Examples, batch_size: int = 100):
     """(the table {name: number}, the counts of each stream by its prefix) over the test set."""
     errors, similarities = [], []
-    counts: dict[str, Any] = dict.fromkeys(streams(quantizers(model)), 0)
+    sizes = streams(quantizers(model))
+    seen: dict[str, Counter[int]] = {prefix: Counter() for prefix in sizes}
     for batch, mask in take_batches(test, min(batch_size, len(test))):
-        error, similarity, batch_counts = measure(model, variables, batch, mask)
+        error, similarity, indices = measure(model, variables, batch)
         real = mask > 0
         errors.append(np.asarray(error)[real])
         similarities.append(np.asarray(similarity)[real])
-        for prefix, found in batch_counts.items():
-            counts[prefix] = counts[prefix] + np.asarray(found, np.float64)
+        for prefix, k in indices.items():
+            seen[prefix] += tally(np.asarray(k)[real])
+    counts = {prefix: as_counts(seen[prefix], size) for prefix, size in sizes.items()}
     mse = float(np.mean(np.concatenate(errors), dtype=np.float64))
     table = {"psnr": float(psnr(mse)), "mse": mse}
     if not np.isnan(similarities[0]).any():
         table["ssim"] = float(np.mean(np.concatenate(similarities), dtype=np.float64))
-    return table | code_table(counts, len(test)), counts
+    return table | code_table(counts, sizes, len(test)), counts
 
 
-def code_table(counts, examples: int) -> dict[str, float]:
-    """How the codes are used, and the bits of one example, from the counts by prefix."""
+def code_table(counts, sizes: Mapping[str, int], examples: int) -> dict[str, float]:
+    """How the codes are used, and the bits of one example, from counts and sizes by prefix."""
     table, uniform, entropy = {}, 0.0, 0.0
     for prefix, count in counts.items():
-        use = {name: float(v) for name, v in usage(jnp.asarray(count, jnp.float32)).items()}
+        found = usage(jnp.asarray(count, jnp.float32), sizes[prefix])
+        use = {name: float(value) for name, value in found.items()}
         use["seen"] = float(count.sum())
         bits = use.pop("bits")
-        uniform += count.sum() / examples * math.log2(len(count))
+        uniform += count.sum() / examples * math.log2(sizes[prefix])
         entropy += count.sum() / examples * bits
         table |= {prefix + name: value for name, value in use.items()}
     return table | {"bits_uniform": float(uniform), "bits_entropy": float(entropy)}

@@ -154,11 +154,12 @@ def colour(code: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def codebook_usage(counts: Mapping[str, Shaped[np.ndarray, "_"]]) -> Figure:
+def codebook_usage(counts: Mapping[str, tuple[Shaped[np.ndarray, "_"], int]]) -> Figure:
     """How often each code occurs, the most frequent first, against a uniform use.
 
     Args:
-        counts: for each stream, by its title, how often each code occurs in the evaluation set.
+        counts: for each stream, by its title, how often each code occurs in the evaluation set (or
+            each of those that do), and K.
     """
     columns = min(len(counts), 2)
     rows = math.ceil(len(counts) / columns)
@@ -166,21 +167,21 @@ def codebook_usage(counts: Mapping[str, Shaped[np.ndarray, "_"]]) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(counts) :]:
         axes.set_axis_off()
-    for axes, (title, of_stream) in zip(grid, counts.items(), strict=False):
-        draw_usage(axes, np.asarray(of_stream, np.float64), f"{title}: " if title else "")
+    for axes, (title, (of_stream, size)) in zip(grid, counts.items(), strict=False):
+        draw_usage(axes, np.asarray(of_stream, np.float64), size, f"{title}: " if title else "")
     return figure
 
 
-def draw_usage(axes: Axes, counts: np.ndarray, prefix: str) -> None:
+def draw_usage(axes: Axes, counts: np.ndarray, size: int, prefix: str) -> None:
     """One stream's panel."""
-    found = {name: float(v) for name, v in usage(jnp.asarray(counts, jnp.float32)).items()}
+    found = {name: float(v) for name, v in usage(jnp.asarray(counts, jnp.float32), size).items()}
     shares, ranks = np.sort(counts)[::-1] / max(found["seen"], 1), np.arange(len(counts) + 1)
-    title = f"{prefix}perplexity {found['perplexity']:,.1f} of {len(counts):,}"
+    title = f"{prefix}perplexity {found['perplexity']:,.1f} of {size:,}"
     apart = "\n" if prefix else ", "  # two panels stand side by side
     plain(axes, f"{title}{apart}{found['used']:.1%} used, {found['seen']:,.0f} codes seen")
     axes.stairs(shares, ranks, fill=True, color=LINES[0], label="share of the codes seen")
-    axes.axhline(1 / len(counts), color=LINES[1], ls="--", lw=1.2, label="uniform")
-    axes.set_xlim(0, len(counts))
+    axes.axhline(1 / size, color=LINES[1], ls="--", lw=1.2, label="uniform")
+    axes.set_xlim(0, max(len(counts), 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("codes, the most frequent first", color=INK, fontsize=8)
     axes.legend(frameon=False, labelcolor=INK, fontsize=7.5)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.codes import as_levels, by_stream, streams
+from experiments.codes import as_counts, as_levels, by_stream, streams, tally
 from experiments.evaluate import code_table
 from vqvae_jax import psnr, ssim
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
@@ -81,10 +81,9 @@ def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:
     """
     sizes = streams(levels)
     counts = {
-        prefix: np.bincount(k[k >= 0], minlength=sizes[prefix])
-        for prefix, k in by_stream(levels, maps).items()
+        prefix: as_counts(tally(k), sizes[prefix]) for prefix, k in by_stream(levels, maps).items()
     }
-    table = code_table(counts, len(maps[0]))
+    table = code_table(counts, sizes, len(maps[0]))
 
     def mean(kind: str) -> float:
         return statistics.fmean(v for name, v in table.items() if name.split("/")[-1] == kind)

@@ -73,7 +73,8 @@ def make_figures(
     Args:
         model, variables: the trained VQ-VAE.
         images_uint8: the test set; pictures are uint8 `[N, H, W, 1 or 3]`.
-        counts: for each stream, by its prefix, how often each code occurs in the test set.
+        counts: for each stream, by its prefix, how often each code occurs in the test set (of a
+            large stream, those that do).
         metrics: the lines of metrics.jsonl.
     """
     made = {}
@@ -88,7 +89,8 @@ def make_figures(
             made["code_maps"] = draw.code_maps(
                 images, {codes.title(prefix): np.asarray(k) for prefix, k in each.items()}
             )
-    used = {codes.title(prefix): count for prefix, count in counts.items()}
+    sizes = codes.streams(codes.quantizers(model))
+    used = {codes.title(prefix): (count, sizes[prefix]) for prefix, count in counts.items()}
     return made | {"usage": draw.codebook_usage(used), "curves": draw.curves(metrics)}
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
 
@@ -152,15 +152,10 @@ def summary(codes: Codes, split: str) -> dict[str, float]:
     maps, sizes = codes.maps[split], [size for _, vocab in codes.levels for size in vocab]
     each = [k[..., q] for k in maps for q in range(k.shape[-1])]
     per_item = [math.prod(k.shape[1:]) for k in each]
-    used = [np.count_nonzero(counts(k, size)) / size for k, size in zip(each, sizes, strict=True)]
+    used = [len(streams.tally(k)) / size for k, size in zip(each, sizes, strict=True)]
     bits = sum(n * math.log2(size) for n, size in zip(per_item, sizes, strict=True))
     numbers = {"items": len(maps[0]), "codes": sum(per_item), "bits_uniform": bits}
     return numbers | {"unique": unique_share(maps), "used": float(np.mean(used))}
-
-
-def counts(codes: Int[np.ndarray, "..."], size: int) -> Float[np.ndarray, "K"]:
-    """How often each code occurs; -1 is none."""
-    return np.bincount(codes[codes >= 0].astype(np.int64), minlength=size).astype(np.float64)
 
 
 def unique_share(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> float:

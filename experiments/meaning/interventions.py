@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.codes import Maps
+from experiments.codes import Maps, tally
 from experiments.meaning.coder import Coder, Stream, shown
 from experiments.meaning.meanings import frequent
 
@@ -81,7 +81,7 @@ def erase_codes(
     k = stream.of(maps)
     table = coder.vectors(stream, known)
     found = []
-    for code in frequent(np.bincount(k[k >= 0], minlength=stream.size), most):
+    for code in frequent(tally(k), most):
         held = (k == code).sum(axis=(1, 2))
         rows = np.argsort(-held, kind="stable")[:pictures]
         rows = rows[held[rows] > 0]

@@ -4,13 +4,14 @@ Images are uint8 `[N, H, W, 1 or 3]`; pictures are floats in [0, 1].
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.codes import Maps
+from experiments.codes import Maps, tally
 from experiments.meaning.coder import Coder, Stream, shown
 
 CONTEXT = 3  # cells a side of the pictures around a code
@@ -47,8 +48,8 @@ def meaning(
         contexts: images in which each code is tried.
     """
     k = stream.of(maps)
-    counts = np.bincount(k[k >= 0], minlength=stream.size)
-    chosen = frequent(counts, most)
+    times = tally(k)
+    chosen = frequent(times, most)
     seen = crops(images / np.float32(255), k.shape[1:])
     places = [np.argwhere(k == code) for code in chosen]
     middle = (k.shape[1] // 2, k.shape[2] // 2)
@@ -58,7 +59,7 @@ def meaning(
     alone[:, *middle] = chosen
     return Meaning(
         chosen,
-        counts[chosen] / counts.sum(),
+        np.array([times[code] for code in chosen.tolist()]) / times.total(),
         np.stack([average(seen, found) for found in places]),
         np.stack([pick(seen, found, examples) for found in places]),
         shown(coder.decode(stream.put(silent, filled))),
@@ -67,15 +68,16 @@ def meaning(
     )
 
 
-def frequent(counts: Int[np.ndarray, "K"], most: int) -> Int[np.ndarray, "n"]:
-    """The codes that occur, the most frequent first, at most so many.
+def frequent(times: Counter[int], most: int) -> Int[np.ndarray, "n"]:
+    """The codes that occur, the most frequent first, of equals the lowest; at most so many.
 
     Example:
-        >>> frequent(np.array([3, 0, 5, 3]), 3)
+        >>> frequent(Counter({0: 3, 2: 5, 3: 3, 4: 1}), 3)
         array([2, 0, 3])
     """
-    order = np.argsort(-counts, kind="stable")[:most]
-    return order[counts[order] > 0]
+    return np.array(
+        [code for code, _ in Counter(dict(sorted(times.items()))).most_common(most)], int
+    )
 
 
 def crops(images: Float32[np.ndarray, "N H W C"], grid: Sequence[int]) -> np.ndarray:

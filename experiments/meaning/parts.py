@@ -1,5 +1,6 @@
 """The parts of an interpretation: each gives numbers, and figures with what to see in them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments import codes, figures
-from experiments.codes import Maps
+from experiments.codes import Maps, tally
 from experiments.meaning import charts
 from experiments.meaning import figures as draw
 from experiments.meaning.coder import Coder, Stream, shown
@@ -55,8 +56,8 @@ def stream_part(
 ) -> Found:
     """The codes of a stream: what they mean, what is missing without them, where they lie."""
     k = stream.of(maps)
-    counts = np.bincount(k[k >= 0], minlength=stream.size)
-    known = np.arange(stream.size) if stream.size <= LISTED else np.flatnonzero(counts)
+    seen = tally(k)
+    known = np.arange(stream.size) if stream.size <= LISTED else np.array(sorted(seen), int)
     found = meaning(coder, stream, images, maps, most)
     erased = erase_codes(coder, stream, images, maps, known)
     of_code = {e.code: {"second": e.second, **e.errors} for e in erased}
@@ -64,7 +65,7 @@ def stream_part(
         {"code": int(code), "share": float(share), **of_code.get(int(code), {})}
         for code, share in zip(found.codes, found.shares, strict=True)
     ]
-    used = int(np.count_nonzero(counts))
+    used = len(seen)
     numbers = {"size": stream.size, "used": used, "unused": stream.size - used, "codes": listed}
     title = f", {codes.title(stream.prefix)}" if stream.prefix else ""
     name = stream.prefix.replace("/", "_")
@@ -75,22 +76,24 @@ def stream_part(
         Part(f"{name}erased", "Codes erased" + title, ERASED, draw.erasures(erased)),
         Part(
             f"{name}codebook", "Map of the codebook" + title, PLANE,
-            map_figure(coder, stream, maps, known, counts),
+            map_figure(coder, stream, maps, known, seen),
         ),
     ]  # fmt: skip
 
 
-def map_figure(coder: Coder, stream: Stream, maps: Maps, known, counts) -> Figure:
+def map_figure(coder: Coder, stream: Stream, maps: Maps, known, seen: Counter[int]) -> Figure:
     """The codes in the plane of their main directions; the most frequent ones are decoded."""
-    order = known[np.argsort(-counts[known], kind="stable")]
-    found = plane(coder.vectors(stream, order), counts[order] > 0)
-    chosen = frequent(counts, DRAWN)
+    times = np.array([seen[k] for k in known.tolist()])
+    order = np.argsort(-times, kind="stable")
+    counts = times[order]
+    found = plane(coder.vectors(stream, known[order]), counts > 0)
+    chosen = frequent(seen, DRAWN)
     grid = stream.of(maps).shape[1:]
     filled = np.broadcast_to(chosen[:, None, None], (len(chosen), *grid))
     decoded = shown(coder.decode(stream.put(coder.silent(maps, len(chosen)), filled)))
     middle = crops(decoded, grid)[:, grid[0] // 2, grid[1] // 2]
     cells = np.moveaxis(middle, 1, -1)
-    return charts.codebook_map(found.places, counts[order] / counts.sum(), cells, found.explained)
+    return charts.codebook_map(found.places, counts / counts.sum(), cells, found.explained)
 
 
 def information_part(coder: Coder, maps: Maps) -> Found:

@@ -56,13 +56,13 @@ def representations(
     quantizers = codes.quantizers(coder.model)
     yield "pixels", Pair(*(flat(np.asarray(preprocess(x))) for x in images))
     seen = Pair(*map(coder.look, images))
-    yield "histogram", Pair(*(histogram(quantizers, s.indices) for s in seen))
-    yield "one-hot", Pair(*(one_hot(quantizers, s.indices) for s in seen))
+    yield "histogram", trimmed(Pair(*(histogram(quantizers, s.indices) for s in seen)))
+    yield "one-hot", trimmed(Pair(*(one_hot(quantizers, s.indices) for s in seen)))
     yield "z_q", Pair(*(flat(*s.z_q) for s in seen))
     yield "z_e", Pair(*(flat(*s.z_e) for s in seen))
     new = untrained(coder, images.train, seed)
     seen = Pair(*map(new.look, images))
-    yield "untrained histogram", Pair(*(histogram(quantizers, s.indices) for s in seen))
+    yield "untrained histogram", trimmed(Pair(*(histogram(quantizers, s.indices) for s in seen)))
     yield "untrained z_e", Pair(*(flat(*s.z_e) for s in seen))
     if vae is not None:
         trained = vae()
@@ -109,6 +109,22 @@ def counted(columns: Int[np.ndarray, "N P"], size: int) -> sparse.csr_matrix:
     rows = np.repeat(np.arange(len(columns)), columns.shape[1])
     ones = np.ones(columns.size, np.float32)
     return sparse.coo_matrix((ones, (rows, columns.ravel())), (len(columns), size)).tocsr()
+
+
+def trimmed(pair: Pair) -> Pair:
+    """Beyond 2^20 columns, those alone that occur in training: a probe gives no other a weight."""
+    if pair.train.shape[1] <= codes.LISTED:
+        return pair
+    known = np.unique(pair.train.indices)
+
+    def known_of(x):
+        x = x.tocoo()
+        place = np.searchsorted(known, x.col).clip(max=len(known) - 1)
+        kept = known[place] == x.col
+        at = x.row[kept], place[kept]
+        return sparse.coo_matrix((x.data[kept], at), (x.shape[0], len(known))).tocsr()
+
+    return Pair(*map(known_of, pair))
 
 
 def untrained(coder: Coder, images: UInt8[np.ndarray, "N H W C"], seed: int) -> Coder:

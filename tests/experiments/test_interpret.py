@@ -31,7 +31,14 @@ from experiments.meaning.meanings import (
     neighbours,
     plane,
 )
-from experiments.meaning.representations import histogram, one_hot, untrained, vae_of
+from experiments.meaning.representations import (
+    Pair,
+    histogram,
+    one_hot,
+    trimmed,
+    untrained,
+    vae_of,
+)
 from experiments.recipe import hierarchy
 from tests.experiments.test_bad_input import refused
 from vqvae_jax.data.pipeline import preprocess
@@ -193,6 +200,14 @@ def test_histograms_and_one_hot_codes_by_hand():
     expected = np.concatenate([np.eye(k)[i].ravel() for k, i in ((2, [1, 1]), (3, [2, 2]),
                                                                   (4, [0, 3]))])  # fmt: skip
     assert found.tolist() == expected.tolist()
+
+
+def test_features_of_a_codebook_that_is_implicit_have_the_columns_that_occur():
+    quantizers, k = [vj.fsq([4] * 14)], np.array([[5, 2**28 - 1], [5, 7]]).reshape(2, 1, 2, 1)
+    pair = Pair(histogram(quantizers, (k[:1],)), histogram(quantizers, (k[1:],)))
+    assert [x.toarray().tolist() for x in trimmed(pair)] == [[[1, 1]], [[1, 0]]]
+    small = Pair(*[one_hot([vj.vq(8, 3)], (k % 8,))] * 2)
+    assert trimmed(small) is small
 
 
 def test_untrained_codes_come_from_a_first_batch(coder):

@@ -155,7 +155,8 @@ def test_pictures_of_other_shapes(shape):
 
 @pytest.mark.parametrize("data", [np.zeros((4, 10)), np.zeros((4, 8, 8, 1)), pictures(4, 8, 8, 2)])
 def test_data_that_are_no_pictures_have_no_pictures(data):
-    made = report.make_figures(None, None, data, {"0/": np.ones(4), "1/": np.ones(8)}, METRICS)
+    model = vj.VQVAE(vj.MLP(2), vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.MLP(2))
+    made = report.make_figures(model, None, data, {"0/": np.ones(4), "1/": np.ones(8)}, METRICS)
     assert list(made) == ["usage", "curves"]
 
 
@@ -180,12 +181,16 @@ def test_curves_and_usage_of_several_streams():
     metrics = [{"step": 1, "test/0/perplexity": 3.0, "test/1/perplexity": 4.0}]
     labels = [line.get_label() for line in figures.curves(metrics).axes[2].lines]
     assert labels == ["test, stream 0", "test, stream 1"]
-    counts = {"stream 0": np.array([6.0, 0, 2]), "stream 1": np.ones(4), "stream 2": np.zeros(2)}
+    streams = [np.array([6.0, 0, 2]), np.ones(4), np.zeros(2)]
+    counts = {f"stream {q}": (n, len(n)) for q, n in enumerate(streams)}
     panels = figures.codebook_usage(counts).axes
     title = panels[0].get_title(loc="left")
     assert title == "stream 0: perplexity 1.8 of 3\n66.7% used, 8 codes seen"
     shares, _, _ = panels[0].patches[0].get_data()
     assert shares.tolist() == [0.75, 0.25, 0]
+    large = figures.codebook_usage({"": (np.array([2.0, 6.0]), 2**30)}).axes[0]
+    assert large.get_title(loc="left").startswith("perplexity 1.8 of 1,073,741,824, 0.0% used")
+    assert large.patches[0].get_data()[0].tolist() == [0.75, 0.25]
 
 
 def test_code_maps_show_every_stream():

@@ -250,6 +250,7 @@ def test_wrong_types(as_users):
         (TransformerPrior((4,), (3,), width=10, heads=4), "width 10 can't be split over 4 heads"),
         (TransformerPrior((4,), (3,), width=8, heads=0), "width 8 can't be split over 0 heads"),
         (TransformerPrior((4, 0), (3,)), r"vocab\[1\] must be an integer >= 1, got 0"),
+        (TransformerPrior((4, 2**28), (3,)), r"vocab\[1\] = 268,435,456: .*, with grouped"),
         (TransformerPrior((), (3,)), "grid and vocab must not be empty"),
         (TransformerPrior((4,), (3,), classes=-1), r"classes must be in \[0, inf\), got -1"),
         (TransformerPrior((4,), (3,), dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),

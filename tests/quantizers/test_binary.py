@@ -253,6 +253,8 @@ def test_arguments_out_of_range(make, as_users):
         make(31)
     with pytest.raises(ValueError, match="group must divide bits = 6, got 4"):
         make(6, group=4)
+    with pytest.raises(ValueError, match="group must be at most 20"):
+        make(28, group=28)
     for bits in (0, 2.0):
         with pytest.raises(ValueError, match="bits must be an integer >= 1"):
             make(bits)

@@ -13,6 +13,8 @@ from vqvae_jax.quantizers.base import check_indices, check_range, check_size
 Level = tuple[tuple[int, ...], tuple[int, ...]]
 """(grid, vocab) of the codes of one level."""
 
+LARGEST_VOCAB = 2**20
+
 EXCLUDED = -1e9
 """The logit of what can't be: finite, so that sums and differences of two are no NaN."""
 
@@ -163,6 +165,12 @@ def check_prior(prior) -> None:
         sizes |= {f"grid[{j}]{of}": n for j, n in enumerate(grid)}
         sizes |= {f"vocab[{j}]{of}": n for j, n in enumerate(vocab)}
     check_size(**sizes)
+    large = {name: n for name, n in sizes.items() if "vocab" in name and n > LARGEST_VOCAB}
+    for name, n in large.items():
+        raise ValueError(
+            f"{name} = {n:,}: a prior has a vector and a logit for each code, at most "
+            f"{LARGEST_VOCAB:,}; make several streams of fewer codes, with grouped or residual"
+        )
     check_range(0, np.inf, classes=prior.classes, metadata=prior.metadata)
     check_range(0, 1, dropout=prior.dropout)
 

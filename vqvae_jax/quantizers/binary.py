@@ -44,7 +44,8 @@ def lfq(
         beta: weight of the commitment term.
 
     Raises:
-        ValueError: if an argument is out of range, or there are more than 30 bits.
+        ValueError: if an argument is out of range, or there are more than 30 bits, or 20 in a
+            group.
 
     Example:
         >>> q = lfq(bits=3)
@@ -104,6 +105,8 @@ def binary(
     check_range(1e-6, float("inf"), temperature=temperature)
     if bits % group:
         raise ValueError(f"group must divide bits = {bits}, got {group}")
+    if group > 20:
+        raise ValueError(f"group must be at most 20: 2^group codes are listed, got {group}")
 
     def digits(params, y):
         return y > 0
