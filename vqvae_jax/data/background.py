@@ -23,7 +23,7 @@ def record_batches(
     """The batches of `pipeline.batches`, bit for bit, made ahead in the background.
 
     A worker makes a whole batch; `2 * workers` of them are under way or wait. That much memory
-    it takes, and 8 bytes for each of the N examples in the orders of up to four epochs.
+    it takes, and that of `batch_indices` for the order.
 
     Args:
         data: `[N, ...]`, usually `Records`.

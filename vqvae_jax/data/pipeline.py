@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.data.shuffling import shuffled
 
+TABLED = 2**24  # up to so many examples an epoch's order is a table
 _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -83,7 +85,8 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
         index    = permutation(seed, position // n)[position % n]
 
     Every epoch, that is every n positions, visits each example once. Batches run across the end
-    of an epoch, so all have `batch_size` examples, also when n is smaller than that.
+    of an epoch, so all have `batch_size` examples, also when n is smaller than that. The memory
+    is at most that of four permutations of 2^24, 128 MB each: above, none is made, see `shuffled`.
 
     Args:
         seed: not negative.
@@ -106,7 +109,7 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
     epochs, offsets = np.divmod(positions, n)
     parts = [
-        _permutation(seed, epoch, n)[offsets[epochs == epoch]]
+        _in_epoch(seed, epoch, n, offsets[epochs == epoch])
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
     return np.concatenate(parts)
@@ -220,6 +223,17 @@ def _check(seed: int, step: int, batch_size: int, n: int) -> None:
     ):
         if value < least:
             raise ValueError(f"expected {name} of at least {least}, found {value}")
+
+
+def _in_epoch(seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]):
+    """The indices at these places of an epoch's order.
+
+    A table is fast, and the order of every run so far. One of 10^10 examples would take 80 GB and
+    minutes, and so much for each epoch again, before the first batch.
+    """
+    if n > TABLED:
+        return shuffled(seed, epoch, n, places)
+    return _permutation(seed, epoch, n)[places]
 
 
 # A batch needs its own epoch's order and perhaps the next one's; a few more serve several users.

@@ -1,0 +1,58 @@
+"""A permutation of any size that is computed where it is asked for, and takes no memory.
+
+`grain.experimental.index_shuffle` is of this kind too. It is not used here: it belongs to an extra,
+takes one index at a time, and may change with a version of Grain, where a run that resumes needs
+the order that it began with.
+"""
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+ROUNDS = 4  # of a Feistel network: as many as make it look random (Luby and Rackoff, 1988)
+ODD = np.uint64(0xD6E8FEB86659FD93)  # of a mixer of 64 bits by M. Rettich and T. Mulvey
+
+
+def shuffled(
+    seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]
+) -> Int64[np.ndarray, "B"]:
+    """What stands at these places of the permutation of 0, ..., n - 1 of (seed, epoch).
+
+    A Feistel network permutes the numbers of 2 h bits, of which there are between n and 4 n; a
+    result of n or more goes through it again, until it is below n.
+
+    Args:
+        seed, epoch: not negative; together the key.
+        n: from 2 to 2^62.
+        places: int64 `[B]`, each in [0, n).
+
+    Returns:
+        int64 `[B]`, each in [0, n), different for different places.
+
+    >>> shuffled(0, 0, 5, np.arange(5)), shuffled(0, 0, 10**10, np.arange(2))
+    (array([2, 3, 0, 1, 4]), array([3391764230, 9337040674]))
+    """
+    half = ((n - 1).bit_length() + 1) // 2
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+    x = places.astype(np.uint64)
+    outside = np.ones(len(x), bool)
+    while outside.any():
+        x[outside] = feistel(x[outside], np.uint64(half), keys)
+        outside = x >= n
+    return x.astype(np.int64)
+
+
+def feistel(
+    x: UInt64[np.ndarray, "B"], half: np.uint64, keys: UInt64[np.ndarray, "R"]
+) -> UInt64[np.ndarray, "B"]:
+    """Two halves of bits: each round, (left, right) becomes (right, left xor f(right))."""
+    left, right = x >> half, x & ((np.uint64(1) << half) - np.uint64(1))
+    for key in keys:
+        left, right = right, left ^ (mixed(right + key) >> (np.uint64(64) - half))
+    return left << half | right
+
+
+def mixed(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
+    """Every bit of x changes every bit with a chance of about a half."""
+    for _ in range(2):
+        x = (x ^ (x >> np.uint64(32))) * ODD
+    return x ^ (x >> np.uint64(32))
