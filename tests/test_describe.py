@@ -128,7 +128,9 @@ def test_a_users_own_functions_and_factories_are_named():
     assert from_json(text, names) == made and made.vocab == (4,)
     assert json.loads(text)["call"] == "mine"
     for description in (to_json(q, names), text):
-        with pytest.raises(ValueError, match=r"is no public name of vqvae_jax and not among names"):
+        with pytest.raises(
+            ValueError, match=r"is no public name of vqvae_jax for descriptions, nor in names"
+        ):
             from_json(description)
     for unknown in (q, made):
         with pytest.raises(ValueError, match=r"JSON can't describe .*names="):
@@ -171,7 +173,7 @@ def test_a_factory_of_the_description_runs_no_code_of_the_text():
         ('{"call": "vq", "kwargs": {"size": 8}}', "vq can't be called as described"),
         ('{"call": "vq", "kwargs": {"size": 8, "dim": 4, "no": 1}}', "vq can't be called"),
         ('{"call": "vq", "kwargs": {"size": 8, "dim": 4, "init": 3}}', "vq can't be called"),
-        ('{"call": "vq", "args": 5, "kwargs": {}}', "vq can't be called"),
+        ('{"call": "vq", "args": 5, "kwargs": {}}', "args and kwargs of vq must be"),
         ('{"call": "vq", "kwargs": [8, 4]}', "kwargs"),
         ('{"call": "vq", "kwargs": null}', "kwargs"),
         ('{"call": 3, "kwargs": {}}', "is no public name"),

@@ -78,6 +78,14 @@ def arrays(name: str, x: Any) -> Any:
     return known(x) if isinstance(x, list | tuple | np.ndarray) else x
 
 
+def trees(name: str, x: Any) -> Any:
+    """Dicts of arrays, where they are NumPy's (as in a loaded model) with JAX's in their place.
+
+    A tracer can't index the others.
+    """
+    return jax.tree.map(lambda a: known(a) if isinstance(a, np.ndarray | np.generic) else a, x)
+
+
 def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
     """Decorator: f runs under JAX's default rules of promotion, whatever its caller has set.
 

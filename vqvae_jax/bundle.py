@@ -1,35 +1,56 @@
 """A model as a folder: its JSON description and its weights, identified by their SHA-256.
 
-Nothing is pickled and nothing in a folder is run: the description names public functions only.
+    model.json                               the description; dtype and shape of each array
+    weights-<start of SHA-256>.safetensors   the arrays
+
+Nothing is pickled and nothing in a folder is run: a description calls factories and modules only.
 """
 
-import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+import flax.linen as nn
+from flax.traverse_util import unflatten_dict
 
-from vqvae_jax.describe import from_json, to_json
+from vqvae_jax.describe import LENGTH, brief, build, first_words, to_json
+from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.tokenizers import Tokenizer
+from vqvae_jax.weights import (
+    LIMIT,
+    check_specs,
+    fingerprint,
+    opened,
+    read_arrays,
+    to_arrays,
+    write,
+    write_arrays,
+)
+from vqvae_jax.weights import BundleError as BundleError
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "model.json"
-
-
-class BundleError(ValueError):
-    """A folder that holds no model, or a damaged one; one line, naming the file."""
+MODELS = nn.Module, Quantizer, Tokenizer
 
 
 class Bundle(NamedTuple):
-    """What `load_model` returns."""
+    """What `load_model` returns.
+
+    Attributes:
+        model: the Flax module, `Quantizer` or `Tokenizer`, equal to the one that was saved.
+        variables: nested dicts of NumPy arrays with the saved bits: on no device yet. For a Flax
+            module `model.apply(variables, ...)`; for loops over many batches, move them once by
+            `jax.device_put(variables)`.
+        sha256: identifies the description and the weights together; codes made with the model
+            are marked with it.
+    """
 
     model: Any
     variables: dict[str, Any]
-    sha256: str  # identifies the description and the weights together
+    sha256: str
 
 
 def save_model(
@@ -42,107 +63,101 @@ def save_model(
 
     Args:
         folder: made if missing.
-        model: a Flax module with a JSON description.
-        variables: nested dicts of arrays.
+        model: a Flax module, a `Quantizer` or a `Tokenizer` with a JSON description.
+        variables: nested dicts, by strings, of arrays: of NumPy or JAX, on whatever devices.
         names: the user's own modules and functions in the model, by name.
 
     Raises:
-        ValueError: if the model has no JSON description.
+        ValueError: if the model has no JSON description, or an array a dtype or a name that can't
+            be kept.
+        TypeError: if the model is something else, or the variables are no such dicts.
     """
+    if not isinstance(model, MODELS):
+        raise TypeError(f"model must be a Flax (Linen) module or a Quantizer, got {brief(model)}")
     folder, arrays = Path(folder), to_arrays(variables)
-    description = to_json(model, names)
+    description = json.loads(to_json(model, names))
     digest = fingerprint(description, arrays)
-    weights = f"weights-{digest[:16]}.npz"
-    dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-    document = {
-        "format": FORMAT,
-        "sha256": digest,
-        "weights": weights,
-        "model": json.loads(description),
-        "dtypes": dtypes,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = {name: array.view(raw_dtype(array.dtype)) for name, array in arrays.items()}
-    write(folder / weights, lambda file: np.savez(file, allow_pickle=False, **raw))
+    specs = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
+    document = {"format": FORMAT, "sha256": digest, "model": description, "arrays": specs}
     text = json.dumps(document, indent=1).encode()
+    if len(text) > LENGTH:
+        raise ValueError(f"the description takes {len(text)} bytes, more than {LENGTH}")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / weights_name(digest)
+    write(weights, lambda file: write_arrays(file, arrays, specs))
     write(folder / DESCRIPTION, lambda file: file.write(text))
-    for old in set(folder.glob("weights-*.npz")) - {folder / weights}:
+    for old in set(folder.glob("weights-*.safetensors")) - {weights}:
         old.unlink()
     return digest
 
 
-def load_model(folder: str | os.PathLike, names: Mapping[str, Any] | None = None) -> Bundle:
-    """The model and its variables from a folder written by `save_model`.
+def load_model(
+    folder: str | os.PathLike, names: Mapping[str, Any] | None = None, *, limit: int = LIMIT
+) -> Bundle:
+    """(model, variables, sha256) from a folder written by `save_model`; see `Bundle`.
+
+    Args:
+        folder: of the model, or of a run, which keeps it in its folder `model`.
+        names: the user's own modules and functions in the model, by name.
+        limit: the most bytes of weights that are read.
 
     Raises:
-        BundleError: if a file is missing, damaged or of another version, naming it.
+        BundleError: if a file is missing, damaged, of another version, a link, or too large.
+
+    Example:
+        >>> import jax, tempfile, vqvae_jax as vj
+        >>> layer, z = vj.Quantize(vj.vq(16, 4)), jax.numpy.ones((1, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     digest = save_model(folder, layer, layer.init(jax.random.key(0), z))
+        ...     model, variables, sha256 = load_model(folder)
+        >>> model == layer, sha256 == digest, model.apply(variables, z).indices.shape
+        (True, True, (1, 1))
     """
     path = Path(folder) / DESCRIPTION
+    inner = Path(folder, "model", DESCRIPTION)
+    if not os.path.lexists(path) and os.path.lexists(inner):
+        path = inner
     document = read_description(path)
-    weights = path.parent / document["weights"]
-    try:
-        with np.load(weights, allow_pickle=False) as file:
-            arrays = {name: file[name].view(dtype) for name, dtype in document["dtypes"].items()}
-    except Exception as error:  # damage shows as many types: BadZipFile, KeyError, TypeError, ...
-        raise BundleError(f"{weights} can't be read: {type(error).__name__}: {error}") from None
-    description = json.dumps(document["model"])
-    digest = fingerprint(description, arrays)
+    weights = path.parent / weights_name(document["sha256"])
+    arrays = read_arrays(weights, document["arrays"], limit)
+    digest = fingerprint(document["model"], arrays)
     if digest != document["sha256"]:
         raise BundleError(f"{weights} is damaged: SHA-256 {document['sha256']} became {digest}")
     try:
-        model = from_json(description, names)
-    except ValueError as error:
-        raise BundleError(f"{path}: {error}") from None
-    return Bundle(model, unflatten_dict(arrays, sep="/"), digest)
+        model = build(document["model"], names or {})
+        variables = unflatten_dict(arrays, sep="/")
+    except (ValueError, TypeError) as error:  # of the latter kind if "a" and "a/b" are there
+        raise BundleError(f"{path}: {first_words(error)}") from None
+    if not isinstance(model, MODELS):
+        raise BundleError(f"{path}: expected a model, found {brief(model)}")
+    return Bundle(model, variables, digest)
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """The parsed `model.json`, its fields checked."""
+    if not os.path.lexists(path):
+        raise BundleError(f"no model in {path.parent}: {path.name} is missing")
     try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BundleError(f"no model in {path.parent}: {path.name} is missing") from None
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged: {error}") from None
-    expected = {"format": int, "sha256": str, "weights": str, "model": dict, "dtypes": dict}
+        with opened(path, LENGTH) as file:
+            text = file.read(LENGTH)
+        document = json.loads(text.decode())
+    except BundleError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged: {first_words(error)}") from None
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != FORMAT:
+        raise BundleError(f"{path} has format {brief(version)}, this version reads {FORMAT}")
+    expected = {"format": int, "sha256": str, "model": dict, "arrays": dict}
     for field, kind in expected.items():
         if not isinstance(document, dict) or not isinstance(document.get(field), kind):
             raise BundleError(f"{path} is damaged: {field} is missing or not a {kind.__name__}")
-    if document["format"] != FORMAT:
-        raise BundleError(f"{path} has format {document['format']}, this version reads {FORMAT}")
-    if Path(document["weights"]).name != document["weights"]:
-        raise BundleError(f"{path} names weights outside its folder: {document['weights']}")
-    return document
+    if not re.fullmatch("[0-9a-f]{64}", document["sha256"]):
+        raise BundleError(f"{path} is damaged: {brief(document['sha256'])} is no SHA-256")
+    specs = check_specs(path, document["arrays"])
+    return document | {"arrays": specs}
 
 
-def to_arrays(variables) -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as one flat dict of NumPy arrays."""
-    flat = flatten_dict(jax.device_get(variables), sep="/")
-    return {name: np.asarray(array, order="C") for name, array in sorted(flat.items())}
-
-
-def raw_dtype(dtype: np.dtype) -> np.dtype:
-    """Unsigned integers of the same size for a dtype that .npy files don't know, as bfloat16."""
-    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
-
-
-def fingerprint(description: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the description and every array: name, dtype, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(json.loads(description), sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def write(path: Path, fill) -> None:
-    """Writes a file under another name and moves it in place when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def weights_name(digest: str) -> str:
+    """The file of the weights."""
+    return f"weights-{digest[:16]}.safetensors"

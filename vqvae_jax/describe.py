@@ -1,7 +1,9 @@
 """Objects that remember the call that made them: equality, hash, pickle and JSON come from it.
 
 `vq(8, 4) == vq(size=8, dim=4)`, so a jitted function with a quantizer as a static argument does
-not compile twice; and a model is described by plain JSON that names public functions only.
+not compile twice; and a model is described by plain JSON. It can call what is made for that alone,
+factories under `described` and modules, and name functions that are `named`: reading one runs
+nothing else.
 """
 
 import dataclasses
@@ -18,6 +20,15 @@ import numpy as np
 from vqvae_jax.boundary import boundary, is_boundary
 
 T = TypeVar("T")
+
+FACTORIES: set[Callable] = set()
+"""What `described` made: a description can call it."""
+
+FUNCTIONS: set[Callable] = set()
+"""What is `named`: a description can hold its name as an argument, and never calls it."""
+
+LENGTH, DEPTH, CALLS = 2**24, 200, 2**12
+"""The most characters, levels and calls of a description: far above those of any model."""
 
 
 def where_set() -> Any:
@@ -111,7 +122,23 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
         items = tuple((k, freeze(v)) for k, v in kwargs.items())
         return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
+    FACTORIES.add(remembering)
     return remembering
+
+
+def named(function: T) -> T:
+    """Decorator: descriptions can hold the function's name, as an estimator's; none calls it.
+
+    Example:
+        >>> import vqvae_jax
+        >>> from_json('{"name": "straight_through"}') is vqvae_jax.straight_through
+        True
+        >>> from_json('{"name": "save_model"}')
+        Traceback (most recent call last):
+        ValueError: 'save_model' is no public name of vqvae_jax for descriptions, nor in names=[]
+    """
+    FUNCTIONS.add(function)
+    return function
 
 
 def remake(factory: Callable, args: tuple, kwargs: tuple) -> Any:
@@ -148,23 +175,56 @@ def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | No
         >>> to_json(vqvae_jax.kmeans(10))
         '{"call": "kmeans", "kwargs": {"steps": 10}}'
     """
-    return json.dumps(to_data(value, names or {}), indent=indent)
+    data = to_data(value, names or {})
+    check_extent(data)
+    return json.dumps(data, indent=indent)
 
 
 def from_json(text: str, names: Mapping[str, Any] | None = None) -> Any:
-    """Builds again what `to_json` described. Only public names and the given ones can be called.
+    """Builds again what `to_json` described; runs nothing but factories and modules.
+
+    These, and the functions that go as arguments into them, are those of `vqvae_jax`, and the
+    user's own in `names`; of those too, only factories under `described` and modules are called.
 
     Raises:
-        ValueError: if the text is no such description or holds a name that is not known.
+        ValueError: if the text is no such description, holds a name that is not known, or is longer
+            or deeper than any model's.
 
     Example:
         >>> from_json('{"call": "kmeans", "kwargs": {"steps": 10}}')
         kmeans(steps=10)
     """
+    if len(text) > LENGTH:
+        raise ValueError(f"not a JSON description: {len(text)} characters, more than {LENGTH}")
     try:
-        return from_data(json.loads(text), names or {})
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not a JSON description: {error}") from None
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a JSON description: {first_words(error)}") from None
+    return build(data, names or {})
+
+
+def build(data: Any, names: Mapping[str, Any]) -> Any:
+    """What parsed JSON describes; any failure is a ValueError of one line."""
+    check_extent(data)
+    try:
+        return from_data(data, names)
+    except RecursionError as error:
+        raise ValueError(f"not a JSON description: {first_words(error)}") from None
+
+
+def check_extent(data: Any) -> None:
+    """Raises a ValueError if parsed JSON is deeper, or holds more calls, than any model's."""
+    level, calls = [data], 0
+    for _ in range(DEPTH):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        calls += sum(isinstance(v, dict) and "call" in v for v in level)
+        level = [v for part in inner if isinstance(part, list) for v in part]
+        if not level:
+            break
+    else:
+        raise ValueError(f"not a JSON description: nested more than {DEPTH} deep")
+    if calls > CALLS:
+        raise ValueError(f"not a JSON description: {calls} calls, more than {CALLS}")
 
 
 def to_data(value: Any, names: Mapping[str, Any]) -> Any:
@@ -173,11 +233,9 @@ def to_data(value: Any, names: Mapping[str, Any]) -> Any:
         return call_data(factory, args, dict(kwargs), names)
     if isinstance(value, list | tuple):
         return [to_data(v, names) for v in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type | Described):
-        fields = {f.name: f for f in dataclasses.fields(value) if f.init}
-        kept = {f: getattr(value, f) for f in fields if f not in ("parent", "name")}  # Flax's own
-        unset = [f for f, v in kept.items() if v is None and fields[f].metadata.get("json")]
-        kept = {f: v for f, v in kept.items() if f not in unset}
+    if is_module(type(value)):
+        kept = {name: getattr(value, name) for name in parameters(type(value))}
+        kept = {k: v for k, v in kept.items() if v is not None or k not in unsaid(type(value))}
         return call_data(type(value), (), kept, names)
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -199,26 +257,61 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
         return public(data["name"], names)
     if not {"call", "kwargs"} <= set(data) <= {"call", "args", "kwargs"}:
         raise ValueError(
-            f"expected a description with the keys call and kwargs, got {sorted(data)}"
+            f"expected a description with the keys call and kwargs, got {brief(sorted(data))}"
         )
-    if not isinstance(data["kwargs"], dict):
-        raise ValueError(f"kwargs of {data['call']!r} must be an object, got {data['kwargs']!r}")
-    kwargs = {k: from_data(v, names) for k, v in data["kwargs"].items()}
+    call, kwargs, args = data["call"], data["kwargs"], data.get("args", [])
+    factory = callable_by(call, names)
+    if not isinstance(kwargs, dict) or not isinstance(args, list):
+        found = f"{brief(args)} and {brief(kwargs)}"
+        raise ValueError(f"args and kwargs of {call} must be a list and an object, got {found}")
+    if is_module(factory) and not set(kwargs) <= set(parameters(factory)):
+        unknown = sorted(set(kwargs) - set(parameters(factory)))
+        raise ValueError(f"{call} has no parameters {brief(unknown)}")
+    args, kwargs = from_data(args, names), {k: from_data(v, names) for k, v in kwargs.items()}
     try:
-        return public(data["call"], names)(*from_data(data.get("args", []), names), **kwargs)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{data['call']} can't be called as described: {error}") from None
+        return factory(*args, **kwargs)
+    except Exception as error:  # of any kind: the arguments are a stranger's
+        raise ValueError(f"{call} can't be called as described: {first_words(error)}") from None
 
 
-def public(name: str, names: Mapping[str, Any]) -> Any:
-    """What a description means by a name: the user's own, else a public one of this package."""
-    package = vars(importlib.import_module("vqvae_jax"))
-    found = names.get(name, package.get(name)) if isinstance(name, str) else None
-    if found is None or inspect.ismodule(found) or name.startswith("_"):
+def is_module(value: Any) -> bool:
+    """Whether it is a class whose instances are made of their fields, such as a Flax module."""
+    made = isinstance(value, type) and dataclasses.is_dataclass(value)
+    return made and not issubclass(value, Described)
+
+
+def parameters(module: type) -> list[str]:
+    """The fields that a description holds: not `parent` and `name`, which are Flax's own."""
+    fields = [f.name for f in dataclasses.fields(module) if f.init]
+    return [name for name in fields if name not in ("parent", "name")]
+
+
+def unsaid(module: type) -> set[str]:
+    """The fields that a description leaves out where they are None: see `where_set`."""
+    return {f.name for f in dataclasses.fields(module) if f.metadata.get("json")}
+
+
+def public(name: Any, names: Mapping[str, Any]) -> Any:
+    """What a description means by a name: the user's own, else one of this package made for it."""
+    found = None
+    if isinstance(name, str) and not name.startswith("_"):
+        listed = vars(importlib.import_module("vqvae_jax")).get(name)
+        ours = is_module(listed) or (inspect.isfunction(listed) and listed in FACTORIES | FUNCTIONS)
+        found = names.get(name, listed if ours else None)
+    if found is None or inspect.ismodule(found):
         raise ValueError(
-            f"{name!r} is no public name of vqvae_jax and not among names={list(names)}"
+            f"{brief(name)} is no public name of vqvae_jax for descriptions,"
+            f" nor in names={list(names)}"
         )
     return found
+
+
+def callable_by(name: Any, names: Mapping[str, Any]) -> Callable:
+    """What a description may call by a name: a factory under `described`, or a module."""
+    found = public(name, names)
+    if is_module(found) or (inspect.isfunction(found) and found in FACTORIES):
+        return found
+    raise ValueError(f"{name} is neither a factory under @described nor a module: it is not called")
 
 
 def public_name(value: Any, names: Mapping[str, Any]) -> str:
@@ -229,3 +322,15 @@ def public_name(value: Any, names: Mapping[str, Any]) -> str:
     except ValueError:
         pass
     raise ValueError(f"JSON can't describe {value!r}: it is no public name, give it in names=")
+
+
+def brief(value: Any) -> str:
+    """A stranger's value on one line that is not too long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def first_words(error: Exception) -> str:
+    """What went wrong, on one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."

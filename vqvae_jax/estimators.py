@@ -8,7 +8,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.describe import Function, described
+from vqvae_jax.describe import Function, described, named
 from vqvae_jax.losses import check_same_shape
 
 Estimator = Callable[[Array, Array], Array]
@@ -25,6 +25,7 @@ def exactly(z_q: Array, surrogate: Array) -> Array:
     return sg(z_q) + (surrogate - sg(surrogate))
 
 
+@named
 @boundary
 def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """z / |z|, and 0 with a finite gradient for z = 0.
@@ -40,6 +41,7 @@ def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+@named
 @boundary
 def straight_through(
     z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
@@ -61,6 +63,7 @@ def straight_through(
     return exactly(z_q, z_e)
 
 
+@named
 @boundary
 def rotation_trick(
     z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]

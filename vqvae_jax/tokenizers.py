@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
-from vqvae_jax.describe import Described, described
+from vqvae_jax.boundary import boundary, trees
+from vqvae_jax.describe import Described, described, named
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import check_rows, check_size
+from vqvae_jax.quantizers.composition import check_streams
 from vqvae_jax.reductions import valid_rows
 from vqvae_jax.search import nearest
 
@@ -33,7 +34,12 @@ class Tokenizer(Described):
     dim: int
     vocab: tuple[int, ...]
 
+    def enters(self, name: str) -> dict:
+        """The state may be of NumPy."""
+        return {0: ("state", trees)} if name == "encode" else {}
 
+
+@named
 @boundary
 def layer_norm(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """(x - mean) / sqrt(variance + 1e-5) of each row: layer normalisation without parameters.
@@ -82,6 +88,7 @@ def random_projection(
         (4, 25, 2)
     """
     check_size(size=size, dim=dim, code_dim=code_dim, heads=heads)
+    check_streams(heads)
 
     def init(key):
         key_projection, key_codebook = jax.random.split(key)

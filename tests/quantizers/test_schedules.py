@@ -81,7 +81,7 @@ def test_names_that_optax_does_not_have_are_refused():
             from_optax(name, 1.0)
     with pytest.raises(ValueError, match="no schedule or transformation"):
         from_optax("global_norm", 1.0)
-    with pytest.raises(ValueError, match="public function of optax, got 'adamm'"):
+    with pytest.raises(ValueError, match="schedule or optimizer of optax, got 'adamm'"):
         from_json('{"call": "from_optax", "args": ["adamm", 1], "kwargs": {}}', NAMES)
     with pytest.raises(TypeError, match="dict"):
         from_optax("piecewise_constant_schedule", 1.0, {2: 0.1})

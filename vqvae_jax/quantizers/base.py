@@ -13,7 +13,7 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import floats, integers
+from vqvae_jax.boundary import floats, integers, trees
 from vqvae_jax.describe import Described
 
 STATE = "quantizer"
@@ -80,8 +80,9 @@ class Quantizer(Described):
     stochastic: bool = False
 
     def enters(self, name: str) -> dict:
-        """What arrives as z or indices is what the contract says, for users' quantizers as well."""
-        return {"apply": {2: ("z", floats)}, "decode": {2: ("indices", integers)}}.get(name, {})
+        """What arrives is what the contract says, for users' quantizers as well."""
+        last = {"apply": ("z", floats), "decode": ("indices", integers)}.get(name)
+        return {0: ("params", trees), 1: ("state", trees), 2: last} if last else {}
 
     def encode(self, params, state, z: Float[Array, "*rows D"]) -> Int[Array, "*rows Q"]:
         """The codes of z: `apply` in eval mode, the indices alone."""

@@ -100,6 +100,8 @@ def binary(
 ) -> Quantizer:
     """Codes {-scale, +scale}^bits of y = bound(z)."""
     check_size(bits=bits, group=group)
+    if bits > 30:
+        raise ValueError(f"bits must be at most 30, got {bits}: make several streams with grouped")
     levels = check_levels((2,) * bits)
     check_range(0, float("inf"), entropy=entropy, diversity=diversity, beta=beta)
     check_range(1e-6, float("inf"), temperature=temperature)

@@ -80,6 +80,12 @@ def check_members(qs: Sequence[Quantizer]) -> None:
             raise TypeError(f"member {i} must be a Quantizer, got {type(q).__name__}")
 
 
+def check_streams(number: int) -> None:
+    """Raises a ValueError, before they are listed, if there are more streams than anyone needs."""
+    if number > 2**16:
+        raise ValueError(f"a quantizer must have at most 65536 streams of codes, got {number}")
+
+
 def check_same_dim(qs: Sequence[Quantizer]) -> None:
     """Raises unless all members have the same D."""
     dims = [q.dim for q in qs]

@@ -7,7 +7,6 @@ dimension varies fastest (arXiv:2309.15505, appendix A.1). "Levels" are L_1..L_D
 import math
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient as sg
@@ -35,7 +34,7 @@ def digital(
     terms: Callable = lambda params, rows, y, z_q, axis_name: ({}, {}),
     *,
     perturb: Callable | None = None,
-    start: dict[str, np.ndarray] | None = None,
+    start: Callable[[], dict[str, Array]] = dict,
 ) -> Quantizer:
     """The record: rows, packing, estimator, decode.
 
@@ -46,12 +45,12 @@ def digital(
         values: (params, digits) -> z_q `[..., D]`.
         terms: (params, rows, y, z_q, axis_name) -> losses, metrics.
         perturb: None, or (key, y, quantized) -> what training passes on instead.
-        start: the initial params.
+        start: makes the initial params.
     """
     dim, vocab = len(levels), (math.prod(levels.tolist()),)
 
     def init(key):
-        return jax.tree.map(jnp.asarray, start or {}), {}
+        return start(), {}
 
     def code(params, k):
         known = (k >= 0) & (k < vocab[0])
@@ -81,6 +80,8 @@ def digital(
 
 def check_levels(levels: Sequence[int]) -> Levels:
     """The levels as an array; raises a ValueError unless they fit one stream."""
+    if len(levels) > 31:  # before a stranger's million of them is multiplied
+        raise ValueError(f"{len(levels)} levels do not fit a stream of int32: use grouped")
     whole = [n for n in levels if isinstance(n, int | np.integer) and 2 <= n <= 2**24]
     if not levels or len(whole) < len(levels):
         raise ValueError(f"levels must be integers from 2 to 2^24, got {levels!r}")

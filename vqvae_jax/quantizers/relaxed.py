@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
-from vqvae_jax.describe import described
+from vqvae_jax.describe import described, named
 from vqvae_jax.equations import lookup
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.assignments import squared_distances
@@ -27,11 +27,13 @@ from vqvae_jax.quantizers.inits import Init, normal
 from vqvae_jax.reductions import Rows, mean, valid_rows
 
 
+@named
 def hard(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
     """The sampled code in value, the relaxed one in gradient."""
     return exactly(one_hot, p)
 
 
+@named
 def soft(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
     """The relaxed code: a mixture of all, in training."""
     return p

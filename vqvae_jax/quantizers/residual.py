@@ -21,6 +21,7 @@ from vqvae_jax.quantizers.base import (
 from vqvae_jax.quantizers.composition import (
     check_members,
     check_same_dim,
+    check_streams,
     init_members,
     join,
     member_keys,
@@ -74,6 +75,7 @@ def residual(
     """
     check_members(qs)
     check_same_dim(qs)
+    check_streams(sum(len(q.vocab) for q in qs))
     vocab = tuple(size for q in qs for size in q.vocab)
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
@@ -127,6 +129,7 @@ def repeat(
     """
     check_members([q])
     check_size(n=n)
+    check_streams(n * len(q.vocab))
 
     def init(key):
         return jax.lax.map(q.init, stacked_keys(key, n))
@@ -182,6 +185,7 @@ def shared(
     """
     check_members([q])
     check_size(n=n)
+    check_streams(n * len(q.vocab))
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, q.dim)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
-from vqvae_jax.describe import described
+from vqvae_jax.describe import described, named
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import Number, Quantizer, check_range
 from vqvae_jax.quantizers.digits import Levels, check_levels, digital
@@ -24,6 +24,7 @@ class Axis(NamedTuple):
     zero: Float[np.ndarray, "D"]  # where y = 0 lies among the digits
 
 
+@named
 def tanh_bound(levels: Levels) -> Axis:
     """The bound of FSQ: y = (tanh(z + shift) h - offset) / (L // 2), h = 0.999 (L - 1) / 2.
 
@@ -47,6 +48,7 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
     return Axis(lambda z: (jnp.tanh(z + shift) * h - offset) / width, width, width)
 
 
+@named
 def arctanh_bound(levels: Levels) -> Axis:
     """`tanh_bound` with h = 1.001 (L - 1) / 2 and the shift arctanh(offset / h).
 
@@ -56,17 +58,20 @@ def arctanh_bound(levels: Levels) -> Axis:
     return tanh_axis(levels, 1 + 1e-3, np.arctanh)
 
 
+@named
 def symmetric_bound(levels: Levels) -> Axis:
     """y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, section 3.2)."""
     half = ((levels - 1) / 2).astype(np.float32)
     return Axis(jnp.tanh, half, half)
 
 
+@named
 def tanh_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """(tanh(z) + 1) / 2, the distribution function of a logistic variable."""
     return (jnp.tanh(z) + 1) / 2
 
 
+@named
 def normal_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """The distribution function of N(0, 1)."""
     return jax.scipy.stats.norm.cdf(z)
@@ -187,12 +192,17 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
     """
     size = check_levels(levels)
     check_range(0, float("inf"), alpha=alpha, beta=beta)
-    real = np.arange(size.max()) < size[:, None]
-    first = np.where(real, np.arange(size.max()) / (size[:, None] - 1) - 0.5, 0)
+
+    def real():
+        return np.arange(size.max()) < size[:, None]
+
+    def start():
+        first = np.where(real(), np.arange(size.max()) / (size[:, None] - 1) - 0.5, 0)
+        return {"values": jnp.asarray(first, jnp.float32)}
 
     def digits(params, z):
         v = params["values"]
-        distance = jnp.where(real & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
+        distance = jnp.where(real() & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
         return jnp.argmin(distance, axis=-1)
 
     def values(params, d):
@@ -203,10 +213,9 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
             "codebook": alpha * codebook_loss(z, z_q, rows.weights, axis_name),
             "commitment": beta * commitment_loss(z, z_q, rows.weights, axis_name),
         }
-        lost = real & ~jnp.isfinite(sg(params["values"]))
+        lost = real() & ~jnp.isfinite(sg(params["values"]))
         return losses, {"invalid_codes": jnp.sum(lost, dtype=jnp.float32)}
 
-    start = {"values": first.astype(np.float32)}
     return digital(size, lambda z: z, digits, values, terms, start=start)
 
 

@@ -53,8 +53,8 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
     """
     public = isinstance(name, str) and not name.startswith("_")
     factory = vars(optax).get(name) if public else None
-    if not inspect.isfunction(factory):
-        raise ValueError(f"name must be that of a public function of optax, got {name!r}")
+    if not inspect.isfunction(factory) or not makes_update(factory):
+        raise ValueError(f"name must be that of a schedule or optimizer of optax, got {name!r}")
     if any(isinstance(value, Mapping) for value in (*args, *kwargs.values())):
         raise TypeError(f"{name}: a dict has no hash; schedules are put together by join_schedules")
     made = factory(*args, **kwargs)
@@ -63,6 +63,15 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
     if not callable(made):
         raise ValueError(f"optax.{name} makes no schedule or transformation but {made!r}")
     return Function(made)
+
+
+def makes_update(factory: Callable) -> bool:
+    """Whether a function of optax says that it returns a function or a transformation.
+
+    Others compute at once, some in as many steps as an argument says: no description calls them.
+    """
+    returns = str(factory.__annotations__.get("return"))
+    return any(word in returns for word in ("GradientTransformation", "Callable", "Schedule"))
 
 
 @described

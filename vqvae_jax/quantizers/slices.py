@@ -7,6 +7,7 @@ from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import Quantizer, check_indices, check_rows, check_size
 from vqvae_jax.quantizers.composition import (
     check_members,
+    check_streams,
     init_members,
     join,
     member_keys,
@@ -38,6 +39,7 @@ def grouped(*qs: Quantizer) -> Quantizer:
         (8, (512, 16))
     """
     check_members(qs)
+    check_streams(sum(len(q.vocab) for q in qs))
     dim, vocab = sum(q.dim for q in qs), tuple(size for q in qs for size in q.vocab)
     ends = np.cumsum([q.dim for q in qs])[:-1]
 
@@ -85,6 +87,7 @@ def heads(q: Quantizer, n: int) -> Quantizer:
     """
     check_members([q])
     check_size(n=n)
+    check_streams(n * len(q.vocab))
     dim, vocab = n * q.dim, q.vocab * n
 
     def merge(x, width):

@@ -1,0 +1,179 @@
+"""Arrays by name in a safetensors file, of which nothing is believed when it is read.
+
+A file is opened once, must be a plain one of exactly the size that its arrays have, and must begin
+with the very bytes that are written for them: so nothing in it is parsed, and nothing larger than
+the file is allocated.
+"""
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+from flax.traverse_util import flatten_dict
+
+from vqvae_jax.describe import brief, first_words
+
+LIMIT = 2**33
+"""The most bytes of weights that are read, unless the caller allows more."""
+
+ARRAYS = 2**16
+"""The most arrays of a model."""
+
+DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    "complex64": "C64",
+}  # fmt: skip
+"""The dtypes of arrays, by their names in safetensors files."""
+
+Spec = tuple[str, tuple[int, ...]]  # dtype and shape of an array
+
+
+class BundleError(ValueError):
+    """A folder that holds no model, or a damaged one; one line, naming the file."""
+
+
+def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
+    """Dtype and shape of each array; raises a BundleError unless they are plain."""
+    if len(arrays) > ARRAYS:
+        raise BundleError(f"{path} is damaged: {len(arrays)} arrays, more than {ARRAYS}")
+    for name, spec in arrays.items():
+        match spec:
+            case [str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= 32:
+                whole = all(type(n) is int and 0 <= n < 2**48 for n in shape)
+            case _:
+                whole = False
+        if not whole or not is_name(name):
+            raise BundleError(f"{path} is damaged: array {brief(name)} is {brief(spec)}")
+    return {name: (dtype, tuple(shape)) for name, (dtype, shape) in sorted(arrays.items())}
+
+
+def is_name(name: str) -> bool:
+    """Whether it is a path of printable parts.
+
+    >>> [is_name(n) for n in ("params/Dense_0/kernel", "a//b", "", "a/", "a\\n")]
+    [True, False, False, False, False]
+    """
+    return len(name) <= 1000 and all(part and part.isprintable() for part in name.split("/"))
+
+
+@contextmanager
+def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
+    """A plain file of at most so many bytes: no link is followed, and no FIFO waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        file = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        found = "it is a symbolic link" if path.is_symlink() else error.strerror
+        raise BundleError(f"{path} can't be read: {found}") from None
+    info = os.fstat(file)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(file)
+        raise BundleError(f"{path} can't be read: it is no plain file")
+    with os.fdopen(file, "rb") as reader:
+        if info.st_size > limit:
+            raise BundleError(f"{path} is too large: {info.st_size} bytes, limit={limit}")
+        yield reader
+
+
+def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
+    """How a safetensors file of these arrays begins, their order, and its size.
+
+    The widest dtypes come first, so that each array is aligned.
+    """
+    order = sorted(specs, key=lambda name: (-jnp.dtype(specs[name][0]).itemsize, name))
+    entries, end = {}, 0
+    for name in order:
+        dtype, shape = specs[name]
+        begin, end = end, end + count_bytes(specs[name])
+        entries[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    start = len(text).to_bytes(8, "little") + text
+    return start, order, len(start) + end
+
+
+def count_bytes(spec: Spec) -> int:
+    """The size of an array."""
+    dtype, shape = spec
+    return jnp.dtype(dtype).itemsize * math.prod(shape)
+
+
+def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> None:
+    """A safetensors file."""
+    start, order, _ = header(specs)
+    file.write(start)
+    for name in order:
+        file.write(arrays[name].reshape(-1).view(np.uint8))
+
+
+def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
+    """The arrays of the file that `write_arrays` makes of these; any other is a BundleError."""
+    start, order, size = header(specs)
+    arrays = {}
+    with opened(path, limit) as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size or file.read(len(start)) != start:
+            raise BundleError(f"{path} is damaged: not the arrays that model.json names")
+        try:
+            for name in order:
+                dtype, shape = specs[name]
+                raw = np.fromfile(file, np.uint8, count_bytes(specs[name]))
+                arrays[name] = raw.view(jnp.dtype(dtype)).reshape(shape)
+        except (ValueError, OSError, MemoryError) as error:
+            raise BundleError(f"{path} can't be read: {first_words(error)}") from None
+    return arrays
+
+
+def to_arrays(variables) -> dict[str, np.ndarray]:
+    """Nested dicts of arrays as one flat dict of NumPy arrays; raises if they can't be kept."""
+    if not isinstance(variables, dict | FrozenDict):
+        raise TypeError(
+            f"variables must be nested dicts of arrays, got {type(variables).__name__};"
+            " of a Flax NNX state, nnx.to_pure_dict makes them"
+        )
+    arrays = {}
+    for path, value in flatten_dict(jax.device_get(variables)).items():
+        name, array = "/".join(map(str, path)), np.asarray(value, order="C")
+        if not all(isinstance(part, str) and "/" not in part for part in path) or not is_name(name):
+            raise TypeError(f"names of variables must be printable and without /, got {path}")
+        if str(array.dtype) not in DTYPES:
+            raise ValueError(
+                f"dtypes of variables must be one of {list(DTYPES)}, got {name}: {array.dtype}"
+            )
+        arrays[name] = array
+    return arrays
+
+
+def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the description and every array: name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file under another name and moves it in place when it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a crash, or a link that someone put there
+    try:
+        with open(partial, "xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
