@@ -59,9 +59,13 @@ class CodeEmbedding(nn.Module):
     def setup(self) -> None:
         init = nn.initializers.normal(self.deviation)
         # One table for all streams; its last row stands for the codes that are not known.
-        self.codes = self.param("codes", init, (sum(self.vocab) + 1, self.width))
-        self.positions = self.param("positions", init, (math.prod(self.grid), self.width))
-        self.streams = self.param("streams", init, (len(self.vocab), self.width))
+        self.codes = self.table("codes", init, (sum(self.vocab) + 1, self.width))
+        self.positions = self.table("positions", init, (math.prod(self.grid), self.width))
+        self.streams = self.table("streams", init, (len(self.vocab), self.width))
+
+    def table(self, *args) -> Array:
+        """A parameter as an array that tracers can index, which NumPy's are not."""
+        return jnp.asarray(self.param(*args))
 
     def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
         """Codes and places, as a sequence."""
@@ -92,8 +96,9 @@ class CodeHead(nn.Module):
 
     def setup(self) -> None:
         shape = (len(self.vocab), self.width, max(self.vocab))
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=(0,)), shape)
-        self.bias = self.param("bias", nn.initializers.zeros, (shape[0], shape[2]))
+        init = nn.initializers.lecun_normal(batch_axis=(0,))
+        self.kernel = jnp.asarray(self.param("kernel", init, shape))  # for tracers to index
+        self.bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (shape[0], shape[2])))
 
     def __call__(self, x: Float[Array, "*rows Q W"]) -> Float[Array, "*rows Q K"]:
         return self.logits(x, jnp.arange(len(self.vocab)), "...qw,qwk->...qk")
