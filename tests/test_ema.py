@@ -19,6 +19,7 @@ from vqvae_jax import (
     vq,
     zero_debiased,
 )
+from vqvae_jax.reductions import valid_rows
 
 SIZE, DIM = 6, 3
 KEY = jax.random.key(0)
@@ -148,6 +149,14 @@ def test_a_bad_row_counts_as_if_it_were_not_there(make, poison):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((out, after)))
     gradient = jax.grad(lambda p, z: q.apply(p, state, z)[0].loss, (0, 1))(params, jnp.asarray(bad))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+def test_a_weight_below_zero_is_none_and_a_bad_row_without_weight_is_not_counted():
+    z = jnp.asarray(batches(1)[0][:4]).at[1].set(jnp.nan).at[3].set(jnp.nan)
+    rows = valid_rows(z, jnp.array([2.0, 0.0, -3.0, 0.5]))
+    np.testing.assert_array_equal(rows.weights, [2, 0, 0, 0])
+    np.testing.assert_array_equal(rows.z, np.where([[1], [0], [0], [0]], z, 0))
+    assert rows.some and rows.invalid == 1
 
 
 @pytest.mark.parametrize(
