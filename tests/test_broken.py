@@ -78,6 +78,20 @@ def last_code_for_unknown(params, state, indices):
     return params["codebook"][indices[..., 0]]
 
 
+def in_their_own_dtype(params, state, indices):
+    """Compares with 256 as an int8 has it, which is 0."""
+    k = indices[..., 0]
+    known = (k >= 0) & (k < jnp.asarray(256).astype(k.dtype))
+    return jnp.where(known[..., None], params["codebook"][jnp.where(known, k, 0)], 0)
+
+
+def past_the_boundary(q, decode):
+    """With a function put in as no factory can: nothing widens its indices."""
+    q = broken(q)
+    object.__setattr__(q, "decode", decode)
+    return q
+
+
 def decode_zeros(params, state, indices):
     return jnp.zeros((*indices.shape[:-1], 5))
 
@@ -173,6 +187,7 @@ BROKEN = {
     ),
     "decode_returns_zeros": ("decode", VQ, broken(VQ, decode=decode_zeros)),
     "unknown_is_last_code": ("decode", VQ, broken(VQ, decode=last_code_for_unknown)),
+    "integers_not_widened": ("integers", VQ, past_the_boundary(VQ, in_their_own_dtype)),
     "value_not_exact": ("decode", VQ, outputs(VQ, one_ulp)),
     "codebook_after_update": ("decode", EMA, in_place(EMA)),
     "mask_ignored": ("masks", VQ, options(VQ, without("mask"))),

@@ -6,7 +6,8 @@
 3. A row is valid if it is finite and its mask > 0. Others change nothing; they get index -1 and the
    vector 0. A batch of such rows only has loss 0 and keeps the state. Masks of ones are no mask.
 4. `decode(indices)` is `quantized`, exactly under one compilation, in eval mode and (with the state
-   before the step) in training; -1 decodes to 0. Eval mode needs no key and returns its state.
+   before the step) in training; -1 decodes to 0. Indices are of any integer dtype that holds them.
+   Eval mode needs no key and returns its state.
    The codes of a row depend on the row and the state, not on key, layout or jit.
    A quantizer whose record says `stochastic` is held to this in eval mode only; in training it
    may depend on the key, and `quantized` may be other than the code.
@@ -39,6 +40,9 @@ from vqvae_jax.quantizers.trials import (
     look_up,
     training_step,
 )
+
+# int32 first; the last one that holds K - 1 is the narrowest.
+INTEGERS = (np.int32, np.uint32, np.uint16, np.int16, np.uint8, np.int8)
 
 same = chex.assert_trees_all_equal
 require = np.testing.assert_  # which python -O does not drop
@@ -219,7 +223,20 @@ def law_description(t: Trial) -> None:
         require(False, "apply must raise a TypeError for an unknown keyword")
 
 
-VALUES = (law_eval, law_types, law_decode, law_masks, law_no_rows, law_gradients)
+def law_integers(t: Trial) -> None:
+    """Indices of every integer dtype that holds K - 1 decode alike, jitted or not."""
+    last = np.array(t.q.vocab) - 1
+    codes = np.stack([last, last // 2, 0 * last, -np.ones_like(last)])
+    dtypes = [d for d in INTEGERS if last.max() <= np.iinfo(d).max]
+    given = [codes[: 4 if np.iinfo(d).min < 0 else 3].astype(d) for d in dtypes]  # -1 needs a sign
+    decode = t.jit(lambda params, state, given: [t.q.decode(params, state, k) for k in given])
+    expected, *found = decode(t.params, t.state, given)
+    for vectors in found:
+        close(vectors, expected[: len(vectors)])
+    close(t.q.decode(t.params, t.state, given[-1]), expected[: len(given[-1])])
+
+
+VALUES = (law_eval, law_types, law_decode, law_integers, law_masks, law_no_rows, law_gradients)
 LAWS = (law_init, *VALUES, law_codes, law_replicas, law_description)
 
 
