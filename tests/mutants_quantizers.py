@@ -80,6 +80,16 @@ FAMILIES = [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
+    ("codes put in by hand", Q + "codebooks.py", T + "test_handmade.py", [
+        ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
+        ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
+        ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),
+        ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
+        ("still to be debiased", '"weight": jnp.ones((), jnp.float32)', '"weight": state.get("weight")'),
+    ]),
+    ("codes put in at a stream", Q + "composition.py", T + "test_handmade.py", [
+        ("stream of the whole", "stream -= len(q.vocab)", "pass"),
+    ]),
     ("schedules", Q + "schedules.py", T + "test_schedules.py", [
         ("count advances without rows", 'state["count"] + some', 'state["count"] + 1'),
         ("first call sees 1", "now, values = present(state)", 'now, values = present(state | {"count": state["count"] + train})'),

@@ -15,6 +15,7 @@ from vqvae_jax.quantizers import laws, trials
 
 VQ = vj.vq(12, 5, init=vj.normal())
 EMA = vj.ema_vq(12, 5, decay=0.5, init=vj.normal())
+FITTED = vj.ema_vq(12, 5, init=vj.samples())
 
 
 def broken(q, **changes):
@@ -143,6 +144,14 @@ def infinite_gradient(out, z):
     return out._replace(losses=add(out.losses, "root", root.astype(jnp.float32)))
 
 
+def put_in_twice_as_long(params, state, fn, stream):
+    return {"codebook": 2 * fn(params["codebook"])}, state
+
+
+def put_in_before_a_first_batch(params, state, fn, stream):
+    return FITTED.edit(params, state, fn, stream)[0], state | {"codebook": state["codebook"][::-1]}
+
+
 @vj.described
 def of_dict(codebook) -> vj.Init:
     """A factory with an argument that has no hash."""
@@ -199,6 +208,12 @@ BROKEN = {
     "local_averages": ("replicas", EMA, options(EMA, without("axis_name"), of_state=True)),
     "codes_depend_on_key": ("codes", VQ, inputs(VQ, noise)),
     "codes_depend_on_layout": ("codes", VQ, outputs(VQ, zeroth)),
+    "codes_put_in_are_others": ("put_in", VQ, broken(VQ, edit=put_in_twice_as_long)),
+    "first_batch_replaces_codes": (
+        "put_in",
+        FITTED,
+        broken(FITTED, edit=put_in_before_a_first_batch),
+    ),
     "no_gradient_to_z": (
         "gradients",
         VQ,
@@ -222,7 +237,7 @@ BROKEN = {
 @pytest.fixture(scope="module")
 def good():
     """What a broken quantizer is tried on: its own first step may already fail."""
-    return {q: trials.begin_trial(q, compiler_options=fast_compile()) for q in (VQ, EMA)}
+    return {q: trials.begin_trial(q, compiler_options=fast_compile()) for q in (VQ, EMA, FITTED)}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -15,6 +15,8 @@
 6. Gradient estimators are exact in value. The task's gradient reaches z, and all are finite.
 7. Equality, hash, pickle and JSON come from the factory call that made the quantizer.
 8. `apply` counts no codes: `code_counts` does (a matter of cost: not tested).
+9. Codes that were put in by `set_codes` are those that are decoded, alone of their stream, and that
+   training goes on from, be it the first batch. Where codes are computed there are none to put in.
 """
 
 import contextlib
@@ -32,12 +34,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.describe import from_json, remake, to_json
 from vqvae_jax.quantizers.base import Quantizer, check_rows
+from vqvae_jax.quantizers.handmade import NoCodes
 from vqvae_jax.quantizers.trials import (
     REPLICAS,
     Trial,
     begin_trial,
     choose_inputs,
     look_up,
+    reverse_codes,
+    reverse_in_turn,
     training_step,
 )
 
@@ -236,8 +241,31 @@ def law_integers(t: Trial) -> None:
     close(t.q.decode(t.params, t.state, given[-1]), expected[: len(given[-1])])
 
 
+def law_put_in(t: Trial) -> None:
+    """Codes put in are decoded, alone of their stream, and are those that training begins with."""
+    editable = []
+    for stream in range(len(t.q.vocab)):
+        with contextlib.suppress(NoCodes):
+            jax.eval_shape(partial(reverse_codes, t.q, stream), t.params, t.start)
+            editable.append(stream)
+    if not editable:
+        return
+    looks, new = t.jit(partial(reverse_in_turn, t.q, editable))(t.params, t.start)
+    require(specs(new) == specs((t.params, t.start)), "codes put in change shapes or dtypes")
+    for stream, (before, after, e) in zip(editable, looks, strict=True):
+        close(after[stream], before[stream][::-1])
+        if e.shape[-1] == t.q.dim:
+            close(e, before[stream])
+        for i, (old, now) in enumerate(zip(before, after, strict=True)):
+            kept = np.array_equal(old, now) or np.allclose(old[::-1], now, 2e-5, 2e-6)  # shared
+            require(kept, f"stream {i} changes with stream {stream}")
+    out = t.step(*new, t.z, t.key)
+    if not t.q.stochastic:
+        close(out["decoded"], out["quantized"], rtol=1e-6, atol=1e-6)
+
+
 VALUES = (law_eval, law_types, law_decode, law_integers, law_masks, law_no_rows, law_gradients)
-LAWS = (law_init, *VALUES, law_codes, law_replicas, law_description)
+LAWS = (law_init, *VALUES, law_codes, law_put_in, law_replicas, law_description)
 
 
 @contextlib.contextmanager
