@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.runs import write_text
+from experiments.runs import strict_json, write_text
 
 PACKAGES = ("vqvae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -130,7 +130,7 @@ def run_missing(
         prepare = cache(arm.prepare)
         for seed in missing(arm, folder, seeds):
             record = run_arm(arm, seed, lambda seed, prepare=prepare: prepare()(seed))
-            write_text(arm.path(folder, seed), json.dumps(record, indent=1))
+            write_text(arm.path(folder, seed), strict_json(record, indent=1))
             after(record)
             if record["status"] == "failed":
                 break

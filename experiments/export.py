@@ -4,7 +4,8 @@ python -m experiments.export runs/fashion -o out
 python -m experiments.export runs/fashion -o out --batch 64
 
 Writes `tokenize.jaxexport` (x -> indices) and `detokenize.jaxexport` (indices -> x'), with the
-weights inside. To use one:
+weights inside, and README.txt, which says what goes in and comes out: uint8 into a model of pixels.
+To use one:
 
     tokenize = jax.jit(jax.export.deserialize(bytearray(open(path, "rb").read())).call)
     indices = tokenize(x)
@@ -28,6 +29,12 @@ from experiments.recipe import load_data
 from vqvae_jax import as_functions, load_model
 from vqvae_jax.bundle import Bundle, write
 
+USE = """
+    data = bytearray(open("tokenize.jaxexport", "rb").read())
+    tokenize = jax.jit(jax.export.deserialize(data).call)
+    indices = tokenize(x)
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -46,16 +53,20 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Path]:
-    """Writes the two files and prints where they are."""
+    """Writes the files and prints where they are."""
     bundle = load_model(config.run / "model")
     shape = config.shape or own_shape(config.run)
     config.output.mkdir(parents=True, exist_ok=True)
-    paths = {}
+    paths, lines = {}, []
     for name, exported in export(bundle, shape, config.batch, config.platforms).items():
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
-        print(f"{paths[name]}: {shown(exported.in_avals)} -> {shown(exported.out_avals)}")
+        signature = f"{shown(exported.in_avals)} -> {shown(exported.out_avals)}"
+        lines.append(f"{paths[name].name}: {signature}")
+        print(f"{paths[name]}: {signature}")
+    text = "\n".join([*lines, "", about(bundle), USE])
+    write(config.output / "README.txt", lambda file: file.write(text.encode()))
     return paths
 
 
@@ -72,7 +83,8 @@ def export(
     """
     f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
     size = jax.export.symbolic_shape("b")[0] if batch is None else batch
-    x = jax.ShapeDtypeStruct((size, *shape), jnp.float32)
+    domain = getattr(bundle.model, "domain", None)
+    x = jax.ShapeDtypeStruct((size, *shape), jnp.dtype(domain.dtype if domain else "float32"))
     tokenize = jax.jit(lambda x: f.tokenize(variables, x))
     codes = jax.eval_shape(tokenize, x)
     detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
@@ -81,8 +93,20 @@ def export(
 
 
 def shown(arrays: Sequence[jax.core.ShapedArray]) -> str:
-    """Their shapes: of a VQ-VAE-2 there are several maps of codes."""
-    return ", ".join(str(array.shape) for array in arrays)
+    """Their dtypes and shapes: of a VQ-VAE-2 there are several maps of codes."""
+    return ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+
+
+def about(bundle: Bundle) -> str:
+    """What x must be, and what x' is."""
+    domain = getattr(bundle.model, "domain", None)
+    if domain is None:
+        return "x: floats in the scale of the training data, which the model does not know.\n"
+    taken = "uint8 pixels" if domain.dtype == "uint8" else domain.words
+    return (
+        f"x: {taken}. Examples that are not finite or out of range get index -1.\n"
+        f"x': {domain.answer}.\n"
+    )
 
 
 def own_shape(folder: Path) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ LOSSES = ("loss", "reconstruction", "codebook", "commitment", "entropy")
 
 
 def curves(metrics: Sequence[dict[str, float]]) -> Figure:
-    """Losses, PSNR, perplexity and the share of codes used, over the steps.
+    """Losses, PSNR or error, perplexity and the share of codes used, over the steps.
 
     Args:
         metrics: the lines of metrics.jsonl; a line may lack any of the values.
@@ -40,8 +40,12 @@ def curves(metrics: Sequence[dict[str, float]]) -> Figure:
     draw(losses, "loss and its terms", select(metrics, "train", *LOSSES))
     losses.set_yscale("log")
     mse = points(metrics, "train/mse")
-    train = {BATCH: [(step, -10 * math.log10(value)) for step, value in mse if value > 0]}
-    draw(quality, "PSNR (dB)", train | {"test": points(metrics, "test/psnr")})
+    if any("test/explained_variance" in line for line in metrics):
+        draw(quality, "mean squared error", {BATCH: mse, "test": points(metrics, "test/mse")})
+        quality.set_yscale("log")
+    else:
+        train = {BATCH: [(step, -10 * math.log10(value)) for step, value in mse if value > 0]}
+        draw(quality, "PSNR (dB)", train | {"test": points(metrics, "test/psnr")})
     spread = select(metrics, "train", "perplexity_batch") | select(metrics, "test", "perplexity")
     draw(perplexity, "perplexity", spread)
     draw(used, "share of codes used", select(metrics, "test", "used"), first=1)

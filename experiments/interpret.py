@@ -30,7 +30,7 @@ from experiments.page import html_table
 from experiments.progress import make_progress
 from experiments.recipe import load_data
 from experiments.report import document, picture, save
-from experiments.runs import write_text
+from experiments.runs import strict_json, write_text
 from vqvae_jax import VQVAE, VQVAE2, BundleError, load_model
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import Examples
@@ -193,7 +193,7 @@ def write(
         save(folder / "pictures" / f"{part.name}.png", png)
         sections.append(picture(part.title, part.caption, png))
     sections.append(f"<section>{probe_table(probes) if probes else NO_LABELS}</section>")
-    write_text(folder / "results.json", json.dumps(results, indent=1))
+    write_text(folder / "results.json", strict_json(results, indent=1))
     title = f"{options.get('name', config.run.name)}: what the codes mean"
     lead = f"{options['data']} · {results['images']:,} test images"
     save(folder / "report.html", document(title, lead, "\n".join(sections)).encode())

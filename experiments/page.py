@@ -16,7 +16,7 @@ from experiments.arms import Row
 from experiments.figures import png_bytes
 from experiments.report import document, picture, save
 from experiments.report import rows as html_rows
-from experiments.runs import write_text
+from experiments.runs import strict_json, write_text
 from experiments.study import Study, groups, legend, means, table
 
 INTERVALS = "Means and 95 % intervals"
@@ -34,7 +34,7 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     for name, (_, png) in pictures.items():
         save(folder / "pictures" / f"{name}.png", png)
         save(folder / "pictures" / f"{name}.pdf", exports.pdf_bytes(figures[name][1]))
-    write_text(folder / "results.json", json.dumps(results(study, rows), indent=1))
+    write_text(folder / "results.json", strict_json(results(study, rows), indent=1))
     write_text(folder / "results.csv", exports.csv_text(rows))
     tables = {group: table(study, members, str) for group, members in groups(rows).items()}
     write_text(folder / "table.tex", exports.latex(tables))

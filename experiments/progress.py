@@ -11,6 +11,7 @@ from experiments.runs import Log
 from vqvae_jax.training.step import TrainState
 
 Values = dict[str, float]
+COUNTERS = ("invalid_examples", "invalid_codes", "invalid_rows", "skipped")
 
 
 def make_progress(console: Console, **options) -> Progress:
@@ -51,7 +52,7 @@ class Display:
         self.bar = make_progress(console)
         self.task = self.bar.add_task("", total=steps, completed=start, now="compiling")
         self.bar.start()
-        console.print(title)
+        console.print(title, soft_wrap=True)
 
     def log(self, done: int, state, metrics) -> Callable[[], None]:
         """The metrics of this step are on their way, and are written while the next one runs."""
@@ -83,6 +84,17 @@ class Display:
     def close(self) -> None:
         self.bar.stop()
         self.files.close()
+
+
+def measured(metrics: Values, batch_size: int) -> Values:
+    """The metrics of a step; the counters alone where no example of the batch was valid.
+
+    >>> measured({"loss": 0.0, "invalid_examples": 8.0, "skipped": 3.0}, 8)
+    {'invalid_examples': 8.0, 'skipped': 3.0}
+    """
+    if metrics["invalid_examples"] < batch_size:
+        return metrics
+    return {name: metrics[name] for name in COUNTERS if name in metrics}
 
 
 def describe_start(config, what: str, start: int) -> str:

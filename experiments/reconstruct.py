@@ -108,6 +108,9 @@ def check_takes_pictures(folder: Path, model, variables: dict[str, Any]) -> None
     if channels not in MODES or not hasattr(encoder, "downsamplings"):
         found = type(encoder or model).__name__ + (f" of {channels} channels" if channels else "")
         raise BundleError(f"{folder}: expected an encoder of pictures, grey or RGB, found {found}")
+    domain = getattr(model, "domain", None)
+    if domain is not None and domain.dtype != "uint8":
+        raise BundleError(f"{folder}: expected a model of pictures, found one of {domain.words}")
     weights = {k: v for k, v in variables["params"].items() if k.startswith("encoder")}
     axes = max(np.ndim(leaf) for leaf in jax.tree.leaves(weights)) - 2
     if axes != 2:

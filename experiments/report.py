@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -24,7 +25,13 @@ SHOWN = 16  # test images in the pictures
 METRICS = {
     "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), of the mean squared error of all images"),
     "ssim": ("SSIM", "{:.4f}", "structural similarity, the mean over images; 1 where they agree"),
-    "mse": ("MSE", "{:.3g}", "mean squared error, with pixels in a range of 1"),
+    "explained_variance": (
+        "Explained variance",
+        "{:.2%}",
+        "1 - MSE / variance, around the mean of each channel of the test set",
+    ),
+    "mse": ("MSE", "{:.3g}", "mean squared error, {units}"),
+    "left_out": ("Left out", "{:,.0f}", "examples that are not finite, or out of range"),
     "perplexity": ("Perplexity", "{:,.1f}", "exp of the entropy of the codes of the whole set"),
     "used": ("Codes used", "{:.1%}", "share of the codebook that occurs in the test set at all"),
     "seen": ("Codes seen", "{:,.0f}", "how many codes were counted; no perplexity exceeds it"),
@@ -35,7 +42,15 @@ METRICS = {
         "of one example's codes at the entropy of the codes each",
     ),
 }
-HEADLINE = ("psnr", "ssim", "perplexity", "used", "bits_uniform", "bits_entropy")
+HEADLINE = (
+    "psnr",
+    "ssim",
+    "explained_variance",
+    "perplexity",
+    "used",
+    "bits_uniform",
+    "bits_entropy",
+)
 
 # Name of the figure: heading, and what to see.
 FIGURES = {
@@ -64,23 +79,25 @@ FIGURES = {
 def make_figures(
     model,
     variables,
-    images_uint8: Shaped[Examples, "N ..."],
+    test: Shaped[Examples, "N ..."],
     counts: Mapping[str, Shaped[np.ndarray, "_"]],
     metrics: Sequence[dict[str, float]],
+    kind: str = "pictures",
 ) -> dict[str, Figure]:
     """All figures of a run; the two of pictures only where the data are pictures.
 
     Args:
         model, variables: the trained VQ-VAE.
-        images_uint8: the test set; pictures are uint8 `[N, H, W, 1 or 3]`.
+        test: the test set; pictures are `[N, H, W, 1, 3 or 4]`.
         counts: for each stream, by its prefix, how often each code occurs in the test set (of a
             large stream, those that do).
         metrics: the lines of metrics.jsonl.
+        kind: of the data, a name of `kinds.NOUNS`.
     """
     made = {}
-    shape, dtype = images_uint8.shape, images_uint8.dtype
-    if len(shape) == 4 and shape[-1] in (1, 3) and dtype == np.uint8:
-        images = np.asarray(images_uint8[:SHOWN])
+    shape = test.shape
+    if kind == "pictures" and len(shape) == 4 and shape[-1] in (1, 3, 4):
+        images = np.asarray(to_pixels(preprocess(np.asarray(test[:SHOWN]))))
         rec = jax.jit(lambda v, x: model.apply(v, preprocess(x)))(variables, images)
         made["reconstructions"] = draw.reconstructions(images, np.asarray(to_pixels(rec.x)))
         maps = codes.as_levels(rec.indices)
@@ -102,6 +119,9 @@ def write_report(
     results: Mapping[str, float],
     metrics: Sequence[dict[str, float]],
     figures: Mapping[str, Figure],
+    data: str = "",
+    units: str = "pixels in [0, 1]",
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Writes `pictures/NAME.png` for each figure, and `report.html` with all of them inside.
 
@@ -112,6 +132,9 @@ def write_report(
         results: the table of the whole test set, by name.
         metrics: the lines of metrics.jsonl; the page says where they end.
         figures: by name; the four of `make_figures` have a place, others follow.
+        data: a line on what they are.
+        units: of errors.
+        remarks: sentences on what may mislead.
 
     Returns:
         The path of the page, which is there as a whole or not at all.
@@ -123,7 +146,9 @@ def write_report(
     in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
     body = BODY.substitute(
         headline=headline(results),
-        results=results_table(results),
+        data=escape(f"Over the whole test set. {data}".strip()),
+        remarks=remarks_section(remarks),
+        results=results_table(results, units),
         figures="".join(figure_section(name, pictures[name]) for name in in_order),
         config=rows((f"<code>{escape(str(k))}</code>", plain(v)) for k, v in config.items()),
         model=escape(pretty(description)),
@@ -154,14 +179,22 @@ def headline(results: Mapping[str, float]) -> str:
     return "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in chosen)
 
 
-def results_table(results: Mapping[str, float]) -> str:
+def remarks_section(remarks: Sequence[str]) -> str:
+    """What may mislead; nothing where nothing does."""
+    if not remarks:
+        return ""
+    items = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
+    return f"<section><h2>What to look at</h2><ul>{items}</ul></section>"
+
+
+def results_table(results: Mapping[str, float], units: str = "pixels in [0, 1]") -> str:
     """All numbers of the test set, each with what it means."""
     lines = []
     for name, value in results.items():
         stream, _, kind = name.rpartition("/")
         title, _, meaning = METRICS.get(kind, (kind, "", ""))
         title += f", {codes.title(stream)}" if stream else ""
-        meaning = f"<small>{escape(meaning)}</small>"
+        meaning = f"<small>{escape(meaning.format(units=units))}</small>"
         lines.append((escape(title) + meaning, f"<b>{escape(number(name, value))}</b>"))
     return rows(lines)
 
@@ -169,6 +202,8 @@ def results_table(results: Mapping[str, float]) -> str:
 def number(name: str, value: Any) -> str:
     """A number as its metric is written."""
     form = METRICS.get(name.rpartition("/")[2], ("", "{:.4g}"))[1]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "infinite" if value in (math.inf, -math.inf) else "not a number"
     return form.format(value) if isinstance(value, int | float) else str(value)
 
 
@@ -259,7 +294,7 @@ $body
 """)
 
 BODY = Template("""<section class="headline">$headline</section>
-<section><h2>Results</h2><p>Over the whole test set.</p><table>$results</table></section>
+$remarks<section><h2>Results</h2><p>$data</p><table>$results</table></section>
 $figures
 <section><h2>Configuration</h2><table class="options">$config</table></section>
 <details><summary>Model</summary><pre>$model</pre></details>""")

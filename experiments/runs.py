@@ -6,12 +6,14 @@ model/            description and weights (`vqvae_jax.load_model`)
 metrics.jsonl     one line per logged step, without any clock: equal runs give equal files
 timing.jsonl      what the clock said
 tensorboard/      the same curves
+data.json         what the data are
 evaluation.json   the table of the whole test set
 pictures/, report.html
 """
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
         if changed:
             raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(options, indent=1))
+    write_text(path, strict_json(options, indent=1))
 
 
 def check_model(folder: Path, model) -> None:
@@ -67,6 +69,24 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda file: file.write(text.encode()))
 
 
+def strict_json(value: Any, **options) -> str:
+    """The JSON of nested values, as every reader takes it: null for what is not a finite number.
+
+    >>> strict_json({"psnr": float("nan"), "codes": (1, float("inf"))})
+    '{"psnr": null, "codes": [1, null]}'
+    """
+    return json.dumps(nullable(value), allow_nan=False, **options)
+
+
+def nullable(value: Any) -> Any:
+    """None in place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: nullable(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [nullable(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line cut off by a crash is left out."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -83,7 +103,7 @@ class Log:
         self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["step"] <= start]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_text(path, "".join(strict_json(line) + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self.step, self.time = start, time.perf_counter()
 
@@ -107,4 +127,4 @@ class Log:
 
 def append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(strict_json(line) + "\n")

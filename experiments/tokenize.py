@@ -64,6 +64,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}
     show(found, f"{output}, model {codes.model[:16]}, {codes.source}")
+    print(*(without_codes(codes.maps[split], split) for split in SPLITS), sep="", end="")
     return found
 
 
@@ -144,7 +145,8 @@ def encode(
 @partial(jax.jit, static_argnums=0)
 def tokenize_batch(model, variables, batch):
     """A map of codes for each level."""
-    return streams.as_levels(model.apply(variables, preprocess(batch), method="tokenize"))
+    x = preprocess(batch) if getattr(model, "domain", None) is None else batch
+    return streams.as_levels(model.apply(variables, x, method="tokenize"))
 
 
 def summary(codes: Codes, split: str) -> dict[str, float]:
@@ -156,6 +158,18 @@ def summary(codes: Codes, split: str) -> dict[str, float]:
     bits = sum(n * math.log2(size) for n, size in zip(per_item, sizes, strict=True))
     numbers = {"items": len(maps[0]), "codes": sum(per_item), "bits_uniform": bits}
     return numbers | {"unique": unique_share(maps), "used": float(np.mean(used))}
+
+
+def without_codes(maps: tuple[Int[np.ndarray, "N ..."], ...], split: str) -> str:
+    """A line on the items without any code, if there are some.
+
+    Example:
+        >>> print(without_codes((np.array([[0], [-1]]), np.array([[5, -1], [-1, -1]])), "test"))
+        1 of 2 test items have no codes: not finite, or out of the range of the model's data
+    """
+    none = int(np.count_nonzero((np.concatenate(flat(maps), axis=1) < 0).all(axis=1)))
+    why = "not finite, or out of the range of the model's data"
+    return f"{none:,} of {len(maps[0]):,} {split} items have no codes: {why}\n" if none else ""
 
 
 def unique_share(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> float:

@@ -11,18 +11,20 @@ The same command continues a run that was stopped.
 import dataclasses
 import json
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
-from experiments import evaluate, report, runs, training
+from experiments import codes, evaluate, kinds, remarks, report, runs, training
 from experiments.command import run
-from experiments.progress import Display, describe_start
+from experiments.kinds import Facts, Kind
+from experiments.progress import Display, describe_start, measured
 from experiments.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
-from vqvae_jax.data.pipeline import Examples
+from vqvae_jax.data.pipeline import Examples, batch_of
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.training.step import TrainState, init_state, make_train_step
@@ -40,6 +42,8 @@ class Config:
     """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
     crop: int | None = None
     """Side of the crops from a folder of images."""
+    kind: Kind | None = None
+    """What the data are, where their shape and range leave it open."""
 
     model: Literal["vqvae", "vqvae2"] = "vqvae"
     """One level of codes, or several: each above the last one has half its side."""
@@ -119,22 +123,29 @@ def main(config: Config) -> dict[str, float] | None:
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(config.data, config.crop)
-    model, optimizer = make_model(config, train), make_optimizer(config)
+    facts = kinds.look(config.data, train, test, config.kind)
+    model = make_model(config, train).clone(domain=facts.domain())
+    optimizer = make_optimizer(config)
+    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
+    first = batch_of(train, config.seed, config.batch_size)(0)
+    odd = facts.remarks() + remarks.of_first_batch(model, as_variables(state), first)
     folder = config.runs / config.name
-    training.train(
-        folder,
-        config,
-        model,
-        make_train_step(in_parts(model, config.parts), optimizer),
-        init_state(model, optimizer, jax.random.key(config.seed), train[:1]),
-        partial(host_batches, config, train),
-        # The model as it is now, for evaluate, reconstruct and export.
-        lambda state: save_model(folder / "model", model, as_variables(state)),
-        partial(make_display, folder, config, model, test),
-        FREE,
-        chief=config.process_id == 0,
-    )
-    return finish(folder, test) if config.process_id == 0 else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
+        training.train(
+            folder,
+            config,
+            model,
+            make_train_step(in_parts(model, config.parts), optimizer),
+            state,
+            partial(host_batches, config, train),
+            # The model as it is now, for evaluate, reconstruct and export.
+            lambda state: save_model(folder / "model", model, as_variables(state)),
+            partial(make_display, folder, config, model, test, facts, odd),
+            FREE,
+            chief=config.process_id == 0,
+        )
+    return finish(folder, test, facts, odd) if config.process_id == 0 else None
 
 
 def as_variables(state: TrainState) -> dict[str, Any]:
@@ -142,47 +153,72 @@ def as_variables(state: TrainState) -> dict[str, Any]:
     return jax.device_get({"params": state.params, **state.collections})
 
 
-def make_display(folder: Path, config: Config, model, test: Examples, start: int) -> Display:
-    """What the run shows and logs."""
-    shape = " x ".join(map(str, test.shape[1:]))
-    title = describe_start(config, f"{config.data}, {shape}", start)
-    look = partial(look_at_test, model, test)
-    return Display(folder, config.steps, start, title, read_metrics, look)
+def make_display(
+    folder: Path, config: Config, model, test: Examples, facts: Facts, odd: list[str], start: int
+) -> Display:
+    """What the run shows and logs; what its data are, it says and keeps."""
+    runs.write_text(folder / "data.json", runs.strict_json(dataclasses.asdict(facts), indent=1))
+    title = describe_start(config, f"{config.data}, {facts}", start)
+    read = partial(read_metrics, config.batch_size, facts.kind)
+    look = partial(look_at_test, model, test, facts.kind)
+    return Display(folder, config.steps, start, "\n".join([title, *odd]), read, look)
 
 
-def read_metrics(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Those of a step and its PSNR; what of them is shown."""
-    values = metrics | {"psnr": -10 * math.log10(max(metrics["mse"], 1e-12))}
-    words = [f"loss {values['loss']:.4f}", f"PSNR {values['psnr']:.2f} dB"]
+def read_metrics(
+    batch_size: int, kind: str, metrics: dict[str, float]
+) -> tuple[dict[str, float], list[str]]:
+    """Those of a step, with the PSNR of pictures; what of them is shown."""
+    values = measured(metrics, batch_size)
+    if "mse" not in values:
+        return values, ["no valid example"]
+    words = [f"loss {values['loss']:.4f}"]
+    if kind == "pictures":
+        decibels = -10 * math.log10(values["mse"]) if values["mse"] > 0 else math.inf
+        values = values | {"psnr": decibels}
+        words.append(f"PSNR {decibels:.2f} dB")
     perplexities = [value for name, value in values.items() if "perplexity_batch" in name]
     return values, words + [f"perplexity {value:.0f}" for value in perplexities[:1]]
 
 
-def look_at_test(model, test: Examples, state: TrainState) -> tuple[dict[str, float], str]:
+def look_at_test(model, test: Examples, kind: str, state: TrainState):
     """The table of the whole test set, and a line of it."""
-    table, _ = evaluate.evaluate(model, as_variables(state), test)
-    text = f"test PSNR {table['psnr']:.2f} dB"
+    table, _ = evaluate.evaluate(model, as_variables(state), test, kind=kind)
+    text = f"test {quality(table)}"
     if "used" in table:
         text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
     return {f"test/{name}": value for name, value in table.items()}, text
 
 
-def finish(folder: Path, test: Examples) -> dict[str, float]:
+def quality(table: dict[str, float]) -> str:
+    """PSNR of pictures, else the explained variance, in words."""
+    if "psnr" in table:
+        return f"PSNR {evaluate.shown(table['psnr'], '.2f')} dB"
+    return f"explained variance {evaluate.shown(table['explained_variance'], '.2%')}"
+
+
+def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> dict[str, float]:
     """Evaluates the saved model over the whole test set, and writes the report."""
     model, variables, digest = load_model(folder / "model")
-    table, counts = evaluate.evaluate(model, variables, test)
-    runs.write_text(folder / "evaluation.json", json.dumps(table, indent=1))
+    table, counts = evaluate.evaluate(model, variables, test, kind=facts.kind)
+    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
     metrics = runs.read_lines(folder / "metrics.jsonl")
+    odd = odd + remarks.of_training(metrics)
+    odd += remarks.of_results(table, codes.streams(codes.quantizers(model)))
     report.write_report(
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
         results=table,
         metrics=metrics,
-        figures=report.make_figures(model, variables, test, counts, metrics),
+        figures=report.make_figures(model, variables, test, counts, metrics, facts.kind),
+        data=str(facts),
+        units=kinds.units(facts.kind, facts.dtype),
+        remarks=odd,
     )
-    evaluate.show(table, f"{folder}, model {digest[:16]}, {len(test):,} test images")
-    print(folder / "report.html")
+    many = kinds.NOUNS[facts.kind][1]
+    title = f"{folder}, model {digest[:16]}, {len(test):,} test {many}"
+    evaluate.show(table, title, facts.kind, facts.dtype)
+    print(*odd, folder / "report.html", sep="\n")
     return table
 
 

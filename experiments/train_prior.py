@@ -8,7 +8,6 @@ The same command continues a run that was stopped. Afterwards: python -m experim
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.generation.priors import (
     take,
 )
 from experiments.judging.classifier import augment
-from experiments.progress import Display, describe_start
+from experiments.progress import Display, describe_start, measured
 from experiments.recipe import load_data
 from experiments.tokenize import codes_of, encode, open_run
 from experiments.train import as_variables
@@ -209,17 +208,26 @@ def make_display(
         return {"validation/bits": bits}, text
 
     title = describe_start(config, f"{config.prior} of {what}", start)
-    return Display(folder, config.steps, start, title, read_metrics, look)
+    return Display(
+        folder, config.steps, start, title, partial(read_metrics, config.batch_size), look
+    )
 
 
 def validation_bits(folder: Path, last: int) -> list[float]:
     """Those that are logged up to a step."""
     lines = runs.read_lines(folder / "metrics.jsonl")
-    return [x["validation/bits"] for x in lines if x["step"] <= last and "validation/bits" in x]
+    return [
+        x["validation/bits"]
+        for x in lines
+        if x["step"] <= last and x.get("validation/bits") is not None
+    ]
 
 
-def read_metrics(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+def read_metrics(batch_size: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
     """Those of a step, and what of them is shown."""
+    metrics = measured(metrics, batch_size)
+    if "bits" not in metrics:
+        return metrics, ["no valid example"]
     return metrics, [f"{metrics['bits']:.1f} bits", f"{metrics['accuracy']:.1%} right"]
 
 
@@ -230,7 +238,7 @@ def finish(
     prior, variables, _ = load_model(folder / "model")
     table = {f"{split}_bits": prior_bits(prior, variables, x) for split, x in splits.items()}
     table |= {"static_bits": static(codes, level), "uniform_bits": uniform(codes, level)}
-    runs.write_text(folder / "evaluation.json", json.dumps(table, indent=1))
+    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
     return table
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import jax
+
 from experiments import runs
 from experiments.progress import Display
 from vqvae_jax.quantizers.base import check_range, check_size
@@ -12,11 +14,47 @@ from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.loop import Hook, Interrupt, run_steps
 from vqvae_jax.training.step import TrainState, TrainStep
 
+PATIENCE = 25  # steps in a row that change nothing, before a run is given up
+
 COMPILERS = {
     "jit": parallel.jit_step,
     "shard_map": parallel.shard_map_step,
     "pmap": parallel.pmap_step,
 }
+
+
+class NothingLearnt(ValueError):
+    """No step of many changed anything: the run ends, and its last checkpoint stays as it is."""
+
+
+class Guard:
+    """A hook of the loop that ends a run which skips its steps.
+
+    Args:
+        start, skipped: the step to begin after, and how many before it changed nothing.
+        last: the last step.
+
+    Raises:
+        NothingLearnt: `PATIENCE` steps in a row changed nothing, or none of the whole run did.
+    """
+
+    def __init__(self, start: int, skipped: int, last: int):
+        self.since, self.skipped, self.last = start, skipped, last
+
+    def look(self, done: int, state, metrics) -> Callable[[], None]:
+        """Reads the counter while the next step runs."""
+        jax.copy_to_host_async(metrics["skipped"])
+        return lambda: self.check(done, int(metrics["skipped"]))
+
+    def check(self, done: int, skipped: int) -> None:
+        """`skipped` of the first `done` steps changed nothing."""
+        if skipped - self.skipped < done - self.since:
+            self.since, self.skipped = done, skipped
+        elif done - self.since >= PATIENCE or skipped == done == self.last:
+            raise NothingLearnt(
+                f"no step from {self.since + 1} to {done} changed anything: the examples are not "
+                "valid, or the gradients not finite; see docs/when-training-looks-wrong.md"
+            )
 
 
 def check(config) -> None:
@@ -55,6 +93,7 @@ def train(
 
     Raises:
         ConfigChanged: if the folder holds another run.
+        NothingLearnt: as of `Guard`.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
     mesh = parallel.data_mesh()
@@ -70,16 +109,19 @@ def train(
             runs.check_model(folder, model)
             state = checkpoints.restore(state)
 
+        guard = Guard(start, int(state.skipped), config.steps)
+
         def save(done, state, metrics):
+            guard.check(int(state.step), int(state.skipped))
             if chief:
                 keep(state)
             # After it: where there is a checkpoint, there is a model. `pmap` leaves local arrays.
             checkpoints.save(parallel.replicate(state, mesh))
 
-        hooks: dict[Hook, int] = {}
+        hooks: dict[Hook, int] = {guard.look: PATIENCE}
         if chief:
             shown = stack.enter_context(closing(display(start)))
-            hooks = {shown.log: config.log_every, shown.evaluate: config.eval_every}
+            hooks |= {shown.log: config.log_every, shown.evaluate: config.eval_every}
         hooks[save] = config.save_every  # last: no checkpoint misses the evaluation of its step
         placed = parallel.prefetch(batches(start), step.place)
         state = run_steps(

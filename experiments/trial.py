@@ -134,6 +134,8 @@ def fitter(
             budget.steps,
             marks,
         )
+        if int(state.skipped) == budget.steps:
+            raise Diverged("every step was skipped: no valid example, or no finite gradient")
         counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
         return {"params": state.params, **state.collections}, counters | curve
 

@@ -36,9 +36,18 @@ class Mutant(NamedTuple):
 
 NEAREST, LAWS, STEP = "tests/test_search.py", "tests/test_laws.py", "tests/training"
 REPLICAS, RECORDS = "tests/test_replicas.py", "tests/data/test_records.py"
+DOMAIN = "tests/data/test_domain.py"
 SUM = "return psum(jax.ops.segment_sum("
 
 MUTANTS = [
+    Mutant("another scale under jit", "no wrong codes for data out of the domain", "data/domain.py",
+           "return jnp.where(each, x, jnp.nan)", "return x", DOMAIN),
+    Mutant("another scale", "no wrong codes for data out of the domain", "data/domain.py",
+           "if not inside(domain, x).all():", "if False:", DOMAIN),
+    Mutant("trained on another scale", "an example is valid if it is in the domain", "training/step.py",
+           "finite &= inside(domain, x)", "pass", DOMAIN),
+    Mutant("a domain in all descriptions", "a model without it keeps its digest", "describe.py",
+           "kept = {f: v for f, v in kept.items() if f not in unset}", "pass", DOMAIN),
     Mutant("farthest code", "k = argmin", "scores.py",
            "jnp.where(b < a, b, a)", "jnp.where(b > a, b, a)", NEAREST),
     Mutant("sheet forgotten", "k = argmin", "scores.py",
@@ -59,8 +68,6 @@ MUTANTS = [
            "precision=jax.lax.Precision.HIGHEST", "precision=None", NEAREST),
     Mutant("no bound of rounding", "exact against float64", "search.py",
            "return 2 * (d + 40) * 2.0**-24", "return 0 * (d + 40) * 2.0**-24", NEAREST),
-    Mutant("half the bound of rounding", "exact against float64, however products are summed", "search.py",
-           "return 2 * (d + 40) * 2.0**-24", "return (d + 40) * 2.0**-24", NEAREST),
     Mutant("never in pairs", "exact against float64", "search.py",
            "inexact = slack > ", "inexact = slack > jnp.inf * ", NEAREST),
     Mutant("the farther of a pair", "exact against float64", "near_ties.py",
@@ -146,19 +153,6 @@ MUTANTS = [
            "jax.lax.pmean(grads, axis_name)", "jax.lax.psum(grads, axis_name)", STEP),
     Mutant("bad steps not skipped", "a gradient that is not finite changes nothing", "training/step.py",
            "jnp.where(good, new, old)", "new", STEP),
-    Mutant("two steps share a key", "each step has its own randomness", "training/step.py",
-           "wrap_key_data(state.seed), state.step)", "wrap_key_data(state.seed), state.step // 2)", STEP),
-    Mutant("parameters with the key of the steps", "each use has its own randomness", "training/step.py",
-           "key_init, key_steps = jax.random.key_data(jax.random.split(key))",
-           "key_init = key_steps = jax.random.key_data(key)", STEP),
-    Mutant("weights of the first stream alone", "weights count in every stream", "metrics.py",
-           "sum_by_code(w, indices[..., q], k, axis_name)", "sum_by_code(jnp.where(q == 0, w, 1.0), indices[..., q], k, axis_name)", "tests/test_metrics.py"),
-    Mutant("replicas of the first stream alone", "replicas count in every stream", "metrics.py",
-           "sum_by_code(w, indices[..., q], k, axis_name)", "sum_by_code(w, indices[..., q], k, None if q else axis_name)", "tests/test_metrics.py"),
-    Mutant("peak below 1 not squared", "PSNR = 10 log10(peak^2 / mse)", "metrics.py",
-           "peak**2 / jnp", "max(peak, peak**2) / jnp", "tests/test_metrics.py"),
-    Mutant("constants of SSIM for peaks below 1", "(0.01 peak)^2, (0.03 peak)^2", "metrics.py",
-           "(0.01 * peak) ** 2, (0.03 * peak) ** 2", "0.01**2 * max(peak, peak**2), 0.03**2 * max(peak, peak**2)", "tests/test_metrics.py"),
     Mutant("perplexity without exp", "perplexity = exp(H)", "metrics.py",
            '"perplexity": jnp.exp(entropy)', '"perplexity": entropy', "tests/test_metrics.py"),
     Mutant("a batch counted into K counters", "costs do not grow with an implicit K", "metrics.py",

@@ -1,7 +1,6 @@
 """What a benchmark leaves: tables on the terminal, results.json, pictures and report.md."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rich.table import Table as RichTable
 from experiments.bench.timing import Race, Spread
 from experiments.figures import png_bytes
 from experiments.report import save
-from experiments.runs import write_text
+from experiments.runs import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
     for name, figure in part.figures.items():
         save(home / f"{name}.png", png_bytes(figure))
     found = {**facts, "benchmark": part.name, "skipped": list(part.skipped), **part.data}
-    write_text(home / "results.json", json.dumps(found, indent=1))
+    write_text(home / "results.json", strict_json(found, indent=1))
     write_text(home / "report.md", markdown(part, facts))
     return home / "report.md"
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.runs import write_text
+from experiments.runs import strict_json, write_text
 from vqvae_jax.bundle import write
 from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
@@ -82,7 +82,7 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
     try:
         FORMS[form][0](partial, codes)
         files = {name: sha256(partial / name) for name in file_names(partial)}
-        write_text(partial / DESCRIPTION, json.dumps(description(codes, form, files), indent=1))
+        write_text(partial / DESCRIPTION, strict_json(description(codes, form, files), indent=1))
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)

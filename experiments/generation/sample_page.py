@@ -1,6 +1,5 @@
 """The page of samples: pictures, numbers, and what they mean."""
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -109,7 +108,7 @@ def write_page(
     made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
     for name, png in made.items():
         save(folder / "pictures" / f"{name}.png", png)
-    runs.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1))
+    runs.write_text(folder / "evaluation.json", runs.strict_json(numbers, indent=1))
     figures = "".join(picture(*CAPTIONS[name], png) for name, png in made.items())
     options = rows(
         (f"<code>{escape(k)}</code>", escape(str(v))) for k, v in runs.to_plain(config).items()

@@ -298,3 +298,11 @@ def test_the_command(grey, tmp_path):
     failed = start(grey, tmp_path / "none.png", "-o", tmp_path / "out")
     assert failed.returncode == 2 and failed.stdout == ""
     assert failed.stderr == f"error: {tmp_path / 'none.png'}: no such picture or folder\n"
+
+
+def test_a_model_of_other_numbers_than_pixels_is_refused(tmp_path, capsys):
+    picture = save(tmp_path / "a.png", noise(8, 8))
+    bundle = vj.load_model(save_random_vqvae(tmp_path / "fields", 3, 8, 8))
+    vj.save_model(tmp_path / "fields", bundle.model.clone(domain=vj.values(0, 9)), bundle.variables)
+    code, err = run_command(capsys, tmp_path / "fields", picture, "-o", tmp_path / "out")
+    check_one_line(code, err, "expected a model of pictures, found one of floats from 0 to 9")

@@ -24,6 +24,8 @@ RESULTS = {
     "psnr": 21.3,
     "mse": 0.0074,
     "ssim": 0.8123,
+    "explained_variance": 0.875,
+    "left_out": 3.0,
     "perplexity": 12.5,
     "used": 0.75,
     "seen": 98000.0,
@@ -80,10 +82,30 @@ def test_every_section_is_there_in_order(page):
 
 def test_every_result_is_shown_and_explained(page):
     text, _ = page
-    for shown in ("21.30 dB", "0.0074", "0.8123", "12.5", "75.0%", "98,000", "441.0", "178.4"):
+    for shown in (
+        "21.30 dB",
+        "0.0074",
+        "0.8123",
+        "12.5",
+        "75.0%",
+        "98,000",
+        "441.0",
+        "178.4",
+        "87.50%",
+    ):
         assert f"<b>{shown}</b>" in text
     for _, _, meaning in report.METRICS.values():
-        assert meaning in unescape(text)
+        assert meaning.format(units="pixels in [0, 1]") in unescape(text)
+
+
+def test_remarks_data_and_units_are_on_the_page_and_numbers_that_are_none_are_no_numbers(tmp_path):
+    results = {"mse": None, "perplexity": float("nan"), "explained_variance": float("-inf")}
+    told = {"data": "90 <vectors>", "units": "in volts", "remarks": ["Only 3 of 16 <codes>."]}
+    text = write(tmp_path, results=results, **told).read_text(encoding="utf-8")
+    assert "<li>Only 3 of 16 &lt;codes&gt;.</li>" in text
+    assert "Over the whole test set. 90 &lt;vectors&gt;" in text
+    assert "mean squared error, in volts" in text and "pixels" not in text
+    assert text.count("<b>not a number</b>") == 3 and text.count("<b>infinite</b>") == 2
 
 
 def test_nothing_is_fetched_or_run(page):
@@ -153,11 +175,26 @@ def test_pictures_of_other_shapes(shape):
     assert len(sizes) == 4 and all(min(size) > 100 for size in sizes.values())
 
 
-@pytest.mark.parametrize("data", [np.zeros((4, 10)), np.zeros((4, 8, 8, 1)), pictures(4, 8, 8, 2)])
-def test_data_that_are_no_pictures_have_no_pictures(data):
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("vectors", np.zeros((4, 10))),
+        ("fields", np.zeros((4, 8, 8, 1))),
+        ("fields", pictures(4, 8, 8, 2)),
+    ],
+)
+def test_data_that_are_no_pictures_have_no_pictures(kind, data):
+    counts = {"0/": np.ones(4), "1/": np.ones(8)}
     model = vj.VQVAE(vj.MLP(2), vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.MLP(2))
-    made = report.make_figures(model, None, data, {"0/": np.ones(4), "1/": np.ones(8)}, METRICS)
+    made = report.make_figures(model, None, data, counts, METRICS, kind)
     assert list(made) == ["usage", "curves"]
+
+
+def test_curves_of_data_that_are_no_pictures_show_their_error():
+    lines = [{"step": 5, "train/mse": 4.0}, {"step": 5, "test/mse": 3.0}]
+    quality = figures.curves([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]
+    assert "mean squared error" in quality.get_title(loc="left") + quality.get_title()
+    assert [line.get_xydata().tolist() for line in quality.lines] == [[[5, 4.0]], [[5, 3.0]]]
 
 
 def test_a_code_has_one_colour_everywhere():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from code_runs import CLASSES, two_levels, write_idx, write_run
 
+import vqvae_jax as vj
 from experiments import tokenize
 from experiments.generation import code_files
 from experiments.generation.code_files import Codes, open_codes, smallest, write_codes
@@ -190,3 +191,20 @@ def test_codes_are_made_once_for_each_model(data, tmp_path, capsys):
     assert_equal(tokenize.codes_of(run, bundle), first)
     assert "is of another model and is made again" in capsys.readouterr().out
     assert math.prod(first.maps["test"][0].shape) == 20 * 4
+
+
+def test_items_out_of_the_range_of_the_models_data_have_no_codes_and_are_counted(tmp_path, capsys):
+    x = np.random.default_rng(0).uniform(-1, 1, (30, 5)).astype(np.float32)
+    x[2], x[-1], x[-2] = 40, 50, np.nan
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"data": str(tmp_path / "x.npy"), "crop": None})
+    )
+    model = vj.VQVAE(vj.MLP(3), vj.vq(8, 3), vj.MLP(5), domain=vj.values(-2, 2))
+    vj.save_model(tmp_path / "model", model, model.init(jax.random.key(0), x[:1]))
+    tokenize.main(tokenize.Config(tmp_path))
+    said = capsys.readouterr().out
+    assert "1 of 27 train items have no codes" in said and "2 of 3 test items have no codes" in said
+    np.save(tmp_path / "x.npy", np.zeros((30, 5), np.uint8))
+    with pytest.raises(ValueError, match="x is uint8, but this model takes floats from -2 to 2"):
+        tokenize.main(tokenize.Config(tmp_path))

@@ -1,6 +1,7 @@
 """The training script: what it writes, that it goes on bit for bit, on devices and in processes."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -16,13 +17,14 @@ import pytest
 
 from experiments import train, training
 from experiments.runs import ConfigChanged, read_lines
-from vqvae_jax import load_model, save_model, vq
+from vqvae_jax import load_model, pixels, save_model, vq
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.step import init_state
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"codes": (16,), "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2}
+INVALID = {"train/invalid_rows", "train/invalid_codes"}
 EVERY = {"log_every": 1, "eval_every": 5, "save_every": 3, "steps": 10}
 
 
@@ -119,7 +121,9 @@ def test_a_run_writes_its_folder_and_a_second_call_finds_it_done(straight, capsy
     assert list((folder / "tensorboard").glob("events*"))
     table = json.loads((folder / "evaluation.json").read_text())
     assert table["seen"] == 10 * 3 * 3 and table["bits_uniform"] == 9 * 4
-    assert load_model(folder / "model").model == train.make_model(straight, np.load(straight.data))
+    model = train.make_model(straight, np.load(straight.data)).clone(domain=pixels())
+    assert load_model(folder / "model").model == model
+    assert json.loads((folder / "data.json").read_text())["kind"] == "pictures"
     lines = read_lines(folder / "metrics.jsonl")
     assert [x["step"] for x in lines if "train/loss" in x] == list(range(1, 11))
     assert [x["step"] for x in lines if "test/psnr" in x] == [5, 10]
@@ -191,7 +195,71 @@ def test_vectors_train_with_an_mlp(tmp_path, no_figures):
     path = tmp_path / "vectors.npy"
     np.save(path, np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32))
     table = train.main(config(path, tmp_path))
-    assert table["seen"] == 10 and "ssim" not in table
+    assert table["seen"] == 10 and not {"psnr", "ssim"} & set(table)
+    test = np.load(path)[90:]
+    variance = test.var(axis=0).mean(dtype=np.float64)
+    np.testing.assert_allclose(table["explained_variance"], 1 - table["mse"] / variance, rtol=1e-5)
+
+
+def test_what_a_run_says_of_other_data_is_in_their_own_words(tmp_path, capsys):
+    """No pixels, no PSNR, no images; rows that are not finite are left out and counted."""
+    x = np.random.default_rng(0).normal(size=(100, 8, 2)).astype(np.float32)
+    x[5], x[90:93] = np.nan, np.inf
+    np.save(tmp_path / "signals.npy", x)
+    c = config(tmp_path / "signals.npy", tmp_path, steps=5, learning_rate=1e-3)
+    table = train.main(c)
+    folder = c.runs / c.name
+    said, page = capsys.readouterr().out, (folder / "report.html").read_text()
+    facts = json.loads((folder / "data.json").read_text())
+    assert facts["kind"] == "signals" and facts["shape"] == [8, 2] and facts["test"] == 10
+    assert table["left_out"] == 3 and table["seen"] == 7 * 2 and np.isfinite(table["mse"])
+    for words in (
+        "90 signals to train on and 10 to test, 8 x 2, float32 from",
+        "1 of 90 training examples are not finite",
+        "3 of 10 test examples are not finite",
+        "explained variance",
+        "in the data's units, squared",
+    ):
+        assert words in said, words
+    assert "1 of 90 training examples are not finite" in page and "Explained variance" in page
+    for word in ("PSNR", "pixels in", "images", "psnr"):
+        assert word not in said.replace(str(tmp_path), ""), word
+    assert "PSNR" not in page and "pixels in" not in page
+    assert not any("psnr" in name for line in read_lines(folder / "metrics.jsonl") for name in line)
+    again = train.evaluate.main(train.evaluate.Config(folder))
+    assert again == table and "test signals of" in capsys.readouterr().out
+
+
+def test_a_run_that_learns_nothing_ends_and_keeps_its_last_good_state(
+    tmp_path, monkeypatch, no_figures
+):
+    """It is stopped after step 12, and its batches are bad from then on."""
+    x = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", x)
+    c = config(tmp_path / "vectors.npy", tmp_path, steps=200, save_every=20, eval_every=200)
+    folder = c.runs / c.name
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Interrupt", StopAt(12))
+        with pytest.raises(SystemExit):
+            train.main(c)
+    digest = load_model(folder / "model").sha256
+    bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
+    monkeypatch.setattr(train, "host_batches", bad)
+    with pytest.raises(training.NothingLearnt, match="no step from 13 to 40 changed anything"):
+        train.main(c)
+    assert load_model(folder / "model").sha256 == digest
+    last = read_lines(folder / "metrics.jsonl")[-1]
+    assert set(last) == {"step", "train/invalid_examples", "train/skipped", *INVALID}
+
+
+def test_a_run_of_nothing_but_skipped_steps_saves_nothing(tmp_path, monkeypatch, no_figures):
+    np.save(tmp_path / "vectors.npy", np.ones((100, 6), np.float32))
+    bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
+    monkeypatch.setattr(train, "host_batches", bad)
+    c = config(tmp_path / "vectors.npy", tmp_path, steps=4, save_every=2)
+    with pytest.raises(training.NothingLearnt, match="no step from 1 to 4 changed anything"):
+        train.main(c)
+    assert not (c.runs / c.name / "report.html").exists()
 
 
 def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):

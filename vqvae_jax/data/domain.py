@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Shaped
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.describe import Described, described
 
-Input = Shaped[Array | np.ndarray, "B *spatial C"]
+Input = Shaped[Array, "B *spatial C"]
 """What models take: floats, or of what their domain reads."""
 
 OVERSHOOT = 0.1  # beyond [-0.5, 0.5]: what resizing and decoders add to pixels
@@ -24,15 +24,19 @@ class Domain(Described):
 
     Attributes:
         low, high: floats beyond these are refused.
-        read: `(x) -> floats`, for x of any other dtype.
+        dtype: in which x is given best: what exported files take.
+        read: `(x) -> floats`, for x of other dtypes than floats.
         words: what is taken, for people.
+        answer: what a decoder gives, for people.
         remedy: `(low, high) -> text`: what to do with values that were found in this range.
     """
 
     low: float
     high: float
+    dtype: str
     read: Callable[[Any], Array]
     words: str
+    answer: str
     remedy: Callable[[float, float], str]
 
 
@@ -55,7 +59,11 @@ def pixels() -> Domain:
         ValueError: x has values from 0.784 to 0.784, ...: pixels in [0, 1] need - 0.5, ...
     """
     words = "uint8 pixels, or floats from -0.5 to 0.5"
-    return Domain(-0.5 - OVERSHOOT, 0.5 + OVERSHOOT, preprocess, words, scale_of_pixels)
+    answer = (
+        "floats from about -0.5 to 0.5: pixels are round((x' + 0.5) * 255), clipped to 0 and 255"
+    )
+    low, high = -0.5 - OVERSHOOT, 0.5 + OVERSHOOT
+    return Domain(low, high, "uint8", preprocess, words, answer, scale_of_pixels)
 
 
 @described
@@ -72,7 +80,8 @@ def values(low: float, high: float) -> Domain:
     def read(x):
         raise ValueError(f"x is {x.dtype}, but this model takes {words}")
 
-    return Domain(low, high, read, words, lambda *_: "scale them as the training data were")
+    remedy = lambda *_: "scale them as the training data were"  # noqa: E731
+    return Domain(low, high, "float32", read, words, "floats in the units of x", remedy)
 
 
 def scale_of_pixels(low: float, high: float) -> str:
@@ -93,7 +102,7 @@ def scale_of_pixels(low: float, high: float) -> str:
 
 def admit(
     domain: Domain | None, x: Shaped[Array | np.ndarray, "B *shape"], check: bool = True
-) -> Shaped[Array | np.ndarray, "B *shape"]:
+) -> Any:
     """x as an encoder takes it, in the scale of the domain; without a domain, as it is.
 
     Where values are known, those out of the domain raise. While `jit` traces they are not known:

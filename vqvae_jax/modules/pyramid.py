@@ -115,8 +115,8 @@ class Pyramid(nn.Module):
             metrics = metrics | batch_perplexity(vocab, out.indices, axis_name)
             for name, indices in self.named(self.split(out.indices)).items():
                 metrics |= batch_perplexity(vocab, indices, axis_name, name)
-        x = self.decode(out.quantized)
-        return Reconstruction(x, f, out.quantized, out.indices, out.losses, metrics)
+        y = self.decode(out.quantized)
+        return Reconstruction(y, f, out.quantized, out.indices, out.losses, metrics)
 
     @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:

@@ -113,7 +113,7 @@ class VQVAE2(nn.Module):
         """h_l of each level, the top one first."""
         return self.ascend(admit(self.domain, x))
 
-    def ascend(self, x: Float[Array, "B *spatial C"]) -> tuple[Float[Array, "B ... _"], ...]:
+    def ascend(self, x: Input) -> tuple[Float[Array, "B ... _"], ...]:
         """From x in the scale of the domain: h_l of each level."""
         h = [x]
         for encoder in reversed(self.encoders):

@@ -151,12 +151,7 @@ def lookup_quantizer(
         check_indices(indices, (size,))
         return lookup(codebook.codes(params, state), indices[..., 0], codebook.shards)
 
-    def edit(params, state, fn, stream):
-        return codebook.edit(params, state, fn)
-
-    return Quantizer(
-        codebook.init, apply, decode, dim, (size,), stochastic, edit if codebook.edit else None
-    )
+    return Quantizer(codebook.init, apply, decode, dim, (size,), stochastic)
 
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:

@@ -14,7 +14,6 @@ from jaxtyping import Array
 from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import Quantizer, check_size, choose
 from vqvae_jax.quantizers.composition import check_members
-from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import valid_rows
 
 
@@ -80,7 +79,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic, edit_within(q))
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
 
 
 @described
@@ -118,7 +117,7 @@ def frozen(q: Quantizer) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab, edit=edit_within(q))
+    return Quantizer(init, apply, decode, q.dim, q.vocab)
 
 
 @described
@@ -173,22 +172,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(present(params, state), state["inner"], indices)
 
-    def edit(params, state, fn, stream):
-        own, inner = edit_codes(q, params, state["inner"], fn, stream)
-        stored, _ = edit_codes(q, state["params"], state["inner"], fn, stream)
-        return own, state | {"params": stored, "inner": inner}
-
-    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic, edit)
-
-
-def edit_within(q: Quantizer):
-    """`edit` of a combinator whose state holds q's params and, as "inner", its state."""
-
-    def edit(params, state, fn, stream):
-        own, inner = edit_codes(q, state["params"], state["inner"], fn, stream)
-        return params, state | {"params": own, "inner": inner}
-
-    return edit
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
 
 
 def by_path(tree) -> dict[str, Array]:

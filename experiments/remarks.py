@@ -1,0 +1,98 @@
+"""What a run says in plain sentences: numbers that would mislead, and what to do.
+
+Each is printed, and stands in the report.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Shaped
+
+from experiments import codes
+from vqvae_jax.data.domain import admit
+
+GUIDE = "docs/when-training-looks-wrong.md"
+ROWS = 20_000  # of the first batch that are compared
+
+
+def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list[str]:
+    """Whether k-means on the first batch begins with codes that are equal."""
+    x = admit(model.domain, batch, check=False)
+    maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
+    found, levels = [], codes.quantizers(model)
+    for level, (quantizer, z) in enumerate(zip(levels, codes.as_levels(maps), strict=True)):
+        rows, distinct = count_rows(np.asarray(z, np.float32))
+        where = f" of level {level}" if len(levels) > 1 else ""
+        size = max(quantizer.vocab)
+        if rows < size:
+            found.append(
+                f"The first batch has {rows:,} rows for {size:,} codes{where}, so that codes begin "
+                f"equal: take a larger batch or fewer codes ({GUIDE})."
+            )
+        elif distinct < size:
+            found.append(
+                f"Only {distinct:,} rows of the first batch differ, for {size:,} codes{where}, so "
+                f"that codes begin equal: are the data constant, or not shuffled? ({GUIDE})"
+            )
+    return found
+
+
+def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
+    """How many rows are finite, and how many of them differ by more than rounding.
+
+    >>> count_rows(np.float32([[[1, 2], [1, 2]], [[3, 4], [np.nan, 0]]]))
+    (3, 2)
+    """
+    rows = z.reshape(-1, z.shape[-1])
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if not rows.size:
+        return 0, 0
+    some = rows[:: math.ceil(len(rows) / ROWS)]
+    steps = np.round(some / (1e-5 * max(float(np.abs(some).max()), 1e-30)))
+    return len(rows), len(np.unique(steps, axis=0)) * (len(rows) // len(some))
+
+
+def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+    """What the table of the test set hides.
+
+    Args:
+        table: of `evaluate`.
+        sizes: K of each stream, by its prefix.
+    """
+    found = []
+    if not math.isfinite(table["mse"]):
+        found.append(f"The model gives values that are not finite: it diverged ({GUIDE}).")
+    if table.get("left_out"):
+        found.append(
+            f"{table['left_out']:,.0f} test examples are not finite, or out of the range of the "
+            "model's data: left out."
+        )
+    for prefix, size in sizes.items():
+        used, seen = table[f"{prefix}used"] * size, table[f"{prefix}seen"]
+        stream = f" ({codes.title(prefix)})" if prefix else ""
+        if seen < size:
+            found.append(
+                f"The test set has {seen:,.0f} codes, fewer than the {size:,} there are{stream}: "
+                "their share and perplexity say little."
+            )
+        if used < min(size, seen) / 2:
+            found.append(
+                f"Only {used:,.0f} of {size:,} codes{stream} are in use: train longer, or with a "
+                f"lower learning rate; revive unused codes, start from k-means ({GUIDE})."
+            )
+    return found
+
+
+def of_training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many steps changed nothing, from the lines of metrics.jsonl."""
+    counted = [line for line in metrics if line.get("train/skipped")]
+    if not counted:
+        return []
+    skipped, steps = int(counted[-1]["train/skipped"]), counted[-1]["step"]
+    return [
+        f"{skipped:,} of {steps:,} steps changed nothing, for want of a valid example or a finite "
+        f"gradient ({GUIDE})."
+    ]
