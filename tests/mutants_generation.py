@@ -24,6 +24,11 @@ GENERATION = [
         ("cells of half the width", "below = jax.nn.log_sigmoid(z + 0.5 / s)", "below = jax.nn.log_sigmoid(z + 0.25 / s)"),
         ("components not weighed", "log_pi + logistic_log_mass(", "0 * log_pi + logistic_log_mass("),
         ("not normalised", "[..., 0] - logsumexp(logits, axis=-1)", "[..., 0]"),
+        ("component and noise with one key", "key_which, key_noise = jax.random.split(key)", "key_which = key_noise = key"),
+        ("scales of components not clipped", "mu, clipped_scale(log_scale)", "mu, jnp.exp(log_scale)"),
+        ("channels share noise", "noise(key, mu.shape)", "noise(key, (*mu.shape[:-1], 1))"),
+        ("channels of a mixture share noise", "jax.random.logistic(key_noise, mu.shape)", "jax.random.logistic(key_noise, (*mu.shape[:-1], 1))"),
+        ("noise of deviation 1", "on_grid(y + scale * jax", "on_grid(y + jax"),
     ]),
     ("a rate is what a code would take", "rates.py", "tests/test_likelihoods.py", [
         ("codes not sent take bits", "jnp.sum(jnp.where(codes >= 0, bits, 0)", "jnp.sum(jnp.where(codes >= -1, bits, 0)"),
@@ -32,6 +37,7 @@ GENERATION = [
     ("each term moves one player", "training/adversarial.py", PLAYERS, [
         ("generator moves the discriminator", 'sg(params["discriminator"]), y)', 'params["discriminator"], y)'),
         ("discriminator moves the model", "discriminator_loss(judge, game, x, sg(rec.x), mean)", "discriminator_loss(judge, game, x, rec.x, mean)"),
+        ("players with one key", "key_model, key_discriminator = jax.random.split(key)", "key_model = key_discriminator = key"),
         ("no delay", "jnp.where(state.step >= start, term, 0.0)", "term"),
         ("lambda has a gradient", "variables, z_q = sg((variables, z_q))", "variables, z_q = (variables, z_q)"),
         ("lambda of one replica", "gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)", "gradient"),
@@ -77,6 +83,7 @@ GENERATION = [
         ("guidance from none", "(1 + w) * told - w * untold", "w * told + (1 - w) * untold"),
         ("filters not applied", "reduce(lambda x, f: f(x), filters, logits)", "logits"),
         ("filters from the last", "reduce(lambda x, f: f(x), filters, logits)", "reduce(lambda x, f: f(x), filters[::-1], logits)"),
+        ("a code too many where the sum is p", "before < p", "before <= p"),
         ("one code too few", "before < p", "before + probabilities <= p"),
         ("top k of one more", "min(k, logits", "min(k + 1, logits"),
         ("temperature inverted", "logits / t", "logits * t"),
@@ -89,9 +96,11 @@ GENERATION = [
         ("given codes counted", "free = jnp.sum(given < 0,", "free = jnp.sum(given < 9,"),
         ("a step without progress", "keepdims=True) - 1", "keepdims=True)"),
         ("one step late", "jnp.arange(1, steps + 1)", "jnp.arange(steps)"),
+        ("examples share noise", "jax.random.gumbel(key_noise, codes.shape)", "jax.random.gumbel(key_noise, codes.shape[1:])"),
     ]),
     ("masks of training", M + "masked.py", MASKED, [
         ("linear schedule", "return jnp.cos(jnp.pi / 2 * r)", "return 1 - r"),
+        ("how many and which with one key", "key_share, key_places = jax.random.split(key)", "key_share = key_places = key"),
         ("none masked", "n = jnp.ceil(", "n = jnp.floor("),
         ("places in order", "jax.random.uniform(key_places, shape)", "jax.lax.iota(jnp.float32, 12).reshape(shape)"),
     ]),
@@ -101,7 +110,18 @@ GENERATION = [
         ("unknown codes count", "(is_code(codes, prior.vocab) & predicted)", "predicted"),
         ("metadata that is not finite counts", "return condition, jnp.where(finite, weights, 0), invalid", "return condition, weights, invalid"),
         ("each replica draws the same", "jax.lax.axis_index(axis_name) * batch", "0"),
+        ("masked where labels are dropped", "jax.vmap(show)(keys[:, 1], codes)", "jax.vmap(show)(keys[:, 0], codes)"),
         ("labels kept", "jnp.where(drop, -1, condition.label)", "condition.label"),
         ("nats for bits", "/ jnp.log(2.0)", "/ 1.0"),
+    ]),
+    ("attention, layers and gates as their formulas", M + "transformer.py", "tests/modules/test_transformer.py", [
+        ("scores not scaled", "q / q.shape[-1] ** 0.5", "q"),
+        ("scores scaled by the number of tokens", "q / q.shape[-1] ** 0.5", "q / q.shape[-2] ** 0.5"),
+        ("keys for values", "q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))", "q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))[jnp.array([0, 2, 1])]"),
+        ("not normalised before attention", "Attention(self.heads, self.dtype)(h, mask", "Attention(self.heads, self.dtype)(x, mask"),
+        ("no residual around the MLP", "x = x + drop(nn.Dense(self.width", "x = drop(nn.Dense(self.width"),
+    ]),
+    ("attention, layers and gates as their formulas", M + "pixelcnn.py", "tests/modules/test_transformer.py", [
+        ("halves of the gate swapped", "jnp.tanh(a) * nn.sigmoid(b)", "nn.sigmoid(a) * jnp.tanh(b)"),
     ]),
 ]  # fmt: skip

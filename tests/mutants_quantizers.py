@@ -80,6 +80,16 @@ FAMILIES = [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
+    ("codes put in by hand", Q + "codebooks.py", T + "test_handmade.py", [
+        ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
+        ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
+        ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),
+        ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
+        ("still to be debiased", '"weight": jnp.ones((), jnp.float32)', '"weight": state.get("weight")'),
+    ]),
+    ("codes put in at a stream", Q + "composition.py", T + "test_handmade.py", [
+        ("stream of the whole", "stream -= len(q.vocab)", "pass"),
+    ]),
     ("schedules", Q + "schedules.py", T + "test_schedules.py", [
         ("count advances without rows", 'state["count"] + some', 'state["count"] + 1'),
         ("first call sees 1", "now, values = present(state)", 'now, values = present(state | {"count": state["count"] + train})'),
@@ -202,5 +212,61 @@ FAMILIES = [
         ("another shard overlooked", "(count == 1) & (doubtful == 0)", "doubtful == 0"),
         ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),
         ("the first shard that has one", "((k < 0) | closer(z, e_j, e_k))", "(k < 0)"),
+    ]),
+    ("keys", Q + "base.py", T + "test_lookups.py", [
+        ("init and revival share a key", 'return jax.random.split(needed(key, "its init or revive draws rows of the batch"))', 'return (needed(key, "its init or revive draws rows of the batch"),) * 2'),
+    ]),
+    ("keys", Q + "lookups.py", T + "test_lookups.py", [
+        ("the choice has the key of revival", "jax.random.fold_in(key, 2)", "jax.random.split(key)[1]"),
+        ("the noise has the key of the choice", "jax.random.fold_in(key, 3)", "jax.random.fold_in(key, 2)"),
+    ]),
+    ("keys", Q + "composition.py", T + "test_factories.py", [
+        ("members share a key", "return list(jax.random.split(key, n))", "return [key] * n"),
+    ]),
+    ("keys", Q + "combinators.py", T + "test_factories.py", [
+        ("both projections with one key", "keys = jax.random.split(key)\n", "keys = (key, key)\n"),
+        ("a map has the key of its quantizer", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
+    ]),
+    ("keys", Q + "tables.py", T + "test_factories.py", [
+        ("a table has the key of the codes below", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
+    ]),
+    ("keys", Q + "relaxed.py", T + "test_factories.py", [
+        ("codes and weights with one key", "key_e, key_w = jax.random.split(key)", "key_e = key_w = key"),
+    ]),
+    ("keys", Q + "dropout.py", T + "test_residual.py", [
+        ("depths have the key of the stages", 'key, noise = jax.random.split(needed(key, "its dropout draws depths"))', 'key = noise = needed(key, "its dropout draws depths")'),
+    ]),
+    ("keys", "tokenizers.py", T + "test_factories.py", [
+        ("projection and codebook with one key", "key_projection, key_codebook = jax.random.split(key)", "key_projection = key_codebook = key"),
+    ]),
+    ("no argument is without effect", Q + "vector.py", T + "test_factories.py", [
+        ("beta of sampled codes", "beta=beta, assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn", "assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn"),
+        ("estimator of codes that are dealt", "assign=assign, estimator=estimator)", "assign=assign)"),
+    ]),
+    ("no argument is without effect", Q + "transformed.py", T + "test_factories.py", [
+        ("beta of simvq", "transform or linear(dim)), beta=beta,", "transform or linear(dim)),"),
+    ]),
+    ("no argument is without effect", Q + "binary.py", T + "test_factories.py", [
+        ("beta of lfq", "lambda z: z, 1.0, entropy, diversity, group, temperature, beta)", "lambda z: z, 1.0, entropy, diversity, group, temperature, 0.0)"),
+    ]),
+    ("rows are drawn alike", "reductions.py", "tests/test_codebooks.py", [
+        ("rows drawn in order", "jax.random.permutation(key_order, n)", "jnp.arange(n)"),
+        ("place and turn with one key", "key_order, key_place, key_turn = jax.random.split(key, 3)", "key_order = key_place = key_turn = key"),
+        ("the first row of each part", "jax.random.randint(key_place, (n,), 0, jnp.maximum(width, 1))", "0"),
+        ("the last row of a part never", "jnp.maximum(width, 1))", "jnp.maximum(width - 1, 1))"),
+        ("each replica draws by itself", "drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)", ""),
+    ]),
+    ("weights", "reductions.py", "tests/test_ema.py", [
+        ("weights below zero count", "jnp.where(mask > 0, mask, 0)", "mask"),
+        ("bad rows without weight are reported", "(weights > 0) & ~finite", "~finite"),
+    ]),
+    ("codebooks", Q + "codebooks.py", "tests/test_codebooks.py", [
+        ("learnt codes die by unweighted rows", "assert revive is not None\n        hits = sum_by_code(rows.weights,", "assert revive is not None\n        hits = sum_by_code(jnp.ones_like(rows.weights),"),
+        ("sums begin as the codes", 'state["counts"][:, None] * e)', "e)"),
+    ]),
+    ("inits", Q + "inits.py", T + "test_lookups.py", [
+        ("always ten steps of k-means", "axis_name), steps, axis_name)", "axis_name), 10, axis_name)"),
+        ("codes of size 1 / D", "bound = 1 / size if", "bound = 1 / dim if"),
+        ("codes on one side", "minval=-bound", "minval=0"),
     ]),
 ]  # fmt: skip

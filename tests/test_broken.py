@@ -15,6 +15,7 @@ from vqvae_jax.quantizers import laws, trials
 
 VQ = vj.vq(12, 5, init=vj.normal())
 EMA = vj.ema_vq(12, 5, decay=0.5, init=vj.normal())
+FITTED = vj.ema_vq(12, 5, init=vj.samples())
 
 
 def broken(q, **changes):
@@ -78,6 +79,20 @@ def last_code_for_unknown(params, state, indices):
     return params["codebook"][indices[..., 0]]
 
 
+def in_their_own_dtype(params, state, indices):
+    """Compares with 256 as an int8 has it, which is 0."""
+    k = indices[..., 0]
+    known = (k >= 0) & (k < jnp.asarray(256).astype(k.dtype))
+    return jnp.where(known[..., None], params["codebook"][jnp.where(known, k, 0)], 0)
+
+
+def past_the_boundary(q, decode):
+    """With a function put in as no factory can: nothing widens its indices."""
+    q = broken(q)
+    object.__setattr__(q, "decode", decode)
+    return q
+
+
 def decode_zeros(params, state, indices):
     return jnp.zeros((*indices.shape[:-1], 5))
 
@@ -129,6 +144,14 @@ def infinite_gradient(out, z):
     return out._replace(losses=add(out.losses, "root", root.astype(jnp.float32)))
 
 
+def put_in_twice_as_long(params, state, fn, stream):
+    return {"codebook": 2 * fn(params["codebook"])}, state
+
+
+def put_in_before_a_first_batch(params, state, fn, stream):
+    return FITTED.edit(params, state, fn, stream)[0], state | {"codebook": state["codebook"][::-1]}
+
+
 @vj.described
 def of_dict(codebook) -> vj.Init:
     """A factory with an argument that has no hash."""
@@ -173,6 +196,7 @@ BROKEN = {
     ),
     "decode_returns_zeros": ("decode", VQ, broken(VQ, decode=decode_zeros)),
     "unknown_is_last_code": ("decode", VQ, broken(VQ, decode=last_code_for_unknown)),
+    "integers_not_widened": ("integers", VQ, past_the_boundary(VQ, in_their_own_dtype)),
     "value_not_exact": ("decode", VQ, outputs(VQ, one_ulp)),
     "codebook_after_update": ("decode", EMA, in_place(EMA)),
     "mask_ignored": ("masks", VQ, options(VQ, without("mask"))),
@@ -184,6 +208,12 @@ BROKEN = {
     "local_averages": ("replicas", EMA, options(EMA, without("axis_name"), of_state=True)),
     "codes_depend_on_key": ("codes", VQ, inputs(VQ, noise)),
     "codes_depend_on_layout": ("codes", VQ, outputs(VQ, zeroth)),
+    "codes_put_in_are_others": ("put_in", VQ, broken(VQ, edit=put_in_twice_as_long)),
+    "first_batch_replaces_codes": (
+        "put_in",
+        FITTED,
+        broken(FITTED, edit=put_in_before_a_first_batch),
+    ),
     "no_gradient_to_z": (
         "gradients",
         VQ,
@@ -207,7 +237,7 @@ BROKEN = {
 @pytest.fixture(scope="module")
 def good():
     """What a broken quantizer is tried on: its own first step may already fail."""
-    return {q: trials.begin_trial(q, compiler_options=fast_compile()) for q in (VQ, EMA)}
+    return {q: trials.begin_trial(q, compiler_options=fast_compile()) for q in (VQ, EMA, FITTED)}
 
 
 @pytest.mark.parametrize("name", BROKEN)

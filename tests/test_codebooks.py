@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from scipy.stats import chisquare
 
-from vqvae_jax import ema_vq, kmeans, normal, samples, underused, uniform, vq
+from vqvae_jax import ema_vq, given, kmeans, normal, samples, underused, uniform, vq, zero_debiased
 from vqvae_jax.quantizers.inits import lloyd
 from vqvae_jax.reductions import sample_rows
 
@@ -166,6 +167,66 @@ def test_no_row_is_favoured():
     z = jnp.arange(5.0)[:, None]
     drawn = jax.vmap(lambda key: sample_rows(key, z, jnp.ones(5), 3))(jax.random.split(KEY, 500))
     close(np.bincount(np.asarray(drawn, int).ravel(), minlength=5) / 500, 3 / 5, atol=0.08)
+
+
+def drawn(rows, n, keys=20_000):
+    """Numbers of the rows drawn for many keys, `[keys, n]`."""
+    z = jnp.arange(float(rows))[:, None]
+    draw = jax.jit(jax.vmap(lambda key: sample_rows(key, z, jnp.ones(rows), n)))
+    return np.asarray(draw(jax.random.split(KEY, keys))[..., 0], int)
+
+
+def test_all_orders_of_the_rows_drawn_are_as_frequent():
+    orders = drawn(4, 4) @ 4 ** np.arange(4)
+    counts = np.unique(orders, return_counts=True)[1]
+    assert len(counts) == 24 and chisquare(counts).pvalue > 1e-3
+
+
+def test_a_single_row_is_any_row():
+    assert chisquare(np.bincount(drawn(6, 1)[:, 0], minlength=6)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("half", [2, 3])
+def test_a_row_is_drawn_of_each_half_wherever_it_lies(half):
+    """Of a and h + b with a and b uniform in 0 .. h - 1: how far apart they are, on a circle."""
+    first, second = drawn(2 * half, 2).T
+    counts = np.bincount((second - first) % (2 * half), minlength=2 * half)
+    a, b = np.divmod(np.arange(half**2), half)
+    expected = sum(
+        np.bincount((sign * (half + b - a)) % (2 * half), minlength=2 * half) for sign in (1, -1)
+    )
+    assert counts[0] == 0
+    assert chisquare(counts[1:], expected[1:] * 20_000 / expected.sum()).pvalue > 1e-3
+
+
+def test_the_first_replica_draws_for_all():
+    z = jnp.arange(24.0).reshape(3, 8, 1)
+    keys = jax.random.split(KEY, 3)
+    draw = jax.vmap(lambda key, z: sample_rows(key, z, jnp.ones(8), 5, "i"), axis_name="i")
+    expected = sample_rows(keys[0], z.reshape(24, 1), jnp.ones(24), 5)
+    for found in draw(keys, z):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_count_in_the_averages_by_which_learnt_codes_die():
+    q = vq(SIZE, DIM, init=given(batch()[:SIZE]), revive=underused(0.1))
+    params, state = q.init(KEY)
+    weights = np.random.default_rng(1).choice([0.5, 3], 32)
+    out, after = q.apply(
+        params, state, jnp.asarray(batch()), train=True, key=KEY, mask=jnp.asarray(weights)
+    )
+    hits, _ = ref.hits_and_totals(batch(), np.ravel(out.indices), SIZE, weights)
+    assert (hits > 0).all()  # none is revived
+    close(after["counts"], ref.ema(np.ones(SIZE), hits, 0.99))
+
+
+def test_averages_that_begin_at_zero_stay_there_when_the_first_batch_makes_the_codes():
+    q = ema_vq(SIZE, DIM, 0.9, init=zero_debiased(samples()))
+    _, state = q.init(KEY)
+    out, after = train(q, {}, state, batch())
+    hits, totals = ref.hits_and_totals(batch(), np.ravel(out.indices), SIZE)
+    close(after["counts"], 0.1 * hits)
+    close(after["sums"], 0.1 * totals)
 
 
 def test_kmeans_finds_separated_clusters_and_an_empty_cluster_stays():

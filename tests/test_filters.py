@@ -51,6 +51,14 @@ def test_top_p(p):
         assert set(np.flatnonzero(keep)) == set(order[: min(n, 7)])
 
 
+def test_top_p_of_a_sum_that_is_p_needs_no_further_code():
+    logits = jnp.log(jnp.array([0.25, 0.5, 0.125, 0.125]))
+    for p, n in ((0.5, 1), (0.75, 2)):
+        above, below = (np.nextafter(np.float32(p), np.float32(side)).item() for side in (1, 0))
+        found = [kept(top_p(q)(logits)).sum() for q in (below, p, above)]
+        assert found == [n, n, 2 if n == 1 else 4]  # the last two are as likely
+
+
 def test_top_p_of_one_keeps_all():
     logits = jnp.array([[0.0, -90.0, 30.0]])  # probabilities that vanish beside 1
     np.testing.assert_array_equal(top_p(1.0)(logits), logits)

@@ -207,6 +207,32 @@ def test_samples_follow_the_masses(name):
     assert np.all(np.abs(seen - expected) < 4 * np.sqrt(expected / 20_000) + 1e-4)
 
 
+@pytest.mark.parametrize("name", PMFS)
+def test_the_samples_of_many_keys_follow_the_masses(name):
+    """What one draw needs of randomness, a component and its noise, is independent."""
+    y = outputs(name, 1)
+    if name == "mixture":  # components that do not overlap: three bins of equal mass each
+        y[0, :3], y[0, 3:6], y[0, 6:] = [0.3, 0.0, -0.3], [-0.3, 0.0, 0.3], -4.5
+    keys = jax.random.split(KEY, 20_000)
+    k = np.ravel(to_pixels(jit(jax.vmap(PMFS[name].sample, (0, None)))(keys, jnp.asarray(y))))
+    p = np.exp(np.float64(LOG_PROB[name](X, np.repeat(y, 256, axis=0))))
+    bins = np.array_split(np.arange(256), 32)
+    expected = np.array([p[part].sum() for part in bins])
+    seen = np.array([np.isin(k, part).mean() for part in bins])
+    assert np.all(np.abs(seen - expected) < 4 * np.sqrt(expected / 20_000) + 1e-4)
+
+
+@pytest.mark.parametrize("name", [*PMFS, "dequantized"])
+def test_each_element_of_a_sample_has_noise_of_its_own(name):
+    likelihood = PMFS.get(name, vj.dequantized_gaussian(0.1))
+    y = jnp.tile(jnp.repeat(outputs(name, 1)[0], 3) if name in PMFS else jnp.zeros(3), (2, 1))
+    keys = jax.random.split(KEY, 2000)
+    drawn = np.reshape(jit(jax.vmap(likelihood.sample, (0, None)))(keys, y), (2000, 6))
+    assert np.abs(np.corrcoef(drawn, rowvar=False) - np.eye(6)).max() < 0.1
+    if name == "dequantized":
+        close(drawn.std(), 0.1, rtol=0.03)
+
+
 def test_means_are_reconstructions():
     y = jnp.asarray([[0.2, -3], [-4, -3], [4, 0]], jnp.float32)
     for name in BY_SCALE:
@@ -224,6 +250,10 @@ def test_the_scale_of_a_decoder_is_clipped():
         equal(LOG_PROB[name](x, np.float32(tiny)), LOG_PROB[name](x, np.float32(least)))
         huge, most = ([[0.1, v]] for v in (200.0, math.log(MOST)))
         equal(LOG_PROB[name](x, np.float32(huge)), LOG_PROB[name](x, np.float32(most)))
+    for wild, edge in ((-50, math.log(LEAST)), (200, math.log(MOST))):  # of each component
+        y = np.tile(np.float32([[0, 0, 0, -0.2, 0.1, 0.3, wild, wild, wild]]), (256, 1))
+        clipped = np.where(y == wild, np.float32(edge), y)
+        equal(LOG_PROB["mixture"](X, y), LOG_PROB["mixture"](X, clipped))
 
 
 def test_bfloat16_outputs_are_computed_with_in_float32():

@@ -79,22 +79,25 @@ def test_counts_are_those_of_each_stream_without_codes_that_were_not_sent():
 
 @pytest.mark.parametrize("shape", [(4, 7), (4, 1), (1, 7)])
 def test_counts_are_weighted_by_the_mask(shape):
-    rng = np.random.default_rng(2)
-    indices, mask = rng.integers(-1, 5, (4, 7, 1)), rng.integers(0, 3, shape)
-    (counts,) = code_counts((5,), jnp.asarray(indices), mask=jnp.asarray(mask))
-    flat, weights = indices.ravel(), np.broadcast_to(mask, (4, 7)).ravel()
-    expected = [weights[flat == k].sum() for k in range(5)]
-    np.testing.assert_array_equal(counts, expected)
+    """Of every stream."""
+    rng, vocab = np.random.default_rng(2), (5, 3)
+    indices = np.stack([rng.integers(-1, k, (4, 7)) for k in vocab], axis=-1)
+    mask = rng.integers(0, 3, shape)
+    weights = np.broadcast_to(mask, (4, 7))
+    for q, counts in enumerate(code_counts(vocab, jnp.asarray(indices), mask=jnp.asarray(mask))):
+        expected = [weights[indices[..., q] == k].sum() for k in range(vocab[q])]
+        np.testing.assert_array_equal(counts, expected)
 
 
 def test_counts_add_up_over_batches_and_replicas():
-    indices = jnp.asarray(np.random.default_rng(3).integers(0, 9, (4, 50, 1)))
-    (whole,) = code_counts((9,), indices)
-    parts = sum(code_counts((9,), batch)[0] for batch in indices)
-    (replicas,) = jax.vmap(lambda i: code_counts((9,), i, axis_name="r"), axis_name="r")(indices)
-    np.testing.assert_array_equal(parts, whole)
-    np.testing.assert_array_equal(replicas, np.tile(whole, (4, 1)))
-    close(usage(whole)["perplexity"], ref.perplexity(whole), rtol=1e-5)
+    rng, vocab = np.random.default_rng(3), (9, 4)
+    indices = jnp.asarray(np.stack([rng.integers(0, k, (4, 50)) for k in vocab], axis=-1))
+    count = partial(code_counts, vocab)
+    replicas = jax.vmap(partial(count, axis_name="r"), axis_name="r")(indices)
+    for whole, each, *parts in zip(count(indices), replicas, *map(count, indices), strict=True):
+        np.testing.assert_array_equal(sum(parts), whole)
+        np.testing.assert_array_equal(each, np.tile(whole, (4, 1)))
+        close(usage(whole)["perplexity"], ref.perplexity(whole), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2**20, 2**28])  # by counters, and by the lengths of runs
@@ -122,7 +125,8 @@ def test_counts_of_those_codes_alone_that_occur():
 
 def test_psnr():
     close(psnr(jnp.array([1.0, 0.01, 0.001])), [0, 20, 30], atol=1e-5)
-    close(psnr(0.25, peak=255), 10 * np.log10(255**2 / 0.25), rtol=1e-6)
+    for peak in (255, 2, 0.5):
+        close(psnr(0.25, peak=peak), 10 * np.log10(peak**2 / 0.25), rtol=1e-6, atol=1e-6)
     assert psnr(0.0) == np.inf
 
 
@@ -134,8 +138,9 @@ def test_ssim_is_that_of_dm_pix(kind, channels):
     expected = dm_pix.ssim(x, y, filter_size=11, filter_sigma=1.5, precision=highest)
     assert np.ptp(expected) > 1e-3
     close(ssim(x, y), expected, atol=1e-5)
-    bright = dm_pix.ssim(255 * x, 255 * y, max_val=255.0, precision=highest)
-    close(ssim(255 * x, 255 * y, peak=255), bright, atol=1e-5)
+    for peak in (255.0, 0.5):
+        bright = dm_pix.ssim(peak * x, peak * y, max_val=peak, precision=highest)
+        close(ssim(peak * x, peak * y, peak=peak), bright, atol=1e-5)
     close(ssim(x, x), 1, atol=1e-6)
 
 

@@ -150,6 +150,21 @@ def test_near_duplicates_in_another_block_are_told_apart():
     assert not too_far(by_scores(z, e), z, e).any()
 
 
+@pytest.mark.parametrize("dim", [256, 1024])
+def test_the_slack_is_the_worst_that_rounding_can_do(dim):
+    """Products that are added one by one, each of which is lost, or counts twice."""
+    tail = 2.0**-12 * np.ones(dim - 1)
+    z = np.r_[1, tail].astype(np.float32)
+    e = [np.r_[1, tail * (1 + side * 2.0**-10)].astype(np.float32) / 64 for side in (-1, 1)]
+    summed = [np.add.accumulate(z * row, dtype=np.float32)[-1] for row in e]  # in that order
+    exact = [ref.f64(z) @ ref.f64(row) for row in e]
+    worst = abs(np.subtract(*map(float, summed)) - np.subtract(*exact))
+    norms = (jnp.float32(np.linalg.norm(x))[None] for x in (z, e[0], e[1]))
+    slack = search.rounding(*norms, dim)[0]
+    cut = 31 * np.spacing(summed[0])  # of the last five bits of a score
+    assert worst + cut < slack < 1.3 * (worst + cut)
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e4, 1e5])
 def test_scores_alone_would_not_tell_codes_apart(scale, monkeypatch):
     """The test above can fail: without pairs, another code is found for many rows."""

@@ -80,6 +80,7 @@ from vqvae_jax.quantizers.combinators import project as project
 from vqvae_jax.quantizers.combinators import rotate as rotate
 from vqvae_jax.quantizers.combinators import scale as scale
 from vqvae_jax.quantizers.dropout import quantizer_dropout as quantizer_dropout
+from vqvae_jax.quantizers.handmade import set_codes as set_codes
 from vqvae_jax.quantizers.inits import Init as Init
 from vqvae_jax.quantizers.inits import given as given
 from vqvae_jax.quantizers.inits import kmeans as kmeans

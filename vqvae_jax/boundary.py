@@ -24,8 +24,15 @@ LEAST, MOST = -(2**31), 2**31 - 1  # of int32
 FLOATS = {np.dtype(d) for d in (jnp.float32, jnp.bfloat16, jnp.float16)}  # seen at a glance
 
 
+def is_known(x: Any) -> bool:
+    """Whether nothing in a list is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
+
+
 def known(x: Any, dtype=None) -> jax.Array:
     """What is no JAX array as one whose values are known, also where `jit` traces."""
+    if not is_known(x):
+        return jnp.asarray(x, dtype)
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x, dtype)
 
@@ -38,7 +45,8 @@ def floats(name: str, x: Any) -> jax.Array:
     """
     x = x if isinstance(x, jax.Array) else known(x)
     if x.dtype not in FLOATS and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} must be a float array, got dtype {x.dtype}")
+        hint = "use vqvae_jax.data.pipeline.preprocess for pixels"
+        raise TypeError(f"{name} must be float, got {x.dtype}: {hint}")
     return x
 
 
@@ -53,7 +61,8 @@ def integers(name: str, x: Any) -> jax.Array:
     """
     if isinstance(x, jax.Array) and x.dtype == np.int32:
         return x
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x) if is_known(x) else jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {x.dtype}")
     bounds = jnp.iinfo(x.dtype)
@@ -109,8 +118,8 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
     """Decorator of what users call: its arguments become the arrays that its annotations name.
 
     Lists, tuples, NumPy and JAX arrays are taken for `Float[Array, ...]` (`floats`),
-    `Int[Array, ...]` (`integers`) and `Array`; for `Sequence[...]` of them, one by one. The body
-    runs `under_defaults`.
+    `Int[Array, ...]` (`integers`) and `Array`; for a sequence or a NamedTuple of them, one by one.
+    The body runs `under_defaults`.
 
     Args:
         f: the function.
@@ -125,7 +134,7 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
         >>> double([1, 2])
         Traceback (most recent call last):
             ...
-        TypeError: z must be a float array, got dtype int32
+        TypeError: z must be float, got int32: use vqvae_jax.data.pipeline.preprocess for pixels
     """
     places = annotated(f) | dict(enters or {})
     body = under_defaults(f)
@@ -166,6 +175,8 @@ def conversion(annotation) -> Enter | None:
     """What an argument of this annotation passes through; None: nothing."""
     if annotation is jax.Array:
         return arrays
+    if isinstance(annotation, type) and issubclass(annotation, tuple):
+        return of_fields(getattr(annotation, "__annotations__", {}))
     if getattr(annotation, "array_type", None) is jax.Array:
         return OF_DTYPE.get(annotation.dtype)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -175,6 +186,18 @@ def conversion(annotation) -> Enter | None:
     if origin in (typing.Union, types.UnionType):
         return unless_scalar(found[0])
     return each(found[0]) if origin in (Sequence, tuple) else None
+
+
+def of_fields(annotations: Mapping[str, Any]) -> Enter | None:
+    """For a NamedTuple: its fields by their own annotations."""
+    found = {field: conversion(a) for field, a in annotations.items()}
+    enters = {field: enter for field, enter in found.items() if enter is not None}
+
+    def enter(name, x):
+        fields = {f: e(f"{name}.{f}", getattr(x, f)) for f, e in enters.items()}
+        return x._replace(**fields)
+
+    return enter if enters else None
 
 
 def unless_scalar(enter: Enter) -> Enter:

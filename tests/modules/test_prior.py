@@ -234,9 +234,9 @@ def test_wrong_inputs(message, as_users):
 def test_wrong_types(as_users):
     prior, variables = made.TRANSFORMER, made.variables(made.TRANSFORMER)
     codes, condition = made.inputs(prior, 2)
-    with pytest.raises(TypeError, match="labels must be integers, got dtype float32"):
+    with pytest.raises(TypeError, match="label must be integers, got dtype float32"):
         prior.apply(variables, codes, condition._replace(label=jnp.zeros(2)))
-    with pytest.raises(TypeError, match="indices must be integers"):
+    with pytest.raises(TypeError, match="codes must be integers"):
         prior.apply(variables, codes.astype(float), condition)
     plain = TransformerPrior((4,), (3,), **made.SMALL)
     with pytest.raises(ValueError, match="no classes, got labels"):

@@ -1,5 +1,6 @@
 """Codebooks, choices, estimators and losses put together; codes that are given."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import vqvae_jax as vj
 from vqvae_jax.describe import Function
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.inits import lloyd
+from vqvae_jax.quantizers.lookups import lookup_quantizer
+from vqvae_jax.reductions import sample_rows
 
 K, D, N = 5, 3, 16
 KEY = jax.random.key(0)
@@ -100,6 +103,30 @@ def test_averages_follow_the_choice():
     close(new["sums"], ref.ema(ref.f64(E), totals, 0.99))
 
 
+def test_whatever_draws_has_a_key_of_its_own():
+    """The first batch, the codes that die, the choice, and the noise."""
+    base = vj.averaged(K, D, init=vj.samples(), revive=vj.underused())
+    seen = []
+
+    def recorded(step):
+        return lambda params, state, key, *args: step(params, state, seen.append(key) or key, *args)
+
+    def choose(key, rows, e, axis_name):
+        seen.append(key)
+        return vj.nearest(rows.z, e)
+
+    def surrogate(key, z_e, z_q, axis_name):
+        seen.append(key)
+        return z_q
+
+    codebook = dataclasses.replace(base, begin=recorded(base.begin), update=recorded(base.update))
+    assign = vj.Assignment(choose, stochastic=True)
+    q = lookup_quantizer(codebook, lambda found: {}, surrogate, assign=assign)
+    q.apply(*q.init(KEY), jnp.asarray(Z), train=True, key=KEY)
+    keys = np.array([jax.random.key_data(key) for key in (KEY, *seen)])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 5
+
+
 def test_given_codes_are_the_codebook():
     init = vj.given(E)
     same(init.draw(KEY, K, D), E)
@@ -126,6 +153,25 @@ def test_given_codes_must_be_a_matrix(shape):
 def test_given_codes_must_fit():
     with pytest.raises(ValueError, match=r"must be \(5, 4\), got \(5, 3\)"):
         vj.vq(K, 4, init=vj.given(E)).init(KEY)
+
+
+def test_drawn_codes_have_the_scale_that_they_are_told():
+    """U(-1 / K, 1 / K) by default, and not 1 / D."""
+    for init, deviation in (
+        (vj.uniform(), 12**-0.5 * 2 / 400), (vj.uniform(3.0), 12**-0.5 * 6), (vj.normal(0.3), 0.3)
+    ):  # fmt: skip
+        e = init.draw(KEY, 400, 7)
+        close(e.std(), deviation, rtol=0.05)
+        assert abs(e.mean()) < 0.1 * deviation
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_kmeans_makes_the_steps_that_it_is_told(steps):
+    z, weights = jax.random.normal(KEY, (300, D)), jnp.ones(300)
+    first = sample_rows(KEY, z, weights, K)
+    fitted = vj.kmeans(steps).fit(KEY, z, weights, K, None)
+    close(fitted, lloyd(z, weights, first, steps))
+    assert np.any(fitted != lloyd(z, weights, first, steps + 1))
 
 
 def test_kmeans_of_the_peer():

@@ -17,7 +17,7 @@ from vqvae_jax.describe import Function, described
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers import trials
 from vqvae_jax.quantizers.beam import beam_search
-from vqvae_jax.quantizers.dropout import quantizer_dropout
+from vqvae_jax.quantizers.dropout import draw_depths, quantizer_dropout
 from vqvae_jax.quantizers.residual import repeat, residual, shared
 
 K, D, N = 6, 3, 40
@@ -270,6 +270,13 @@ def test_a_stage_that_no_row_reaches_changes_nothing():
     for name in state:
         same(after[name][1:], state[name][1:])
         assert (after[name][0] != state[name][0]).any()
+
+
+def test_depths_and_stages_have_keys_of_their_own():
+    seen = []
+    key, _ = draw_depths(lambda key, *args: seen.append(key), 3, jnp.ones((2, 4)), True, KEY, None)
+    keys = np.array([jax.random.key_data(k) for k in (KEY, key, *seen)])
+    assert len(np.unique(keys, axis=0)) == 3
 
 
 def test_dropout_is_for_training_and_needs_a_key():

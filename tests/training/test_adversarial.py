@@ -125,6 +125,12 @@ def test_before_the_start_it_is_the_step_of_the_autoencoder(options):
     assert later["generator"] != 0 and later["discriminator"] > 0
 
 
+def test_each_player_is_drawn_with_a_key_of_its_own():
+    params = adversarial_state(nn.Dense(4), nn.Dense(4), SGD, jax.random.key(0), X).params
+    model, discriminator = (params[name]["kernel"] for name in ("model", "discriminator"))
+    assert model.shape == discriminator.shape and np.all(model != discriminator)
+
+
 def test_each_player_has_its_own_optimizer():
     state = start()
     new, metrics = compiled()(state, BATCH)

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from vqvae_jax.training.parallel import data_mesh, pmap_step, shard_map_step
 from vqvae_jax.training.priors import (
     CodeBatch,
+    code_loss,
     example_keys,
     masked_codes,
     masked_prior_loss,
@@ -112,6 +113,26 @@ def test_each_step_and_each_example_has_its_own_randomness():
     assert evaluated("masked", batch, step=1) == evaluated("masked", batch, step=1)
     keys = jax.random.key_data(example_keys(jax.random.key(0), 8, None)).reshape(16, 2)
     assert len(np.unique(keys, axis=0)) == 16
+
+
+def test_what_is_masked_and_whose_label_is_dropped_are_independent():
+    """A loss that masks by the toss by which labels are dropped, if only it had the same key."""
+    found = []
+
+    def show(key, codes):
+        masked = jax.random.bernoulli(key, 0.5, codes.shape[:0])
+        return jnp.where(masked, -1, codes), jnp.ones(codes.shape, bool)
+
+    class Witness:
+        vocab = (3,)
+
+        def apply(self, variables, codes, condition, **options):
+            found.append(np.stack([codes[:, 0] < 0, condition.label < 0]))
+            return jnp.zeros((*codes.shape, 3))
+
+    batch = CodeBatch(jnp.zeros((400, 1), int), made.Condition(label=jnp.zeros(400, int)))
+    code_loss(Witness(), 0.5, show)({}, state_of(made.MASKED), batch, None)
+    assert abs(np.corrcoef(found[0])[0, 1]) < 0.2
 
 
 def test_dropout():

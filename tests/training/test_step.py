@@ -14,7 +14,14 @@ import pytest
 
 from vqvae_jax import MLP, STATE, VQVAE, ema_vq, normal, underused, vq
 from vqvae_jax.data.pipeline import preprocess
-from vqvae_jax.training.step import Batch, TrainState, init_state, make_train_step, step_key
+from vqvae_jax.training.step import (
+    Batch,
+    TrainState,
+    init_state,
+    make_train_step,
+    start_state,
+    step_key,
+)
 
 KEY, BETA, N, FEATURES = jax.random.key(0), 0.4, 6, 8
 X = np.random.default_rng(1).normal(size=(N, FEATURES)).astype(np.float32)
@@ -184,8 +191,20 @@ def test_each_step_has_its_own_key_which_depends_on_seed_and_step_alone():
     assert len(drawn) > 1
     assert np.any(draw() != draw(other=1))
 
+    keys = [step_key(start(DRAWING)._replace(step=jnp.int32(step))) for step in range(9)]
+    assert len(np.unique([jax.random.key_data(key) for key in keys], axis=0)) == 9
     moved = start(DRAWING)._replace(params=None, opt_state=None)
     equal(*(jax.random.key_data(step_key(s)) for s in (start(DRAWING), moved)))
+
+
+def test_parameters_are_not_drawn_with_the_key_of_the_steps():
+    state = start_state(
+        lambda key: {"params": {"key": jax.random.key_data(key)}}, optax.set_to_zero(), KEY
+    )
+    own, drawn = np.asarray(state.seed), np.asarray(state.params["key"])
+    given = np.asarray(jax.random.key_data(KEY))
+    assert own.tolist() not in drawn.reshape(2, 2).tolist() and np.any(own != given)
+    assert given.tolist() not in drawn.reshape(2, 2).tolist()
 
 
 def test_a_donated_state_gives_the_same_and_is_gone():

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -25,7 +26,8 @@ class Condition(NamedTuple):
     """What a prior is told about each example; each part where the prior was made for it.
 
     Attributes:
-        label: class of each example `[B]`, -1 where it is not told; None: of no example.
+        label: class of each example `[B]`, -1 where it is not told; None: of no example. Values
+            beyond the classes raise, or are as -1 where they are traced.
         coarse: the codes `[B, *grid_l, Q_l]` of all coarser levels, coarse to fine.
         metadata: numbers `[B, M]`, best of a size near 1.
     """
@@ -125,7 +127,8 @@ class GlobalCondition(nn.Module):
         parts = [jnp.zeros((batch, 0, self.width))]
         if self.classes:
             label = jnp.full(batch, -1) if condition.label is None else condition.label
-            row = jnp.where(label < 0, self.classes, label)  # the last row: not told
+            told = (label >= 0) & (label < self.classes)
+            row = jnp.where(told, label, self.classes)  # the last row: not told
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
         if self.metadata:
@@ -187,6 +190,20 @@ def check_codes(name: str, codes: Array, grid: tuple[int, ...], vocab: tuple[int
     check_indices(codes, vocab)
 
 
+def check_label(label: Int[Array, "..."], classes: int) -> None:
+    """Raises a ValueError unless labels are `[B]`, from -1 to classes - 1 where they are known."""
+    if not classes:
+        raise ValueError("the prior has no classes, got labels")
+    if label.ndim != 1:
+        raise ValueError(f"labels must be [B], got shape {label.shape}")
+    if isinstance(label, jax.core.Tracer) or not label.size:
+        return
+    values = np.asarray(label)
+    if values.min() < -1 or values.max() >= classes:
+        bounds = f"{values.min()} to {values.max()}"
+        raise ValueError(f"labels must be from -1 to {classes - 1}, got {bounds}")
+
+
 def check_condition(prior, condition: Condition, batch: int) -> None:
     """Raises unless a condition is what the prior was made for, for `batch` examples."""
     label, coarse, metadata = condition
@@ -196,10 +213,8 @@ def check_condition(prior, condition: Condition, batch: int) -> None:
         )
     for i, ((grid, vocab), codes) in enumerate(zip(prior.coarse, coarse, strict=True)):
         check_codes(f"coarse[{i}]", codes, grid, vocab)
-    if label is not None and not prior.classes:
-        raise ValueError("the prior has no classes, got labels")
-    if label is not None and not jnp.issubdtype(label.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got dtype {label.dtype}")
+    if label is not None:
+        check_label(label, prior.classes)
     found = None if metadata is None else metadata.shape[1:]
     if found != ((prior.metadata,) if prior.metadata else None):
         raise ValueError(f"metadata must be [B, {prior.metadata}], None for 0; got {found}")

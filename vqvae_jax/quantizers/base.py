@@ -62,6 +62,9 @@ class Quantizer(Described):
         stochastic: whether training outputs depend on the key beyond first-batch initialisation and
             dead codes; then `quantized` may also differ from `decode(indices)` in training. Eval
             mode is deterministic always.
+        edit: `(params, state, fn, stream) -> (params, state)`: the codes e `[K, C]` of this stream
+            become fn(e), with all that is kept of them; None where codes are computed. See
+            `set_codes`.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -78,6 +81,7 @@ class Quantizer(Described):
     dim: int
     vocab: tuple[int, ...]
     stochastic: bool = False
+    edit: Callable[..., tuple[Any, Any]] | None = None
 
     def enters(self, name: str) -> dict:
         """What arrives is what the contract says, for users' quantizers as well."""

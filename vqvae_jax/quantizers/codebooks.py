@@ -34,6 +34,8 @@ class Codebook(Described):
         learnt: whether gradients move the codes: then the codebook loss applies.
         draws: whether `begin` or `update` draw rows and need a key.
         shards: the mesh axis that `codes` are sharded over: then they are this device's part.
+        edit: `(params, state, fn) -> (params, state)`: the codes e become fn(e), and no first batch
+            replaces them; None where they are computed from what has no room for any codes.
     """
 
     init: Callable[..., tuple[dict, dict]]
@@ -45,6 +47,7 @@ class Codebook(Described):
     learnt: bool
     draws: bool
     shards: AxisName = None
+    edit: Callable[..., tuple[dict, dict]] | None = None
 
 
 @boundary  # as records of it hold it: `mapped` looks for this very function
@@ -66,7 +69,11 @@ def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B00
     def codes(params, state):
         return state["codebook"]
 
-    return Codebook(init_fn, codes, unmoved, unmoved, size, dim, learnt=False, draws=False)
+    def edit(params, state, fn):
+        return params, state | {"codebook": fn(state["codebook"])}
+
+    facts = {"learnt": False, "draws": False, "edit": edit}
+    return Codebook(init_fn, codes, unmoved, unmoved, size, dim, **facts)
 
 
 @described
@@ -118,8 +125,18 @@ def learnt(
             "counts": jnp.where(dead, jnp.mean(counts), counts),
         }
 
+    def edit(params, state, fn):
+        e = fn(codes(params, state))
+        anew = {
+            "offset": jnp.zeros_like(e),
+            "counts": jnp.full(size, jnp.mean(state["counts"]) if revive else 1, jnp.float32),
+            "initialized": jnp.array(True),
+        }
+        return params | {"codebook": e}, {name: anew[name] for name in state}
+
     first, after = begin if init.fit else unmoved, update if revive else unmoved
-    return Codebook(init_fn, codes, first, after, size, dim, learnt=True, draws=moved_by_data)
+    facts = {"learnt": True, "draws": moved_by_data, "edit": edit}
+    return Codebook(init_fn, codes, first, after, size, dim, **facts)
 
 
 @described
@@ -161,6 +178,10 @@ def averaged(
     def codes(params, state):
         return state["codebook"]
 
+    def edit(params, state, fn):
+        e = fn(state["codebook"])
+        return params, put_in(state | {"codebook": e}, jnp.ones(len(e), bool))
+
     def begin(params, state, key, rows, axis_name):
         initialized = state["initialized"]
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
@@ -194,8 +215,27 @@ def averaged(
             "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
         }
 
-    first, draws = begin if init.fit else unmoved, bool(init.fit or revive)
-    return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws)
+    first = begin if init.fit else unmoved
+    facts = {"learnt": False, "draws": bool(init.fit or revive), "edit": edit}
+    return Codebook(init_fn, codes, first, update, size, dim, **facts)
+
+
+def put_in(state: dict, own: Bool[Array, "K"]) -> dict:
+    """The state of an `averaged` codebook after codes were put in: its averages are theirs too.
+
+    N_j = mean N, M_j = N_j e_j, so that M_j / N'_j = e_j. Averages that began at 0 are corrected
+    for it once and for all; no first batch is waited for.
+    """
+    e, weight = state["codebook"], state.get("weight", 1)
+    counts, sums = (state[name] / jnp.where(weight > 0, weight, 1) for name in ("counts", "sums"))
+    mean = jnp.where(jnp.any(counts > 0), jnp.mean(counts), 1)
+    new = {
+        "counts": jnp.where(own, mean, counts),
+        "sums": jnp.where(own[:, None], mean * e, sums),
+        "weight": jnp.ones((), jnp.float32),
+        "initialized": jnp.array(True),
+    }
+    return {name: new.get(name, value) for name, value in state.items()}
 
 
 @boundary

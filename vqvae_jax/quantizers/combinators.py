@@ -18,6 +18,7 @@ from vqvae_jax.quantizers.base import (
     check_size,
 )
 from vqvae_jax.quantizers.composition import check_members, report_rows
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import valid_rows
 
 Map = Callable[[dict, dict, Array], Array]
@@ -117,7 +118,11 @@ def scale(q: Quantizer, s: Number) -> Quantizer:
     """
     check_positive(s=s)
     check_range(0, float("inf"), s=s)
-    return around(q, lambda params, state, z: z / s, lambda params, state, z_q: z_q * s)
+
+    def divide(params, state, z):
+        return z / s
+
+    return around(q, divide, lambda params, state, z_q: z_q * s, undo=divide)
 
 
 @described
@@ -151,7 +156,7 @@ def rotate(q: Quantizer) -> Quantizer:
     def back(params, state, z_q):
         return times(z_q, state["rotation"])
 
-    return around(q, forth, back, draw=draw)
+    return around(q, forth, back, draw=draw, undo=forth)
 
 
 def around(
@@ -161,11 +166,13 @@ def around(
     *,
     dim: int | None = None,
     draw: Callable[[Any], tuple[dict, dict]] | None = None,
+    undo: Map | None = None,
 ) -> Quantizer:
     """after(q(before(z))), with q's params and state as "inner" beside those that `draw` makes.
 
     `before` and `after` are `(params, state, rows) -> rows` and map row by row; `after` maps 0 to
-    0, so that what was not sent decodes to 0.
+    0, so that what was not sent decodes to 0. `undo` is its inverse, if it is linear and has one:
+    codes `[K, D]` are then edited as they are decoded, else as q has them.
     """
     check_members([q])
     dim = q.dim if dim is None else dim
@@ -194,7 +201,17 @@ def around(
     def decode(params, state, indices):
         return back(params, state, q.decode(params["inner"], state["inner"], indices))
 
-    return Quantizer(init, apply, decode, dim, q.vocab, q.stochastic)
+    def edit(params, state, fn, stream):
+        def below(e):
+            if undo is None or e.shape[-1] != q.dim:  # of a slice, or of few dimensions
+                return fn(e)
+            return undo(params, state, fn(after(params, state, e)))
+
+        inner = params["inner"], state["inner"]
+        own, new = edit_codes(q, *inner, below, stream)
+        return params | {"inner": own}, state | {"inner": new}
+
+    return Quantizer(init, apply, decode, dim, q.vocab, q.stochastic, edit)
 
 
 def rounded(x: Array) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.quantizers.base import Output, Quantizer
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import Rows
 
 
@@ -32,6 +33,29 @@ def init_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
         return params, {str(i): state for i, (_, state) in enumerate(made)}
 
     return init
+
+
+def edit_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
+    """`edit` of a combinator: that of the member whose stream it is."""
+
+    def edit(params, state, fn, stream):
+        for i, q in enumerate(qs):
+            if stream < len(q.vocab):
+                own, new = edit_codes(q, params[str(i)], state[str(i)], fn, stream)
+                return params | {str(i): own}, state | {str(i): new}
+            stream -= len(q.vocab)
+        raise AssertionError
+
+    return edit
+
+
+def edit_shared(q: Quantizer) -> Callable[..., tuple[dict, dict]]:
+    """`edit` of a combinator that uses q several times, with the same params and state."""
+
+    def edit(params, state, fn, stream):
+        return edit_codes(q, params, state, fn, stream % len(q.vocab))
+
+    return edit
 
 
 def split_streams(qs: Sequence[Quantizer], indices: Int[Array, "*rows Q"]) -> list[Array]:

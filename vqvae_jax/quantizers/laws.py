@@ -6,7 +6,8 @@
 3. A row is valid if it is finite and its mask > 0. Others change nothing; they get index -1 and the
    vector 0. A batch of such rows only has loss 0 and keeps the state. Masks of ones are no mask.
 4. `decode(indices)` is `quantized`, exactly under one compilation, in eval mode and (with the state
-   before the step) in training; -1 decodes to 0. Eval mode needs no key and returns its state.
+   before the step) in training; -1 decodes to 0. Indices are of any integer dtype that holds them.
+   Eval mode needs no key and returns its state.
    The codes of a row depend on the row and the state, not on key, layout or jit.
    A quantizer whose record says `stochastic` is held to this in eval mode only; in training it
    may depend on the key, and `quantized` may be other than the code.
@@ -14,6 +15,8 @@
 6. Gradient estimators are exact in value. The task's gradient reaches z, and all are finite.
 7. Equality, hash, pickle and JSON come from the factory call that made the quantizer.
 8. `apply` counts no codes: `code_counts` does (a matter of cost: not tested).
+9. Codes that were put in by `set_codes` are those that are decoded, alone of their stream, and that
+   training goes on from, be it the first batch. Where codes are computed there are none to put in.
 """
 
 import contextlib
@@ -31,14 +34,20 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.describe import from_json, remake, to_json
 from vqvae_jax.quantizers.base import Quantizer, check_rows
+from vqvae_jax.quantizers.handmade import NoCodes
 from vqvae_jax.quantizers.trials import (
     REPLICAS,
     Trial,
     begin_trial,
     choose_inputs,
     look_up,
+    reverse_codes,
+    reverse_in_turn,
     training_step,
 )
+
+# int32 first; the last one that holds K - 1 is the narrowest.
+INTEGERS = (np.int32, np.uint32, np.uint16, np.int16, np.uint8, np.int8)
 
 same = chex.assert_trees_all_equal
 require = np.testing.assert_  # which python -O does not drop
@@ -219,8 +228,44 @@ def law_description(t: Trial) -> None:
         require(False, "apply must raise a TypeError for an unknown keyword")
 
 
-VALUES = (law_eval, law_types, law_decode, law_masks, law_no_rows, law_gradients)
-LAWS = (law_init, *VALUES, law_codes, law_replicas, law_description)
+def law_integers(t: Trial) -> None:
+    """Indices of every integer dtype that holds K - 1 decode alike, jitted or not."""
+    last = np.array(t.q.vocab) - 1
+    codes = np.stack([last, last // 2, 0 * last, -np.ones_like(last)])
+    dtypes = [d for d in INTEGERS if last.max() <= np.iinfo(d).max]
+    given = [codes[: 4 if np.iinfo(d).min < 0 else 3].astype(d) for d in dtypes]  # -1 needs a sign
+    decode = t.jit(lambda params, state, given: [t.q.decode(params, state, k) for k in given])
+    expected, *found = decode(t.params, t.state, given)
+    for vectors in found:
+        close(vectors, expected[: len(vectors)])
+    close(t.q.decode(t.params, t.state, given[-1]), expected[: len(given[-1])])
+
+
+def law_put_in(t: Trial) -> None:
+    """Codes put in are decoded, alone of their stream, and are those that training begins with."""
+    editable = []
+    for stream in range(len(t.q.vocab)):
+        with contextlib.suppress(NoCodes):
+            jax.eval_shape(partial(reverse_codes, t.q, stream), t.params, t.start)
+            editable.append(stream)
+    if not editable:
+        return
+    looks, new = t.jit(partial(reverse_in_turn, t.q, editable))(t.params, t.start)
+    require(specs(new) == specs((t.params, t.start)), "codes put in change shapes or dtypes")
+    for stream, (before, after, e) in zip(editable, looks, strict=True):
+        close(after[stream], before[stream][::-1])
+        if e.shape[-1] == t.q.dim:
+            close(e, before[stream])
+        for i, (old, now) in enumerate(zip(before, after, strict=True)):
+            kept = np.array_equal(old, now) or np.allclose(old[::-1], now, 2e-5, 2e-6)  # shared
+            require(kept, f"stream {i} changes with stream {stream}")
+    out = t.step(*new, t.z, t.key)
+    if not t.q.stochastic:
+        close(out["decoded"], out["quantized"], rtol=1e-6, atol=1e-6)
+
+
+VALUES = (law_eval, law_types, law_decode, law_integers, law_masks, law_no_rows, law_gradients)
+LAWS = (law_init, *VALUES, law_codes, law_put_in, law_replicas, law_description)
 
 
 @contextlib.contextmanager

@@ -151,7 +151,12 @@ def lookup_quantizer(
         check_indices(indices, (size,))
         return lookup(codebook.codes(params, state), indices[..., 0], codebook.shards)
 
-    return Quantizer(codebook.init, apply, decode, dim, (size,), stochastic)
+    def edit(params, state, fn, stream):
+        return codebook.edit(params, state, fn)
+
+    return Quantizer(
+        codebook.init, apply, decode, dim, (size,), stochastic, edit if codebook.edit else None
+    )
 
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:

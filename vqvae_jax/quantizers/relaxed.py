@@ -101,7 +101,8 @@ def gumbel_vq(
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
         return finish(z, rows, k, quantized, losses, axis_name), state
 
-    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), stochastic=True)
+    facts = {"stochastic": True, "edit": edit_codebook}
+    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), **facts)
 
 
 @described
@@ -167,7 +168,8 @@ def sqvae(
         out = finish(z, rows, k, z_q, losses, axis_name)
         return out._replace(metrics=out.metrics | {"variance": sg(0.5 / precision)}), state
 
-    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), stochastic=True)
+    facts = {"stochastic": True, "edit": edit_codebook}
+    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), **facts)
 
 
 def finish(z, rows: Rows, k, quantized, losses, axis_name) -> Output:
@@ -204,6 +206,11 @@ def decode_codebook(size: int) -> Callable[..., Array]:
         return lookup(params["codebook"], indices[..., 0])
 
     return decode
+
+
+def edit_codebook(params, state, fn, stream):
+    """`edit` of such a quantizer."""
+    return params | {"codebook": fn(params["codebook"])}, state
 
 
 def check_drawn(init: Init) -> None:

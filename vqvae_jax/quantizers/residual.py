@@ -22,12 +22,15 @@ from vqvae_jax.quantizers.composition import (
     check_members,
     check_same_dim,
     check_streams,
+    edit_members,
+    edit_shared,
     init_members,
     join,
     member_keys,
     split_streams,
 )
 from vqvae_jax.quantizers.dropout import Dropout, draw_depths
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.quantizers.stages import (
     advance,
     estimate,
@@ -100,7 +103,8 @@ def residual(
         return total
 
     stochastic = dropout is not None or any(q.stochastic for q in qs)
-    return Quantizer(init_members(qs), apply, decode, qs[0].dim, vocab, stochastic)
+    edit = edit_members(qs)
+    return Quantizer(init_members(qs), apply, decode, qs[0].dim, vocab, stochastic, edit)
 
 
 @described
@@ -152,8 +156,15 @@ def repeat(
         check_indices(indices, q.vocab * n)
         return scan_sum(lambda codes, p, s: q.decode(p, s, codes), q, n, indices, params, state)
 
+    def edit(params, state, fn, stream):
+        i, stream = divmod(stream, len(q.vocab))
+        stacked = jax.tree.map(jnp.asarray, (params, state))
+        own = jax.tree.map(lambda a: a[i], stacked)
+        new = edit_codes(q, *own, fn, stream)
+        return jax.tree.map(lambda a, x: a.at[i].set(x), stacked, new)
+
     stochastic = dropout is not None or q.stochastic
-    return Quantizer(init, apply, decode, q.dim, q.vocab * n, stochastic)
+    return Quantizer(init, apply, decode, q.dim, q.vocab * n, stochastic, edit)
 
 
 @described
@@ -209,4 +220,4 @@ def shared(
         return scan_sum(partial(q.decode, params, state), q, n, indices)
 
     stochastic = dropout is not None or q.stochastic
-    return Quantizer(q.init, apply, decode, q.dim, q.vocab * n, stochastic)
+    return Quantizer(q.init, apply, decode, q.dim, q.vocab * n, stochastic, edit_shared(q))

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from vqvae_jax.describe import Call, Described, Function, described
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.composition import check_members
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import valid_rows
 
 
@@ -128,7 +129,11 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
     def decode(params, state, indices):
         return present(state)[0].decode(params, state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+    def edit(params, state, fn, stream):
+        own, inner = edit_codes(present(state)[0], params, state["inner"], fn, stream)
+        return own, state | {"inner": inner}
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic, edit)
 
 
 def check_call(q: Quantizer) -> Call:

@@ -48,6 +48,13 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         mine = in_shard(k, codebook.size, axis_name)
         return codebook.update(params, state, own(key), rows, mine, rows_axis)
 
+    def edit(params, state, fn):
+        def part(e):
+            new = fn(jax.lax.all_gather(e, axis_name, tiled=True))
+            return jax.lax.dynamic_slice_in_dim(new, jax.lax.axis_index(axis_name) * len(e), len(e))
+
+        return codebook.edit(params, state, part)
+
     return dataclasses.replace(
         codebook,
         call=None,
@@ -56,4 +63,5 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         update=update,
         size=n * codebook.size,
         shards=axis_name,
+        edit=edit if codebook.edit else None,
     )

@@ -8,6 +8,8 @@ from vqvae_jax.quantizers.base import Quantizer, check_indices, check_rows, chec
 from vqvae_jax.quantizers.composition import (
     check_members,
     check_streams,
+    edit_members,
+    edit_shared,
     init_members,
     join,
     member_keys,
@@ -61,7 +63,8 @@ def grouped(*qs: Quantizer) -> Quantizer:
         parts = [q.decode(params[str(i)], state[str(i)], codes) for i, (q, codes) in members]
         return jnp.concatenate(parts, axis=-1)
 
-    return Quantizer(init_members(qs), apply, decode, dim, vocab, any(q.stochastic for q in qs))
+    stochastic = any(q.stochastic for q in qs)
+    return Quantizer(init_members(qs), apply, decode, dim, vocab, stochastic, edit_members(qs))
 
 
 @described
@@ -111,4 +114,4 @@ def heads(q: Quantizer, n: int) -> Quantizer:
         streams = indices.reshape(*indices.shape[:-1], n, len(q.vocab))
         return merge(q.decode(params, state, streams), q.dim)
 
-    return Quantizer(q.init, apply, decode, dim, vocab, q.stochastic)
+    return Quantizer(q.init, apply, decode, dim, vocab, q.stochastic, edit_shared(q))

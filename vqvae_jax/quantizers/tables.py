@@ -20,7 +20,7 @@ from vqvae_jax.quantizers.codebooks import Codebook, ema_update, unmoved
 from vqvae_jax.reductions import row_mean
 
 
-def through(codebook: Codebook, init, codes, back, update=None, **facts) -> Codebook:
+def through(codebook: Codebook, init, codes, back, update=None, put=None, **facts) -> Codebook:
     """A codebook whose codes are a function of another's.
 
     Args:
@@ -29,6 +29,7 @@ def through(codebook: Codebook, init, codes, back, update=None, **facts) -> Code
         codes: `(params, state, e) -> e`.
         back: `(params, state, e, z) -> z`: the rows as the codebook below must see them.
         update: `(state, rows, axis_name) -> own state`, if the rows move it.
+        put: `e -> (own params, own state, e below)`, which make the codes e; None if none do.
         facts: fields of the record that differ from those below.
     """
 
@@ -49,10 +50,16 @@ def through(codebook: Codebook, init, codes, back, update=None, **facts) -> Code
         own = update(state, rows, axis_name) if update else {}
         return moved(codebook.update, params, state, key, rows, k, axis_name) | own
 
+    def edit_both(params, state, fn):
+        own_params, own_state, e = put(fn(codes(params, state, below(params, state))))
+        inner = codebook.edit(params["inner"], state["inner"], lambda _: e)
+        return params | {"inner": inner[0]} | own_params, state | {"inner": inner[1]} | own_state
+
     return dataclasses.replace(
         codebook,
         call=None,
         init=init_both,
+        edit=edit_both if put and codebook.edit else None,
         codes=lambda params, state: codes(params, state, below(params, state)),
         begin=lambda *args: moved(codebook.begin, *args),
         update=update_both,
@@ -68,6 +75,7 @@ def unit_codes(codebook: Codebook) -> Codebook:
         init=lambda key, e: ({}, {}),
         codes=lambda params, state, e: unit(e),
         back=lambda params, state, e, z: z,
+        put=lambda e: ({}, {}, unit(e)),
     )
 
 
@@ -94,6 +102,7 @@ def held(codebook: Codebook, mask) -> Codebook:
         init=lambda key, e: ({}, {"held": e}),
         codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
         back=lambda params, state, e, z: z,
+        put=lambda e: ({}, {"held": e}, e),
     )
 
 
@@ -106,7 +115,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
     check_range(0, float("inf"), rate=rate)
 
     def init(key, e):
-        return {"scale": jnp.zeros(codebook.dim), "shift": jnp.zeros(codebook.dim)}, {}
+        return {name: jnp.zeros(codebook.dim, jnp.float32) for name in ("scale", "shift")}, {}
 
     def codes(params, state, e):
         return (1 + rate * params["scale"]) * e + rate * params["shift"]
@@ -115,7 +124,10 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
         scale = 1 + rate * params["scale"]
         return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)
 
-    return through(codebook, init, codes, back, learnt=True)
+    def put(e):
+        return *init(None, e), e
+
+    return through(codebook, init, codes, back, put=put, learnt=True)
 
 
 @described
@@ -132,6 +144,10 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
     def init(key, e):
         moments = {"mean": jnp.mean(e, axis=0), "variance": jnp.var(e, axis=0)}
         return {}, moments | {"matched": jnp.array(False)}
+
+    def put(e):
+        own_params, own_state = init(None, e)
+        return own_params, own_state | {"matched": jnp.array(True)}, e
 
     def ratio(state, e):
         return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
@@ -153,7 +169,7 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
             "matched": state["matched"] | rows.some,
         }
 
-    return through(codebook, init, codes, back, update)
+    return through(codebook, init, codes, back, update, put)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.beam import codebook_of
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import psum
 
 REPLICAS = 4
@@ -86,3 +88,24 @@ def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
 
     grads, result = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
     return result | {"grads": grads}
+
+
+def reverse_in_turn(q: Quantizer, editable, params, state):
+    """Of each stream what decodes before and after its codes are reversed; and all reversed."""
+    looks, streams = [], range(len(q.vocab))
+    for stream in editable:
+        before = [codebook_of(q, params, state, i) for i in streams]
+        params, state, e = reverse_codes(q, stream, params, state)
+        looks.append((before, [codebook_of(q, params, state, i) for i in streams], e))
+    return looks, (params, state)
+
+
+def reverse_codes(q: Quantizer, stream: int, params, state):
+    """params and state with the codes of a stream in the opposite order; and what they were."""
+    seen = []
+
+    def reverse(e):
+        seen.append(e)
+        return e[::-1]
+
+    return *edit_codes(q, params, state, reverse, stream), seen[-1]

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import Quantizer, check_size, choose
 from vqvae_jax.quantizers.composition import check_members
+from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.reductions import valid_rows
 
 
@@ -79,7 +80,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic, edit_within(q))
 
 
 @described
@@ -117,7 +118,7 @@ def frozen(q: Quantizer) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab)
+    return Quantizer(init, apply, decode, q.dim, q.vocab, edit=edit_within(q))
 
 
 @described
@@ -172,7 +173,22 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
     def decode(params, state, indices):
         return q.decode(present(params, state), state["inner"], indices)
 
-    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic)
+    def edit(params, state, fn, stream):
+        own, inner = edit_codes(q, params, state["inner"], fn, stream)
+        stored, _ = edit_codes(q, state["params"], state["inner"], fn, stream)
+        return own, state | {"params": stored, "inner": inner}
+
+    return Quantizer(init, apply, decode, q.dim, q.vocab, q.stochastic, edit)
+
+
+def edit_within(q: Quantizer):
+    """`edit` of a combinator whose state holds q's params and, as "inner", its state."""
+
+    def edit(params, state, fn, stream):
+        own, inner = edit_codes(q, state["params"], state["inner"], fn, stream)
+        return params, state | {"params": own, "inner": inner}
+
+    return edit
 
 
 def by_path(tree) -> dict[str, Array]:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, is_code
+from vqvae_jax.boundary import boundary
+from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, check_label, is_code
 from vqvae_jax.modules.masked import random_mask
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.reductions import AxisName, mean, psum
@@ -20,7 +21,7 @@ class CodeBatch(NamedTuple):
 
     codes: Int[Array, "B *grid Q"]  # -1 where one is not known: it does not count
     condition: Condition = UNCONDITIONAL
-    mask: Float[Array, "B"] | None = None
+    mask: Shaped[Array, "B"] | None = None
 
 
 def prior_loss(prior, unconditional: float = 0.1) -> Loss:
@@ -35,7 +36,9 @@ def prior_loss(prior, unconditional: float = 0.1) -> Loss:
         examples of all replicas. Metrics: loss and nll (both this mean), bits (of all codes of an
         item together, the mean over items) and accuracy (of the likeliest code). Examples whose
         metadata is not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not
-        count. But for dropout, the randomness of an example does not depend on how many replicas
+        count. A label beyond the classes raises; traced, it is not told, or where `unconditional`
+        is 0, so that this is not learnt, its example does not count; metrics["invalid_labels"] of
+        them. But for dropout, the randomness of an example does not depend on how many replicas
         share a batch.
 
     Example:
@@ -81,8 +84,10 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         raise ValueError(f"unconditional must be in [0, 1], got {unconditional!r}")
 
     def loss_fn(params, state: TrainState, batch: CodeBatch, axis_name: AxisName):
-        codes, condition, mask = batch
+        codes, condition, mask = entered(batch)
         condition, weights, invalid = valid_conditions(condition, len(codes), mask)
+        condition, wrong = known_labels(prior, condition)
+        weights = weights if unconditional else jnp.where(wrong, 0, weights)
         keys = example_keys(step_key(state), len(codes), axis_name)
         condition = untold(keys[:, 0], condition, unconditional)
         seen, predicted = jax.vmap(show)(keys[:, 1], codes)
@@ -106,9 +111,26 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             "accuracy": mean(right, each, axis_name),
             "invalid_examples": psum(invalid, axis_name),
         }
+        if condition.label is not None:
+            metrics["invalid_labels"] = psum(jnp.sum(wrong, dtype=jnp.float32), axis_name)
         return loss, Aux(state.collections, metrics, psum(jnp.sum(weights), axis_name))
 
     return loss_fn
+
+
+@boundary
+def entered(batch: CodeBatch) -> CodeBatch:
+    """The batch, its codes and labels as int32."""
+    return batch
+
+
+def known_labels(prior, condition: Condition) -> tuple[Condition, Bool[Array, "*B"]]:
+    """The condition with -1 for labels beyond the classes, and whether each is."""
+    if condition.label is None:
+        return condition, jnp.zeros((), bool)
+    check_label(condition.label, prior.classes)
+    wrong = (condition.label < -1) | (condition.label >= prior.classes)
+    return condition._replace(label=jnp.where(wrong, -1, condition.label)), wrong
 
 
 def valid_conditions(

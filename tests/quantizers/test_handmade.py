@@ -1,0 +1,138 @@
+"""Codes put in by hand, trained on from there; the law for all quantizers is `law_put_in`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference as ref
+
+import vqvae_jax as vj
+
+KEY = jax.random.key(0)
+SEEDED = {"init": vj.kmeans(2), "revive": vj.underused(0.3)}
+RNG = np.random.default_rng(0)
+E = RNG.normal(size=(6, 3)).astype(np.float32)
+Z = RNG.normal(size=(5, 32, 3)).astype(np.float32)
+
+
+def decode(q, params, state, stream=0):
+    size, streams = q.vocab[stream], len(q.vocab)
+    indices = jnp.full((size, streams), -1).at[:, stream].set(jnp.arange(size))
+    return np.asarray(q.decode(params, state, indices))
+
+
+def train(q, params, state, z):
+    return q.apply(params, state, jnp.asarray(z), train=True, key=KEY)
+
+
+@pytest.mark.parametrize(
+    "init", [vj.normal(), vj.zero_debiased(vj.normal()), vj.kmeans(2)], ids=["", "debiased", "fit"]
+)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_averages_go_on_from_codes_put_in(init, steps):
+    """Against float64: each code has the mean count, and the sum that belongs to it."""
+    q = vj.ema_vq(6, 3, 0.9, init=init)
+    params, state = q.init(KEY)
+    for z in Z[:steps]:
+        state = train(q, params, state, z)[1]
+    mean = np.mean(state["counts"]) / state.get("weight", 1) if steps else 1
+    params, state = vj.set_codes(q, params, state, E)
+    expected = E, np.full(6, mean), mean * E
+    for z in Z[2:]:
+        expected = ref.ema_step(z, *map(ref.f64, expected), 0.9)
+        state = train(q, params, state, z)[1]
+        for name, value in zip(("codebook", "counts", "sums"), expected, strict=True):
+            np.testing.assert_allclose(state[name], value, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("make", [vj.vq, vj.ema_vq])
+def test_codes_put_in_are_not_revived_for_the_counts_of_the_old_ones(make):
+    q = make(6, 3, init=vj.normal(), revive=vj.underused(0.3))
+    params, state = q.init(KEY)
+    state["counts"] = state["counts"].at[2:4].set(1e-4)
+    far = np.where(np.arange(6)[:, None] < 4, 100 + E, E)  # which no row chooses
+    params, state = vj.set_codes(q, params, state, far)
+    new = train(q, params, state, Z[0])[1]
+    np.testing.assert_array_equal(decode(q, params, new)[:4], far[:4])
+
+
+def test_kmeans_of_numpy_in_one_stage_of_a_residual_quantizer_trained_on():
+    q = vj.residual(vj.ema_vq(6, 3, **SEEDED), vj.ema_vq(4, 3, 0.999, **SEEDED))
+    params, state = q.init(KEY)
+    state = train(q, params, state, Z[0])[1]
+    rest = Z[0] - np.asarray(
+        q.decode(params, state, q.encode(params, state, jnp.asarray(Z[0])).at[:, 1].set(-1))
+    )
+    centroids = rest[:4].astype(np.float64)
+    for _ in range(10):  # Lloyd's algorithm
+        k = ref.nearest64(rest, centroids)
+        centroids = np.stack([rest[k == j].mean(0) for j in range(4)])
+    before = decode(q, params, state)
+    params, state = vj.set_codes(q, params, state, centroids, stream=1)
+    np.testing.assert_array_equal(decode(q, params, state), before)
+    np.testing.assert_array_equal(decode(q, params, state, 1), centroids.astype(np.float32))
+    for z in Z:
+        out, state = train(q, params, state, z)
+    moved = np.abs(decode(q, params, state, 1) - centroids).max()
+    assert 0 < moved < 0.02 and np.isfinite(out.loss)
+
+
+def test_codes_of_maps_are_as_decoded_or_in_the_space_of_the_member():
+    narrow, wide = RNG.normal(size=(6, 2)), RNG.normal(size=(6, 3))
+    q = vj.project(vj.ema_vq(6, 2), 3)
+    params, state = vj.set_codes(q, *q.init(KEY), narrow)
+    np.testing.assert_allclose(decode(q, params, state), narrow @ params["up"], 1e-5, 1e-6)
+    for q in (vj.scale(vj.vq(6, 3), 3.0), vj.rotate(vj.ema_vq(6, 3)), vj.affine_vq(6, 3)):
+        np.testing.assert_allclose(
+            decode(q, *vj.set_codes(q, *q.init(KEY), wide)), wide, 1e-5, 1e-6
+        )
+    q = vj.cosine_ema_vq(6, 3)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    np.testing.assert_allclose(decode(q, *vj.set_codes(q, *q.init(KEY), wide)), unit, 1e-5)
+    q = vj.grouped(vj.vq(4, 1), vj.heads(vj.ema_vq(6, 2), 2))
+    params, state = vj.set_codes(q, *q.init(KEY), narrow, stream=2)
+    for stream in (1, 2):
+        got = decode(q, params, state, stream)[:, 2 * stream - 1 : 2 * stream + 1]
+        np.testing.assert_array_equal(got, narrow.astype(np.float32))
+
+
+def test_codes_put_in_reach_what_stands_still():
+    q = vj.frozen_after(vj.vq(6, 3), 1)
+    params, state = q.init(KEY)
+    for z in Z[:3]:
+        state = train(q, params, state, z)[1]
+    params, state = vj.set_codes(q, params, state, E)
+    np.testing.assert_array_equal(decode(q, {"codebook": params["codebook"] + 9}, state), E)
+    q = vj.codebook_vq(vj.held(vj.averaged(6, 3), [True] * 5 + [False]))
+    np.testing.assert_array_equal(decode(q, *vj.set_codes(q, *q.init(KEY), E)), E)
+
+
+def test_codes_may_be_put_in_under_jit():
+    q = vj.repeat(vj.ema_vq(6, 3, **SEEDED), 3)
+    new = jax.jit(lambda e, *args: vj.set_codes(q, *args, e, stream=2))(E, *q.init(KEY))
+    np.testing.assert_array_equal(decode(q, *new, 2), E)
+
+
+@pytest.mark.parametrize(
+    ("q", "codes", "stream", "error", "message"),
+    [
+        (vj.fsq([3, 3, 3]), E, 0, ValueError, r"fsq\(.* computes its codes: none can be put in"),
+        (vj.residual(vj.vq(6, 3), vj.simvq(6, 3)), E, 1, ValueError, r"simvq\(.* computes"),
+        (vj.vq(6, 3), E[:5], 0, ValueError, r"stream 0 must be \(6, 3\), got shape \(5, 3\)"),
+        (vj.vq(6, 3), 0.0, 0, ValueError, r"must be \(6, 3\), got shape \(\)"),
+        (vj.vq(6, 3), E, 1, ValueError, "stream must be from 0 to 0, got 1"),
+        (vj.vq(6, 3), E, -1, ValueError, "stream must be from 0 to 0, got -1"),
+        (vj.vq(6, 3), E, 0.0, TypeError, "stream must be an integer, got 0.0"),
+        (
+            vj.vq(6, 3),
+            np.where(E > 0, np.inf, E),
+            0,
+            ValueError,
+            "codes must be finite, got .* as code",
+        ),
+        (vj.vq(6, 3), E.astype(complex), 0, TypeError, "real numbers .*got dtype complex"),
+    ],
+)
+def test_codes_that_cannot_be_put_in_are_named(as_users, q, codes, stream, error, message):
+    with pytest.raises(error, match=message):
+        vj.set_codes(q, *q.init(KEY), codes, stream)

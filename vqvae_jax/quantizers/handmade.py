@@ -1,0 +1,106 @@
+"""Codes put in by hand: everything that a quantizer keeps of them changes together."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.reductions import is_valid
+
+
+class NoCodes(ValueError):
+    """Raised where codes are computed, so that none can be put in."""
+
+
+def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
+    """params and state in which the codes of one stream are these, to go on from in training.
+
+    Codes from k-means, from another model, or edited ones. The codebook and what belongs to it
+    change: moving averages go on from the new codes, each with the mean count; offsets and maps of
+    a whole codebook (`affine`, `matched`) begin anew; a first batch is not waited for. `decode`
+    then gives the codes, if alone (-1 in the other streams); the other streams keep theirs.
+
+    | in                   | codes                                                               |
+    |----------------------|---------------------------------------------------------------------|
+    | `residual`, `repeat` | of one stage                                                        |
+    | `shared`, `heads`    | of all streams that share this codebook                             |
+    | `grouped`, `heads`   | of the slice, `[K, D_i]`                                            |
+    | `project`            | in the narrow space, `[K, q.dim]`                                   |
+    | `scale`, `rotate`    | as decoded, up to rounding; those of a slice as it has them         |
+    | cosine codebooks     | directions: their length becomes 1                                  |
+    | `held`               | of all codes, held ones included                                    |
+    | `gumbel_vq`          | the codes alone: weight and bias, which choose among them, stay     |
+    | `sharded`            | of all devices, the same on each, within `jax.shard_map`            |
+
+    Moments that an optimizer keeps of the old codes stay, those of `alternated` too.
+
+    Args:
+        q: the quantizer, of any nesting.
+        params, state: of q; they stay as they are.
+        codes: `[K, D]` as the table says, of any real dtype: an array or nested lists.
+        stream: which of the streams, from 0 to Q - 1.
+
+    Returns:
+        (params, state) of the same structure, shapes and dtypes. May be called under jit.
+
+    Raises:
+        ValueError: if the stream's codes are computed (`fsq`, `grid`, `lfq`, `latent_vq`,
+            `simvq`, `mapped`), the shape is another one, the stream is out of range, or a code is
+            not finite (under jit it is never chosen instead).
+        TypeError: if codes are no real numbers, or stream no integer.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> q = vj.residual(vj.vq(2, 1), vj.ema_vq(3, 1, init=vj.kmeans()))
+        >>> params, state = q.init(jax.random.key(0))
+        >>> params, state = set_codes(q, params, state, [[-1], [0], [1]], stream=1)
+        >>> q.decode(params, state, jnp.array([[-1, 0], [-1, 2]]))
+        Array([[-1.],
+               [ 1.]], dtype=float32)
+    """
+    check_stream(stream, len(q.vocab))
+    new = as_codes(codes)
+
+    def replace(old):
+        if new.shape != old.shape:
+            raise ValueError(
+                f"codes of stream {stream} must be {old.shape}, got shape {new.shape}: {q!r}"
+            )
+        return new
+
+    return edit_codes(q, params, state, replace, stream)
+
+
+def edit_codes(q: Quantizer, params, state, fn: Callable, stream: int):
+    """`q.edit`: params and state in which the codes e of a stream are fn(e).
+
+    Raises:
+        NoCodes: if q computes its codes.
+    """
+    if q.edit is None:
+        raise NoCodes(f"{q!r} computes its codes: none can be put in")
+    return q.edit(params, state, fn, stream)
+
+
+def as_codes(codes) -> jax.Array:
+    """Codes as float32; raises unless they are real and, where known, finite."""
+    traced = isinstance(codes, jax.core.Tracer)
+    codes = codes if traced else np.asarray(codes)
+    kinds = jnp.floating, jnp.integer
+    if not any(jnp.issubdtype(codes.dtype, kind) for kind in kinds):
+        raise TypeError(f"codes must be real numbers [K, D], got dtype {codes.dtype}")
+    e = jnp.asarray(codes).astype(jnp.float32)
+    if not traced and e.ndim and not jnp.all(is_valid(e)):
+        bad = np.flatnonzero(~np.asarray(is_valid(e)))
+        raise ValueError(f"codes must be finite, got {codes[bad[0]]} as code {bad[0]}")
+    return e
+
+
+def check_stream(stream, n: int) -> None:
+    """Raises unless stream is an int from 0 to n - 1."""
+    if not isinstance(stream, int | np.integer) or isinstance(stream, bool):
+        raise TypeError(f"stream must be an integer, got {stream!r}")
+    if not 0 <= stream < n:
+        raise ValueError(f"stream must be from 0 to {n - 1}, got {stream}")
