@@ -159,6 +159,7 @@ FAMILIES = [
         ("sampled: replicas share noise", 'local_key(key, axis_name, "codes are sampled")', 'local_key(key, None, "codes are sampled")'),
         ("sinkhorn: rows not centred", "    z = z - row_mean(z, weights, axis_name)\n", ""),
         ("sinkhorn: columns of this replica only", "psum(jnp.sum(jnp.exp(x - top), axis=0), axis_name)", "jnp.sum(jnp.exp(x - top), axis=0)"),
+        ("sinkhorn: bad codes in the mean", " * len(e) / n\n", "\n"),
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
     ("approximate", Q + "approximate.py", T + "test_approximate.py", [

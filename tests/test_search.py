@@ -151,18 +151,33 @@ def test_near_duplicates_in_another_block_are_told_apart():
 
 
 @pytest.mark.parametrize("dim", [256, 1024])
-def test_the_slack_is_the_worst_that_rounding_can_do(dim):
-    """Products that are added one by one, each of which is lost, or counts twice."""
-    tail = 2.0**-12 * np.ones(dim - 1)
-    z = np.r_[1, tail].astype(np.float32)
-    e = [np.r_[1, tail * (1 + side * 2.0**-10)].astype(np.float32) / 64 for side in (-1, 1)]
-    summed = [np.add.accumulate(z * row, dtype=np.float32)[-1] for row in e]  # in that order
-    exact = [ref.f64(z) @ ref.f64(row) for row in e]
-    worst = abs(np.subtract(*map(float, summed)) - np.subtract(*exact))
-    norms = (jnp.float32(np.linalg.norm(x))[None] for x in (z, e[0], e[1]))
+@pytest.mark.parametrize(("row", "code"), [(1, 1 / 64), (0, 1)])
+def test_the_slack_is_the_worst_that_rounding_can_do(row, code, dim):
+    """Terms that are added one by one, each of which is lost, or counts twice."""
+    z, *e = (
+        size * np.r_[1, 2.0**-12 * (1 + side * 2.0**-10) * np.ones(dim - 1)].astype(np.float32)
+        for size, side in ((row, 0), (code, -1), (code, 1))
+    )
+
+    def score(y, add):
+        return 0.5 * add(y * y) - add(z * y)
+
+    computed = [score(y, lambda x: np.add.accumulate(x)[-1]) for y in e]
+    exact = [score(ref.f64(y), np.sum) for y in e]
+    worst = abs(np.subtract(*map(float, computed)) - np.subtract(*exact))
+    cut = 31 * np.spacing(abs(computed[0]))  # of the last five bits
+    norms = (jnp.float32(np.linalg.norm(x))[None] for x in (z, *e))
     slack = search.rounding(*norms, dim)[0]
-    cut = 31 * np.spacing(summed[0])  # of the last five bits of a score
     assert worst + cut < slack < 1.3 * (worst + cut)
+
+
+def test_the_slack_reaches_as_far_as_the_nearest_code_can_lie():
+    """On a line: of the codes -0.5 and 2.4 the second is nearest to the row 1."""
+
+    def slack(shortest, longest):
+        return search.rounding(jnp.ones(1), shortest, longest, 1)[0]
+
+    assert slack(0.5, 2.4) == slack(2.4, 2.4) < slack(0.5, 1e6) == slack(2.5, 2.5)
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e4, 1e5])

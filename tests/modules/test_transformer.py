@@ -48,7 +48,7 @@ def transformer64(params, x, mask, depth):
 
 
 def test_attention_is_a_mean_over_what_each_token_sees():
-    q, k, v = (3 * RNG.normal(size=(B, H, n, W // H + 1)).astype(np.float32) for n in (N, L, L))
+    q, k, v = (3 * RNG.normal(size=(B, H, n, 6)).astype(np.float32) for n in (N, L, L))
     mask = np.array([[1, 0, 0, 0, 0], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]], bool)
     found = attend(*map(jnp.asarray, (q, k, v, mask)))
     close(found, attention64(*map(ref.f64, (q, k, v)), mask), rtol=1e-4, atol=1e-5)

@@ -110,6 +110,12 @@ def test_plan_is_that_of_sinkhorn_in_float64(epsilon, iterations):
     close(plan[seen], alone, rtol=1e-4, atol=1e-8)
 
 
+def test_the_plan_of_the_other_codes_is_as_if_a_bad_one_were_not_there():
+    weights, others = jnp.ones(N).at[3].set(2.5), np.array([0, 2, 3, 4])
+    bad = transport(Z, weights, E.at[1].set(jnp.nan), 0.3, 4)
+    close(bad[:, others], transport(Z, weights, E[others], 0.3, 4), atol=1e-4)
+
+
 def test_shards_have_the_plan_of_one_device():
     weights = jnp.ones(N).at[:10].set(0)  # the first replica has no row at all
     plan = jit(jax.vmap(lambda z, w: transport(z, w, E, 0.1, 7, "i"), axis_name="i"))
