@@ -74,6 +74,8 @@ MUTANTS = [
            "* (norm + 0.5 * e)", "* norm", NEAREST),
     Mutant("bound for codes that are not far", "the nearest code is no longer than 2 |z| + min |e|", "search.py",
            "2 * norm + shortest)\n", "norm + shortest)\n", NEAREST),
+    Mutant("a code as near in another sheet", "exact against float64", "scores.py",
+           "limit, zero = least + slack,", "limit, zero = least,", NEAREST),
     Mutant("never in pairs", "exact against float64", "search.py",
            "inexact = slack > ", "inexact = slack > jnp.inf * ", NEAREST),
     Mutant("the farther of a pair", "exact against float64", "near_ties.py",

@@ -65,7 +65,7 @@ GENERATION = [
         ("codes of other streams", "known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])", "known = codes >= 0"),
         ("-1 is a code", "jnp.where(known, row, sum(self.vocab))", "jnp.where(known, row, 0)"),
         ("streams share codes", "(np.cumsum(sizes) - sizes)", "(0 * sizes)"),
-        ("not told is a class", "jnp.where(label < 0, self.classes, label)", "jnp.where(label < 0, 0, label)"),
+        ("not told is a class", "jnp.where(told, label, self.classes)", "jnp.where(told, label, 0)"),
         ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
     ]),
     ("the cache changes nothing", M + "prior.py", SAMPLING, [

@@ -150,6 +150,15 @@ def test_near_duplicates_in_another_block_are_told_apart():
     assert not too_far(by_scores(z, e), z, e).any()
 
 
+def test_near_duplicates_in_the_same_place_of_two_sheets_are_told_apart():
+    rows, size = 300, 44 * scores.GROUP
+    z, e = near_duplicates(np.random.default_rng(0), rows, size, 3, 1e5)
+    z, e = z.astype(np.float32), e.astype(np.float32)
+    blocks = scores.code_blocks(jnp.asarray(e), jnp.zeros(size), rows)
+    assert blocks.half.shape == (1, size) and size // 2 % (size // scores.GROUP) == 0
+    assert not too_far(by_scores(z, e), z, e).any()
+
+
 @pytest.mark.parametrize("dim", [256, 1024])
 @pytest.mark.parametrize(("row", "code"), [(1, 1 / 64), (0, 1)])
 def test_the_slack_is_the_worst_that_rounding_can_do(row, code, dim):
