@@ -1,13 +1,16 @@
 # make train   trains a VQ-VAE on real images and shows what it learnt
 # make demo    trains, trains a prior over the codes, samples, and shows what the codes mean
 # make test    proves the mathematics
+# make test-newest, test-floors: the core of that, with the newest libraries and the oldest
 # Both make .venv when it is missing. Options for the scripts: make train ARGS="--steps 2000"
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: train demo test test-slow lint mutants clean
+CORE := -m pytest -n auto --maxprocesses 8 --dist loadfile -m core $(ARGS)
+
+.PHONY: train demo test test-slow test-newest test-floors lint mutants clean
 
 train: .venv/train.done
 	$(BIN)/python -m experiments.train $(ARGS)
@@ -20,6 +23,12 @@ test: .venv/dev.done
 
 test-slow: .venv/dev.done
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow $(ARGS)
+
+test-newest: .venv-newest/test.done
+	.venv-newest/bin/python $(CORE)
+
+test-floors: .venv-floors/test.done
+	.venv-floors/bin/python $(CORE)
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
@@ -34,5 +43,16 @@ mutants: .venv/dev.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 
+# Both in folders of their own, with a Python that need not be the default.
+.venv-newest/test.done: pyproject.toml
+	test -x $(@D)/bin/python || $$(.ci/find_python 3.13 3.12) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+.venv-floors/test.done: pyproject.toml tests/floors.txt
+	test -x $(@D)/bin/python || $$(.ci/find_python 3.11) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' -c tests/floors.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-* build dist *.egg-info

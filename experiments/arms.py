@@ -171,8 +171,15 @@ def collect(arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Row
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages on which results depend."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def version(package: str) -> str:
+    """Of an installed package; "not installed" of others, as one run from its folder may be."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def device() -> str:

@@ -29,6 +29,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """All doctests belong to the core."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("core")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module():
     """What a module compiled is let go after it: kept, it would be gigabytes in the end."""

@@ -318,7 +318,7 @@ def test_pickles_are_refused_and_never_run(folder, kind):
         if kind == "object array":
             np.save(file, payload, allow_pickle=True)
         elif kind == "zip":
-            np.savez(file, allow_pickle=True, **{"params/half": payload})
+            np.savez(file, **{"params/half": payload})
         else:
             pickle.dump(Payload(canary), file)
     with pytest.raises(BundleError, match=path.name):

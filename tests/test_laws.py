@@ -133,7 +133,18 @@ NESTINGS = {
 pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")
 
 
-@pytest.fixture(scope="module", params=[*ROWS, *NESTINGS])
+# One of each family, and four nestings.
+CORE = {
+    *("vq_kmeans_revive", "ema_kmeans_revive", "stochastic", "simvq", "gumbel", "diveq", "fsq"),
+    *("latent", "bsq", "project(residual(grouped, lfq))", "repeat(project)", "heads(residual)"),
+    "alternated(residual)",
+}
+PARAMS = [
+    pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in (*ROWS, *NESTINGS)
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def trial(request):
     q = (ROWS | NESTINGS)[request.param]
     yield trials.begin_trial(q, compiler_options=fast_compile())

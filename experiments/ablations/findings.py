@@ -1,7 +1,6 @@
 """The page of an ablation, and the table of what all of them found."""
 
 import dataclasses
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
-from experiments.arms import Row
+from experiments.arms import Row, version
 from experiments.measuring import SHOWN
 from experiments.page import markdown_table
 from experiments.runs import write_text
@@ -58,8 +57,7 @@ def study(
         caption=ablation.caption,
         findings=(HEAD, *map(line, found)),
         figures=ablation.draw(rows),
-        cite=f"vqvae_jax {importlib.metadata.version('vqvae_jax')}, ablation {name}: "
-        f"`{command}`; after {papers}.",
+        cite=f"vqvae_jax {version('vqvae_jax')}, ablation {name}: `{command}`; after {papers}.",
     )
 
 

@@ -1,7 +1,6 @@
 """What ran, where and when: without it a time says nothing."""
 
 import datetime
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.arms import cores, device, versions
+from experiments.arms import cores, device, version, versions
 
 PEERS = ("torch", "vector-quantize-pytorch", "dm-haiku")
 
@@ -28,13 +27,8 @@ def provenance(command: str) -> dict[str, Any]:
 
 def peer_versions() -> dict[str, str]:
     """Of the peers that are installed."""
-    found = {}
-    for name in PEERS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version(name) for name in PEERS}
+    return {name: number for name, number in found.items() if number != "not installed"}
 
 
 def machine() -> dict[str, Any]:

@@ -54,6 +54,7 @@ def fast(monkeypatch):
     return trained
 
 
+@pytest.mark.core
 def test_beta_in_a_quick_run(tmp_path):
     """The whole of one, trained."""
     run("beta", "--quick", "--output", str(tmp_path))

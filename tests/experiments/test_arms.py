@@ -299,3 +299,8 @@ def test_all_of_a_mosaic_is_on_the_figure():
     np.testing.assert_array_equal(shown[0][12:16, 5:8], PICTURES[1, ..., 0] + 2)
     labels = [[text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes]
     assert labels == [["original", *rows], ["original", "b"]]
+
+
+def test_what_is_run_from_its_folder_has_no_version():
+    assert arms.version("jax") == jax.__version__
+    assert arms.version("vqvae_jax_of_nobody") == "not installed"

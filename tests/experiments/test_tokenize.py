@@ -52,6 +52,7 @@ def assert_equal(a: Codes, b: Codes):
         np.testing.assert_array_equal(a.label(split), b.label(split))
 
 
+@pytest.mark.core
 def test_codes_are_those_of_the_model(run, data):
     """All items, in order, whatever the batches; labels beside them."""
     codes, bundle = open_codes(run / "codes"), load_model(run / "model")

@@ -114,6 +114,7 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(train.report, "make_figures", lambda *_: {})
 
 
+@pytest.mark.core
 def test_a_run_writes_its_folder_and_a_second_call_finds_it_done(straight, capsys):
     folder = straight.runs / straight.name
     for name in ("config.json", "evaluation.json", "report.html", "timing.jsonl"):
