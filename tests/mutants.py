@@ -47,7 +47,7 @@ MUTANTS = [
     Mutant("trained on another scale", "an example is valid if it is in the domain", "training/step.py",
            "finite &= inside(domain, x)", "pass", DOMAIN),
     Mutant("a domain in all descriptions", "a model without it keeps its digest", "describe.py",
-           "kept = {f: v for f, v in kept.items() if f not in unset}", "pass", DOMAIN),
+           "kept = {k: v for k, v in kept.items() if v is not None or k not in unsaid(type(value))}", "pass", DOMAIN),
     Mutant("farthest code", "k = argmin", "scores.py",
            "jnp.where(b < a, b, a)", "jnp.where(b > a, b, a)", NEAREST),
     Mutant("sheet forgotten", "k = argmin", "scores.py",

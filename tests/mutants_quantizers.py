@@ -74,7 +74,7 @@ FAMILIES = [
         ("product not rounded", "return jnp.clip(x, -largest, largest)", "return x"),
         ("rotated twice", 'return times(z_q, state["rotation"])', 'return times(z_q, state["rotation"].T)'),
         ("projection fan-out", "w.shape[0], dtype", "w.shape[1], dtype"),
-        ("scale not undone", "z_q: z_q * s)", "z_q: z_q)"),
+        ("scale not undone", "z_q: z_q * s, undo", "z_q: z_q, undo"),
     ]),
     ("dropped rows", Q + "composition.py", T + "test_combinators.py", [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
