@@ -2,6 +2,23 @@
 
 Q, T = "quantizers/", "tests/quantizers/"
 FAMILIES = [
+    ("what enters", "boundary.py", "tests/test_integers.py tests/test_switches.py", [
+        ("narrow integers stay narrow", "return x.astype(jnp.int32) if isinstance(x, jax.Array) else known(x, jnp.int32)", "return known(x)"),
+        ("traced wide integers wrap", "return jnp.where(fits, x.astype(jnp.int32), -1)", "return x.astype(jnp.int32)"),
+        ("wide integers wrap", "if values.size and (values.min() < LEAST or values.max() > MOST):", "if False:"),
+        ("one switch hides the other", 'rank == "allow" and dtype == "standard"', 'rank == "allow" or dtype == "standard"'),
+        ("rank left to the caller", 'jax.numpy_rank_promotion("allow")', "jax.numpy_rank_promotion(rank)"),
+        ("dtype left to the caller", 'jax.numpy_dtype_promotion("standard")', "jax.numpy_dtype_promotion(dtype)"),
+        ("not known under jit", "    with jax.ensure_compile_time_eval():\n        return jnp.asarray(x, dtype)", "    return jnp.asarray(x, dtype)"),
+    ]),
+    ("labels", "modules/conditioning.py", "tests/test_integers.py", [
+        ("labels beyond the classes are NaN", "told = (label >= 0) & (label < self.classes)", "told = label >= 0"),
+        ("labels not checked", "if values.min() < -1 or values.max() >= classes:", "if False:"),
+    ]),
+    ("labels", "training/priors.py", "tests/test_integers.py", [
+        ("wrong labels not counted", 'psum(jnp.sum(wrong, dtype=jnp.float32), axis_name)', "jnp.zeros(())"),
+        ("wrong labels count where none is learnt", "weights if unconditional else jnp.where(wrong, 0, weights)", "weights"),
+    ]),
     ("scalar quantization", Q + "scalar.py", T + "test_scalar.py", [
         ("even offset forgotten", "np.where(levels % 2 == 0, 0.5, 0.0)", "np.where(levels % 2 == 0, 0.0, 0.0)"),
         ("shift forgotten", "jnp.tanh(z + shift) * h", "jnp.tanh(z) * h"),

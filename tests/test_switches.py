@@ -16,7 +16,7 @@ import vqvae_jax as vj
 from vqvae_jax import boundary
 from vqvae_jax.data.pipeline import to_pixels
 from vqvae_jax.training.priors import CodeBatch, masked_prior_loss, prior_loss
-from vqvae_jax.training.step import gradient_step, init_state, make_train_step, start_state
+from vqvae_jax.training.step import Batch, gradient_step, init_state, make_train_step, start_state
 
 SWITCHES = {
     "promotion": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
@@ -168,6 +168,30 @@ def test_arrays_that_a_jitted_function_closes_over_are_known_there():
     variables = q.init(KEY)
     with pytest.raises(ValueError, match="indices of stream 0 must be from -1 to 5, got 6 to 6"):
         jax.jit(lambda: q.decode(*variables, np.array([[6]], np.uint8)))()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16, list, tuple])
+def test_quantizers_models_and_steps_take_lists_and_arrays_of_numpy(dtype):
+    """Of 0 and 1, which all dtypes hold; masks are of bools and ints."""
+    rows = np.eye(4)[None]
+    z = tuple(map(tuple, rows[0])) if dtype is tuple else rows[0].tolist()
+    z = (z,) if dtype is tuple else [z] if dtype is list else rows.astype(dtype)
+    q, mask = vj.residual(vj.vq(6, 4), vj.fsq([3] * 4)), [[True, False, True, True]]
+    params, state = q.init(KEY)
+    out, _ = q.apply(params, state, z, train=True, mask=mask)
+    expected, _ = q.apply(params, state, jnp.asarray(rows), train=True, mask=jnp.array(mask))
+    np.testing.assert_array_equal(out.indices, expected.indices)
+    assert out.quantized.dtype == (jnp.float32 if not hasattr(z, "dtype") else jnp.asarray(z).dtype)
+    tokenizer = vj.random_projection(8, 4, 2)
+    tokens = [tokenizer.encode(tokenizer.init(KEY), x, mask) for x in (z, jnp.asarray(rows))]
+    np.testing.assert_array_equal(*tokens)
+    if dtype != np.float64:  # which no batch may be, see `preprocess`
+        model, optimizer = vj.VQVAE(vj.MLP(4, 8), VQ, vj.MLP(4, 8)), optax.sgd(0.1)
+        start, step = init_state(model, optimizer, KEY, Z), make_train_step(model, optimizer)
+        found, expected = (step(start, x)[1] for x in (Batch(z, [1]), jnp.asarray(rows)))
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-2)
+        x = model.apply({"params": start.params}, z, method="tokenize")
+        assert x.shape == (1, 4, 1) and x.dtype == jnp.int32
 
 
 def test_integers_for_floats_are_refused_in_words():

@@ -92,6 +92,7 @@ def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Floa
     }
 
 
+@boundary
 def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Float[Array, ""]:
     """Perplexity of one stream's codes in one batch, of all replicas; -1 is not counted.
 

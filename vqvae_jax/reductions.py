@@ -66,6 +66,7 @@ class Rows(NamedTuple):
     invalid: Float[Array, ""]  # how many rows of all replicas were dropped for not being finite
 
 
+@boundary
 def valid_rows(
     z: Float[Array, "*rows D"], mask: ArrayLike | None = None, axis_name: AxisName = None
 ) -> Rows:

@@ -124,6 +124,10 @@ def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
     """`Codes` from the content of codes.json and what the files hold."""
     levels = tuple((tuple(x["grid"]), tuple(x["vocab"])) for x in document["levels"])
     classes = tuple(document["classes"])
+    for split, label in labels.items() if classes else ():
+        if label.size and (label.min() < -1 or label.max() >= len(classes)):
+            found = f"{label.min()} to {label.max()} in {split}"
+            raise DataError(f"expected labels from -1 to {len(classes) - 1}, found {found}")
     return Codes(
         maps,
         labels if classes else {},
@@ -183,7 +187,7 @@ def write_rows(folder: Path, codes: Codes) -> None:
     for split, maps in codes.maps.items():
         parts = flat(maps)
         if codes.labels:
-            parts.append(codes.labels[split][:, None].astype(parts[0].dtype))
+            parts.append(codes.labels[split][:, None].astype(smallest((len(codes.classes),))))
         rows[split] = np.concatenate(parts, axis=1)
     write_records(folder / RECORDS, rows)
 

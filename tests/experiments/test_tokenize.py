@@ -135,6 +135,7 @@ DAMAGE = {
     "json": (lambda f: (f / "codes.json").write_text("{"), "codes.json: expected codes, found"),
     "format": (change("format", 2), "expected codes of format 1"),
     "form": (change("form", "zip"), "expected a description of codes, found: KeyError"),
+    "labels": (change("classes", ["only"]), "expected labels from -1 to 0, found "),
     "levels": (change("levels", 3), "expected a description of codes, found: TypeError"),
 }
 

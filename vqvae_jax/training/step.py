@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """Examples with weights; a plain array will do where there are none."""
 
     x: Array  # uint8 pixels or floats [B, ...]
-    mask: Float[Array, "B"] | None = None
+    mask: Shaped[Array, "B"] | None = None
 
 
 @boundary
@@ -202,6 +202,7 @@ def valid_examples(
     An example is valid if it is finite and, given as floats, in the model's domain.
     """
     x, mask = batch if isinstance(batch, Batch) else (batch, None)
+    mask = None if mask is None else jnp.asarray(mask)
     given, x = x, preprocess(x) if domain is None else admit(domain, x, check=False)
     each = range(1, x.ndim)
     finite = jnp.isfinite(x).all(axis=each)
