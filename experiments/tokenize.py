@@ -5,7 +5,6 @@ python -m experiments.tokenize runs/fashion --data mnist -o mnist-codes
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +36,7 @@ from vqvae_jax.bundle import Bundle
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
 from vqvae_jax.quantizers.base import check_size
+from vqvae_jax.weights import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
     path = run / "config.json"
     if not path.exists():
         raise BundleError(f"{run} is no run: it has no config.json")
-    return load_model(run / "model"), json.loads(path.read_text())
+    return load_model(run / "model"), read_json(path)
 
 
 def codes_of(run: Path, bundle: Bundle) -> Codes:

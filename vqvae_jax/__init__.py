@@ -1,5 +1,7 @@
 """Vector-quantized autoencoders as pure functions in JAX: the table of contents."""
 
+from vqvae_jax.as_json import from_json as from_json
+from vqvae_jax.as_json import to_json as to_json
 from vqvae_jax.bundle import BundleError as BundleError
 from vqvae_jax.bundle import load_model as load_model
 from vqvae_jax.bundle import save_model as save_model
@@ -8,8 +10,6 @@ from vqvae_jax.data.domain import Domain as Domain
 from vqvae_jax.data.domain import pixels as pixels
 from vqvae_jax.data.domain import values as values
 from vqvae_jax.describe import described as described
-from vqvae_jax.describe import from_json as from_json
-from vqvae_jax.describe import to_json as to_json
 from vqvae_jax.equations import lookup as lookup
 from vqvae_jax.equations import quantize as quantize
 from vqvae_jax.estimators import exactly as exactly

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from flax.traverse_util import unflatten_dict
 
-from vqvae_jax.describe import LENGTH, brief, build, first_words, to_json
+from vqvae_jax.as_json import LENGTH, brief, build, first_words, to_json
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.tokenizers import Tokenizer
 from vqvae_jax.weights import (
     LIMIT,
     check_specs,
     fingerprint,
-    opened,
     read_arrays,
+    read_json,
     to_arrays,
     write,
     write_arrays,
@@ -137,14 +137,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """The parsed `model.json`, its fields checked."""
     if not os.path.lexists(path):
         raise BundleError(f"no model in {path.parent}: {path.name} is missing")
-    try:
-        with opened(path, LENGTH) as file:
-            text = file.read(LENGTH)
-        document = json.loads(text.decode())
-    except BundleError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged: {first_words(error)}") from None
+    document = read_json(path)
     version = document.get("format") if isinstance(document, dict) else None
     if isinstance(version, int) and version != FORMAT:
         raise BundleError(f"{path} has format {brief(version)}, this version reads {FORMAT}")

@@ -21,7 +21,7 @@ import numpy as np
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict
 
-from vqvae_jax.describe import brief, first_words
+from vqvae_jax.as_json import LENGTH, brief, first_words
 
 LIMIT = 2**33
 """The most bytes of weights that are read, unless the caller allows more."""
@@ -87,6 +87,16 @@ def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
         yield reader
 
 
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds; a BundleError naming it if it is no plain one, damaged or huge."""
+    with opened(path, LENGTH) as file:
+        text = file.read(LENGTH)
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged: {first_words(error)}") from None
+
+
 def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
     """How a safetensors file of these arrays begins, their order, and its size.
 
@@ -115,7 +125,7 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> Non
     start, order, _ = header(specs)
     file.write(start)
     for name in order:
-        file.write(arrays[name].reshape(-1).view(np.uint8))
+        file.write(memoryview(arrays[name].reshape(-1).view(np.uint8)))
 
 
 def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
@@ -161,7 +171,7 @@ def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(memoryview(array.reshape(-1).view(np.uint8)))
     return digest.hexdigest()
 
 

@@ -23,6 +23,7 @@ from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
 from vqvae_jax.data.writing import write_records
 from vqvae_jax.modules.conditioning import Level
+from vqvae_jax.weights import LIMIT, BundleError, read_json
 
 DESCRIPTION, FORMAT = "codes.json", 1
 SPLITS = ("train", "test")
@@ -99,15 +100,19 @@ def open_codes(folder: Path) -> Codes:
     """
     path = folder / DESCRIPTION
     try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        document = read_json(path)
+    except BundleError as error:
         raise DataError(f"{path}: expected codes, found: {first_line(error)}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DataError(f"{path}: expected codes of format {FORMAT}, found another")
     try:
         check_files(folder, document["files"])
-        return FORMS[document["form"]][1](folder, document)
-    except (KeyError, TypeError, AttributeError) as error:
+        codes = FORMS[document["form"]][1](folder, document)
+        check_maps(codes, document["counts"])
+        return codes
+    except DataError:
+        raise
+    except Exception as error:  # of any kind: the files are a stranger's
         raise DataError(f"{path}: expected a description of codes, found: {error!r}") from error
 
 
@@ -140,16 +145,31 @@ def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Raises a DataError naming the first file whose SHA-256 is another."""
+    """Raises a DataError naming the first file whose SHA-256 is another, or that is a link."""
+    here = set(file_names(folder))
     for name, digest in files.items():
-        found = sha256(folder / name) if (folder / name).is_file() else "no such file"
+        found = sha256(folder / name) if name in here else "no such file"
         if found != digest:
             raise DataError(f"{folder / name}: expected SHA-256 {digest}, found {found}")
 
 
+def check_maps(codes: Codes, counts: dict[str, int]) -> None:
+    """Raises a ValueError unless the maps are integers from -1 to K - 1, of their shape."""
+    for split, maps in codes.maps.items():
+        for k, (grid, vocab) in zip(maps, codes.levels, strict=True):
+            shape = (counts[split], *grid, len(vocab))
+            if k.shape != shape or not np.issubdtype(k.dtype, np.integer):
+                raise ValueError(f"expected integers {shape}, found {k.dtype} {k.shape}")
+            if k.size and (k.min() < -1 or (k >= np.array(vocab)).any()):
+                raise ValueError(f"codes must be from -1 to K - 1 for K of {vocab}")
+        if codes.labels and codes.labels[split].shape != (counts[split],):
+            raise ValueError(f"expected {counts[split]} labels")
+
+
 def file_names(folder: Path) -> list[str]:
-    """All files of a folder, and in its sub-folders."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """All files of a folder, and in its sub-folders; no links."""
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return sorted(p.relative_to(folder).as_posix() for p in files)
 
 
 def smallest(vocab: tuple[int, ...]) -> type[np.signedinteger]:
@@ -174,8 +194,12 @@ def write_npz(folder: Path, codes: Codes) -> None:
 def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
     """The inverse."""
     maps, labels = {}, {}
-    for split in document["counts"]:
+    row = sum(math.prod(x["grid"]) * len(x["vocab"]) for x in document["levels"]) + 1
+    for split, count in document["counts"].items():
         with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
+            size = sum(info.file_size for info in file.zip.infolist())  # before any is unpacked
+            if size > min(LIMIT, 8 * row * count + 10_000):
+                raise ValueError(f"{split}.npz unpacks to {size} bytes")
             maps[split] = tuple(file[f"level{i}"] for i in range(len(document["levels"])))
             labels[split] = file.get("label")
     return described(document, maps, labels)

@@ -1,9 +1,7 @@
 """Priors over the codes of a run: their data, what they are, and what they say about codes."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +19,7 @@ from vqvae_jax import (
 )
 from vqvae_jax.bundle import Bundle
 from vqvae_jax.training.priors import CodeBatch
+from vqvae_jax.weights import read_json
 
 PRIORS = {"transformer": TransformerPrior, "pixelcnn": PixelCNN, "masked": MaskedPrior}
 
@@ -110,8 +109,3 @@ def load_priors(run: Path, name: str, model: str, levels: int) -> list[Bundle]:
             )
         found.append(load_model(folder / "model"))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file."""
-    return json.loads(path.read_text())

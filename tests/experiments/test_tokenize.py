@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from vqvae_jax import BundleError, load_model
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.records import sha256
 from vqvae_jax.data.sources import open_source
 
 
@@ -128,6 +130,29 @@ def change(key, value):
     return do
 
 
+def link(path):
+    elsewhere = path.parent.parent / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace(folder, k):
+    """The codes of the test split are a stranger's, and their SHA-256 fits."""
+    path = folder / "test.npz"
+    if k is None:
+        path.write_bytes(b"PK but no zip")
+    else:
+        with np.load(path) as file:
+            np.savez_compressed(path, **(dict(file) | {"level0": k}))
+    files = json.loads((folder / "codes.json").read_text())["files"]
+    change("files", files | {"test.npz": sha256(path)})(folder)
+
+
 DAMAGE = {
     "a bit": (lambda f: flip(f / "test.npz"), "test.npz: expected SHA-256 .* found "),
     "a file": (lambda f: (f / "train.npz").unlink(), "train.npz: .* found no such file"),
@@ -137,6 +162,15 @@ DAMAGE = {
     "form": (change("form", "zip"), "expected a description of codes, found: KeyError"),
     "labels": (change("classes", ["only"]), "expected labels from -1 to 0, found "),
     "levels": (change("levels", 3), "expected a description of codes, found: TypeError"),
+    "counts": (change("counts", {"train": 1, "test": 1}), "expected integers|unpacks to"),
+    "files": (change("files", {"../letter.txt": "0"}), "letter.txt: .* found no such file"),
+    "a link": (lambda f: link(f / "train.npz"), "train.npz: .* found no such file"),
+    "a link of json": (lambda f: link(f / "codes.json"), "codes.json: .* a symbolic link"),
+    "a FIFO": (lambda f: fifo(f / "codes.json"), "codes.json: .* no plain file"),
+    "floats": (lambda f: replace(f, np.zeros((2, 1, 1, 2))), "found: ValueError.*integers"),
+    "codes": (lambda f: replace(f, np.full((2, 1, 1, 2), 4)), "found: ValueError.*K - 1"),
+    "a bomb": (lambda f: replace(f, np.zeros(10**7, np.int8)), "unpacks to 1000.* bytes"),
+    "no zip": (lambda f: replace(f, None), "found: "),
 }
 
 

@@ -10,7 +10,7 @@ Grain, array_record and Pillow are imported on first use. `writing` makes such f
 import hashlib
 import io
 import itertools
-import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
+from vqvae_jax.weights import LIMIT, BundleError, read_json
 
 DESCRIPTION = "records.json"
 FORMAT = 1
@@ -48,7 +49,7 @@ class Spec(NamedTuple):
             return self.checked(pixels(record, MODES[self.shape[-1]], name), name)
         try:
             row = np.lib.format.read_array(io.BytesIO(record), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, MemoryError) as error:
             found = first_line(error)
             raise DataError(f"{name}: expected a .npy array, found: {found}") from error
         return self.checked(row, name)
@@ -158,7 +159,9 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
     try:
         spec = Spec(tuple(map(int, found["shape"])), found["dtype"], found["encoding"])
         shards = [{"bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in found["shards"]]
-        count, _ = int(found["count"]), np.dtype(spec.dtype)
+        count, dtype = int(found["count"]), np.dtype(spec.dtype)
+        if dtype.hasobject or min(spec.shape, default=0) < 0 or nbytes(spec.shape, dtype) > LIMIT:
+            raise ValueError(f"rows of {dtype} {spec.shape}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected split {split!r} described, found: {error!r}") from error
     picture = len(spec.shape) == 3 and spec.shape[-1] in MODES
@@ -171,11 +174,16 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
     return count, spec, shards
 
 
+def nbytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """The size of an array."""
+    return math.prod(shape) * dtype.itemsize
+
+
 def _splits(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        document = read_json(path)
+    except BundleError as error:
         found = first_line(error)
         raise DataError(f"{path}: expected a description of records, found: {found}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -1,0 +1,194 @@
+"""Descriptions: what factories and modules made as plain JSON, and built again from it.
+
+A stranger's text is no danger: it calls what is made for that alone, factories under `described`
+and modules, and names functions that are `named`. Whatever is wrong is a ValueError of one line.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from vqvae_jax.describe import FACTORIES, FUNCTIONS, Described
+
+LENGTH, DEPTH, CALLS = 2**24, 200, 2**12
+"""The most characters, levels and calls of a description: far above those of any model."""
+
+
+def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | None = None) -> str:
+    """The JSON description of a quantizer, a model or anything made of them.
+
+    Args:
+        value: made by factories and modules with public names of `vqvae_jax`.
+        names: the user's own functions, factories and modules by name.
+        indent: as in `json.dumps`.
+
+    Raises:
+        ValueError: if something in it, such as a lambda, has no public name.
+
+    Example:
+        >>> import vqvae_jax
+        >>> to_json(vqvae_jax.kmeans(10))
+        '{"call": "kmeans", "kwargs": {"steps": 10}}'
+    """
+    data = to_data(value, names or {})
+    check_extent(data)
+    return json.dumps(data, indent=indent)
+
+
+def from_json(text: str, names: Mapping[str, Any] | None = None) -> Any:
+    """Builds again what `to_json` described; runs nothing but factories and modules.
+
+    These, and the functions that go as arguments into them, are those of `vqvae_jax`, and the
+    user's own in `names`; of those too, only factories under `described` and modules are called.
+
+    Raises:
+        ValueError: if the text is no such description, holds a name that is not known, or is longer
+            or deeper than any model's.
+
+    Example:
+        >>> from_json('{"call": "kmeans", "kwargs": {"steps": 10}}')
+        kmeans(steps=10)
+    """
+    if len(text) > LENGTH:
+        raise ValueError(f"not a JSON description: {len(text)} characters, more than {LENGTH}")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a JSON description: {first_words(error)}") from None
+    return build(data, names or {})
+
+
+def build(data: Any, names: Mapping[str, Any]) -> Any:
+    """What parsed JSON describes; any failure is a ValueError of one line."""
+    check_extent(data)
+    try:
+        return from_data(data, names)
+    except RecursionError as error:
+        raise ValueError(f"not a JSON description: {first_words(error)}") from None
+
+
+def check_extent(data: Any) -> None:
+    """Raises a ValueError if parsed JSON is deeper, or holds more calls, than any model's."""
+    level, calls = [data], 0
+    for _ in range(DEPTH):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        calls += sum(isinstance(v, dict) and "call" in v for v in level)
+        level = [v for part in inner if isinstance(part, list) for v in part]
+        if not level:
+            break
+    else:
+        raise ValueError(f"not a JSON description: nested more than {DEPTH} deep")
+    if calls > CALLS:
+        raise ValueError(f"not a JSON description: {calls} calls, more than {CALLS}")
+
+
+def to_data(value: Any, names: Mapping[str, Any]) -> Any:
+    if isinstance(value, Described) and value.call:
+        factory, args, kwargs = value.call
+        return call_data(factory, args, dict(kwargs), names)
+    if isinstance(value, list | tuple):
+        return [to_data(v, names) for v in value]
+    if is_module(type(value)):
+        kept = {name: getattr(value, name) for name in parameters(type(value))}
+        kept = {k: v for k, v in kept.items() if v is not None or k not in unsaid(type(value))}
+        return call_data(type(value), (), kept, names)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return {"name": public_name(value, names)}
+
+
+def call_data(factory, args, kwargs, names) -> dict:
+    named = {k: to_data(v, names) for k, v in kwargs.items()}
+    positional = {"args": to_data(args, names)} if args else {}
+    return {"call": public_name(factory, names), **positional, "kwargs": named}
+
+
+def from_data(data: Any, names: Mapping[str, Any]) -> Any:
+    if isinstance(data, list):
+        return tuple(from_data(v, names) for v in data)
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"name"}:
+        return public(data["name"], names)
+    if not {"call", "kwargs"} <= set(data) <= {"call", "args", "kwargs"}:
+        raise ValueError(
+            f"expected a description with the keys call and kwargs, got {brief(sorted(data))}"
+        )
+    call, kwargs, args = data["call"], data["kwargs"], data.get("args", [])
+    factory = callable_by(call, names)
+    if not isinstance(kwargs, dict) or not isinstance(args, list):
+        found = f"{brief(args)} and {brief(kwargs)}"
+        raise ValueError(f"args and kwargs of {call} must be a list and an object, got {found}")
+    if is_module(factory) and not set(kwargs) <= set(parameters(factory)):
+        unknown = sorted(set(kwargs) - set(parameters(factory)))
+        raise ValueError(f"{call} has no parameters {brief(unknown)}")
+    args, kwargs = from_data(args, names), {k: from_data(v, names) for k, v in kwargs.items()}
+    try:
+        return factory(*args, **kwargs)
+    except Exception as error:  # of any kind: the arguments are a stranger's
+        raise ValueError(f"{call} can't be called as described: {first_words(error)}") from None
+
+
+def is_module(value: Any) -> TypeGuard[type]:
+    """Whether it is a class whose instances are made of their fields, such as a Flax module."""
+    made = isinstance(value, type) and dataclasses.is_dataclass(value)
+    return made and not issubclass(value, Described)
+
+
+def parameters(module: type) -> list[str]:
+    """The fields that a description holds: not `parent` and `name`, which are Flax's own."""
+    fields = [f.name for f in dataclasses.fields(module) if f.init]
+    return [name for name in fields if name not in ("parent", "name")]
+
+
+def unsaid(module: type) -> set[str]:
+    """The fields that a description leaves out where they are None: see `where_set`."""
+    return {f.name for f in dataclasses.fields(module) if f.metadata.get("json")}
+
+
+def public(name: Any, names: Mapping[str, Any]) -> Any:
+    """What a description means by a name: the user's own, else one of this package made for it."""
+    found = None
+    if isinstance(name, str) and not name.startswith("_"):
+        listed = vars(importlib.import_module("vqvae_jax")).get(name)
+        ours = is_module(listed) or (inspect.isfunction(listed) and listed in FACTORIES | FUNCTIONS)
+        found = names.get(name, listed if ours else None)
+    if found is None or inspect.ismodule(found):
+        raise ValueError(
+            f"{brief(name)} is no public name of vqvae_jax for descriptions,"
+            f" nor in names={list(names)}"
+        )
+    return found
+
+
+def callable_by(name: Any, names: Mapping[str, Any]) -> Any:
+    """What a description may call by a name: a factory under `described`, or a module."""
+    found = public(name, names)
+    if is_module(found) or (inspect.isfunction(found) and found in FACTORIES):
+        return found
+    raise ValueError(f"{name} is neither a factory under @described nor a module: it is not called")
+
+
+def public_name(value: Any, names: Mapping[str, Any]) -> str:
+    name = next((n for n, v in names.items() if v is value), getattr(value, "__name__", ""))
+    try:
+        if public(name, names) is value:
+            return name
+    except ValueError:
+        pass
+    raise ValueError(f"JSON can't describe {value!r}: it is no public name, give it in names=")
+
+
+def brief(value: Any) -> str:
+    """A stranger's value on one line that is not too long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def first_words(error: Exception) -> str:
+    """What went wrong, on one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
