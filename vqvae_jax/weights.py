@@ -125,7 +125,7 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> Non
     start, order, _ = header(specs)
     file.write(start)
     for name in order:
-        file.write(memoryview(arrays[name].reshape(-1).view(np.uint8)))
+        file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(memoryview(array.reshape(-1).view(np.uint8)))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
