@@ -156,6 +156,18 @@ def test_law(trial, law):
     law(trial)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ROWS, *NESTINGS])
+def test_laws_under_x64(name):
+    with jax.enable_x64(True):
+        q = (ROWS | NESTINGS)[name]
+        trial = trials.begin_trial(q, compiler_options=fast_compile())
+        for law in laws.LAWS:
+            law(trial)
+        laws.law_replicas(trial, by_shard_map)
+    jax.clear_caches()
+
+
 def by_shard_map(jit, step):
     """As `laws.by_vmap`, on four devices; params and state are the same on all, says their spec."""
 

@@ -3,6 +3,7 @@
 Most is traced, not run: what a switch forbids is an error when it is traced.
 """
 
+import re
 from functools import partial
 
 import jax
@@ -15,11 +16,13 @@ from flax import nnx
 import vqvae_jax as vj
 from vqvae_jax import boundary
 from vqvae_jax.data.pipeline import to_pixels
+from vqvae_jax.quantizers import laws
 from vqvae_jax.training.priors import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.training.step import Batch, gradient_step, init_state, make_train_step, start_state
 
 SWITCHES = {
     "promotion": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
+    "x64": {"jax_enable_x64": True},
 }
 
 
@@ -31,6 +34,17 @@ def switched(request):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def typed(f, *args):
+    """Shapes of what f gives: under a switch their dtypes are those without it; all is float32."""
+    jaxpr, found = jax.make_jaxpr(f, return_shape=True)(*args)
+    if jax.config.read("jax_enable_x64"):
+        text = str(jaxpr)  # f64[] are Python's numbers; JAX's own resize has weights in float64
+        assert "_resize" in text or not re.search(r"f64\[\d", text)
+        with jax.enable_x64(False):
+            assert laws.specs(found) == laws.specs(jax.eval_shape(f, *args))
+    return found
 
 
 KEY = jax.random.key(0)
@@ -80,6 +94,9 @@ QUANTIZERS = {
 }
 
 
+CASTS = {"convert_element_type", "select_n", "broadcast_in_dim", "jit"}
+
+
 def in_use(q, wrap, z, mask):
     """A step with its gradient, eval mode and codes; `wrap` is around what is differentiated."""
     params, state = q.init(KEY)
@@ -96,15 +113,36 @@ def in_use(q, wrap, z, mask):
 def test_quantizers(switched, name):
     q = QUANTIZERS[name]
     wrap = jax.checkpoint if name == "repeat" else jax.jit
-    z, mask = jnp.ones((2, 4, q.dim)), jnp.ones((2, 1))
-    jax.eval_shape(partial(in_use, q, wrap), z, mask)
+    z, mask = (jnp.ones(shape, jnp.float32) for shape in ((2, 4, q.dim), (2, 1)))
+    typed(partial(in_use, q, wrap), z, mask)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_quantizers_of_float64_compute_in_float32(name):
+    q = QUANTIZERS[name]
+    apply = partial(q.apply, *q.init(KEY), train=True, key=KEY)
+    with jax.enable_x64(True):
+        rows = jax.ShapeDtypeStruct((8, q.dim), jnp.float64)
+        jaxpr, (out, new) = jax.make_jaxpr(apply, return_shape=True)(rows)
+        kinds = set(re.findall(r"(\w+)\[\d[^]]*\] = (\w+)", str(jaxpr)))
+    assert {made for dtype, made in kinds if dtype == "f64"} <= CASTS
+    assert out.quantized.dtype == jnp.float64
+    others = jax.eval_shape(apply, rows.update(dtype=jnp.float32))
+    narrow = out._replace(quantized=others[0].quantized)
+    assert laws.specs((narrow, new)) == laws.specs(others)
+
+
+@pytest.mark.parametrize("name", ["ema_vq", "shared", "fsq", "project"])
+def test_laws_under_x64(name):
+    with jax.enable_x64(True):
+        vj.check_quantizer(QUANTIZERS[name], compiler_options=vj.fast_compile())
 
 
 def test_under_vmap_and_in_bfloat16(switched):
     q = QUANTIZERS["residual"]
     variables = q.init(KEY)
     z = jnp.ones((2, 5, q.dim), jnp.bfloat16)
-    jax.eval_shape(jax.vmap(jax.jit(partial(q.apply, *variables))), z)
+    typed(jax.vmap(jax.jit(partial(q.apply, *variables))), z)
 
 
 Z, E, K = jnp.ones((2, 3, 4)), jnp.ones((6, 4)), jnp.zeros((2, 3, 1), jnp.int32)
@@ -144,7 +182,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(switched, name):
     f, *args = FUNCTIONS[name]
-    jax.eval_shape(f, *args)
+    typed(f, *args)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16, list])
@@ -207,17 +245,17 @@ LIKELIHOODS = [vj.gaussian(), vj.logistic(), vj.mixture(2), vj.categorical()]
 
 @pytest.mark.parametrize("likelihood", [*LIKELIHOODS, vj.dequantized_gaussian(0.1)])
 def test_likelihoods(switched, likelihood):
-    y = jnp.ones((2, 4, 4, likelihood.outputs))
-    jax.eval_shape(jax.grad(lambda y: likelihood.log_prob(X[:, :4, :4], y).sum()), y)
-    jax.eval_shape(vj.task_loss(likelihood), X[:, :4, :4], y)
-    jax.eval_shape(lambda y: (likelihood.mean(y), likelihood.sample(KEY, y)), y)
+    y = jnp.ones((2, 4, 4, likelihood.outputs), jnp.float32)
+    typed(jax.grad(lambda y: likelihood.log_prob(X[:, :4, :4], y).sum()), y)
+    typed(vj.task_loss(likelihood), X[:, :4, :4], y)
+    typed(lambda y: (likelihood.mean(y), likelihood.sample(KEY, y)), y)
 
 
 def test_tokenizers_and_beam_search(switched):
     tokenizer = vj.random_projection(8, 4, 2, heads=2)
-    jax.eval_shape(lambda z: tokenizer.encode(tokenizer.init(KEY), z), Z)
+    typed(lambda z: tokenizer.encode(tokenizer.init(KEY), z), Z)
     q = QUANTIZERS["repeat"]
-    jax.eval_shape(lambda z: vj.beam_search(q, *q.init(KEY), z, width=2), Z)
+    typed(lambda z: vj.beam_search(q, *q.init(KEY), z, width=2), Z)
 
 
 SMALL = {"dim": 4, "width": 4, "depth": 1}
@@ -239,27 +277,27 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_models_and_their_steps(switched, name):
     model, optimizer = MODELS[name], optax.adam(1e-3)
-    state = jax.eval_shape(partial(init_state, model, optimizer), KEY, X)
-    jax.eval_shape(make_train_step(model, optimizer), state, X)
+    state = typed(partial(init_state, model, optimizer), KEY, X)
+    typed(make_train_step(model, optimizer), state, X)
 
     def loss(params, x):  # a user's own, whose gradient is taken out here
         variables = {"params": params, **state.collections}
         options = {"mutable": list(state.collections), "rngs": {vj.RNG: KEY}}
-        out, _ = model.apply(variables, x, train=True, mask=jnp.ones(2), **options)
+        out, _ = model.apply(variables, x, train=True, mask=jnp.ones(2, jnp.float32), **options)
         return jnp.mean(jnp.square(out.x - x)) + out.loss
 
     state = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), state)
-    jax.eval_shape(jax.grad(jax.jit(loss)), state.params, X)
+    typed(jax.grad(jax.jit(loss)), state.params, X)
     if hasattr(model, "tokenize"):
         f = vj.as_functions(model)
         variables = {"params": state.params, **state.collections}
-        jax.eval_shape(lambda x: f.detokenize(variables, f.tokenize(variables, x)), X)
+        typed(lambda x: f.detokenize(variables, f.tokenize(variables, x)), X)
 
 
 def test_nnx_and_discriminator(switched):
     layer = vj.QuantizeNNX(VQ, rngs=nnx.Rngs(0))
     assert layer(Z, train=True).quantized.shape == Z.shape
-    jax.eval_shape(vj.PatchDiscriminator(width=8).init_with_output, KEY, X)
+    typed(vj.PatchDiscriminator(width=8).init_with_output, KEY, X)
 
 
 PLAN = {"classes": 3, "coarse": (((1, 1), (5,)),), "metadata": 2, "width": 8, "depth": 1}
@@ -277,9 +315,9 @@ def test_priors(switched, name):
     prior, loss = PRIORS[name]
     optimizer = optax.adam(1e-3)
     init = partial(start_state, lambda key: prior.init(key, CODES, TOLD), optimizer)
-    state = jax.eval_shape(init, KEY)
-    batch = CodeBatch(CODES, TOLD, jnp.ones(2))
-    jax.eval_shape(gradient_step(loss(prior), optimizer), state, batch)
+    state = typed(init, KEY)
+    batch = CodeBatch(CODES, TOLD, W[0, :2])
+    typed(gradient_step(loss(prior), optimizer), state, batch)
     variables = {"params": state.params}
 
     def draw(variables, codes, told):
@@ -290,7 +328,7 @@ def test_priors(switched, name):
         drawn = vj.sample_codes(KEY, prior, variables, codes, told, **options)
         return drawn, vj.log_likelihood(prior, variables, codes, told)
 
-    jax.eval_shape(draw, variables, CODES, TOLD)
+    typed(draw, variables, CODES, TOLD)
 
 
 @pytest.mark.parametrize("switch", SWITCHES["promotion"].items())
@@ -315,3 +353,33 @@ def test_a_step_is_run_under_the_switches(switched):
     state = init_state(model, optimizer, KEY, Z)
     _, metrics = jax.jit(make_train_step(model, optimizer))(state, Z)
     assert np.isfinite(metrics["loss"])
+
+
+CHECKS = {
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+    "jax_check_tracer_leaks": True,
+    "jax_transfer_guard": "disallow",
+    "jax_enable_custom_prng": True,
+}
+
+
+@pytest.mark.parametrize("switch", CHECKS)
+def test_a_training_step_passes_the_checks_of_jax(switch):
+    q = vj.residual(vj.vq(6, 4, **KM), vj.fsq([3] * 4), vj.lfq(4))
+    step = jax.jit(partial(in_use, q, lambda f: f), compiler_options=vj.fast_compile())
+    before, z = getattr(jax.config, switch), 2 * Z - 0.5
+    jax.config.update(switch, CHECKS[switch])
+    try:
+        step(z, W)
+    finally:
+        jax.config.update(switch, before)
+
+
+def test_a_training_step_without_jit_and_with_a_legacy_key():
+    q = vj.residual(vj.vq(6, 4, **KM), vj.fsq([3] * 4))
+    variables, key = q.init(jax.random.PRNGKey(0)), jax.random.PRNGKey(1)
+    with jax.disable_jit():
+        out, _ = q.apply(*variables, Z, train=True, key=key)
+    same, _ = jax.jit(partial(q.apply, train=True))(*variables, Z, key=key)
+    np.testing.assert_allclose(out.loss, same.loss, rtol=1e-5)

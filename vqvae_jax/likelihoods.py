@@ -117,7 +117,7 @@ def mixture(n: int) -> Likelihood:
         log_pi, mu, s = read(y)
         which = jax.random.categorical(key_which, log_pi)[..., None]
         mu, s = (jnp.take_along_axis(v, which, axis=-1)[..., 0] for v in (mu, s))
-        return on_grid(mu + s * jax.random.logistic(key_noise, mu.shape))
+        return on_grid(mu + s * jax.random.logistic(key_noise, mu.shape, jnp.float32))
 
     return Likelihood(3 * n, summed(log_mass, 3 * n), mean, sample)
 
@@ -131,7 +131,9 @@ def categorical() -> Likelihood:
         return jnp.take_along_axis(logits, k, axis=-1)[..., 0] - logsumexp(logits, axis=-1)
 
     def mean(y):
-        return jnp.sum(jax.nn.softmax(blocks(y, LEVELS)) * pixel(jnp.arange(LEVELS)), axis=-1)
+        return jnp.sum(
+            jax.nn.softmax(blocks(y, LEVELS)) * pixel(jnp.arange(LEVELS, dtype=jnp.int32)), axis=-1
+        )
 
     def sample(key, y):
         return pixel(jax.random.categorical(key, blocks(y, LEVELS)))
@@ -162,7 +164,7 @@ def dequantized_gaussian(scale: float) -> Likelihood:
         return log_normal(error) - spread / 2 + math.log(GREY_LEVEL / scale)
 
     def sample(key, y):
-        return on_grid(y + scale * jax.random.normal(key, y.shape))
+        return on_grid(y + scale * jax.random.normal(key, y.shape, jnp.float32))
 
     return Likelihood(1, summed(log_mass, 1), lambda y: jnp.clip(y, -0.5, 0.5), sample)
 
@@ -195,7 +197,7 @@ def location_scale(scale: float | None, log_mass, noise) -> Likelihood:
 
     def sample(key, y):
         mu, s = read(y)
-        return on_grid(mu + s * noise(key, mu.shape))
+        return on_grid(mu + s * noise(key, mu.shape, jnp.float32))
 
     return Likelihood(
         outputs,
@@ -287,7 +289,7 @@ def unrounded_grey(x: Array) -> Array:
 
 def pixel(k: Array) -> Array:
     """A level in the scale of x, bit by bit as `preprocess` gives it."""
-    return (k - (LEVELS - 1) / 2) * GREY_LEVEL
+    return (k.astype(jnp.float32) - (LEVELS - 1) / 2) * GREY_LEVEL
 
 
 def on_grid(x: Array) -> Array:

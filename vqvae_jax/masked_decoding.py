@@ -63,21 +63,21 @@ def sample_masked(
     check_range(0, float("inf"), noise=noise)
     check_codes("given", given, prior.grid, prior.vocab)
     predict = predictor(prior, variables, condition, len(given), guidance)
-    free = jnp.sum(given < 0, axis=range(1, given.ndim), keepdims=True)
+    free = jnp.sum(given < 0, axis=range(1, given.ndim), keepdims=True, dtype=jnp.int32)
 
     def refine(codes, s):
-        logits, masked = predict(codes), codes < 0
+        logits, masked, done = predict(codes), codes < 0, s.astype(jnp.float32) / steps
         key_draw, key_noise = jax.random.split(jax.random.fold_in(key, s))
         kept = reduce(lambda x, f: f(x), filters, logits)
         drawn = jax.random.categorical(key_draw, kept).astype(codes.dtype)
-        gumbel = noise * (1 - s / steps) * jax.random.gumbel(key_noise, codes.shape)
+        gumbel = noise * (1 - done) * jax.random.gumbel(key_noise, codes.shape, jnp.float32)
         confidence = jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)
-        left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True) - 1
-        n = jnp.minimum(left, jnp.floor(free * masked_share(s / steps)).astype(left.dtype))
+        left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True, dtype=jnp.int32) - 1
+        n = jnp.minimum(left, jnp.floor(free * masked_share(done)).astype(left.dtype))
         again = ranks(confidence.reshape(len(codes), -1)).reshape(codes.shape) < n
         return jnp.where(again, -1, jnp.where(masked, drawn, codes)), None
 
-    return jax.lax.scan(refine, given, jnp.arange(1, steps + 1))[0]
+    return jax.lax.scan(refine, given, jnp.arange(1, steps + 1, dtype=jnp.int32))[0]
 
 
 def predictor(

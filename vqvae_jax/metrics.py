@@ -127,7 +127,7 @@ def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b
         >>> round(float(psnr(0.001)), 2)
         30.0
     """
-    return 10 * jnp.log10(peak**2 / jnp.asarray(mse))
+    return 10 * jnp.log10(peak**2 / jnp.asarray(mse, jnp.float32))
 
 
 @boundary
@@ -169,7 +169,7 @@ def ssim(
 
 def gaussian_windows(n: int) -> Float[Array, "m n"]:
     """Each row is a normalised Gaussian of 11 pixels, sigma 1.5, at one place within n pixels."""
-    offset = jnp.arange(n) - jnp.arange(n - 10)[:, None] - 5
+    offset = jnp.arange(n, dtype=jnp.float32) - jnp.arange(n - 10, dtype=jnp.float32)[:, None] - 5
     window = jnp.where(jnp.abs(offset) <= 5, jnp.exp(-(offset**2) / (2 * 1.5**2)), 0)
     return window / jnp.sum(window, axis=1, keepdims=True)
 

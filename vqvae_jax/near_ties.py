@@ -60,7 +60,7 @@ def settle(rows: Rows, codes: Scored, axis_name: AxisName = None) -> Int[Array, 
         one = jax.tree.map(partial(pick, at), runs)
         settled = nearest_by_pairs(vary(one, axis_name), codes, blocks, names)
         settled = nearest_of_shards(one.z, settled, codes.e, axis_name)[:, None]
-        here = unsure & (jnp.arange(unsure.shape[1]) == at[:, None])
+        here = unsure & (jnp.arange(unsure.shape[1], dtype=jnp.int32) == at[:, None])
         return jnp.where(here, settled, k), unsure & ~here
 
     carry = (runs.k, runs.unsure)

@@ -94,7 +94,9 @@ def static_bits(
     smooth = [(n + 1.0) / jnp.sum(n + 1.0) for n in counts]
     bits = [-jnp.log2(p)[codes[..., q]] for q, p in enumerate(smooth)]
     valid = [jnp.where(codes[..., q] >= 0, b, 0) for q, b in enumerate(bits)]
-    return sum((b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes)))
+    return sum(
+        (b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes), jnp.float32)
+    )
 
 
 def bpd_gauss_mse(test_mse: float, train_mse: float) -> float:

@@ -80,7 +80,7 @@ def valid_rows(
     Raises:
         ValueError: if the mask has another rank or does not broadcast.
     """
-    finite, weights = is_valid(z), jnp.ones(z.shape[:-1])
+    finite, weights = is_valid(z), jnp.ones(z.shape[:-1], jnp.float32)
     if mask is not None:
         mask = jnp.asarray(mask, jnp.float32)
         check_mask(mask.shape, finite.shape)
@@ -170,20 +170,23 @@ def sample_rows(
     """
     z, here = z.reshape(-1, z.shape[-1]), (weights > 0).reshape(-1)
     if z.shape[0] == 0:
-        return psum(jnp.zeros((n, z.shape[-1])), axis_name)
-    rank = jnp.cumsum(here)
+        return psum(jnp.zeros((n, z.shape[-1]), jnp.float32), axis_name)
+    rank = jnp.cumsum(here, dtype=jnp.int32)
     me = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
-    replicas = jnp.arange(1 if axis_name is None else jax.lax.psum(1, axis_name))
+    replicas = jnp.arange(1 if axis_name is None else jax.lax.psum(1, axis_name), dtype=jnp.int32)
     counts = psum(jnp.where(replicas == me, rank[-1], 0), axis_name)
     key_order, key_place, key_turn = jax.random.split(key, 3)
-    part, total = jax.random.permutation(key_order, n), jnp.maximum(counts.sum(), 1)
+    part = jax.random.permutation(key_order, jnp.arange(n, dtype=jnp.int32))
+    total = jnp.maximum(jnp.sum(counts, dtype=jnp.int32), 1)
     width = total // n + (part < total % n)  # whole rows, so that no two parts share one
     begin = part * (total // n) + jnp.minimum(part, total % n)
     begin = jnp.where(width > 0, begin, part % total)  # fewer rows than parts: round once more
-    drawn = begin + jax.random.randint(key_place, (n,), 0, jnp.maximum(width, 1))
-    drawn = (drawn + jax.random.randint(key_turn, (), 0, total)) % total  # no row is favoured
+    drawn = begin + jax.random.randint(key_place, (n,), 0, jnp.maximum(width, 1), dtype=jnp.int32)
+    drawn = (
+        drawn + jax.random.randint(key_turn, (), 0, total, dtype=jnp.int32)
+    ) % total  # no row is favoured
     drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)
-    local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0))
+    local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0), dtype=jnp.int32)
     row = z[jnp.minimum(jnp.searchsorted(rank, local + 1), z.shape[0] - 1)]
     mine = (local >= 0) & (local < rank[-1])
     return psum(jnp.where(mine[:, None], row, 0), axis_name)

@@ -131,7 +131,7 @@ def with_untold(prior, condition: Condition, batch: int) -> Condition:
     if not prior.classes:
         raise ValueError("guidance needs a prior with classes")
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), condition)
-    label = jnp.full(batch, -1) if condition.label is None else condition.label
+    label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
     return twice._replace(label=jnp.concatenate([label, jnp.full_like(label, -1)]))
 
 
@@ -203,7 +203,9 @@ def sample_codes(
         return (state, jax.lax.dynamic_update_index_in_dim(tokens, new, t, 1)), None
 
     tokens = given.reshape(len(given), -1)
-    (_, tokens), _ = jax.lax.scan(draw, (state, tokens), jnp.arange(tokens.shape[1]))
+    (_, tokens), _ = jax.lax.scan(
+        draw, (state, tokens), jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    )
     return tokens.reshape(given.shape)
 
 

@@ -54,7 +54,7 @@ def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
         return function(z)
     blocks = deal(n)
     z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)
-    found = jax.lax.map(lambda i: function(z[:, i]), jnp.arange(blocks))
+    found = jax.lax.map(lambda i: function(z[:, i]), jnp.arange(blocks, dtype=jnp.int32))
     return jax.tree.map(lambda a: a.T.reshape(-1)[:n], found)
 
 

@@ -95,8 +95,10 @@ def random_projection(
         bound = (6 / (dim + code_dim)) ** 0.5
         shape = (heads, dim, code_dim)
         return {
-            "projection": jax.random.uniform(key_projection, shape, minval=-bound, maxval=bound),
-            "codebook": jax.random.normal(key_codebook, (heads, size, code_dim)),
+            "projection": jax.random.uniform(
+                key_projection, shape, minval=-bound, maxval=bound, dtype=jnp.float32
+            ),
+            "codebook": jax.random.normal(key_codebook, (heads, size, code_dim), jnp.float32),
         }
 
     def encode(

@@ -120,8 +120,17 @@ def test_floats_pass_unchanged(dtype):
     np.testing.assert_array_equal(y, x)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint16, np.float64, np.bool_])
+@pytest.mark.parametrize("wide", [False, True])
+def test_float64_becomes_float32(wide):
+    x = np.array([-3.0, 0.1, 1e30])
+    with jax.enable_x64(wide):
+        y = preprocess(x)
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, x.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint16, np.bool_])
 def test_other_dtypes_raise(dtype):
-    expected = f"expected uint8, float32, bfloat16 or float16, found {np.dtype(dtype)}"
+    expected = f"expected uint8 or floats, found {np.dtype(dtype)}"
     with pytest.raises(TypeError, match=expected):
         preprocess(np.zeros([2, 4, 4, 3], dtype))

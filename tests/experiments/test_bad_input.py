@@ -23,7 +23,7 @@ def images(path, shape=(20, 8, 8, 1), dtype=np.uint8):
 
 BAD_DATA = {
     "no such set": (lambda tmp: "no_such_set", "no_such_set"),
-    "float64": (lambda tmp: images(tmp / "a.npy", dtype=np.float64), "found float64"),
+    "int64": (lambda tmp: images(tmp / "a.npy", dtype=np.int64), "found int64"),
     "int32": (lambda tmp: images(tmp / "a.npy", dtype=np.int32), "found int32"),
     "no pictures": (lambda tmp: str(tmp), "expected IDX, PNG, JPEG or WebP files"),
 }

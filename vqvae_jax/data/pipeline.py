@@ -45,8 +45,8 @@ def preprocess(
     accelerator as bytes.
 
     Args:
-        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape; lists of
-            floats are float32.
+        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape; float64 and
+            lists of floats become float32.
 
     Raises:
         TypeError: any other dtype.
@@ -57,8 +57,10 @@ def preprocess(
     pixels = jnp.asarray(pixels) if isinstance(pixels, list | tuple) else pixels
     if pixels.dtype in _FLOATS:
         return jnp.asarray(pixels)
+    if pixels.dtype == np.float64:
+        return jnp.asarray(pixels, jnp.float32)
     if pixels.dtype != jnp.uint8:
-        raise TypeError(f"expected uint8, float32, bfloat16 or float16, found {pixels.dtype}")
+        raise TypeError(f"expected uint8 or floats, found {pixels.dtype}")
     # The subtraction is exact and one product follows, so that `jit` has nothing to fuse: as
     # written in the formula, compiled code gives 0.50000006 for 255 and differs from eager code.
     return (jnp.asarray(pixels, jnp.float32) - 127.5) * (1 / 255)

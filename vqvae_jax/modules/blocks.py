@@ -138,7 +138,9 @@ class Upsample(nn.Module):
         between = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
         y = y.transpose(0, *between, 1 + 2 * rank)
         y = y.reshape(batch, *(2 * side for side in sides), self.features)
-        return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            y.dtype
+        )
 
 
 class MLP(nn.Module):

@@ -67,18 +67,18 @@ class CodeEmbedding(nn.Module):
 
     def table(self, *args) -> Array:
         """A parameter as an array that tracers can index, which NumPy's are not."""
-        return jnp.asarray(self.param(*args))
+        return jnp.asarray(self.param(*args, jnp.float32))
 
     def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
         """Codes and places, as a sequence."""
         tokens = codes.reshape(codes.shape[0], -1)
-        t = jnp.arange(tokens.shape[1])
+        t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         return self.content(tokens, t) + self.place(t)
 
     def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
         """The vectors of codes that are tokens number t, wherever t is; -1 has one as well."""
-        q, sizes = t % len(self.vocab), np.asarray(self.vocab)
-        row = jnp.asarray(np.cumsum(sizes) - sizes)[q] + codes
+        q, sizes = t % len(self.vocab), np.asarray(self.vocab, np.int32)
+        row = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)[q] + codes
         known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])
         return self.codes[jnp.where(known, row, sum(self.vocab))]
 
@@ -99,11 +99,13 @@ class CodeHead(nn.Module):
     def setup(self) -> None:
         shape = (len(self.vocab), self.width, max(self.vocab))
         init = nn.initializers.lecun_normal(batch_axis=(0,))
-        self.kernel = jnp.asarray(self.param("kernel", init, shape))  # for tracers to index
-        self.bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (shape[0], shape[2])))
+        # Arrays that tracers can index, which NumPy's are not.
+        self.kernel = jnp.asarray(self.param("kernel", init, shape, jnp.float32))
+        zeros = nn.initializers.zeros
+        self.bias = jnp.asarray(self.param("bias", zeros, (shape[0], shape[2]), jnp.float32))
 
     def __call__(self, x: Float[Array, "*rows Q W"]) -> Float[Array, "*rows Q K"]:
-        return self.logits(x, jnp.arange(len(self.vocab)), "...qw,qwk->...qk")
+        return self.logits(x, jnp.arange(len(self.vocab), dtype=jnp.int32), "...qw,qwk->...qk")
 
     def one(self, x: Float[Array, "*rows W"], q: Int[Array, ""]) -> Float[Array, "*rows K"]:
         """Logits of stream q alone."""
@@ -124,15 +126,16 @@ class GlobalCondition(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition, batch: int) -> Float[Array, "B n W"]:
-        parts = [jnp.zeros((batch, 0, self.width))]
+        parts = [jnp.zeros((batch, 0, self.width), jnp.float32)]
         if self.classes:
-            label = jnp.full(batch, -1) if condition.label is None else condition.label
+            label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
             told = (label >= 0) & (label < self.classes)
             row = jnp.where(told, label, self.classes)  # the last row: not told
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
         if self.metadata:
-            parts.append(nn.Dense(self.width, name="metadata")(condition.metadata)[:, None])
+            numbers = condition.metadata.astype(jnp.float32)
+            parts.append(nn.Dense(self.width, name="metadata")(numbers)[:, None])
         return jnp.concatenate(parts, axis=1)
 
 
@@ -160,7 +163,7 @@ def is_code(codes: Int[Array, "*rows Q"], vocab: tuple[int, ...]) -> Bool[Array,
         Array([[ True, False],
                [False,  True]], dtype=bool)
     """
-    return (codes >= 0) & (codes < jnp.asarray(vocab))
+    return (codes >= 0) & (codes < jnp.asarray(vocab, jnp.int32))
 
 
 def check_prior(prior) -> None:

@@ -156,7 +156,7 @@ def by_rows(
         return by_patches(rows, w, strides, "VALID", precision)[:, 0]
 
     n = (x.shape[1] - kernel[0]) // strides[0] + 1
-    return jnp.moveaxis(jax.lax.map(row, jnp.arange(n)), 0, 1)
+    return jnp.moveaxis(jax.lax.map(row, jnp.arange(n, dtype=jnp.int32)), 0, 1)
 
 
 def padded(x: Array, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Array:

@@ -97,8 +97,8 @@ def random_mask(key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "..."]
     r is uniform in [0, 1), and so are the places: as in section 3.1 of arXiv:2202.04200.
     """
     key_share, key_places = jax.random.split(key)
-    places = jax.random.uniform(key_places, shape)
-    n = jnp.ceil(places.size * masked_share(jax.random.uniform(key_share)))
+    places = jax.random.uniform(key_places, shape, jnp.float32)
+    n = jnp.ceil(places.size * masked_share(jax.random.uniform(key_share, dtype=jnp.float32)))
     return ranks(places.reshape(-1)).reshape(shape) < n
 
 
@@ -109,4 +109,4 @@ def ranks(x: Float[Array, "*rows n"]) -> Int[Array, "*rows n"]:
         >>> ranks(jnp.array([0.3, 0.1, 0.2]))
         Array([2, 0, 1], dtype=int32)
     """
-    return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1)
+    return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1).astype(jnp.int32)

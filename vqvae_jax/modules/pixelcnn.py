@@ -78,8 +78,10 @@ class PixelCNN(nn.Module):
         context = Context(self.grid, self.classes, self.coarse, self.metadata, self.width)
         told = context(condition, len(codes))
         embedding = CodeEmbedding(self.vocab, self.grid, self.width, deviation=1.0)
-        content = embedding.content(codes, jnp.arange(len(self.vocab)))
-        places = embedding.place(jnp.arange(codes[0].size)).reshape(content.shape[1:])
+        content = embedding.content(codes, jnp.arange(len(self.vocab), dtype=jnp.int32))
+        places = embedding.place(jnp.arange(codes[0].size, dtype=jnp.int32)).reshape(
+            content.shape[1:]
+        )
         x = jnp.sum(content, axis=-2).astype(self.dtype)
         rows, columns = moved(x, 1), moved(x, 2)
         skip = jnp.zeros((), self.dtype)

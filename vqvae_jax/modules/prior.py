@@ -58,7 +58,7 @@ class TransformerPrior(nn.Module):
 
     def setup(self) -> None:
         check_prior(self)
-        self.begin = self.param("begin", INIT, (self.width,))
+        self.begin = self.param("begin", INIT, (self.width,), jnp.float32)
         self.embedding = CodeEmbedding(self.vocab, self.grid, self.width)
         self.prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
         self.transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
@@ -85,7 +85,7 @@ class TransformerPrior(nn.Module):
         check_codes("codes", codes, self.grid, self.vocab)
         check_condition(self, condition, len(codes))
         tokens = codes.reshape(len(codes), -1)
-        t = jnp.arange(tokens.shape[1])
+        t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         content = self.embedding.content(tokens, t)
         begin = jnp.broadcast_to(self.begin, (len(codes), 1, self.width))
         before = jnp.concatenate([begin, content[:, :-1]], axis=1) + self.embedding.place(t)

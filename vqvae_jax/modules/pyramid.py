@@ -139,7 +139,7 @@ class Pyramid(nn.Module):
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )
         errors = [mean(jnp.square(sg(z) - f_s), rows.weights, axis_name) for f_s in sums]
-        losses = inner.losses | {"pyramid": sum(errors, jnp.zeros(())) / len(errors)}
+        losses = inner.losses | {"pyramid": sum(errors, jnp.zeros((), jnp.float32)) / len(errors)}
         metrics = inner.metrics | self.named(map(sg, errors), "error")
         metrics["invalid_rows"] = rows.invalid * maps_length(self.sizes)
         return Output(self.estimator(z, sums[-1]).astype(f.dtype), flat(maps), losses, metrics)

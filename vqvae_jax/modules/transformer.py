@@ -127,5 +127,5 @@ def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) ->
                [1, 1, 1, 0],
                [1, 1, 1, 1]], dtype=int32)
     """
-    i = jnp.maximum(first + jnp.arange(n)[:, None], prefix - 1)
-    return jnp.arange(length) <= i
+    i = jnp.maximum(first + jnp.arange(n, dtype=jnp.int32)[:, None], prefix - 1)
+    return jnp.arange(length, dtype=jnp.int32) <= i

@@ -147,7 +147,7 @@ def draw(
     key: PRNGKeyArray, mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
     """mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
-    return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape)
+    return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape, jnp.float32)
 
 
 @boundary

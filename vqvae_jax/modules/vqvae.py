@@ -28,7 +28,7 @@ class Reconstruction(NamedTuple):
     @property
     def loss(self) -> Float[Array, ""]:
         """The sum of the quantizer's losses: add it to the task loss."""
-        return sum(self.losses.values(), jnp.zeros(()))
+        return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
 class VQVAE(nn.Module):

@@ -30,7 +30,7 @@ class Hierarchy(NamedTuple):
     @property
     def loss(self) -> Float[Array, ""]:
         """The sum of the quantizers' losses: add it to the task loss."""
-        return sum(self.losses.values(), jnp.zeros(()))
+        return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
 class VQVAE2(nn.Module):

@@ -23,7 +23,7 @@ def squared_distances(
     """
     usable = is_valid(e)
     e = jnp.where(usable[:, None], e, 0)
-    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     z, e = z - centre, e - centre
     product = jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.sum(z * z, axis=-1, keepdims=True) + jnp.sum(e * e, axis=-1)
@@ -50,7 +50,9 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
         if top is not None:
             least = jax.lax.top_k(logits, min(top, len(e)))[0][..., -1:]
             logits = jnp.where(logits >= least, logits, -jnp.inf)
-        noise = jax.random.gumbel(local_key(key, axis_name, "codes are sampled"), logits.shape)
+        noise = jax.random.gumbel(
+            local_key(key, axis_name, "codes are sampled"), logits.shape, jnp.float32
+        )
         return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
     return Assignment(choose, stochastic=True)
@@ -93,7 +95,7 @@ def transport(
     plan, it costs the same, so it is left out.
     """
     usable, total = is_valid(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
-    n = jnp.maximum(jnp.sum(usable), 1)
+    n = jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     e = jnp.where(usable[:, None], e, 0)
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
     z = z - row_mean(z, weights, axis_name)

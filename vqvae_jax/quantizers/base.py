@@ -38,7 +38,7 @@ class Output(NamedTuple):
     @property
     def loss(self) -> Float[Array, ""]:
         """The sum of the losses: add it to the task loss."""
-        return sum(self.losses.values(), jnp.zeros(()))
+        return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

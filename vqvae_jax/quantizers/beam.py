@@ -46,7 +46,7 @@ def beam_search(
     check_size(width=width)
     check_rows(z, q.dim)
     rows = valid_rows(sg(z))
-    r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape))
+    r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape), jnp.float32)
     codes = jnp.zeros((1, *rows.weights.shape, 0), jnp.int32)
     for stream in range(len(q.vocab)):
         e = sg(codebook_of(q, params, state, stream))
@@ -58,8 +58,8 @@ def beam_search(
 def codebook_of(q: Quantizer, params, state, stream: int) -> Float[Array, "K D"]:
     """What the codes of one stream add: they are decoded with -1 in all others."""
     size = q.vocab[stream]
-    indices = jnp.full((size, len(q.vocab)), -1)
-    return q.decode(params, state, indices.at[:, stream].set(jnp.arange(size)))
+    indices = jnp.full((size, len(q.vocab)), -1, jnp.int32)
+    return q.decode(params, state, indices.at[:, stream].set(jnp.arange(size, dtype=jnp.int32)))
 
 
 def extend(
@@ -94,7 +94,7 @@ def nearest_codes(
     The choice is by the scores of `nearest`; prefixes are compared by |r - e_k|^2 itself, since
     |r|^2 + |e_k|^2 - 2 r.e_k has lost the digits of a small difference.
     """
-    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     centred = e - centre
     half = jnp.where(usable, 0.5 * jnp.sum(centred * centred, axis=-1), jnp.inf)
     products = jnp.dot(r - centre, centred.T, precision=jax.lax.Precision.HIGHEST)

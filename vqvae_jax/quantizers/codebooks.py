@@ -64,7 +64,7 @@ def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B00
         raise ValueError(f"a fixed codebook can't be made from a batch: {init!r}")
 
     def init_fn(key):
-        return {}, {"codebook": init.draw(key, size, dim)}
+        return {}, {"codebook": init.codes(key, size, dim)}
 
     def codes(params, state):
         return state["codebook"]
@@ -97,10 +97,10 @@ def learnt(
     moved_by_data = bool(init.fit or revive)
 
     def init_fn(key):
-        offset = {"offset": jnp.zeros((size, dim))} if moved_by_data else {}
-        counts = {"counts": jnp.ones(size)} if revive else {}
+        offset = {"offset": jnp.zeros((size, dim), jnp.float32)} if moved_by_data else {}
+        counts = {"counts": jnp.ones(size, jnp.float32)} if revive else {}
         initialized = {"initialized": jnp.array(False)} if init.fit else {}
-        return {"codebook": init.draw(key, size, dim)}, offset | counts | initialized
+        return {"codebook": init.codes(key, size, dim)}, offset | counts | initialized
 
     def codes(params, state):
         return params["codebook"] + state["offset"] if moved_by_data else params["codebook"]
@@ -168,11 +168,11 @@ def averaged(
     check_range(0, float("inf"), eps=eps)
 
     def init_fn(key):
-        codebook = init.draw(key, size, dim)
-        counts = jnp.zeros(size) if init.zero_debiased else jnp.ones(size)
+        codebook = init.codes(key, size, dim)
+        counts = jnp.zeros(size, jnp.float32) if init.zero_debiased else jnp.ones(size, jnp.float32)
         state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
         initialized = {"initialized": jnp.array(False)} if init.fit else {}
-        weight = {"weight": jnp.zeros(())} if init.zero_debiased else {}
+        weight = {"weight": jnp.zeros((), jnp.float32)} if init.zero_debiased else {}
         return {}, state | initialized | weight
 
     def codes(params, state):
@@ -194,7 +194,7 @@ def averaged(
         counts = ema_update(state["counts"], hits, decay)
         sums = ema_update(state["sums"], totals, decay)
         new = {"counts": counts, "sums": sums}
-        moved, weight = hits > 0, jnp.ones(())
+        moved, weight = hits > 0, jnp.ones((), jnp.float32)
         if init.zero_debiased:  # N and M are both too small by this weight: so must eps be
             moved, weight = jnp.ones_like(moved), ema_update(state["weight"], 1.0, decay)
             new["weight"] = weight
@@ -275,5 +275,5 @@ def first_fit(
     return jax.lax.cond(
         initialized | ~rows.some,
         lambda: codebook,
-        lambda: fit(key, rows.z, rows.weights, size, axis_name),
+        lambda: fit(key, rows.z, rows.weights, size, axis_name).astype(jnp.float32),
     )

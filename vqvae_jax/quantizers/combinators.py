@@ -54,7 +54,10 @@ def project(q: Quantizer, dim: int) -> Quantizer:
 
     def draw(key):
         keys = jax.random.split(key)
-        drawn = {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
+        drawn = {
+            n: jax.random.normal(k, shapes[n], jnp.float32)
+            for n, k in zip(shapes, keys, strict=True)
+        }
         return {name: w / np.sqrt(w.shape[0], dtype=np.float32) for name, w in drawn.items()}, {}
 
     def down(params, state, z):
@@ -148,7 +151,7 @@ def rotate(q: Quantizer) -> Quantizer:
     check_members([q])
 
     def draw(key):
-        return {}, {"rotation": jax.random.orthogonal(key, q.dim)}
+        return {}, {"rotation": jax.random.orthogonal(key, q.dim, dtype=jnp.float32)}
 
     def forth(params, state, z):
         return times(z, state["rotation"].T)

@@ -42,9 +42,9 @@ def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 
         if at_least > n:
             raise ValueError(f"at_least must be at most {n}, the number of stages, got {at_least}")
         key_share, key_depth = jax.random.split(key)
-        drawn = jax.random.randint(key_depth, shape, at_least, n + 1)
+        drawn = jax.random.randint(key_depth, shape, at_least, n + 1, dtype=jnp.int32)
         drawn = jnp.minimum(-(-drawn // multiple) * multiple, n)
-        return jnp.where(jax.random.bernoulli(key_share, share, shape), drawn, n)
+        return jnp.where(jax.random.bernoulli(key_share, jnp.float32(share), shape), drawn, n)
 
     return Function(depths)
 

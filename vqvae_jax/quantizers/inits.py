@@ -30,6 +30,10 @@ class Init(Described):
     fit: Callable[..., Array] | None = None
     zero_debiased: bool = False
 
+    def codes(self, key, size: int, dim: int) -> Float[Array, "K D"]:
+        """What `draw` gives, as float32."""
+        return self.draw(key, size, dim).astype(jnp.float32)
+
 
 @described
 def uniform(scale: float | None = None) -> Init:
@@ -38,7 +42,7 @@ def uniform(scale: float | None = None) -> Init:
 
     def draw(key, size, dim):
         bound = 1 / size if scale is None else scale
-        return jax.random.uniform(key, (size, dim), minval=-bound, maxval=bound)
+        return jax.random.uniform(key, (size, dim), minval=-bound, maxval=bound, dtype=jnp.float32)
 
     return Init(draw)
 
@@ -47,7 +51,7 @@ def uniform(scale: float | None = None) -> Init:
 def normal(scale: float = 1.0) -> Init:
     """Codes from N(0, scale^2)."""
     check_range(0, float("inf"), scale=scale)
-    return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim)))
+    return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim), jnp.float32))
 
 
 @described

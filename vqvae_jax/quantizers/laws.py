@@ -114,7 +114,8 @@ def law_eval(t: Trial) -> None:
 
 def law_types(t: Trial) -> None:
     """quantized has shape and dtype of z, indices are int32 [..., Q], all else scalar float32."""
-    for train, dtype in ((False, jnp.float32), (False, jnp.bfloat16), (True, jnp.bfloat16)):
+    wide = [(True, jnp.float64)] if jax.config.read("jax_enable_x64") else []
+    for train, dtype in ((False, jnp.float32), (False, jnp.bfloat16), (True, jnp.bfloat16), *wide):
         apply = partial(t.q.apply, t.params, t.state, train=train, key=t.key if train else None)
         out = jax.eval_shape(apply, jax.ShapeDtypeStruct(t.z.shape, dtype))[0]
         scalars = [*out.losses.values(), *out.metrics.values()]
@@ -132,7 +133,7 @@ def law_decode(t: Trial) -> None:
     if not t.q.stochastic:  # XLA may compile codes with a gradient to another last bit
         out = t.step(t.params, t.state, t.z, t.key)
         close(out["decoded"], out["quantized"], rtol=1e-6, atol=1e-6)
-    nothing = t.jit(t.q.decode)(t.params, t.state, jnp.full((3, len(t.q.vocab)), -1))
+    nothing = t.jit(t.q.decode)(t.params, t.state, jnp.full((3, len(t.q.vocab)), -1, jnp.int32))
     same(nothing, np.zeros((3, t.q.dim), np.float32))
 
 

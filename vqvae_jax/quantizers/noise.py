@@ -45,7 +45,7 @@ def diveq(
     check_range(0, float("inf"), sigma=sigma)
 
     def surrogate(key, z_e, z_q, axis_name):
-        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
+        noise = jax.random.normal(local_key(key, axis_name), z_e.shape, jnp.float32)
         return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
 
     return reparameterized(size, dim, init, revive, surrogate)
@@ -78,7 +78,7 @@ def nsvq(
     """
 
     def surrogate(key, z_e, z_q, axis_name):
-        noise = jax.random.normal(local_key(key, axis_name), z_e.shape)
+        noise = jax.random.normal(local_key(key, axis_name), z_e.shape, jnp.float32)
         return z_e + length(z_q - z_e) * unit(noise)
 
     return reparameterized(size, dim, init, revive, surrogate)

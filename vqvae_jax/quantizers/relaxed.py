@@ -78,11 +78,11 @@ def gumbel_vq(
 
     def init_fn(key):
         key_e, key_w = jax.random.split(key)
-        weight = jax.random.normal(key_w, (dim, size)) / math.sqrt(dim)
+        weight = jax.random.normal(key_w, (dim, size), jnp.float32) / math.sqrt(dim)
         return {
-            "codebook": init.draw(key_e, size, dim),
+            "codebook": init.codes(key_e, size, dim),
             "weight": weight,
-            "bias": jnp.zeros(size),
+            "bias": jnp.zeros(size, jnp.float32),
         }, {}
 
     def logits(params, z):
@@ -95,9 +95,9 @@ def gumbel_vq(
         clean = noisy = logits(params, rows.z)
         losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
         if train:
-            noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape)
+            noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)
         k = jnp.argmax(noisy, axis=-1)
-        y = relax(jax.nn.one_hot(k, size), jax.nn.softmax(noisy / temperature))
+        y = relax(jax.nn.one_hot(k, size, dtype=jnp.float32), jax.nn.softmax(noisy / temperature))
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
         return finish(z, rows, k, quantized, losses, axis_name), state
 
@@ -147,7 +147,7 @@ def sqvae(
 
     def init_fn(key):
         log_variance = jnp.log(jnp.asarray(variance, jnp.float32))
-        return {"codebook": init.draw(key, size, dim), "log_variance": log_variance}, {}
+        return {"codebook": init.codes(key, size, dim), "log_variance": log_variance}, {}
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
@@ -155,7 +155,7 @@ def sqvae(
         precision = 0.5 * jnp.exp(-params["log_variance"])
         logits = -precision * squared_distances(rows.z, e)
         if train:
-            noisy = logits + jax.random.gumbel(local_key(key, axis_name), logits.shape)
+            noisy = logits + jax.random.gumbel(local_key(key, axis_name), logits.shape, jnp.float32)
             k, z_q = jnp.argmax(noisy, axis=-1), mix(jax.nn.softmax(noisy / temperature), e)
         else:
             k = jnp.argmax(logits, axis=-1)

@@ -97,7 +97,7 @@ def residual(
 
     def decode(params, state, indices):
         check_indices(indices, vocab)
-        total = jnp.zeros((*indices.shape[:-1], qs[0].dim))
+        total = jnp.zeros((*indices.shape[:-1], qs[0].dim), jnp.float32)
         for i, (q, codes) in enumerate(zip(qs, split_streams(qs, indices), strict=True)):
             total = total + q.decode(params[str(i)], state[str(i)], codes)
         return total

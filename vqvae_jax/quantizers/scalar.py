@@ -234,9 +234,9 @@ def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quanti
 
     def perturb(key, y, z_q, share):
         key_share, key_noise = jax.random.split(key)
-        noisy = y + (jax.random.uniform(key_noise, y.shape) - 0.5) / axis.width
-        inside = (place(noisy) > -0.5) & (place(noisy) < top + 0.5)
-        keep = jax.random.bernoulli(key_share, share, y.shape)
+        noisy = y + (jax.random.uniform(key_noise, y.shape, jnp.float32) - 0.5) / axis.width
+        inside = (place(noisy) > -0.5) & (place(noisy) < np.float32(top + 0.5))
+        keep = jax.random.bernoulli(key_share, jnp.float32(share), y.shape)
         return jnp.where(keep, z_q, jnp.where(inside, noisy, y))
 
     if rounded is None:

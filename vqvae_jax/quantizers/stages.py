@@ -43,7 +43,7 @@ def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator:
         return carry, (out._replace(quantized=None), extra)
 
     start = rows.z, jnp.zeros_like(rows.z)
-    (_, total), (outs, extra) = jax.lax.scan(step, start, (jnp.arange(n), members))
+    (_, total), (outs, extra) = jax.lax.scan(step, start, (jnp.arange(n, dtype=jnp.int32), members))
     return total, unstack(outs, n), extra
 
 

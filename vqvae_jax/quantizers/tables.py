@@ -194,7 +194,11 @@ def linear(dim: int) -> Transform:
 
     def init(key, width):
         eye = width == dim
-        return jnp.eye(dim) if eye else jax.random.normal(key, (width, dim)) / width**0.5
+        return (
+            jnp.eye(dim, dtype=jnp.float32)
+            if eye
+            else jax.random.normal(key, (width, dim), jnp.float32) / width**0.5
+        )
 
     return Transform(init, lambda w, e: jnp.dot(e, w, precision=jax.lax.Precision.HIGHEST), dim)
 
@@ -215,7 +219,7 @@ def mapped(codebook: Codebook, transform: Transform) -> Codebook:
         codebook,
         init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
         codes=lambda params, state, e: transform.apply(params["map"], e),
-        back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim)),
+        back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim), jnp.float32),
         dim=transform.dim,
         learnt=True,
     )

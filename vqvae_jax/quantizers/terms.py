@@ -22,7 +22,7 @@ def orthogonal(weight: Number = 10.0) -> Function:
     check_range(0, float("inf"), weight=weight)
 
     def term(found):
-        value = gram_excess(found.codes, jnp.ones(len(found.codes)))
+        value = gram_excess(found.codes, jnp.ones(len(found.codes), jnp.float32))
         return {"orthogonal": weight * jnp.where(found.rows.some, value, 0)}
 
     return Function(term)

@@ -53,7 +53,7 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
 def choose_inputs(q: Quantizer, key=None, z=None) -> tuple[PRNGKeyArray, Array]:
     """Key and rows as given, or else the usual ones."""
     key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
-    drawn = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim))
+    drawn = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim), jnp.float32)
     return key, drawn if z is None else z
 
 
@@ -66,7 +66,9 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
         task = psum(jnp.sum(jnp.sin(out.quantized)), axis_name)  # a pmean times the replicas
         return 0.01 * task + out.loss, (out, new)
 
-    grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, jnp.zeros(q.dim))
+    grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        params, jnp.zeros(q.dim, jnp.float32)
+    )
     grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
     decoded = q.decode(params, state, out.indices)
     return out._asdict() | {"decoded": decoded, "state": new, "grads": grads}
@@ -84,7 +86,7 @@ def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
 
     def total(params, z):
         result = look_up(q, params, state, z)
-        return sum(result["metrics"].values(), jnp.zeros(())), result
+        return sum(result["metrics"].values(), jnp.zeros((), jnp.float32)), result
 
     grads, result = jax.grad(total, argnums=(0, 1), has_aux=True)(params, z)
     return result | {"grads": grads}

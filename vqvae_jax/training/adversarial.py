@@ -214,7 +214,7 @@ def put(tree, path: Sequence[str], value) -> Any:
 
 def add(terms: dict[str, Array]) -> Float[Array, ""]:
     """The sum of named terms."""
-    return sum(terms.values(), jnp.zeros(()))
+    return sum(terms.values(), jnp.zeros((), jnp.float32))
 
 
 def players(

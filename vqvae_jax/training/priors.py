@@ -137,9 +137,9 @@ def valid_conditions(
     condition: Condition, batch: int, mask: Float[Array, "B"] | None
 ) -> tuple[Condition, Float[Array, "B"], Float[Array, ""]]:
     """The condition with 0 for metadata that is not finite; weights; how many were not."""
-    weights = jnp.ones(batch) if mask is None else jnp.asarray(mask, jnp.float32)
+    weights = jnp.ones(batch, jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
     if condition.metadata is None:
-        return condition, weights, jnp.zeros(())
+        return condition, weights, jnp.zeros((), jnp.float32)
     finite = jnp.isfinite(condition.metadata).all(axis=1)
     condition = condition._replace(metadata=jnp.where(finite[:, None], condition.metadata, 0))
     invalid = jnp.sum(~finite, dtype=jnp.float32)
@@ -150,7 +150,7 @@ def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
     """Two keys `[B, 2]` for each example, by its number in the batch of all replicas."""
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
-        first + jnp.arange(batch)
+        first + jnp.arange(batch, dtype=jnp.int32)
     )
 
 
@@ -158,5 +158,5 @@ def untold(keys: Array, condition: Condition, rate: float) -> Condition:
     """The condition without the labels of a share of the examples."""
     if condition.label is None:
         return condition
-    drop = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(rate)))(keys)
     return condition._replace(label=jnp.where(drop, -1, condition.label))

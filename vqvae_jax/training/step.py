@@ -135,7 +135,7 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
         }
         error = jax.lax.stop_gradient(average(jnp.square(x - mean(rec.x)), weights, axis_name))
         losses = terms | rec.losses
-        loss = sum(losses.values(), jnp.zeros(()))
+        loss = sum(losses.values(), jnp.zeros((), jnp.float32))
         metrics = {"loss": loss, "mse": error, **losses, **rec.metrics}
         metrics["invalid_examples"] = psum(invalid, axis_name)
         return loss, Aux(dict(collections), metrics, psum(jnp.sum(weights), axis_name))
@@ -208,7 +208,7 @@ def valid_examples(
     finite = jnp.isfinite(x).all(axis=each)
     if domain is not None and given.dtype != jnp.uint8:
         finite &= inside(domain, x)
-    weights = jnp.where(finite, 1.0 if mask is None else mask, 0).astype(jnp.float32)
+    weights = jnp.where(finite, jnp.float32(1) if mask is None else mask, 0).astype(jnp.float32)
     invalid = jnp.sum(~finite, dtype=jnp.float32)
     return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights, invalid
 
