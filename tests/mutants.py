@@ -129,7 +129,7 @@ MUTANTS = [
     Mutant("decay swapped", "N <- decay N + (1 - decay) n", "quantizers/codebooks.py",
            "return decay * average + (1 - decay) * value", "return (1 - decay) * average + decay * value"),
     Mutant("unhit codes shrink", "a code without rows keeps its value", "quantizers/codebooks.py",
-           "moved, weight = hits > 0, jnp.ones(())", "moved, weight = hits >= 0, jnp.ones(())"),
+           "moved, weight = hits > 0, jnp.ones((), jnp.float32)", "moved, weight = hits >= 0, jnp.ones((), jnp.float32)"),
     Mutant("mask ignored in EMA sums", "invalid rows change nothing", "quantizers/codebooks.py",
            "sum_by_code(rows.z * rows.weights[..., None]", "sum_by_code(rows.z", "tests/test_ema.py"),
     Mutant("mask ignored in EMA counts", "invalid rows change nothing", "quantizers/codebooks.py",

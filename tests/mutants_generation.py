@@ -27,8 +27,8 @@ GENERATION = [
         ("not normalised", "[..., 0] - logsumexp(logits, axis=-1)", "[..., 0]"),
         ("component and noise with one key", "key_which, key_noise = jax.random.split(key)", "key_which = key_noise = key"),
         ("scales of components not clipped", "mu, clipped_scale(log_scale)", "mu, jnp.exp(log_scale)"),
-        ("channels share noise", "noise(key, mu.shape)", "noise(key, (*mu.shape[:-1], 1))"),
-        ("channels of a mixture share noise", "jax.random.logistic(key_noise, mu.shape)", "jax.random.logistic(key_noise, (*mu.shape[:-1], 1))"),
+        ("channels share noise", "noise(key, mu.shape, ", "noise(key, (*mu.shape[:-1], 1), "),
+        ("channels of a mixture share noise", "jax.random.logistic(key_noise, mu.shape, ", "jax.random.logistic(key_noise, (*mu.shape[:-1], 1), "),
         ("noise of deviation 1", "on_grid(y + scale * jax", "on_grid(y + jax"),
     ]),
     ("a rate is what a code would take", "rates.py", "tests/test_likelihoods.py", [
@@ -46,7 +46,7 @@ GENERATION = [
         ("real for fake", "lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d)", "lambda real: jax.nn.relu(1 + real), lambda d: jax.nn.relu(1 - d)"),
     ]),
     ("no leak, no blind spot", M + "transformer.py", PRIOR, [
-        ("a token sees the next", "return jnp.arange(length) <= i", "return jnp.arange(length) <= i + 1"),
+        ("a token sees the next", "return jnp.arange(length, dtype=jnp.int32) <= i", "return jnp.arange(length, dtype=jnp.int32) <= i + 1"),
     ]),
     ("no leak, no blind spot", M + "prior.py", PRIOR, [
         ("not shifted", "jnp.concatenate([begin, content[:, :-1]], axis=1)", "content"),
@@ -65,7 +65,7 @@ GENERATION = [
     ("each code has its own vector", M + "conditioning.py", PRIOR, [
         ("codes of other streams", "known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])", "known = codes >= 0"),
         ("-1 is a code", "jnp.where(known, row, sum(self.vocab))", "jnp.where(known, row, 0)"),
-        ("streams share codes", "(np.cumsum(sizes) - sizes)", "(0 * sizes)"),
+        ("streams share codes", "(np.cumsum(sizes) - sizes, ", "(0 * sizes, "),
         ("not told is a class", "jnp.where(told, label, self.classes)", "jnp.where(told, label, 0)"),
         ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
     ]),
@@ -93,17 +93,17 @@ GENERATION = [
     ("iterative decoding", "masked_decoding.py", MASKED, [
         ("the most confident masked again", "jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)", "jnp.where(masked, -log_probs(logits, drawn) - gumbel, jnp.inf)"),
         ("known codes masked again", "+ gumbel, jnp.inf)", "+ gumbel, -jnp.inf)"),
-        ("noise not annealed", "noise * (1 - s / steps)", "noise"),
+        ("noise not annealed", "noise * (1 - done)", "noise"),
         ("given codes counted", "free = jnp.sum(given < 0,", "free = jnp.sum(given < 9,"),
-        ("a step without progress", "keepdims=True) - 1", "keepdims=True)"),
-        ("one step late", "jnp.arange(1, steps + 1)", "jnp.arange(steps)"),
-        ("examples share noise", "jax.random.gumbel(key_noise, codes.shape)", "jax.random.gumbel(key_noise, codes.shape[1:])"),
+        ("a step without progress", "keepdims=True, dtype=jnp.int32) - 1", "keepdims=True, dtype=jnp.int32)"),
+        ("one step late", "jnp.arange(1, steps + 1, dtype=jnp.int32)", "jnp.arange(steps, dtype=jnp.int32)"),
+        ("examples share noise", "jax.random.gumbel(key_noise, codes.shape, ", "jax.random.gumbel(key_noise, codes.shape[1:], "),
     ]),
     ("masks of training", M + "masked.py", MASKED, [
         ("linear schedule", "return jnp.cos(jnp.pi / 2 * r)", "return 1 - r"),
         ("how many and which with one key", "key_share, key_places = jax.random.split(key)", "key_share = key_places = key"),
         ("none masked", "n = jnp.ceil(", "n = jnp.floor("),
-        ("places in order", "jax.random.uniform(key_places, shape)", "jax.lax.iota(jnp.float32, 12).reshape(shape)"),
+        ("places in order", "jax.random.uniform(key_places, shape, jnp.float32)", "jax.lax.iota(jnp.float32, 12).reshape(shape)"),
     ]),
     ("losses of priors", "training/priors.py", LOSSES, [
         ("what is seen is predicted", "return jnp.where(masked, -1, codes), masked", "return jnp.where(masked, -1, codes), ~masked"),
@@ -151,8 +151,8 @@ GENERATION = [
         ("NumPy stays NumPy", "known(a) if isinstance(a, np.ndarray | np.generic) else a", "a"),
     ]),
     ("variables as they come", M + "conditioning.py", "tests/test_variables.py", [
-        ("NumPy tables", "return jnp.asarray(self.param(*args))", "return self.param(*args)"),
-        ("NumPy kernels", 'jnp.asarray(self.param("kernel", init, shape))', 'self.param("kernel", init, shape)'),
+        ("NumPy tables", "return jnp.asarray(self.param(*args, jnp.float32))", "return self.param(*args, jnp.float32)"),
+        ("NumPy kernels", 'jnp.asarray(self.param("kernel", init, shape, jnp.float32))', 'self.param("kernel", init, shape, jnp.float32)'),
     ]),
     ("no bomb in a description", "quantizers/composition.py", READING, [
         ("twice the streams", "if number > 2**16:", "if number > 2**17:"),
