@@ -117,7 +117,8 @@ def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) ->
 def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b"]:
     """Peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse).
 
-    `psnr` of the mean error and the mean of `psnr` differ; the tables here give the first.
+    Infinite where nothing differs. `psnr` of the mean error and the mean of `psnr` differ; the
+    tables here give the first.
 
     Args:
         mse: mean squared error, in units of the pixels squared.

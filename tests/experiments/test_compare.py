@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import vqvae_jax as vj
 from experiments import command, compare_quantizers, evaluate, measuring, trial
 from experiments.arms import Diverged
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
@@ -134,6 +135,14 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trial, "trainer", never)  # the same command finds all of it done
     command.run(compare_quantizers.main, Config, args)
     assert json.loads((tmp_path / "results.json").read_text()) == found
+
+
+def test_a_training_that_skipped_every_step_is_no_result(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((20, 3), np.nan, np.float32))
+    model = vj.VQVAE(vj.MLP(2, 4, 0), vj.vq(4, 2), vj.MLP(3, 4, 0))
+    budget = trial.Budget(str(tmp_path / "x.npy"), steps=3, batch_size=4, fast_compile=True)
+    with pytest.raises(Diverged, match="every step was skipped"):
+        trial.fitter(model, budget)(0)
 
 
 def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monkeypatch):

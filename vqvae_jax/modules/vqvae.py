@@ -99,12 +99,15 @@ class VQVAE(nn.Module):
 
     @boundary
     def tokenize(self, x: Input) -> Int[Array, "B *grid Q"]:
-        """x -> indices, with an axis Q of streams even where Q = 1."""
+        """x -> indices, with an axis Q of streams even where Q = 1.
+
+        x must have the scale of the training data; what that is, `domain` says and checks.
+        """
         return self.quantize(self.encode(x)).indices
 
     @boundary
     def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
-        """indices -> x'. An index of -1 decodes from the zero vector."""
+        """indices -> x', in the scale of x. An index of -1 decodes from the zero vector."""
         return self.decode(self.codes.decode(indices))
 
 
