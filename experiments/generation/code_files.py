@@ -5,7 +5,6 @@ train.npz, test.npz   level0 [N, *grid, Q], level1, ...; label [N] where the sou
 records/              or instead of them ArrayRecord: all codes of an item, and its label, are a row
 """
 
-import json
 import math
 import os
 import shutil
