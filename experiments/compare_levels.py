@@ -134,7 +134,7 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
     if not isinstance(model, VQVAE2):
         return numbers
 
-    (alone,) = psnr_of_parts(model, variables, test, lambda maps: [maps[:1]])
+    (alone,) = psnr_of_parts(model, variables, test, lambda maps: [(maps[0], None)])
     return numbers | {"top_psnr": alone}
 
 

@@ -31,6 +31,7 @@ from vqvae_jax.data import readers
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim
+from vqvae_jax.modules.inputs import per_axis
 
 MODES = {1: "L", 3: "RGB"}
 similarity = jax.jit(partial(ssim, peak=255.0))
@@ -179,8 +180,9 @@ def reconstruct(
 ) -> tuple[UInt8[np.ndarray, "H W C"], tuple[Int[np.ndarray, "_ _ _"], ...]]:
     """The model's picture of the original's size, and the codes of each level; edges are padded."""
     height, width, _ = original.shape
-    factor = 2 ** sum(encoder.downsamplings for encoder in encoders(model))
-    padding = ((0, -height % factor), (0, -width % factor), (0, 0))
+    halvings = [per_axis("downsamplings", e.downsamplings, 2) for e in encoders(model)]
+    rows, columns = (2 ** sum(axis) for axis in zip(*halvings, strict=True))
+    padding = ((0, -height % rows), (0, -width % columns), (0, 0))
     pixels, maps = through(model, variables, np.pad(original, padding, mode="edge"))
     return np.asarray(pixels)[:height, :width], jax.device_get(maps)
 

@@ -42,6 +42,7 @@ from vqvae_jax.modules.blocks import Upsample as Upsample
 from vqvae_jax.modules.conditioning import Condition as Condition
 from vqvae_jax.modules.discriminator import PatchDiscriminator as PatchDiscriminator
 from vqvae_jax.modules.masked import MaskedPrior as MaskedPrior
+from vqvae_jax.modules.masks import sequence_mask as sequence_mask
 from vqvae_jax.modules.nnx import QuantizeNNX as QuantizeNNX
 from vqvae_jax.modules.parts import InParts as InParts
 from vqvae_jax.modules.pixelcnn import PixelCNN as PixelCNN

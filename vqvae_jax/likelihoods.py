@@ -15,7 +15,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, Float
 
 from vqvae_jax.describe import Described, described
-from vqvae_jax.modules.blocks import check_float
+from vqvae_jax.modules.inputs import check_float
 from vqvae_jax.quantizers.base import check_range, check_size
 
 LEVELS = 256

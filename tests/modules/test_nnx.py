@@ -16,15 +16,18 @@ from vqvae_jax import (
     Quantize,
     QuantizeNNX,
     ema_vq,
+    kmeans,
     samples,
     underused,
     vq,
 )
+from vqvae_jax.modules.nnx import QuantizerState
 
 KEY, DRAW = jax.random.key(0), jax.random.key(7)
 Z = jax.random.normal(jax.random.key(1), (5, 6, 3))
 MASK = jnp.array([[1.0, 1.0, 0.0, 1.0, 0.0, 2.0]] * 5)
 EMA = ema_vq(4, 3)
+RECOMMENDED = ema_vq(4, 3, init=kmeans(2), revive=underused(0.5))
 QUANTIZERS = [vq(4, 3, revive=underused(0.5)), EMA]
 equal = chex.assert_trees_all_equal
 
@@ -41,7 +44,8 @@ def nnx_layer(quantizer=EMA, seed=0):
 def test_nnx_gives_values_gradients_and_state_of_apply(quantizer):
     layer = nnx_layer(quantizer)
     params, state = layer.tree()
-    variables = jax.tree.leaves(nnx.state(layer), is_leaf=lambda v: isinstance(v, nnx.Variable))
+    arrays = nnx.state(layer, (nnx.Param, QuantizerState))
+    variables = jax.tree.leaves(arrays, is_leaf=lambda v: isinstance(v, nnx.Variable))
     assert all(isinstance(v[...], jax.Array) for v in variables)  # one array in each variable
     assert len(variables) == len(jax.tree.leaves((params, state)))
 
@@ -73,11 +77,115 @@ def test_nnx_gives_values_gradients_and_state_of_apply(quantizer):
     )
 
 
-def test_nnx_eval_leaves_the_state_alone():
-    layer = nnx_layer()
-    before = jax.tree.map(jnp.copy, layer.tree())
+def copied(layer):
+    return jax.tree.map(jnp.copy, layer.tree())
+
+
+def test_nnx_eval_leaves_the_state_and_the_keys_alone():
+    layer = nnx_layer(RECOMMENDED)
+    before = copied(layer)
+    layer.eval()
     layer(Z)
     equal(layer.tree(), before)
+    layer.train()
+    layer(Z, train=False)
+    equal((layer.tree(), layer.rngs.count[...]), (before, 0))
+
+
+class Model(nnx.Module):
+    """The quantizer deep in a model, with a dropout before it."""
+
+    def __init__(self, quantizer, rngs):
+        self.linear, self.dropout = nnx.Linear(3, 3, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.codes = QuantizeNNX(quantizer, rngs=rngs)
+
+    def __call__(self, z):
+        return self.codes(self.dropout(self.linear(z)))
+
+
+def test_nnx_follows_train_and_eval_with_keys_of_its_own_as_dropout_does():
+    model = Model(RECOMMENDED, nnx.Rngs(0, quantize=5))
+    assert not model.codes.deterministic and not model.dropout.deterministic
+    start = model.codes.rngs.key[...]
+
+    @nnx.jit
+    def step(model, z):
+        def loss(model):
+            out = model(z)
+            return jnp.sum(out.quantized) + out.loss
+
+        return nnx.value_and_grad(loss)(model)
+
+    _, state = model.codes.tree()
+    expected = []
+    for i in range(3):
+        before = copied(model.codes)
+        dropped = nnx.clone(model)
+        z = dropped.dropout(dropped.linear(Z))
+        expected = RECOMMENDED.apply(*before, z, train=True, key=jax.random.fold_in(start, i))[1]
+        step(model, Z)
+        same_up_to_fusion(model.codes.tree()[1], expected)
+    assert state["initialized"] == False and model.codes.rngs.count[...] == 3  # noqa: E712
+    model.eval()
+    before, codes = copied(model.codes), nnx.jit(lambda m, z: m(z).indices)(model, Z)
+    equal(model.codes.tree(), before)
+    equal(codes, RECOMMENDED.encode(*before, model.linear(Z)))
+    model.train()
+    step(model, Z)
+    assert model.codes.rngs.count[...] == 4
+    seen = nnx.view(model, deterministic=True)
+    seen(Z)
+    assert seen.codes.rngs.count[...] == 4
+
+
+def test_nnx_key_and_train_of_a_call_come_first():
+    layer, given = nnx_layer(RECOMMENDED), nnx_layer(RECOMMENDED)
+    layer.eval()
+    layer(Z, train=True, key=DRAW)
+    expected = RECOMMENDED.apply(*given.tree(), Z, train=True, key=DRAW)[1]
+    same_up_to_fusion(layer.tree()[1], expected)
+    assert layer.rngs.count[...] == 0
+
+
+def test_nnx_without_a_stream_says_where_keys_come_from():
+    layer = QuantizeNNX(RECOMMENDED, rngs=nnx.Rngs(params=0))
+    with pytest.raises(ValueError, match=r"needs nnx\.Rngs\(\.\.\., quantize=seed\) at init"):
+        layer(Z)
+    layer(Z, key=DRAW)
+    plain = QuantizeNNX(EMA, rngs=nnx.Rngs(params=0))
+    plain(Z)  # draws nothing
+
+
+def test_nnx_splits_and_merges_with_its_keys():
+    layer = nnx_layer(RECOMMENDED)
+    layer(Z)
+    graph, state = nnx.split(layer)
+    again = nnx.merge(graph, jax.tree.map(jnp.copy, state))
+    for _ in range(2):
+        equal(layer(Z), again(Z))
+    equal((layer.tree(), layer.rngs.count[...]), (again.tree(), again.rngs.count[...]))
+
+
+def test_nnx_scans_over_steps_and_vmaps_over_members():
+    layer, loop = nnx_layer(RECOMMENDED), nnx_layer(RECOMMENDED)
+
+    @nnx.jit
+    def steps(layer, zs):
+        return nnx.scan(lambda m, z: (m, m(z).indices), in_axes=(nnx.Carry, 0))(layer, zs)
+
+    layer, codes = steps(layer, Z)
+    equal(codes, jnp.stack([loop(z).indices for z in Z]))
+    same_up_to_fusion(layer.tree(), loop.tree())
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def members(rngs):
+        return QuantizeNNX(RECOMMENDED, rngs=rngs)
+
+    many = members(nnx.Rngs(0))
+    out = nnx.vmap(lambda m, z: m(z), in_axes=(0, None))(many, Z)
+    assert out.indices.shape == (3, 5, 6, 1)
+    assert len(np.unique(many.state["codebook"][...][:, 0, 0])) == 3  # each has its own keys
 
 
 def test_nnx_modules_that_are_equal_compile_once():
@@ -86,7 +194,7 @@ def test_nnx_modules_that_are_equal_compile_once():
     @nnx.jit
     def indices(layer, z):
         traces.append(1)
-        return layer(z).indices
+        return layer(z, train=False).indices
 
     for seed, quantizer in enumerate((EMA, ema_vq(size=4, dim=3), ema_vq(4, 3, 0.5))):
         indices(nnx_layer(quantizer, seed), Z)

@@ -112,7 +112,7 @@ def test_training_asks_for_a_key_only_where_something_is_drawn():
             return layer.apply(variables, Z, train=True, mutable=[STATE])
 
         if asks:
-            with pytest.raises(ValueError, match="needs key= when train=True"):
+            with pytest.raises(ValueError, match=r'needs rngs=\{"quantize": key\} when train=True'):
                 jax.eval_shape(train)
         else:
             assert jax.eval_shape(train)[0].indices.shape == (5, 6, 1)

@@ -8,6 +8,14 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.convolution import Conv, window
+from vqvae_jax.modules.inputs import (
+    check_dtype,
+    check_float,
+    check_input,
+    per_axis,
+    spatial_axes,
+)
+from vqvae_jax.modules.masks import of_rows, within
 from vqvae_jax.quantizers.base import check_size
 
 
@@ -17,11 +25,16 @@ class Encoder(nn.Module):
     Strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1 convolution to dim. One, two or
     three spatial axes; each must be divisible by 2^downsamplings.
 
+    With a mask of the samples, `[B, *spatial]`, an example is encoded as if it stood alone, padded
+    with zeros to the next multiple of 2^downsamplings: what is beyond is 0 before each convolution,
+    as the zeros are with which convolutions pad. A place of z_e is real if any of its samples is.
+
     Attributes:
         channels: of x.
         dim: D, the width of the codes.
         width: channels inside.
-        downsamplings: how often each side is halved.
+        downsamplings: how often each side is halved; a tuple has one number for each spatial axis,
+            such as (1, 2, 2) for video. Axes with fewer are halved by the last of the convolutions.
         depth: number of residual blocks.
         groups: of the 3x3 convolutions in the residual blocks.
         dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
@@ -38,56 +51,85 @@ class Encoder(nn.Module):
     channels: int = 1
     dim: int = 64
     width: int = 64
-    downsamplings: int = 2
+    downsamplings: int | tuple[int, ...] = 2
     depth: int = 2
     groups: int = 1
     dtype: str = "float32"
 
     @boundary
     @nn.compact
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *grid D"]:
+    def __call__(self, x: Float[Array, "B *spatial C"], mask=None) -> Float[Array, "B *grid D"]:
         check_size(channels=self.channels, dim=self.dim, width=self.width, groups=self.groups)
-        check_input("x", x, self.channels, 2**self.downsamplings)
+        check_dtype(self.dtype)
+        self.check(x)
         rank = x.ndim - 2
-        for i in reversed(range(self.downsamplings)):
+        halvings = per_axis("downsamplings", self.downsamplings, rank)
+        real = None
+        if mask is not None:
+            x = within(x, mask)
+            sides = (side // 2**n for side, n in zip(x.shape[1:-1], halvings, strict=True))
+            real = of_rows(mask, jnp.empty((x.shape[0], *sides, 0)))
+        for i in reversed(range(max(halvings))):
             width = self.width if i == 0 else max(self.width // 2, 1)
-            x = nn.relu(Conv(width, (4,) * rank, 2, dtype=self.dtype)(x))
+            strides = tuple(2 if i < n else 1 for n in halvings)
+            taps = tuple(4 if s == 2 else 3 for s in strides)
+            x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)
         x = Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
-        x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x)
+        x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x, real)
         return Conv(self.dim, (1,) * rank, dtype=self.dtype)(x)
+
+    def check(self, x: Array) -> None:
+        """Raises unless x is what the module takes, or was made for at init."""
+        check_input("x", x, self.channels, self.downsamplings, spatial_axes(self))
 
 
 class Decoder(nn.Module):
     """z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels]: `Encoder` mirrored.
 
+    With a mask of the rows, `[B, *grid]`, an example is decoded as if it stood alone; the rest of
+    x' is 0.
+
     Attributes:
         channels: of x'.
         dim: D, the width of the codes.
         width, depth, groups, dtype: as in `Encoder`; x' is float32.
-        upsamplings: how often each side is doubled.
+        upsamplings: how often each side is doubled, as `Encoder.downsamplings`.
     """
 
     channels: int = 1
     dim: int = 64
     width: int = 64
-    upsamplings: int = 2
+    upsamplings: int | tuple[int, ...] = 2
     depth: int = 2
     groups: int = 1
     dtype: str = "float32"
 
     @boundary
     @nn.compact
-    def __call__(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
+    def __call__(self, z_q: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial C"]:
         check_size(channels=self.channels, dim=self.dim, width=self.width, groups=self.groups)
-        check_input("z_q", z_q, self.dim, 1)
-        x = Conv(self.width, (3,) * (z_q.ndim - 2), dtype=self.dtype)(z_q)
-        x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x)
-        for i in reversed(range(self.upsamplings)):
-            x = Upsample(self.channels if i == 0 else max(self.width // 2, 1), self.dtype)(x)
-            x = x if i == 0 else nn.relu(x)
-        if self.upsamplings == 0:
-            x = Conv(self.channels, (1,) * (z_q.ndim - 2), dtype=self.dtype)(x)
-        return x.astype(jnp.float32)
+        check_dtype(self.dtype)
+        self.check(z_q)
+        rank = z_q.ndim - 2
+        doublings = per_axis("upsamplings", self.upsamplings, rank)
+        x = Conv(self.width, (3,) * rank, dtype=self.dtype)(within(z_q, mask))
+        x = ResidualStack(self.width, self.depth, self.groups, self.dtype)(x, mask)
+        last = max(doublings) - 1
+        for i in range(last + 1):
+            width = self.channels if i == last else max(self.width // 2, 1)
+            doubled = tuple(i < n for n in doublings)
+            x = Upsample(width, self.dtype, doubled)(within(x, mask))
+            x = x if i == last else nn.relu(x)
+        if last < 0:
+            x = Conv(self.channels, (1,) * rank, dtype=self.dtype)(x)
+        return within(x.astype(jnp.float32), mask)
+
+    def check(self, z_q: Array) -> None:
+        """Raises unless z_q is what the module takes, or was made for at init."""
+        rank = spatial_axes(self)
+        if rank is None and isinstance(self.upsamplings, tuple):
+            rank = len(self.upsamplings)
+        check_input("z_q", z_q, self.dim, 0, rank)
 
 
 class ResidualStack(nn.Module):
@@ -100,11 +142,11 @@ class ResidualStack(nn.Module):
 
     @boundary
     @nn.compact
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
+    def __call__(self, x: Float[Array, "B *spatial C"], mask=None) -> Float[Array, "B *spatial C"]:
         rank = x.ndim - 2
         for _ in range(self.depth):
             h = Conv(self.width, (3,) * rank, feature_group_count=self.groups, dtype=self.dtype)(
-                nn.relu(x)
+                within(nn.relu(x), mask)
             )
             x = x + Conv(self.width, (1,) * rank, dtype=self.dtype)(nn.relu(h))
         return nn.relu(x)
@@ -116,28 +158,36 @@ class Upsample(nn.Module):
     Each output pixel of that layer sees 2 input pixels along each axis, so that it equals one plain
     convolution of 2 taps to 2^rank times the features, whose channels are then dealt to the pixels.
     Same function, same number of parameters; the gradient is several times faster on XLA CPU.
+
+    Attributes:
+        features: channels of the output.
+        dtype: of the activations.
+        doubled: None for all axes, or for each whether it is; one that is not has 3 taps.
     """
 
     features: int
     dtype: str = "float32"
+    doubled: tuple[bool, ...] | None = None
 
     @boundary
     @nn.compact
     def __call__(self, x: Float[Array, "B *small C"]) -> Float[Array, "B *large F"]:
         batch, *sides, _ = x.shape
         rank = len(sides)
-        phases = list(itertools.product((0, 1), repeat=rank))
-        kernel = (2,) * rank
+        factors = tuple(2 if d else 1 for d in self.doubled or (True,) * rank)
+        phases = list(itertools.product(*map(range, factors)))
+        kernel = tuple(2 if factor == 2 else 3 for factor in factors)
         # Padded by hand: XLA CPU takes ten times as long for a convolution that pads by 1 and 1.
         x = jnp.pad(x, ((0, 0), *[(1, 1)] * rank, (0, 0)))
         features = len(phases) * self.features
         y = Conv(features, kernel, padding="VALID", use_bias=False, dtype=self.dtype)(x)
         y = y.reshape(*y.shape[:-1], len(phases), self.features)
         y = [y[(slice(None), *window(p, sides), i)] for i, p in enumerate(phases)]
-        y = jnp.stack(y, axis=-2).reshape(batch, *sides, *kernel, self.features)
+        y = jnp.stack(y, axis=-2).reshape(batch, *sides, *factors, self.features)
         between = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
         y = y.transpose(0, *between, 1 + 2 * rank)
-        y = y.reshape(batch, *(2 * side for side in sides), self.features)
+        large = (factor * side for factor, side in zip(factors, sides, strict=True))
+        y = y.reshape(batch, *large, self.features)
         return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
             y.dtype
         )
@@ -162,28 +212,16 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         check_size(features=self.features, width=self.width)
-        check_float("x", x)
+        check_dtype(self.dtype)
+        self.check(x)
         for _ in range(self.depth):
             x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
         return nn.Dense(self.features, dtype=self.dtype)(x).astype(jnp.float32)
 
-
-def check_float(name: str, x: Array) -> None:
-    """Raises a TypeError for pixels that were not scaled."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must be float, got {x.dtype}: use vqvae_jax.data.pipeline.preprocess"
-        )
-
-
-def check_input(name: str, x: Array, channels: int, factor: int) -> None:
-    """Raises unless x is a float array [B, *spatial, channels], its sides multiples of factor."""
-    check_float(name, x)
-    if not 3 <= x.ndim <= 5 or x.shape[-1] != channels:
-        raise ValueError(
-            f"{name} must be [B, 1 to 3 spatial axes, {channels} channels], got shape {x.shape}"
-        )
-    if x.shape[0] == 0 or any(side < 1 or side % factor for side in x.shape[1:-1]):
-        raise ValueError(
-            f"{name} must have B >= 1 and sides that are multiples of {factor}, got shape {x.shape}"
-        )
+    def check(self, x: Array) -> None:
+        """Raises unless x is float, of the width that the module was made for at init."""
+        check_float("x", x)
+        first = self.get_variable("params", "Dense_0", {})
+        if "kernel" in first and x.shape[-1:] != first["kernel"].shape[:1]:
+            width = first["kernel"].shape[0]
+            raise ValueError(f"x must be [..., {width}] as at init, got shape {x.shape}")

@@ -4,7 +4,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.quantizers.base import Output, Quantizer
+from vqvae_jax.modules.quantize import keys_from
+from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 
 class QuantizerState(nnx.Variable):
@@ -18,20 +19,46 @@ def is_variable(leaf) -> bool:
 class QuantizeNNX(nnx.Module):
     """A quantizer in an NNX module; each of its arrays is one variable.
 
+    As `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model that it is
+    part of, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
+    the default one.
+
+    Attributes:
+        quantizer: any `Quantizer`.
+        params, state: its arrays, by the papers' names.
+        deterministic: False in training, True in evaluation, as `train()` and `eval()` say.
+        rngs: its stream of keys; None if the given rngs have neither of the two.
+
     Example:
         >>> import jax.numpy as jnp, vqvae_jax as vj
-        >>> layer = QuantizeNNX(vj.ema_vq(size=16, dim=4), rngs=nnx.Rngs(0))
-        >>> layer(jnp.ones((2, 4)), train=True).indices.shape
+        >>> q = vj.ema_vq(size=16, dim=4, init=vj.kmeans(), revive=vj.underused(0.1))
+        >>> layer = QuantizeNNX(q, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((2, 4))).indices.shape  # k-means on the first batch, with a key of rngs
+        (2, 1)
+        >>> layer.eval()
+        >>> layer(jnp.ones((2, 4))).indices.shape  # changes nothing
         (2, 1)
         >>> sorted(layer.state)
-        ['codebook', 'counts', 'sums']
+        ['codebook', 'counts', 'initialized', 'sums']
     """
 
-    def __init__(self, quantizer: Quantizer, *, rngs: nnx.Rngs):
+    def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):
         params, state = quantizer.init(rngs.params())
         self.quantizer = nnx.static(quantizer)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))
+        self.deterministic = deterministic
+        known = RNG in rngs or "default" in rngs
+        self.rngs = rngs[RNG].fork() if known else nnx.data(None)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Class method used by ``nnx.view``.
+
+        Args:
+          deterministic: if True, the state stays as it is and nothing is drawn.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def tree(self):
         """(params, state) of the quantizer, as arrays."""
@@ -41,16 +68,27 @@ class QuantizeNNX(nnx.Module):
         self,
         z: Float[Array, "*rows D"],
         *,
-        train: bool = False,
+        train: bool | None = None,
         key=None,
         mask=None,
         axis_name=None,
     ) -> Output:
-        """`Quantizer.apply`; in training the new state replaces the old one."""
+        """`Quantizer.apply`; in training the new state replaces the old one.
+
+        Args:
+            z: `[..., D]`.
+            train: None, or in the place of what `train()` or `eval()` said.
+            key: None, or in the place of one of the module's own stream.
+            mask, axis_name: as of `Quantizer.apply`.
+        """
+        train = not self.deterministic if train is None else train
+        if train and key is None and self.rngs is not None:
+            key = self.rngs()
         params, state = self.tree()
-        out, new = self.quantizer.apply(
-            params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
-        )
+        with keys_from(f"nnx.Rngs(..., {RNG}=seed) at init, or key="):
+            out, new = self.quantizer.apply(
+                params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
+            )
         if train:
             jax.tree.map(lambda v, x: v.set_value(x), self.state, new, is_leaf=is_variable)
         return out

@@ -6,14 +6,15 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.modules.convolution import IN_LOOP
+from vqvae_jax.modules.masks import masked
 from vqvae_jax.quantizers.base import check_size
 
 
-def in_loop(inner: nn.Module, x: Array) -> Array:
+def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
     """inner(x), in the body of a loop."""
     token = IN_LOOP.set(True)
     try:
-        return inner(x)
+        return masked(inner, x, mask)
     finally:
         IN_LOOP.reset(token)
 
@@ -51,20 +52,25 @@ class InParts(nn.Module):
         nn.share_scope(self, self.inner)
 
     @boundary
-    def __call__(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *other"]:
+    def __call__(self, x: Float[Array, "B *rest"], mask=None) -> Float[Array, "B *other"]:
         check_size(parts=self.parts)
         if self.is_initializing():
-            return self.inner(x)
+            return masked(self.inner, x, mask)
+        if hasattr(self.inner, "check"):
+            self.inner.check(x)
         if x.shape[0] % self.parts:
             raise ValueError(f"a batch of {x.shape[0]} can't be cut into {self.parts} equal parts")
         if self.parts == 1:
-            return nn.remat(lambda inner, x: inner(x))(self.inner, x)
+            return nn.remat(masked)(self.inner, x, mask)
         # Dealt like cards, so that a batch sharded over devices is sharded in each part.
-        dealt = jnp.swapaxes(x.reshape(-1, self.parts, *x.shape[1:]), 0, 1)
+        arrays = (
+            (x,) if mask is None else (x, jnp.broadcast_to(mask, (x.shape[0], *mask.shape[1:])))
+        )
+        dealt = [a.reshape(-1, self.parts, *a.shape[1:]).swapaxes(0, 1) for a in arrays]
         each = nn.scan(
-            nn.remat(lambda inner, carry, part: (carry, in_loop(inner, part))),
+            nn.remat(lambda inner, carry, *part: (carry, in_loop(inner, *part))),
             variable_broadcast="params",
             split_rngs={"params": False},
         )
-        _, y = each(self.inner, (), dealt)
+        _, y = each(self.inner, (), *dealt)
         return jnp.swapaxes(y, 0, 1).reshape(x.shape[0], *y.shape[2:])

@@ -14,6 +14,7 @@ from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.estimators import straight_through
+from vqvae_jax.modules.fitting import check_autoencoder, check_map, in_words
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.modules.vqvae import Reconstruction, batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer, check_size
@@ -84,6 +85,10 @@ class Pyramid(nn.Module):
     estimator: Callable[[Array, Array], Array] = straight_through
     domain: Domain | None = where_set()
 
+    def __post_init__(self) -> None:
+        check_autoencoder(self.encoder, self.quantizer.dim, self.decoder)
+        super().__post_init__()
+
     def setup(self) -> None:
         check_sizes(self.sizes)
         if self.quantizer.stochastic:
@@ -107,7 +112,8 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: if the grid of f is not the last of the sizes, or the mask does not fit.
         """
-        f = self.encoder(admit(self.domain, x, check=not train))
+        check_examples(mask, x.shape[0])
+        f = self.embed(x, check=not train)
         out = self.quantize(f, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
@@ -121,7 +127,18 @@ class Pyramid(nn.Module):
     @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
         """f = enc(x)."""
-        return self.encoder(admit(self.domain, x))
+        return self.embed(x)
+
+    def embed(self, x: Input, check: bool = True) -> Float[Array, "B *grid D"]:
+        """f = enc(x), after a look at the values of x."""
+        with in_words("x", x):
+            f = self.encoder(admit(self.domain, x, check=check))
+        if f.shape[1:-1] != tuple(self.sizes[-1]):
+            raise ValueError(
+                f"x must have the sides of which the encoder makes the last of the sizes,"
+                f" {tuple(self.sizes[-1])}; of shape {x.shape} it makes {f.shape[1:-1]}"
+            )
+        return f
 
     @boundary
     def quantize(
@@ -172,7 +189,6 @@ class Pyramid(nn.Module):
     def tokenize(self, x: Input) -> Maps:
         """x -> a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
         f = self.encode(x)
-        check_grid(f.shape, self.sizes)
         rows = valid_rows(f.reshape(f.shape[0], -1))
         return tuple(self.chain(rows.z.reshape(f.shape), rows)[1])
 
@@ -186,6 +202,7 @@ class Pyramid(nn.Module):
         if not 1 <= len(maps) <= len(self.sizes):
             raise ValueError(f"needs 1 to {len(self.sizes)} maps of indices, got {len(maps)}")
         for s, (indices, size) in enumerate(zip(maps, self.sizes, strict=False)):
+            check_map(f"map {s}", indices, self.quantizer.vocab, self.decoder)
             if indices.shape[1:-1] != tuple(size):
                 raise ValueError(f"map {s} must be [B, {size}, Q], got shape {indices.shape}")
         layers = [self.layer(s, indices) for s, indices in enumerate(maps)]
@@ -257,6 +274,15 @@ def check_sizes(sizes: Sequence[Sequence[int]]) -> None:
             check_size(side=side)
             if side > last:  # an area needs an element
                 raise ValueError(f"sizes must not exceed the last one, {sizes[-1]}, got {size}")
+
+
+def check_examples(mask, batch: int) -> None:
+    """Raises a ValueError unless a mask is of the examples: the smallest maps see all of x."""
+    if mask is not None and jnp.shape(mask) not in ((batch,), (1,)):
+        raise ValueError(
+            f"mask must be of the {batch} examples, [B]: each of the coarse maps sees all of x;"
+            f" got shape {jnp.shape(mask)}"
+        )
 
 
 def check_grid(shape: tuple[int, ...], sizes: Sequence[Sequence[int]]) -> None:

@@ -1,19 +1,21 @@
 """`Quantize`: any quantizer as a Flax Linen module."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.quantizers.base import RNG, STATE, Output, Quantizer
+from vqvae_jax.quantizers.base import RNG, STATE, KeyNeeded, Output, Quantizer
 
 
 class Quantize(nn.Module):
     """A quantizer in a Linen module: its params in "params", its state in the collection `STATE`.
 
     In training, `apply(..., train=True, mutable=[STATE], rngs={RNG: key})`; the key may be left out
-    where the quantizer needs none.
+    where the quantizer needs none, and a ValueError says where it does.
 
     Example:
         >>> import jax.numpy as jnp, vqvae_jax as vj
@@ -51,9 +53,10 @@ class Quantize(nn.Module):
         train = train and not self.is_initializing()
         key = self.make_rng(RNG) if train and self.has_rng(RNG) else None
         params, state = self.tree()
-        out, new = self.quantizer.apply(
-            params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
-        )
+        with keys_from(f'rngs={{"{RNG}": key}}'):
+            out, new = self.quantizer.apply(
+                params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
+            )
         if train and jax.tree.leaves(state):
             self.put_variable(STATE, "state", new)
         return out
@@ -61,6 +64,15 @@ class Quantize(nn.Module):
     def decode(self, indices: Int[Array, "*rows Q"]) -> Float[Array, "*rows D"]:
         """`Quantizer.decode`: the vectors of these codes."""
         return self.quantizer.decode(*self.tree(), indices)
+
+
+@contextmanager
+def keys_from(source: str) -> Iterator[None]:
+    """Says where a key that a quantizer needs comes from in Flax, instead of key=."""
+    try:
+        yield
+    except KeyNeeded as error:
+        raise ValueError(str(error).replace("key=", source, 1)) from None
 
 
 def complete(found: dict, shapes: dict) -> dict:

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
+from vqvae_jax.modules.fitting import check_link, in_words, widths
+from vqvae_jax.modules.masks import hidden, masked, of_rows, of_samples
 from vqvae_jax.modules.vqvae import Reconstruction
 from vqvae_jax.quantizers.base import RNG, local_key
 from vqvae_jax.reductions import mean
@@ -46,6 +48,11 @@ class VAE(nn.Module):
     beta: float = 1.0
     domain: Domain | None = where_set()
 
+    def __post_init__(self) -> None:
+        given, taken = widths(self.encoder)[1], widths(self.decoder)[0]
+        check_link("the encoder", given, "the VAE, for a mean and a variance,", taken and 2 * taken)
+        super().__post_init__()
+
     @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
@@ -55,42 +62,51 @@ class VAE(nn.Module):
         Args:
             x: float `[B, ..., C]`.
             train: whether z is drawn, which needs the rng `RNG`; else it is the mean.
-            mask: None, or weights of the examples `[B]`, or of the rows of z.
+            mask: None, or weights of examples, samples of x, or rows of z, as of `VQVAE`.
             axis_name: of the replicas.
 
         Returns:
             z_e is the mean, z_q is z, and indices have no stream. metrics["kl_bits"] are bits of an
             example.
         """
-        mu, log_variance = halves(self.encoder(admit(self.domain, x, check=not train)))
+        samples = of_samples(mask, x)
+        mu, log_variance = halves(self.embed(x, samples, check=not train))
         z = mu
         if train and not self.is_initializing():
+            if not self.has_rng(RNG):
+                raise ValueError(f'needs rngs={{"{RNG}": key}} when train=True: it draws z')
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
         kl = gaussian_kl(mu, log_variance)
         if mask is not None:
-            mask = jnp.asarray(mask, jnp.float32)
-            mask = jnp.broadcast_to(
-                mask.reshape(mask.shape + (1,) * (kl.ndim - mask.ndim)), kl.shape
-            )
+            mask = jnp.broadcast_to(of_rows(jnp.asarray(mask, jnp.float32), z), kl.shape)
         nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # of an example
         losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
+        if samples is not None:
+            nats = nats * real_share(mask, axis_name)
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
-        return Reconstruction(self.decode(z), mu, z, no_streams(z), losses, metrics)
+        y = self.decode(z, samples)
+        return Reconstruction(y, mu, z, no_streams(z), losses, metrics)
+
+    def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
+        """enc(x) under a mask of its samples, after a look at the values of x."""
+        with in_words("x", x):
+            return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
-    def posterior(self, x: Input) -> Posterior:
+    def posterior(self, x: Input, mask=None) -> Posterior:
         """q(z|x) as its mean and log variance."""
-        return halves(self.encoder(admit(self.domain, x)))
+        return halves(self.embed(x, of_samples(mask, x)))
 
     @boundary
-    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
+    def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
         """The mean of q(z|x)."""
-        return self.posterior(x)[0]
+        return self.posterior(x, mask)[0]
 
     @boundary
-    def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z)."""
-        return self.decoder(z)
+    def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
+        """x' = dec(z); mask as of `VQVAE.decode`."""
+        with in_words("z", z):
+            return masked(self.decoder, z, of_rows(mask, z))
 
 
 class Autoencoder(nn.Module):
@@ -112,23 +128,34 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     domain: Domain | None = where_set()
 
+    def __post_init__(self) -> None:
+        check_link("the encoder", widths(self.encoder)[1], "the decoder", widths(self.decoder)[0])
+        super().__post_init__()
+
     @boundary
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """As `VQVAE`; z_q is z_e, and there are no losses, so nothing of the options matters."""
-        z = self.encoder(admit(self.domain, x, check=not train))
-        return Reconstruction(self.decode(z), z, z, no_streams(z), {}, {})
+        """As `VQVAE`; z_q is z_e, there are no losses; of the options the mask alone matters."""
+        samples = of_samples(mask, x)
+        z = self.embed(x, samples, check=not train)
+        return Reconstruction(self.decode(z, samples), z, z, no_streams(z), {}, {})
+
+    def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
+        """enc(x) under a mask of its samples, after a look at the values of x."""
+        with in_words("x", x):
+            return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
-    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
-        """z = enc(x)."""
-        return self.encoder(admit(self.domain, x))
+    def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
+        """z = enc(x); mask as of `VQVAE.encode`."""
+        return self.embed(x, of_samples(mask, x))
 
     @boundary
-    def decode(self, z: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z)."""
-        return self.decoder(z)
+    def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
+        """x' = dec(z); mask as of `VQVAE.decode`."""
+        with in_words("z", z):
+            return masked(self.decoder, z, of_rows(mask, z))
 
 
 def halves(both: Float[Array, "B *grid W"]) -> Posterior:
@@ -163,6 +190,12 @@ def gaussian_kl(
     # expm1: where q is almost the prior, e^v - 1 - v would be rounding error.
     excess = jnp.expm1(log_variance) - log_variance
     return 0.5 * jnp.sum(jnp.square(mu) + excess, axis=-1)
+
+
+def real_share(mask: Float[Array, "B *grid"], axis_name) -> Float[Array, ""]:
+    """The mean, over the examples that count, of the share of their rows that do."""
+    each = jnp.mean(jnp.float32(mask > 0), axis=tuple(range(1, mask.ndim)))
+    return mean(each, jnp.float32(each > 0), axis_name)
 
 
 def no_streams(z: Float[Array, "B *grid D"]) -> Array:

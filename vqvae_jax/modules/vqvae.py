@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
 from vqvae_jax.metrics import perplexity
+from vqvae_jax.modules.fitting import check_autoencoder, check_map, check_width, in_words
+from vqvae_jax.modules.masks import hidden, masked, of_rows, of_samples
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.quantizers.base import Output, Quantizer
 
@@ -56,6 +58,10 @@ class VQVAE(nn.Module):
     decoder: nn.Module
     domain: Domain | None = where_set()
 
+    def __post_init__(self) -> None:
+        check_autoencoder(self.encoder, self.quantizer.dim, self.decoder)
+        super().__post_init__()
+
     def setup(self) -> None:
         self.codes = Quantize(self.quantizer)
 
@@ -68,55 +74,63 @@ class VQVAE(nn.Module):
         Args:
             x: float `[B, ..., C]`.
             train: whether the quantizer updates its state.
-            mask: None, or weights of the examples `[B]`, or of the rows of z_e.
+            mask: None, or weights of the examples `[B]`, of the samples of x `[B, *spatial]` (see
+                `sequence_mask`), or of the rows of z_e. Of samples: a row counts if any of its
+                samples does, and each example has the codes and the x' that it has alone. Encoder
+                and decoder see this mask if their calls take one; else they see zeros as padding.
             axis_name: of the replicas.
+
+        Raises:
+            ValueError: if x or the mask is not what the model takes or was made for.
         """
-        z_e = self.encoder(admit(self.domain, x, check=not train))
+        samples = of_samples(mask, x)
+        z_e = self.embed(x, samples, check=not train)
         out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
         if train:
             metrics = metrics | batch_perplexity(self.quantizer.vocab, out.indices, axis_name)
-        return Reconstruction(
-            self.decode(out.quantized), z_e, out.quantized, out.indices, out.losses, metrics
-        )
+        y = self.decode(out.quantized, samples)
+        return Reconstruction(y, z_e, out.quantized, out.indices, out.losses, metrics)
 
     @boundary
-    def encode(self, x: Input) -> Float[Array, "B *grid D"]:
-        """z_e = enc(x)."""
-        return self.encoder(admit(self.domain, x))
+    def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
+        """z_e = enc(x); under a mask of the samples, of each example as if it stood alone."""
+        return self.embed(x, of_samples(mask, x))
+
+    def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid D"]:
+        """enc(x) under a mask of its samples, after a look at the values of x."""
+        with in_words("x", x):
+            return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def quantize(
         self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
         """The `Output` of the quantizer: z_q, indices, losses, metrics."""
+        check_width(z_e, self.quantizer.dim)
         return self.codes(z_e, train=train, mask=of_rows(mask, z_e), axis_name=axis_name)
 
     @boundary
-    def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
-        """x' = dec(z_q)."""
-        return self.decoder(z_q)
+    def decode(self, z_q: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial C"]:
+        """x' = dec(z_q); under a mask of rows or samples, of each example as if it stood alone."""
+        with in_words("z_q", z_q):
+            return masked(self.decoder, z_q, of_rows(mask, z_q))
 
     @boundary
-    def tokenize(self, x: Input) -> Int[Array, "B *grid Q"]:
-        """x -> indices, with an axis Q of streams even where Q = 1.
+    def tokenize(self, x: Input, mask=None) -> Int[Array, "B *grid Q"]:
+        """x -> indices, with an axis Q of streams even where Q = 1; -1 where the mask is 0.
 
         x must have the scale of the training data; what that is, `domain` says and checks.
         """
-        return self.quantize(self.encode(x)).indices
+        return self.quantize(self.encode(x, mask), mask=mask).indices
 
     @boundary
-    def detokenize(self, indices: Int[Array, "B *grid Q"]) -> Float[Array, "B *spatial C"]:
-        """indices -> x', in the scale of x. An index of -1 decodes from the zero vector."""
-        return self.decode(self.codes.decode(indices))
-
-
-def of_rows(mask, z: Shaped[Array, "B *grid D"]):
-    """A mask of the examples [B], or of the rows, with the rank of the rows of z."""
-    if mask is None:
-        return None
-    mask = jnp.asarray(mask)
-    return mask.reshape(mask.shape + (1,) * (z.ndim - 1 - mask.ndim))
+    def detokenize(
+        self, indices: Int[Array, "B *grid Q"], mask=None
+    ) -> Float[Array, "B *spatial C"]:
+        """indices -> x', in the scale of x. -1 decodes from the zero vector; mask as of `decode`."""
+        check_map("indices", indices, self.quantizer.vocab, self.decoder)
+        return self.decode(self.codes.decode(indices), mask)
 
 
 def batch_perplexity(
@@ -135,17 +149,17 @@ class Functions(NamedTuple):
     """A model as pure functions of (variables, array), for pipelines that know nothing of Flax."""
 
     init: Callable[..., Any]  # (key, x) -> variables
-    encode: Callable[..., Array]  # (variables, x) -> z_e
-    quantize: Callable[..., Output]  # (variables, z_e) -> Output
-    decode: Callable[..., Array]  # (variables, z_q) -> x'
-    tokenize: Callable[..., Array]  # (variables, x) -> indices
-    detokenize: Callable[..., Array]  # (variables, indices) -> x'
+    encode: Callable[..., Array]  # (variables, x, mask=None) -> z_e
+    quantize: Callable[..., Output]  # (variables, z_e, mask=None) -> Output
+    decode: Callable[..., Array]  # (variables, z_q, mask=None) -> x'
+    tokenize: Callable[..., Array]  # (variables, x, mask=None) -> indices
+    detokenize: Callable[..., Array]  # (variables, indices, mask=None) -> x'
 
 
 def as_functions(model: nn.Module) -> Functions:
     """The methods of a VQ-VAE (or of any module that has them) as pure functions.
 
-    Each can be jitted, vmapped and exported.
+    Each can be jitted, vmapped and exported, and takes the mask of its method as `mask=`.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -156,8 +170,9 @@ def as_functions(model: nn.Module) -> Functions:
     """
 
     def method(name):
-        def call(variables, array):
-            return model.apply(variables, array, method=name)
+        def call(variables, array, mask=None):
+            options = {} if mask is None else {"mask": mask}
+            return model.apply(variables, array, method=name, **options)
 
         call.__name__ = name
         return call

@@ -1,5 +1,6 @@
 """VQ-VAE-2: codes in levels, from the top, which sees all of x, down to the details."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,11 +11,20 @@ from jaxtyping import Array, Float, Int
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.describe import where_set
+from vqvae_jax.modules.fitting import (
+    check_chain,
+    check_link,
+    check_map,
+    check_width,
+    in_words,
+    widths,
+)
+from vqvae_jax.modules.masks import hidden, masked, of_rows, of_samples
 from vqvae_jax.modules.quantize import Quantize
-from vqvae_jax.modules.vqvae import batch_perplexity, of_rows
+from vqvae_jax.modules.vqvae import batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer
 
-Maps = Sequence[Int[Array, "B ... _"]]
+Maps = Sequence[Int[Array, "B ... _"] | None]
 
 
 class Hierarchy(NamedTuple):
@@ -55,7 +65,8 @@ class VQVAE2(nn.Module):
         domain: None, or what x may be, as of `VQVAE`.
 
     Raises:
-        ValueError: if there is no level, or the numbers of the three differ.
+        ValueError: if there is no level, the numbers of the three differ, or a module gives the
+            next one another width than it takes.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -69,7 +80,7 @@ class VQVAE2(nn.Module):
         >>> maps = jax.jit(f.tokenize)(variables, x)
         >>> [m.shape for m in maps]
         [(5, 2, 2, 1), (5, 4, 4, 1)]
-        >>> jax.jit(f.detokenize)(variables, maps[:1]).shape  # what the top alone says
+        >>> jax.jit(f.detokenize)(variables, [maps[0], None]).shape  # what the top alone says
         (5, 16, 16, 1)
     """
 
@@ -77,6 +88,10 @@ class VQVAE2(nn.Module):
     quantizers: Sequence[Quantizer]
     decoders: Sequence[nn.Module]
     domain: Domain | None = where_set()
+
+    def __post_init__(self) -> None:
+        check_levels(self.encoders, self.quantizers, self.decoders)
+        super().__post_init__()
 
     def setup(self) -> None:
         sizes = len(self.encoders), len(self.quantizers), len(self.decoders)
@@ -92,9 +107,11 @@ class VQVAE2(nn.Module):
     def __call__(self, x: Input, *, train: bool = False, mask=None, axis_name=None) -> Hierarchy:
         """All of it, for training and evaluation; arguments as of `VQVAE`.
 
-        A mask must have one weight for each example, `[B]`.
+        A mask is of the examples, `[B]`, or of the samples of x, `[B, *spatial]`: then a row of any
+        level counts if any of its samples does.
         """
-        h = self.ascend(admit(self.domain, x, check=not train))
+        samples = of_samples(mask, x)
+        h = self.ascend(admit(self.domain, hidden(x, samples), check=not train), samples)
         z_e, outs, y = self.descend(h, train=train, mask=mask, axis_name=axis_name)
         losses: dict[str, Array] = {}
         metrics: dict[str, Array] = {}
@@ -109,26 +126,31 @@ class VQVAE2(nn.Module):
         return Hierarchy(y, z_e, z_q, indices, losses, metrics)
 
     @boundary
-    def encode(self, x: Input) -> tuple[Float[Array, "B ... _"], ...]:
+    def encode(self, x: Input, mask=None) -> tuple[Float[Array, "B ... _"], ...]:
         """h_l of each level, the top one first."""
-        return self.ascend(admit(self.domain, x))
+        samples = of_samples(mask, x)
+        return self.ascend(admit(self.domain, hidden(x, samples)), samples)
 
-    def ascend(self, x: Input) -> tuple[Float[Array, "B ... _"], ...]:
+    def ascend(self, x: Input, samples) -> tuple[Float[Array, "B ... _"], ...]:
         """From x in the scale of the domain: h_l of each level."""
+        check_chain(x, self.encoders)
         h = [x]
         for encoder in reversed(self.encoders):
-            h.append(encoder(h[-1]))
+            with in_words("x", x):
+                h.append(masked(encoder, h[-1], of_rows(samples, h[-1])))
         return tuple(reversed(h[1:]))
 
     def descend(self, h: Sequence[Float[Array, "B ... _"]], **options):
         """From h_l of each level: (z_l of each level, their `Output`s, x')."""
         mask = options.pop("mask", None)
+        samples = None if mask is None or jnp.ndim(mask) < 2 else mask
         z_e, outs = [], []
         d = h[0][..., :0]  # nothing is above the top
         for level, h_l in enumerate(h):
             z = self.joins[level - 1](together(h_l, d)) if level else h_l
+            check_width(z, self.quantizers[level].dim)
             out = self.codes[level](z, mask=of_rows(mask, z), **options)
-            d = self.decoders[level](together(out.quantized, d))
+            d = masked(self.decoders[level], together(out.quantized, d), of_rows(samples, z))
             z_e.append(z)
             outs.append(out)
         return tuple(z_e), tuple(outs), d
@@ -146,29 +168,41 @@ class VQVAE2(nn.Module):
         return self.descend(h, train=train, mask=mask, axis_name=axis_name)[1]
 
     @boundary
-    def decode(self, z_q: Sequence[Float[Array, "B ... _"]]) -> Float[Array, "B *spatial C"]:
-        """x' from the vectors of the first m levels, top-down; the others are 0.
+    def decode(
+        self, z_q: Sequence[Float[Array, "B ... _"] | None], mask=None
+    ) -> Float[Array, "B *spatial C"]:
+        """x' from the vectors of each level, top-down; None below the top stands for zeros.
 
         Raises:
-            ValueError: if there are none, or more than levels.
+            ValueError: if there is not one entry for each level, or the top is None.
         """
-        check_levels(z_q, len(self.quantizers))
+        check_given(z_q, len(self.quantizers))
         d = z_q[0][..., :0]
-        for level, decoder in enumerate(self.decoders):
+        for level, (decoder, z_l) in enumerate(zip(self.decoders, z_q, strict=True)):
             missing = jnp.zeros((*d.shape[:-1], self.quantizers[level].dim), d.dtype)
-            d = decoder(together(z_q[level] if level < len(z_q) else missing, d))
+            with in_words(f"level {level}", d if z_l is None else z_l):
+                x = together(missing if z_l is None else z_l, d)
+                d = masked(decoder, x, of_rows(mask, x))
         return d
 
     @boundary
-    def tokenize(self, x: Input) -> tuple[Int[Array, "B ... _"], ...]:
+    def tokenize(self, x: Input, mask=None) -> tuple[Int[Array, "B ... _"], ...]:
         """x -> a map of indices `[B, *grid, Q]` for each level, the top one first."""
-        return tuple(out.indices for out in self.quantize(self.encode(x)))
+        return tuple(out.indices for out in self.quantize(self.encode(x, mask), mask=mask))
 
     @boundary
-    def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
-        """The maps of the first m levels, top-down, or of all -> x'. Indices of -1 decode to 0."""
-        check_levels(maps, len(self.quantizers))
-        return self.decode([codes.decode(k) for codes, k in zip(self.codes, maps, strict=False)])
+    def detokenize(self, maps: Maps, mask=None) -> Float[Array, "B *spatial C"]:
+        """A map for each level, top-down -> x'. Indices of -1 decode to 0, and so does None.
+
+        The grid of each level follows from the top's, so the top must be given.
+        """
+        check_given(maps, len(self.quantizers))
+        z_q = []
+        for level, (codes, indices) in enumerate(zip(self.codes, maps, strict=True)):
+            if indices is not None:
+                check_map(f"level {level}", indices, codes.quantizer.vocab, self.decoders[level])
+            z_q.append(None if indices is None else codes.decode(indices))
+        return self.decode(z_q, mask)
 
 
 def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Array:
@@ -179,13 +213,33 @@ def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Arra
     """
     if x.shape[:-1] != d.shape[:-1]:
         raise ValueError(
-            f"a level must have the grid that the decoder above makes, {d.shape[1:-1]},"
-            f" got {x.shape[1:-1]}"
+            f"a level must have the batch and grid that the decoder above makes, {d.shape[:-1]},"
+            f" got {x.shape[:-1]}"
         )
     return jnp.concatenate([x, d.astype(x.dtype)], axis=-1) if d.shape[-1] else x
 
 
-def check_levels(given: Sequence[Array], levels: int) -> None:
-    """Raises a ValueError unless 1 to all levels are given."""
-    if not 1 <= len(given) <= levels:
-        raise ValueError(f"needs 1 to {levels} levels, top-down, got {len(given)}")
+def check_given(given: Sequence[Array | None], levels: int) -> None:
+    """Raises a ValueError unless there is an entry for each level, and the top's is an array."""
+    found = ["None" if a is None else str(a.shape) for a in given]
+    if len(given) != levels or given[0] is None:
+        raise ValueError(
+            f"needs an entry for each of {levels} levels, top-down, None for those below the top"
+            f" that are not sent; got {len(given)}: {', '.join(found)}"
+        )
+
+
+def check_levels(encoders: Sequence, quantizers: Sequence, decoders: Sequence) -> None:
+    """Raises a ValueError where a module gives the next one another width than it takes."""
+    if not len(encoders) == len(quantizers) == len(decoders) > 0:
+        return  # `setup` says so
+    for i, (above, below) in enumerate(itertools.pairwise(encoders)):
+        given, taken = widths(below)[1], widths(above)[0]
+        check_link(f"encoders[{i + 1}]", given, f"encoders[{i}]", taken)
+    check_link("encoders[0]", widths(encoders[0])[1], "quantizers[0]", quantizers[0].dim)
+    d: int | None = 0
+    for i, (quantizer, decoder) in enumerate(zip(quantizers, decoders, strict=True)):
+        given = None if d is None else quantizer.dim + d
+        above = f" with decoders[{i - 1}]" if i else ""
+        check_link(f"quantizers[{i}]{above}", given, f"decoders[{i}]", widths(decoder)[0])
+        d = widths(decoder)[1]

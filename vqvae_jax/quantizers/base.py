@@ -126,7 +126,10 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"indices must be integers [..., {len(vocab)}], got dtype {indices.dtype}")
     if indices.ndim < 1 or indices.shape[-1] != len(vocab):
-        raise ValueError(f"indices must be [..., {len(vocab)}], got shape {indices.shape}")
+        raise ValueError(
+            f"indices must be [..., {len(vocab)}], got shape {indices.shape}"
+            + streams_hint(indices.shape, len(vocab))
+        )
     if isinstance(indices, jax.core.Tracer):
         return
     values = np.asarray(indices).reshape(-1, len(vocab)).astype(np.int64)
@@ -137,10 +140,25 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
             raise ValueError(f"indices of stream {q} must be from -1 to {size - 1}, got {bounds}")
 
 
+def streams_hint(shape: tuple[int, ...], streams: int) -> str:
+    """What to do about indices of this shape that lack streams."""
+    if streams == 1:
+        return ": the axis of streams is missing, as indices[..., None] has it"
+    missing = streams - shape[-1] if shape else 0
+    if missing <= 0:
+        return f": the last axis is that of the {streams} streams"
+    pads = f"[(0, 0)] * {len(shape) - 1} + [(0, {missing})]"
+    return f": -1 stands for what was not sent, jnp.pad(indices, {pads}, constant_values=-1)"
+
+
+class KeyNeeded(ValueError):
+    """A quantizer that draws was called without a key; its argument says what it draws."""
+
+
 def needed(key, reason: str):
-    """The key; raises a ValueError with the reason if there is none."""
+    """The key; raises a KeyNeeded with the reason if there is none."""
     if key is None:
-        raise ValueError(f"needs key= when train=True: {reason}")
+        raise KeyNeeded(f"needs key= when train=True: {reason}")
     return key
 
 

@@ -131,6 +131,11 @@ def adversarial_loss(
 
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
         x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
+        if weights.ndim > 1:
+            raise ValueError(
+                "adversarial training takes masks of the examples, [B]: the patches that are judged"
+                f" would see padding; got a mask of samples, {weights.shape}"
+            )
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}

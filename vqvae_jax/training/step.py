@@ -34,10 +34,14 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples with weights; a plain array will do where there are none."""
+    """Examples with weights; a plain array will do where there are none.
+
+    Weights of the samples of each example, such as `sequence_mask` gives, stand for padding: an
+    example trains as it would alone, and terms of the loss are means over the samples that count.
+    """
 
     x: Array  # uint8 pixels or floats [B, ...]
-    mask: Shaped[Array, "B"] | None = None
+    mask: Shaped[Array, "B *spatial"] | None = None
 
 
 @boundary
@@ -111,7 +115,8 @@ def make_train_step(
         model: a Flax module whose call returns x', loss, losses and metrics, such as `VQVAE`.
         optimizer: of optax.
         task_loss: `(x, x') -> dict` of named terms, one value for each example `[B]`; they are
-            averaged over the valid examples of all replicas, and added.
+            averaged over the valid examples of all replicas, and added. Where a mask is of samples,
+            each sample `[C]` is an example of its own here, so the terms must be of elements.
         mean: from the decoder's output, which may hold all parameters of a likelihood, to the
             reconstruction whose squared error metrics["mse"] is.
 
@@ -129,9 +134,10 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
         x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         rec, collections = in_training(model, params, state, x, weights, axis_name)
+        each_weight, each, y = in_samples(weights, x, rec.x)
         terms = {
-            name: average(check_term(name, term, x), weights, axis_name)
-            for name, term in task_loss(x, rec.x).items()
+            name: average(check_term(name, term, each), each_weight, axis_name)
+            for name, term in task_loss(each, y).items()
         }
         error = jax.lax.stop_gradient(average(jnp.square(x - mean(rec.x)), weights, axis_name))
         losses = terms | rec.losses
@@ -196,21 +202,45 @@ def step_key(state: TrainState) -> Array:
 
 def valid_examples(
     batch, domain: Domain | None = None
-) -> tuple[Array, Float[Array, "B"], Float[Array, ""]]:
+) -> tuple[Array, Float[Array, "B *spatial"], Float[Array, ""]]:
     """Preprocessed x, zero where an example is not valid; its weights; how many were not.
 
-    An example is valid if it is finite and, given as floats, in the model's domain.
+    An example is valid if it is finite and, given as floats, in the model's domain. Where the mask
+    is of samples, those that it hides may be anything.
     """
     x, mask = batch if isinstance(batch, Batch) else (batch, None)
     mask = None if mask is None else jnp.asarray(mask)
-    given, x = x, preprocess(x) if domain is None else admit(domain, x, check=False)
-    each = range(1, x.ndim)
+    of_samples = mask is not None and mask.ndim > 1
+    mask = spread(mask, x.shape[:-1]) if of_samples else mask
+    floats = jnp.issubdtype(x.dtype, jnp.floating)
+    given = jnp.where(mask[..., None] > 0, x, 0) if of_samples and floats else x
+    x = preprocess(given) if domain is None else admit(domain, given, check=False)
+    each = tuple(range(1, x.ndim))
     finite = jnp.isfinite(x).all(axis=each)
     if domain is not None and given.dtype != jnp.uint8:
-        finite &= inside(domain, x)
-    weights = jnp.where(finite, jnp.float32(1) if mask is None else mask, 0).astype(jnp.float32)
+        finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)
+    of_each = jnp.expand_dims(finite, each[:-1]) if of_samples else finite
+    weights = jnp.where(of_each, jnp.float32(1) if mask is None else mask, 0).astype(jnp.float32)
     invalid = jnp.sum(~finite, dtype=jnp.float32)
-    return jnp.where(jnp.expand_dims(weights > 0, tuple(each)), x, 0), weights, invalid
+    return jnp.where(jnp.expand_dims(weights > 0, each[weights.ndim - 1 :]), x, 0), weights, invalid
+
+
+def spread(mask: Array, shape: tuple[int, ...]) -> Array:
+    """A mask `[B, *spatial]`, with 1 for the sides along which it is the same, over all samples."""
+    fits = (m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
+    if mask.ndim != len(shape) or not all(fits):
+        raise ValueError(
+            f"mask must be of the {shape[0]} examples, [B], or of the samples of x, {shape},"
+            f" got shape {mask.shape}"
+        )
+    return jnp.broadcast_to(mask, shape)
+
+
+def in_samples(weights: Float[Array, "B *spatial"], *arrays: Array) -> tuple[Array, ...]:
+    """Weights and arrays as they are; where weights are of samples, `[N]` and `[N, C]` of all."""
+    if weights.ndim == 1:
+        return weights, *arrays
+    return weights.reshape(-1), *(a.reshape(weights.size, -1) for a in arrays)
 
 
 def check_term(name: str, term: Array, x: Array) -> Array:

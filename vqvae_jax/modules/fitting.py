@@ -1,0 +1,95 @@
+"""Whether the parts of a model fit each other, and what a caller gives: errors in his words."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import flax.linen as nn
+from flax.errors import ScopeParamShapeError
+from jaxtyping import Array
+
+from vqvae_jax.modules.blocks import MLP, Decoder, Encoder
+from vqvae_jax.modules.inputs import check_input, per_axis, spatial_axes
+from vqvae_jax.quantizers.base import check_indices
+
+
+def innermost(module: nn.Module) -> nn.Module:
+    """The module itself, or the one that it wraps, as `InParts` does."""
+    return innermost(module.inner) if hasattr(module, "inner") else module
+
+
+def widths(module: nn.Module) -> tuple[int | None, int | None]:
+    """How many channels a module takes and gives; None where its attributes don't say.
+
+    Example:
+        >>> widths(Encoder(channels=3, dim=8)), widths(Decoder(channels=3, dim=8)), widths(MLP(5))
+        ((3, 8), (8, 3), (None, 5))
+    """
+    module = innermost(module)
+    if isinstance(module, Encoder):
+        return module.channels, module.dim
+    if isinstance(module, Decoder):
+        return module.dim, module.channels
+    return None, module.features if isinstance(module, MLP | nn.Dense) else None
+
+
+def check_link(giver: str, given: int | None, taker: str, taken: int | None) -> None:
+    """Raises a ValueError if one part gives another a width that it does not take."""
+    if given is not None and taken is not None and given != taken:
+        raise ValueError(f"{giver} gives {given} channels, but {taker} takes {taken}")
+
+
+def check_autoencoder(encoder: nn.Module, width: int, decoder: nn.Module) -> None:
+    """Raises a ValueError unless both have the width of the quantizer between them."""
+    check_link("the encoder", widths(encoder)[1], "the quantizer", width)
+    check_link("the quantizer", width, "the decoder", widths(decoder)[0])
+
+
+def check_width(z: Array, width: int) -> None:
+    """Raises a ValueError unless z_e `[B, *grid, D]` has the width of the quantizer."""
+    if z.shape[-1:] != (width,):
+        raise ValueError(
+            f"z_e must be [B, *grid, {width}], as wide as the quantizer, got shape {z.shape}"
+        )
+
+
+def check_map(name: str, indices: Array, vocab: tuple[int, ...], decoder: nn.Module) -> None:
+    """Raises unless indices are codes `[B, *grid, Q]`, of the rank that the decoder was made for.
+
+    Args:
+        name: of the indices.
+        indices: ints.
+        vocab: the sizes K of the Q streams.
+        decoder: bound, so that its parameters tell the rank.
+    """
+    check_indices(indices, vocab)
+    decoder = innermost(decoder)
+    rank = spatial_axes(decoder) if isinstance(decoder, Decoder) else None
+    if rank is not None and indices.ndim - 2 != rank:
+        raise ValueError(
+            f"{name} must be [B, {rank} axes of the grid, {len(vocab)} streams],"
+            f" got shape {indices.shape}"
+        )
+
+
+def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
+    """Raises unless x is what encoders that follow each other take, the last one first."""
+    chain = [innermost(encoder) for encoder in encoders]
+    if not all(isinstance(encoder, Encoder) for encoder in chain):
+        return
+    known = (len(e.downsamplings) for e in chain if isinstance(e.downsamplings, Sequence))
+    rank = next(known, max(x.ndim - 2, 1))
+    each = [per_axis("downsamplings", encoder.downsamplings, rank) for encoder in chain]
+    halvings = tuple(map(sum, zip(*each, strict=True)))
+    check_input("x", x, chain[-1].channels, halvings, spatial_axes(chain[-1]))
+
+
+@contextmanager
+def in_words(name: str, array: Array) -> Iterator[None]:
+    """Says which of the caller's arrays does not fit the parameters, where Flax names a layer."""
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        raise ValueError(
+            f"{name} must have the axes and channels that the model was made for at init,"
+            f" got shape {array.shape} ({str(error).split(' (http')[0]})"
+        ) from None

@@ -1,0 +1,116 @@
+"""Which examples, samples and rows of codes are real, and which are padding."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from vqvae_jax.boundary import boundary
+from vqvae_jax.data.domain import Input
+
+
+@boundary
+def sequence_mask(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch n"]:
+    """The mask of sequences of these lengths that are padded to one size: i < length.
+
+    It serves as the mask of a `VQVAE` over signals `[B, size, C]`. For the frames of a video
+    `[B, size, H, W, C]`, which are real or padding as a whole, `mask[:, :, None, None]`.
+
+    Args:
+        lengths: ints `[*batch]` from 0 to size.
+        size: n, the length of all after padding.
+
+    Raises:
+        TypeError: if the lengths are no integers.
+        ValueError: if one is negative or above the size; under jit a length is not known and counts
+            as the nearest of both.
+
+    Example:
+        >>> sequence_mask([1, 3], 3).astype(int)
+        Array([[1, 0, 0],
+               [1, 1, 1]], dtype=int32)
+    """
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size > 0:
+        least, most = np.min(lengths), np.max(lengths)
+        if least < 0 or most > size:
+            raise ValueError(f"lengths must be from 0 to the size {size}, got {least} to {most}")
+    i = jnp.arange(size, dtype=jnp.int32).reshape((1,) * lengths.ndim + (size,))
+    return i < lengths[..., None]
+
+
+def of_rows(mask, z: Shaped[Array, "B *grid D"]):
+    """A mask of the rows of z from one of examples, rows, or samples that the rows were made of.
+
+    Each row takes the greatest weight of its samples: it counts if any of them does.
+
+    Args:
+        mask: None, or weights `[B]`, or `[B, *sides]`, each side 1 or a multiple of the grid's.
+        z: `[B, *grid, D]`.
+
+    Raises:
+        ValueError: if the mask has another shape.
+
+    Example:
+        >>> of_rows(jnp.array([[1, 1, 1, 0, 0, 0]]), jnp.zeros((1, 3, 4)))
+        Array([[1, 1, 0]], dtype=int32)
+    """
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    sides, grid = mask.shape[1:], z.shape[1:-1]
+    fits = mask.ndim >= 1 and len(sides) <= len(grid) and mask.shape[0] in (1, z.shape[0])
+    sides = sides + (1,) * (len(grid) - len(sides))
+    if not fits or any(m != 1 and m % n for m, n in zip(sides, grid, strict=True)):
+        raise ValueError(
+            f"mask must be of the {z.shape[0]} examples, [B], of the samples of x, [B, *spatial],"
+            f" or of the rows, {z.shape[:-1]}; got shape {mask.shape}"
+        )
+    if all(m in (1, n) for m, n in zip(sides, grid, strict=True)):
+        return mask.reshape(mask.shape[0], *sides)
+    blocks = [(1, 1) if m == 1 else (n, m // n) for m, n in zip(sides, grid, strict=True)]
+    apart = mask.reshape(mask.shape[0], *(side for block in blocks for side in block))
+    return jnp.max(apart, axis=range(2, apart.ndim, 2))
+
+
+def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
+    """The mask of the samples of x, `[B, *spatial]`; None if it is of whole examples or of rows."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    sides, spatial = mask.shape[1:], x.shape[1:-1]
+    if len(sides) != len(spatial) or {1}.issuperset(sides):
+        return None
+    fits = all(m in (1, n) for m, n in zip(mask.shape, x.shape[:-1], strict=True))
+    return jnp.broadcast_to(mask, x.shape[:-1]) if fits else None
+
+
+def hidden(x: Input, samples) -> Input:
+    """x, and NaN where a mask of its samples is not > 0: there a domain looks at no value."""
+    if samples is None or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return jnp.where(samples[..., None] > 0, x, jnp.nan)
+
+
+def within(
+    x: Float[Array, "B *spatial C"], mask: Shaped[Array, "B *grid"] | None
+) -> Float[Array, "B *spatial C"]:
+    """x, and 0 where the mask of a grid, spread over the sides of x, is not > 0.
+
+    Example:
+        >>> within(jnp.ones((1, 4, 1)), jnp.array([[1, 0]])).ravel()
+        Array([1., 1., 0., 0.], dtype=float32)
+    """
+    if mask is None:
+        return x
+    for axis in range(1, mask.ndim):
+        mask = jnp.repeat(mask, x.shape[axis] // mask.shape[axis], axis)
+    return jnp.where(mask[..., None] > 0, x, jnp.zeros((), x.dtype))
+
+
+def masked(module, x: Float[Array, "B *shape"], mask) -> Float[Array, "B *other"]:
+    """module(x, mask), or module(x) if there is no mask or the module's call takes none."""
+    if mask is None or "mask" not in inspect.signature(module.__call__).parameters:
+        return module(x)
+    return module(x, mask=mask)
