@@ -182,7 +182,7 @@ def test_indices_that_no_encoder_gives(as_users):
     for bad in (-2, SIZE):
         with pytest.raises(ValueError, match=rf"must be from -1 to {SIZE - 1}, got {bad} to {bad}"):
             FUNCTIONS.detokenize(v, jnp.full((1, 2, 2, 1), bad))
-    with pytest.raises(TypeError, match=r"integers \[\.\.\., 1\], got dtype float32"):
+    with pytest.raises(TypeError, match="indices must be integers, got dtype float32"):
         FUNCTIONS.detokenize(v, jnp.zeros((1, 2, 2, 1)))
     with pytest.raises(ValueError, match=r"\[\.\.\., 1\], got shape \(1, 2, 2\)"):
         FUNCTIONS.detokenize(v, jnp.zeros((1, 2, 2), int))

@@ -62,8 +62,7 @@ def check_map(name: str, indices: Array, vocab: tuple[int, ...], decoder: nn.Mod
         decoder: bound, so that its parameters tell the rank.
     """
     check_indices(indices, vocab)
-    decoder = innermost(decoder)
-    rank = spatial_axes(decoder) if isinstance(decoder, Decoder) else None
+    rank = spatial_axes(decoder) if isinstance(innermost(decoder), Decoder) else None
     if rank is not None and indices.ndim - 2 != rank:
         raise ValueError(
             f"{name} must be [B, {rank} axes of the grid, {len(vocab)} streams],"
@@ -80,7 +79,7 @@ def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
     rank = next(known, max(x.ndim - 2, 1))
     each = [per_axis("downsamplings", encoder.downsamplings, rank) for encoder in chain]
     halvings = tuple(map(sum, zip(*each, strict=True)))
-    check_input("x", x, chain[-1].channels, halvings, spatial_axes(chain[-1]))
+    check_input("x", x, chain[-1].channels, halvings, spatial_axes(encoders[-1]))
 
 
 @contextmanager
