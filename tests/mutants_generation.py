@@ -6,6 +6,22 @@ LEVELS, VAES = "tests/modules/test_vqvae2.py", "tests/modules/test_vae.py"
 READING = "tests/test_bundle.py tests/test_describe.py"
 LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
 GENERATION = [
+    ("a padded example is encoded as alone", M + "blocks.py", "tests/modules/test_masks.py", [
+        ("padding seen after the first convolution", "x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)", "x = nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x))"),
+        ("padding seen by residual blocks", "within(nn.relu(x), mask)", "nn.relu(x)"),
+        ("padding seen by the decoder", "Upsample(width, self.dtype, doubled)(within(x, mask))", "Upsample(width, self.dtype, doubled)(x)"),
+    ]),
+    ("a row counts if any of its samples does", M + "masks.py", "tests/modules/test_masks.py", [
+        ("a row counts if all do", "return jnp.max(apart", "return jnp.min(apart"),
+    ]),
+    ("NNX follows train and eval", M + "nnx.py", "tests/modules/test_nnx.py", [
+        ("always training", "train = not self.deterministic if train is None else train", "train = True if train is None else train"),
+        ("one key for all steps", "key = self.rngs()", "key = self.rngs.key[...]"),
+    ]),
+    ("parts of a model fit each other", M + "fitting.py", "tests/modules/test_fitting.py", [
+        ("widths not compared", "given is not None and taken is not None and given != taken", "False"),
+        ("rank of codes not looked at", "indices.ndim - 2 != rank", "False"),
+    ]),
     ("each level is told what the levels above decode to", M + "vqvae2.py", LEVELS, [
         ("bottom blind to the top", "together(h_l, d)) if level else h_l", "together(h_l, 0 * d)) if level else h_l"),
         ("x' from the bottom alone", "self.decoders[level](together(out.quantized, d))", "self.decoders[level](together(out.quantized, 0 * d))"),
