@@ -24,7 +24,7 @@ GENERATION = [
     ]),
     ("each level is told what the levels above decode to", M + "vqvae2.py", LEVELS, [
         ("bottom blind to the top", "together(h_l, d)) if level else h_l", "together(h_l, 0 * d)) if level else h_l"),
-        ("x' from the bottom alone", "self.decoders[level](together(out.quantized, d))", "self.decoders[level](together(out.quantized, 0 * d))"),
+        ("x' from the bottom alone", "masked(self.decoders[level], together(out.quantized, d)", "masked(self.decoders[level], together(out.quantized, 0 * d)"),
         ("losses of the last level only", "losses[name] = losses.get(name, 0) + loss", "losses[name] = loss"),
         ("levels that are missing are ones", "missing = jnp.zeros(", "missing = jnp.ones("),
         ("mask of the examples ignored", "mask=of_rows(mask, z), **options", "mask=None, **options"),
