@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant("another scale", "no wrong codes for data out of the domain", "data/domain.py",
            "if not inside(domain, x).all():", "if False:", DOMAIN),
     Mutant("trained on another scale", "an example is valid if it is in the domain", "training/step.py",
-           "finite &= inside(domain, x)", "pass", DOMAIN),
+           "finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)", "pass", DOMAIN),
     Mutant("a domain in all descriptions", "a model without it keeps its digest", "describe.py",
            "kept = {k: v for k, v in kept.items() if v is not None or k not in unsaid(type(value))}", "pass", DOMAIN),
     Mutant("farthest code", "k = argmin", "scores.py",
