@@ -331,6 +331,11 @@ def test_priors(switched, name):
     typed(draw, variables, CODES, TOLD)
 
 
+@pytest.mark.parametrize("switched", ["promotion"], indirect=True)
+def test_the_laws(switched):
+    vj.check_quantizer(vj.vq(3, 2, init=vj.normal()))
+
+
 @pytest.mark.parametrize("switch", SWITCHES["promotion"].items())
 def test_a_single_switch_is_set_aside_and_comes_back(switch):
     name, value = switch

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from vqvae_jax.boundary import under_defaults
-
 LARGE = 2**21  # numbers in x or y
 IN_LOOP = ContextVar("IN_LOOP", default=False)
 """Whether what is traced is the body of a loop, where XLA CPU has no fast gradients."""
@@ -79,7 +77,6 @@ def with_tangent(native: Callable, products: Callable) -> Callable[[Array, Array
     convolution = jax.custom_jvp(native)
 
     @partial(convolution.defjvp, symbolic_zeros=True)
-    @under_defaults  # which runs when the caller's grad does
     def jvp(primals, tangents):
         (x, w), (dx, dw) = primals, tangents
         of_w = partial(jax.lax.platform_dependent, x, cpu=products, default=native)

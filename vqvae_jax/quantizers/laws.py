@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.as_json import from_json, to_json
+from vqvae_jax.boundary import under_defaults
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.describe import remake
 from vqvae_jax.quantizers.base import Quantizer, check_rows
@@ -55,6 +56,7 @@ require = np.testing.assert_  # which python -O does not drop
 close = partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-6)
 
 
+@under_defaults  # the trial's own arithmetic
 def check_quantizer(
     q: Quantizer,
     *,
