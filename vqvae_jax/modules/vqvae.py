@@ -128,7 +128,7 @@ class VQVAE(nn.Module):
     def detokenize(
         self, indices: Int[Array, "B *grid Q"], mask=None
     ) -> Float[Array, "B *spatial C"]:
-        """indices -> x', in the scale of x. -1 decodes from the zero vector; mask as of `decode`."""
+        """indices -> x' in the scale of x. -1 decodes from the zero vector; mask as of `decode`."""
         check_map("indices", indices, self.quantizer.vocab, self.decoder)
         return self.decode(self.codes.decode(indices), mask)
 
