@@ -412,3 +412,33 @@ class Variants(chex.TestCase):
 @either
 def test_no_code_is_found_where_none_is_finite(find):
     assert (np.asarray(find(jnp.ones((3, 2)), jnp.full((4, 2), jnp.nan))) == -1).all()
+
+
+EXPONENT = st.integers(-36, 13)
+
+
+@either
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(
+    row=EXPONENT, spread=EXPONENT, offset=EXPONENT, far=st.booleans(), seed=st.integers(0, 9)
+)
+def test_the_nearest_code_at_any_scale(find, row, spread, offset, far, seed):
+    """Rows, codes and what they have in common are of any size, and one code of another."""
+    rng = np.random.default_rng(seed)
+    z, e = rng.normal(size=(8, 5)) * 10.0**row, rng.normal(size=(16, 5)) * 10.0**spread
+    z[:, 0], e[:, 0] = 10.0**offset, 10.0**offset
+    e[3] = np.where(far, 1, e[3])
+    z, e = z.astype(np.float32), e.astype(np.float32)
+    k = np.asarray(find(jnp.asarray(z), jnp.asarray(e)))
+    unit = max(np.abs(z).max(), np.abs(e).max()).astype(np.longdouble)
+    distance = np.sqrt(np.sum(np.square(z[:, None] / unit - e / unit), axis=-1))
+    least, got = distance.min(1), distance[np.arange(len(z)), k]
+    lost = np.finfo(np.float32).tiny * 4 / unit  # differences of no bits
+    assert (k >= 0).all() and (got <= least * (1 + (5 + 8) * 2.0**-22) + lost).all()
+
+
+@pytest.mark.parametrize("find", [by_scores, vj.nearest_in_bfloat16, vj.nearest], ids=str)
+def test_a_power_of_two_changes_no_code(find):
+    z, e = np.random.default_rng(0).normal(size=(2, 64, 7)).astype(np.float32)
+    codes = [find(jnp.asarray(z * s), jnp.asarray(e * s)) for s in (1, 2.0**-100, 2.0**40)]
+    np.testing.assert_array_equal(codes, np.stack([codes[0]] * 3))

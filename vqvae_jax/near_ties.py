@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from vqvae_jax.reductions import AxisName, pmax, psum, vary
 from vqvae_jax.scores import Codes, Nearest, code_blocks, product
 
+FARTHEST = 2.0**60  # |y| whose square, and the sum of it and half that of a code, are finite
 RUN = 128  # in each round, one row is settled of each run of so many rows
 
 
@@ -35,8 +36,17 @@ class Scored(NamedTuple):
 
     e: Float[Array, "K D"]
     centre: Float[Array, "D"]
-    y: Float[Array, "K D"]  # e as it is scored, less the centre
+    scale: Float[Array, ""]  # a power of two that makes the largest |e - centre| about 1
+    y: Float[Array, "K D"]  # e as it is scored: scale (e - centre)
     half: Float[Array, "K"]  # 1/2 |y|^2, or inf: never chosen
+
+    def place(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
+        """Rows as they are scored, and |z - centre|^2 before; far ones, to which all codes are one
+        to the last bit, are brought near."""
+        y = z - self.centre
+        squared = jnp.sum(y * y, axis=-1)
+        scale = jnp.minimum(self.scale, FARTHEST / power_of_two(jnp.sqrt(squared)))
+        return y * scale[:, None], squared
 
 
 def settle(rows: Rows, codes: Scored, axis_name: AxisName = None) -> Int[Array, "N"]:
@@ -94,7 +104,7 @@ def nearest_by_pairs(
 ) -> Int[Array, "P"]:
     """The nearest of the codes with a score <= limit, for each row; of equal codes the first."""
 
-    y, e = rows.z - codes.centre, codes.e
+    y, e = codes.place(rows.z)[0], codes.e
 
     def step(k, block):
         codes, names = block
@@ -117,7 +127,25 @@ def nearest_by_pairs(
 
 def closer(z, e_j, e_k) -> Bool[Array, "P"]:
     """Whether |z - e_j| < |z - e_k|."""
-    return jnp.sum((e_k - e_j) * ((z - e_k) + (z - e_j)), axis=-1) < 0
+    apart, off = near_one(e_k - e_j), near_one((z - e_k) + (z - e_j))
+    return jnp.sum(apart * off, axis=-1) < 0
+
+
+def near_one(x: Float[Array, "P D"]) -> Float[Array, "P D"]:
+    """x times a power of two, its largest element from 1 to 2: exact, and no product underflows."""
+    return x / power_of_two(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+
+
+def power_of_two(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The greatest power of two up to x > 0, and 2^-126 for what is less.
+
+    Example:
+        >>> power_of_two(jnp.array([1.0, 3.9, 0.7, 0.0, 1e30]))
+        Array([1.0000000e+00, 2.0000000e+00, 5.0000000e-01, 1.1754944e-38,
+               6.3382530e+29], dtype=float32)
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jax.lax.bitcast_convert_type(jnp.maximum(bits & 0x7F800000, 1 << 23), jnp.float32)
 
 
 def join(found: Nearest, slack: Float[Array, "N"], codes: Scored, axis_name: AxisName) -> Nearest:

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vqvae_jax.boundary import boundary, under_defaults
-from vqvae_jax.near_ties import Rows, Scored, join, settle
+from vqvae_jax.near_ties import Rows, Scored, join, power_of_two, settle
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
 from vqvae_jax.scores import Nearest, in_blocks, product, search_codes
 
 SAMPLE = 256  # codes that make the centre
 SMALL = 2**17  # N D K
+UNDERFLOW = 2.0**-124  # what a product loses by it, at most
+LEAST_SQUARE = 2.0**-100  # of sums of squares that have lost nothing that counts
 
 
 @boundary
@@ -31,8 +33,10 @@ def nearest(
     their rounding. Where a second code is within the bound, those codes are compared in pairs, by
     |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). So the index is that of
     float64, whatever the codebook, unless the least two distances agree to a relative
-    (D + 8) 2^-22. Equal distances go to the lowest index. Only a block of the N x K scores exists
-    at a time. Small problems need no scores: there all sum_d (z_d - e_jd)^2 are faster.
+    (D + 8) 2^-22; at any scale from 1e-36 to 1e15, also where codes or rows are of several, as what
+    is squared is scaled before by a power of two (differences below 2^-126 count as 0). Equal
+    distances go to the lowest index. Only a block of the N x K scores exists at a time. Small
+    problems need no scores: there all sum_d (z_d - e_jd)^2 are faster.
 
     Under `jax.vmap` batches that share a codebook are searched as one.
 
@@ -86,15 +90,32 @@ def is_small(n, size: int, d: int) -> bool:
 def by_differences(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
     """The first of the least sum_d (z_d - e_jd)^2."""
     usable = is_valid(e)
-    squared = jnp.sum(jnp.square(z[:, None] - e), axis=-1)
-    squared = jnp.where(usable, squared, jnp.inf)
-    k = first_of_least(squared, jnp.arange(e.shape[0], dtype=jnp.int32))
+    k = first_of_nearest(z, e[None], usable, jnp.arange(e.shape[0], dtype=jnp.int32))
     return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
 
 
-def first_of_least(squared: Float[Array, "N M"], k: Int[Array, "*N M"]) -> Int[Array, "N"]:
-    """The lowest of the indices k whose squared distance is the least."""
+def first_of_nearest(
+    z: Float[Array, "N D"],
+    e: Float[Array, "#N M D"],
+    usable: Bool[Array, "*N M"],
+    k: Int[Array, "*N M"],
+) -> Int[Array, "N"]:
+    """The lowest of the indices k whose codes e are the nearest by sum_d (z_d - e_d)^2.
+
+    Where the least square is so small that parts of it may have been lost, it is told from
+    differences that are scaled by a power of two, so that those of the nearest code are about 1.
+    """
+    from_all = z[:, None] - e
+    squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), jnp.inf)
     squared = jax.lax.optimization_barrier(squared)  # else made anew for each use
+
+    def scaled():
+        largest = jnp.where(usable, jnp.max(jnp.abs(z[:, None] - e), axis=-1), jnp.inf)
+        unit = power_of_two(jnp.min(largest, axis=1))[:, None, None]
+        return jnp.where(usable, jnp.sum(jnp.square((z[:, None] - e) / unit), axis=-1), jnp.inf)
+
+    lost = jnp.any(jnp.min(squared, axis=1) < LEAST_SQUARE)
+    squared = jax.lax.cond(lost, scaled, lambda: squared)
     least = jnp.min(squared, axis=1, keepdims=True)
     return jnp.min(jnp.where(squared == least, k, jnp.iinfo(jnp.int32).max), axis=1)
 
@@ -105,8 +126,8 @@ def by_scores(
     """The code of the least score where it is sure, and of the least distance elsewhere."""
     codes = centred(e, axis_name)
     shortest, longest = shortest_and_longest(codes.half, axis_name)
-    found, squared, slack = best_scores(z, codes, shortest, longest, axis_name)
-    valid = (squared < LARGEST_SQUARED_NORM) & (shortest < jnp.inf)  # False for NaN as well
+    found, squared, slack, whole = best_scores(z, codes, shortest, longest, axis_name)
+    valid = (whole < LARGEST_SQUARED_NORM) & (shortest < jnp.inf)  # False for NaN as well
     best, k, sure = join(found, slack, codes, axis_name)
     k, unsure = jnp.where(valid, k, -1), valid & ~sure
 
@@ -130,23 +151,25 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
     centre = jax.lax.reduce_precision(total / n, 8, 22)
     usable = is_valid(e)
     y = jnp.where(usable[:, None], e - centre, 0)
+    scale = 1 / power_of_two(pmax(jnp.max(jnp.abs(y)), axis_name))
+    y = scale * y
     half = jnp.where(usable, 0.5 * jnp.sum(y * y, axis=-1), jnp.inf)
-    return Scored(e, centre, y, half)
+    return Scored(e, centre, scale, y, half)
 
 
 def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
-    """The best score of each row, |y|^2 and the slack; of no use where |y|^2 is not finite.
+    """The best score of each row, |y|^2, the slack, and |z - centre|^2: if it is finite, of use.
 
     Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it: on one
     device, or within `jax.shard_map` and `jax.pmap`, and for a known number of rows.
     """
 
     def best(search: Callable[..., Nearest], z):
-        y = z - codes.centre
+        y, whole = codes.place(z)
         squared = jnp.sum(y * y, axis=-1)
         slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1])
         here, margin = vary((y, slack), axis_name)
-        return search(here, codes.y, codes.half, margin), squared, slack
+        return search(here, codes.y, codes.half, margin), squared, slack, whole
 
     blocks = partial(in_blocks, partial(best, search_codes))
     mesh = jax.sharding.get_abstract_mesh()
@@ -171,10 +194,10 @@ def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array,
 
     A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that; and scores are
     cut by 5 bits. The nearest code is at most |z| + |e_j| away, for any j, and so no longer than
-    2 |z| + min_j |e_j|.
+    2 |z| + min_j |e_j|. What underflows is less than UNDERFLOW, a product each.
     """
     e = jnp.minimum(longest, 2 * norm + shortest)
-    return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e)
+    return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e) + d * UNDERFLOW
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)

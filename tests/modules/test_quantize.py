@@ -208,3 +208,18 @@ def test_vmap_makes_several_quantizers(quantizer):
 
     out, new = jax.jit(lambda v: layer.apply(v, Z, mutable=[STATE]))(variables)
     same_up_to_fusion((out, inner(new)[1]), each(params, state, Z))
+
+
+@pytest.mark.parametrize(
+    ("q", "given", "message"),
+    [
+        (ema_vq(4, 3), "params", r'lack codebook \[4, 3\] .* collection "quantizer"'),
+        (vq(4, 3, init=samples()), "params", 'lack initialized|lack offset .* "quantizer"'),
+        (vq(4, 3), STATE, r'lack codebook \[4, 3\] .* collection "params"'),
+    ],
+)
+def test_a_collection_that_is_missing_is_named(as_users, q, given, message):
+    layer, z = Quantize(q), jnp.ones((2, 3))
+    variables = layer.init(jax.random.key(0), z)
+    with pytest.raises(ValueError, match=message):
+        layer.apply({given: variables.get(given, {})}, z)

@@ -44,7 +44,8 @@ class Quantize(nn.Module):
             self.get_variable(STATE, "state", {}),
         )
         shapes = jax.eval_shape(self.quantizer.init, jax.random.key(0))
-        return tuple(complete(*pair) for pair in zip(found, shapes, strict=True))
+        names = '"params"', f'"{STATE}", of what data moves'
+        return tuple(complete(*three) for three in zip(found, shapes, names, strict=True))
 
     def __call__(
         self, z: Float[Array, "*rows D"], *, train: bool = False, mask=None, axis_name=None
@@ -75,9 +76,21 @@ def keys_from(source: str) -> Iterator[None]:
         raise ValueError(str(error).replace("key=", source, 1)) from None
 
 
-def complete(found: dict, shapes: dict) -> dict:
-    """`found` with the empty dicts that `shapes` has: files and Flax's collections drop them."""
-    return {
-        name: complete(found.get(name, {}), shape) if isinstance(shape, dict) else found[name]
-        for name, shape in shapes.items()
-    }
+def complete(found: dict, shapes: dict, collection: str) -> dict:
+    """`found` with the empty dicts that `shapes` has: files and Flax's collections drop them.
+
+    Raises:
+        ValueError: naming the collection and an array that it lacks.
+    """
+
+    def fill(name, shape):
+        if isinstance(shape, dict):
+            return complete(found.get(name, {}), shape, collection)
+        if name not in found:
+            raise ValueError(
+                f"the variables lack {name} {list(shape.shape)} of the quantizer in the collection"
+                f" {collection}; params and state of one model belong together"
+            )
+        return found[name]
+
+    return {name: fill(name, shape) for name, shape in shapes.items()}

@@ -13,7 +13,7 @@ from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid
 from vqvae_jax.scores import Codes, code_blocks, in_blocks, ordered
-from vqvae_jax.search import centred, check_shapes, first_of_least
+from vqvae_jax.search import centred, check_shapes, first_of_nearest
 
 
 @described
@@ -75,11 +75,10 @@ def nearest_in_bfloat16(
 
     def find(z):
         valid = is_valid(z) & some
-        y = jnp.where(valid[:, None], z - codes.centre, 0)
+        y = jnp.where(valid[:, None], codes.place(z)[0], 0)
         k = best_of_hands(y, code_blocks(codes.y, codes.half, z.shape[0], hands), hands)
-        distance = jnp.sum(jnp.square(z[:, None] - codes.e[k]), axis=-1)
-        distance = jnp.where(codes.half[k] < jnp.inf, distance, jnp.inf)
-        return jnp.where(valid, first_of_least(distance, k), -1)
+        k_nearest = first_of_nearest(z, codes.e[k], codes.half[k] < jnp.inf, k)
+        return jnp.where(valid, k_nearest, -1)
 
     return in_blocks(find, sg(z).astype(jnp.float32).reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
 
