@@ -183,8 +183,6 @@ MUTANTS = [
     Mutant("noise of JAX's own width", "float32 under jax_enable_x64", "quantizers/relaxed.py",
            "jax.random.gumbel(local_key(key, axis_name), logits.shape, jnp.float32)",
            "jax.random.gumbel(local_key(key, axis_name), logits.shape)", "tests/test_switches.py"),
-    Mutant("steps of JAX's own width", "float32 under jax_enable_x64", "masked_decoding.py",
-           "s.astype(jnp.float32) / steps", "s / steps", "tests/test_switches.py"),
     Mutant("codes not sent are a code", "-1 is not counted", "metrics.py",
            "(k >= 0).astype(jnp.float32), run", "(k >= -1).astype(jnp.float32), run", "tests/test_metrics.py"),
     Mutant("runs of one replica", "statistics are of the global batch", "metrics.py",
