@@ -147,10 +147,31 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
                 given[place] = enter(name, given[place])
             elif name in kwargs:
                 kwargs[name] = enter(name, kwargs[name])
-        return body(*given, **kwargs)
+        try:
+            return body(*given, **kwargs)
+        except Exception as error:
+            remedied = with_remedy(error)
+            if remedied is error:
+                raise
+            raise remedied from None
 
     entering.entered = entering  # type: ignore[attr-defined]
     return entering
+
+
+REMEDY = (
+    "arrays of Explicit mesh axes, as jax.make_mesh makes them by default: pass it"
+    " axis_types=(jax.sharding.AxisType.Auto,) for each axis, or call this function inside"
+    " jax.sharding.auto_axes(f, out_sharding=...)"
+)
+
+
+def with_remedy(error: Exception) -> Exception:
+    """The error; with what to do about it if it is one of JAX about Explicit axes of a mesh."""
+    of_axes = type(error).__name__ == "ShardingTypeError" or "not found in mesh" in str(error)
+    if not of_axes or REMEDY in str(error):
+        return error
+    return type(error)(f"{REMEDY} ({error})")
 
 
 def is_boundary(f: Callable) -> bool:

@@ -163,3 +163,26 @@ def test_a_video_is_halved_by_axis_and_trains():
     assert rec.indices.shape == (2, 8, 8, 8, 1) and rec.x.shape == x.shape
     assert call("detokenize", jnp.zeros((2, 8, 8, 8, 1), int)).shape == x.shape
     assert vj.from_json(vj.to_json(model)) == model
+
+
+EXPLICIT = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+SHARDED = jax.NamedSharding(EXPLICIT, jax.P("data"))
+
+
+def test_explicit_axes_of_a_mesh_work_or_the_error_says_what_to_do():
+    q = vj.ema_vq(5, 3)
+    params, state = q.init(KEY)
+    z = jax.random.normal(KEY, (8, 6, 3))
+    expected, _ = q.apply(params, state, z, train=True)
+
+    def train(z):
+        return q.apply(params, state, z, train=True)[0].indices
+
+    with jax.set_mesh(EXPLICIT):
+        sharded = jax.device_put(z, SHARDED)
+        with pytest.raises(Exception, match=r"axis_types=\(jax\.sharding\.AxisType\.Auto,\)"):
+            jax.jit(train)(sharded)
+        codes = jax.jit(jax.sharding.auto_axes(train, out_sharding=SHARDED))(sharded)
+        np.testing.assert_array_equal(codes, expected.indices)
+        with pytest.raises(Exception, match="auto_axes"):
+            jax.jit(lambda k: q.decode(params, state, k))(codes)

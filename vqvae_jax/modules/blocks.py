@@ -1,6 +1,7 @@
 """Encoders and decoders: the convolutional pair of the VQ-VAE paper, an MLP for plain vectors."""
 
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -221,7 +222,7 @@ class MLP(nn.Module):
     def check(self, x: Array) -> None:
         """Raises unless x is float, of the width that the module was made for at init."""
         check_float("x", x)
-        first = self.get_variable("params", "Dense_0", {})
+        first: Any = self.get_variable("params", "Dense_0", {})
         if "kernel" in first and x.shape[-1:] != first["kernel"].shape[:1]:
             width = first["kernel"].shape[0]
             raise ValueError(f"x must be [..., {width}] as at init, got shape {x.shape}")

@@ -1,6 +1,7 @@
 """What encoders and decoders take: ranks, channels, sides, dtypes, with errors that say so."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def check_float(name: str, x: Array) -> None:
 
 def spatial_axes(module: nn.Module) -> int | None:
     """How many spatial axes the parameters of an encoder or decoder are for; None before init."""
-    first = module.get_variable("params", "Conv_0", {})
+    first: Any = module.get_variable("params", "Conv_0", {})
     return first["kernel"].ndim - 2 if "kernel" in first else None
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -177,7 +177,8 @@ class VQVAE2(nn.Module):
             ValueError: if there is not one entry for each level, or the top is None.
         """
         check_given(z_q, len(self.quantizers))
-        d = z_q[0][..., :0]
+        top: Any = z_q[0]
+        d = top[..., :0]
         for level, (decoder, z_l) in enumerate(zip(self.decoders, z_q, strict=True)):
             missing = jnp.zeros((*d.shape[:-1], self.quantizers[level].dim), d.dtype)
             with in_words(f"level {level}", d if z_l is None else z_l):

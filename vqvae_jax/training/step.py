@@ -208,8 +208,8 @@ def valid_examples(
     An example is valid if it is finite and, given as floats, in the model's domain. Where the mask
     is of samples, those that it hides may be anything.
     """
-    x, mask = batch if isinstance(batch, Batch) else (batch, None)
-    mask = None if mask is None else jnp.asarray(mask)
+    x, given = batch if isinstance(batch, Batch) else (batch, None)
+    mask: Any = None if given is None else jnp.asarray(given)
     of_samples = mask is not None and mask.ndim > 1
     mask = spread(mask, x.shape[:-1]) if of_samples else mask
     floats = jnp.issubdtype(x.dtype, jnp.floating)
