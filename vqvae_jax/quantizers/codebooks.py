@@ -72,8 +72,7 @@ def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B00
     def edit(params, state, fn):
         return params, state | {"codebook": fn(state["codebook"])}
 
-    facts = {"learnt": False, "draws": False, "edit": edit}
-    return Codebook(init_fn, codes, unmoved, unmoved, size, dim, **facts)
+    return Codebook(init_fn, codes, unmoved, unmoved, size, dim, False, False, edit=edit)
 
 
 @described
@@ -135,8 +134,7 @@ def learnt(
         return params | {"codebook": e}, {name: anew[name] for name in state}
 
     first, after = begin if init.fit else unmoved, update if revive else unmoved
-    facts = {"learnt": True, "draws": moved_by_data, "edit": edit}
-    return Codebook(init_fn, codes, first, after, size, dim, **facts)
+    return Codebook(init_fn, codes, first, after, size, dim, True, moved_by_data, edit=edit)
 
 
 @described
@@ -215,9 +213,8 @@ def averaged(
             "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
         }
 
-    first = begin if init.fit else unmoved
-    facts = {"learnt": False, "draws": bool(init.fit or revive), "edit": edit}
-    return Codebook(init_fn, codes, first, update, size, dim, **facts)
+    first, draws = begin if init.fit else unmoved, bool(init.fit or revive)
+    return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws, edit=edit)
 
 
 def put_in(state: dict, own: Bool[Array, "K"]) -> dict:

@@ -152,6 +152,7 @@ def lookup_quantizer(
         return lookup(codebook.codes(params, state), indices[..., 0], codebook.shards)
 
     def edit(params, state, fn, stream):
+        assert codebook.edit is not None
         return codebook.edit(params, state, fn)
 
     return Quantizer(

@@ -101,8 +101,8 @@ def gumbel_vq(
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
         return finish(z, rows, k, quantized, losses, axis_name), state
 
-    facts = {"stochastic": True, "edit": edit_codebook}
-    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), **facts)
+    decode = decode_codebook(size)
+    return Quantizer(init_fn, apply, decode, dim, (size,), stochastic=True, edit=edit_codebook)
 
 
 @described
@@ -168,8 +168,8 @@ def sqvae(
         out = finish(z, rows, k, z_q, losses, axis_name)
         return out._replace(metrics=out.metrics | {"variance": sg(0.5 / precision)}), state
 
-    facts = {"stochastic": True, "edit": edit_codebook}
-    return Quantizer(init_fn, apply, decode_codebook(size), dim, (size,), **facts)
+    decode = decode_codebook(size)
+    return Quantizer(init_fn, apply, decode, dim, (size,), stochastic=True, edit=edit_codebook)
 
 
 def finish(z, rows: Rows, k, quantized, losses, axis_name) -> Output:

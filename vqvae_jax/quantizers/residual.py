@@ -159,8 +159,8 @@ def repeat(
     def edit(params, state, fn, stream):
         i, stream = divmod(stream, len(q.vocab))
         stacked = jax.tree.map(jnp.asarray, (params, state))
-        own = jax.tree.map(lambda a: a[i], stacked)
-        new = edit_codes(q, *own, fn, stream)
+        own, own_state = jax.tree.map(lambda a: a[i], stacked)
+        new = edit_codes(q, own, own_state, fn, stream)
         return jax.tree.map(lambda a, x: a.at[i].set(x), stacked, new)
 
     stochastic = dropout is not None or q.stochastic

@@ -53,6 +53,7 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
             new = fn(jax.lax.all_gather(e, axis_name, tiled=True))
             return jax.lax.dynamic_slice_in_dim(new, jax.lax.axis_index(axis_name) * len(e), len(e))
 
+        assert codebook.edit is not None
         return codebook.edit(params, state, part)
 
     return dataclasses.replace(

@@ -51,6 +51,7 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
         return moved(codebook.update, params, state, key, rows, k, axis_name) | own
 
     def edit_both(params, state, fn):
+        assert put is not None and codebook.edit is not None
         own_params, own_state, e = put(fn(codes(params, state, below(params, state))))
         inner = codebook.edit(params["inner"], state["inner"], lambda _: e)
         return params | {"inner": inner[0]} | own_params, state | {"inner": inner[1]} | own_state
