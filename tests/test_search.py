@@ -437,7 +437,10 @@ def test_the_nearest_code_at_any_scale(find, row, spread, offset, far, seed):
     assert (k >= 0).all() and (got <= least * (1 + (5 + 8) * 2.0**-22) + lost).all()
 
 
-@pytest.mark.parametrize("find", [by_scores, vj.nearest_in_bfloat16, vj.nearest], ids=str)
+FINDERS = {"scores": by_scores, "bfloat16": vj.nearest_in_bfloat16, "nearest": vj.nearest}
+
+
+@pytest.mark.parametrize("find", FINDERS.values(), ids=FINDERS)
 def test_a_power_of_two_changes_no_code(find):
     z, e = np.random.default_rng(0).normal(size=(2, 64, 7)).astype(np.float32)
     codes = [find(jnp.asarray(z * s), jnp.asarray(e * s)) for s in (1, 2.0**-100, 2.0**40)]
