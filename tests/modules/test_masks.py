@@ -223,6 +223,13 @@ def test_modules_whose_calls_take_no_mask_see_zeros():
     rec = m.apply(v, jnp.where(MASK[..., None], SIGNALS, jnp.nan), mask=MASK)
     equal(rec.indices[..., 0] >= 0, MASK)
     assert np.isfinite(rec.x).all() and np.isfinite(rec.loss)
+    padded = jnp.where(MASK[..., None], SIGNALS, jnp.nan)
+
+    def loss(v):
+        rec = m.apply(v, padded, mask=MASK)
+        return rec.loss + jnp.sum(jnp.where(MASK[..., None], rec.x, 0))
+
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(v)))
 
 
 def test_masks_that_fit_nothing_are_named(as_users):

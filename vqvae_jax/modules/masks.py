@@ -110,7 +110,8 @@ def within(
 
 
 def masked(module, x: Float[Array, "B *shape"], mask) -> Float[Array, "B *other"]:
-    """module(x, mask), or module(x) if there is no mask or the module's call takes none."""
-    if mask is None or "mask" not in inspect.signature(module.__call__).parameters:
+    """module(x, mask), or module(x) if its call takes no mask: x is 0 where the mask is."""
+    if mask is None:
         return module(x)
-    return module(x, mask=mask)
+    options = {"mask": mask} if "mask" in inspect.signature(module.__call__).parameters else {}
+    return module(within(x, mask), **options)
