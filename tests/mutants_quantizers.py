@@ -97,12 +97,19 @@ FAMILIES = [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
-    ("codes put in by hand", Q + "codebooks.py", T + "test_handmade.py", [
+    ("codes written by hand", Q + "lookups.py", T + "test_handmade.py", [
+        ("codes written by hand are undone", "by_hand = by_hand & rows.some", "by_hand = by_hand & False"),
+        ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
+    ]),
+    ("codes written by hand", Q + "averages.py", T + "test_handmade.py", [
+        ("sums written by hand not believed", "& is_valid(e) & ~fits", "& is_valid(e)"),
         ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
         ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
         ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),
-        ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
         ("still to be debiased", '"weight": jnp.ones((), jnp.float32)', '"weight": state.get("weight")'),
+    ]),
+    ("codes put in by hand", Q + "codebooks.py", T + "test_handmade.py", [
+        ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
     ]),
     ("codes put in at a stream", Q + "composition.py", T + "test_handmade.py", [
         ("stream of the whole", "stream -= len(q.vocab)", "pass"),

@@ -121,7 +121,7 @@ def test_arguments_out_of_range_are_named(as_users, name):
 def test_rows_that_do_not_fit_are_named(as_users):
     with pytest.raises(ValueError, match=r"z must be \[\.\.\., 8\], got shape \(2, 7\)"):
         T.encode(STATE, jnp.ones((2, 7)))
-    with pytest.raises(TypeError, match="float array"):
+    with pytest.raises(TypeError, match="must be float, got int32"):
         T.encode(STATE, jnp.ones((2, 8), int))
     with pytest.raises(ValueError, match="mask must have the shape"):
         T.encode(STATE, jnp.ones((2, 8)), jnp.ones(3))

@@ -63,6 +63,8 @@ from vqvae_jax.quantizers.approximate import in_bfloat16 as in_bfloat16
 from vqvae_jax.quantizers.approximate import nearest_in_bfloat16 as nearest_in_bfloat16
 from vqvae_jax.quantizers.assignments import sampled as sampled
 from vqvae_jax.quantizers.assignments import sinkhorn as sinkhorn
+from vqvae_jax.quantizers.averages import ema_update as ema_update
+from vqvae_jax.quantizers.averages import laplace_smoothing as laplace_smoothing
 from vqvae_jax.quantizers.base import RNG as RNG
 from vqvae_jax.quantizers.base import STATE as STATE
 from vqvae_jax.quantizers.base import Output as Output
@@ -72,9 +74,7 @@ from vqvae_jax.quantizers.binary import bsq as bsq
 from vqvae_jax.quantizers.binary import lfq as lfq
 from vqvae_jax.quantizers.codebooks import Codebook as Codebook
 from vqvae_jax.quantizers.codebooks import averaged as averaged
-from vqvae_jax.quantizers.codebooks import ema_update as ema_update
 from vqvae_jax.quantizers.codebooks import fixed as fixed
-from vqvae_jax.quantizers.codebooks import laplace_smoothing as laplace_smoothing
 from vqvae_jax.quantizers.codebooks import learnt as learnt
 from vqvae_jax.quantizers.combinators import normalize as normalize
 from vqvae_jax.quantizers.combinators import project as project

@@ -76,7 +76,7 @@ def test_linen_gives_values_gradients_and_state_of_apply(quantizer):
 
 def test_variables_lie_where_the_documentation_says():
     assert (STATE, RNG) == ("quantizer", "quantize")
-    shapes = {"codebook": (4, 3), "counts": (4,), "sums": (4, 3)}
+    shapes = {"codebook": (4, 3), "counts": (4,), "sums": (4, 3), "written": (4, 3)}
     both = jax.eval_shape(Quantize(QUANTIZERS[0]).init, KEY, Z)
     assert jax.tree.map(jnp.shape, both["params"]) == {"weights": {"codebook": (4, 3)}}
     assert set(both[STATE]["state"]) == {"offset", "counts"}

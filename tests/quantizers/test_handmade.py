@@ -25,24 +25,76 @@ def train(q, params, state, z):
     return q.apply(params, state, jnp.asarray(z), train=True, key=KEY)
 
 
+def write(q, params, state, codes):
+    """What people do who know of no `set_codes`."""
+    return params, state | {"codebook": jnp.asarray(codes)}
+
+
 @pytest.mark.parametrize(
     "init", [vj.normal(), vj.zero_debiased(vj.normal()), vj.kmeans(2)], ids=["", "debiased", "fit"]
 )
 @pytest.mark.parametrize("steps", [0, 2])
-def test_averages_go_on_from_codes_put_in(init, steps):
+@pytest.mark.parametrize("put", [vj.set_codes, write], ids=["set_codes", "written"])
+def test_averages_go_on_from_codes_put_in(init, steps, put):
     """Against float64: each code has the mean count, and the sum that belongs to it."""
     q = vj.ema_vq(6, 3, 0.9, init=init)
     params, state = q.init(KEY)
     for z in Z[:steps]:
         state = train(q, params, state, z)[1]
     mean = np.mean(state["counts"]) / state.get("weight", 1) if steps else 1
-    params, state = vj.set_codes(q, params, state, E)
+    params, state = put(q, params, state, E)
     expected = E, np.full(6, mean), mean * E
     for z in Z[2:]:
         expected = ref.ema_step(z, *map(ref.f64, expected), 0.9)
         state = train(q, params, state, z)[1]
         for name, value in zip(("codebook", "counts", "sums"), expected, strict=True):
             np.testing.assert_allclose(state[name], value, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "around", [lambda q: q, lambda q: vj.repeat(q, 2), lambda q: vj.heads(q, 2)], ids=str
+)
+@pytest.mark.parametrize("decay", [0.9, 0.5])
+def test_one_code_written_by_hand_is_averaged_on_and_the_others_as_before(around, decay):
+    inner = vj.ema_vq(6, 3, decay, **SEEDED)
+    q = around(inner)
+    params, state = q.init(KEY)
+    z = np.tile(Z, q.dim // 3)
+    state = train(q, params, state, z[0])[1]
+    new = jax.jit(lambda s, z: train(q, params, s, z)[1])
+    written = state | {"codebook": state["codebook"].at[..., 2, :].set(50.0)}  # chosen by no row
+    before, after = new(state, z[1]), new(written, z[1])
+    np.testing.assert_allclose(after["codebook"][..., 2, :], 50.0, rtol=1e-5)
+    mean = np.mean(state["counts"], axis=-1)
+    np.testing.assert_allclose(after["counts"][..., 2], decay * mean, rtol=1e-5)
+    rest = np.arange(6) != 2
+    hits = (np.asarray(before["counts"]) - decay * np.asarray(state["counts"]))[..., 2]
+    if not np.any(np.abs(hits) > 1e-4):  # then the other codes have the rows that they had
+        np.testing.assert_allclose(
+            after["sums"][..., rest, :], before["sums"][..., rest, :], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_counts_and_sums_that_are_written_too_are_taken_as_they_are():
+    q = vj.ema_vq(6, 3, 0.9)
+    params, state = q.init(KEY)
+    counts = np.arange(1, 7, dtype=np.float32)
+    own = {"codebook": E, "counts": counts, "sums": counts[:, None] * E}
+    expected = ref.ema_step(Z[0], *map(ref.f64, own.values()), 0.9)
+    new = train(q, params, state | {k: jnp.asarray(v) for k, v in own.items()}, Z[0])[1]
+    for name, value in zip(own, expected, strict=True):
+        np.testing.assert_allclose(new[name], value, 1e-5, 1e-6)
+
+
+def test_codes_that_were_never_fitted_warn():
+    q = vj.project(vj.vq(6, 3, init=vj.kmeans(2)), 4)
+    params, state = q.init(KEY)
+    z = jnp.ones((9, 4))
+    with pytest.warns(UserWarning, match="never fitted to a first batch"):
+        q.decode(params, state, [[0]])
+    with pytest.warns(UserWarning, match="never fitted to a first batch"):
+        q.apply(params, state, z)
+    q.apply(params, train(q, params, state, z)[1], z)
 
 
 @pytest.mark.parametrize("make", [vj.vq, vj.ema_vq])

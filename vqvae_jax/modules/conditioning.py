@@ -133,7 +133,7 @@ class GlobalCondition(nn.Module):
             row = jnp.where(told, label, self.classes)  # the last row: not told
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
-        if self.metadata:
+        if self.metadata and condition.metadata is not None:  # `check_condition` saw to it
             numbers = condition.metadata.astype(jnp.float32)
             parts.append(nn.Dense(self.width, name="metadata")(numbers)[:, None])
         return jnp.concatenate(parts, axis=1)

@@ -39,7 +39,7 @@ class QuantizeNNX(nnx.Module):
         >>> layer(jnp.ones((2, 4))).indices.shape  # changes nothing
         (2, 1)
         >>> sorted(layer.state)
-        ['codebook', 'counts', 'initialized', 'sums']
+        ['codebook', 'counts', 'initialized', 'sums', 'written']
     """
 
     def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):

@@ -23,7 +23,7 @@ class Quantize(nn.Module):
         >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 4)))
         >>> out, new = layer.apply(variables, jnp.ones((2, 4)), train=True, mutable=[STATE])
         >>> out.indices.shape, sorted(new[STATE]["state"])
-        ((2, 1), ['codebook', 'counts', 'sums'])
+        ((2, 1), ['codebook', 'counts', 'sums', 'written'])
     """
 
     quantizer: Quantizer

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.describe import Described, described
+from vqvae_jax.quantizers.averages import by_hand, ema_update, laplace_smoothing, put_in
 from vqvae_jax.quantizers.base import Number, check_range, check_size
 from vqvae_jax.quantizers.inits import Init, uniform
 from vqvae_jax.quantizers.revive import Revive, find_dead
@@ -36,6 +37,8 @@ class Codebook(Described):
         shards: the mesh axis that `codes` are sharded over: then they are this device's part.
         edit: `(params, state, fn) -> (params, state)`: the codes e become fn(e), and no first batch
             replaces them; None where they are computed from what has no room for any codes.
+        adopt: `state -> (whether codes in it were written by hand, the state that goes with them)`;
+            None where codes are all that is kept, or nobody could tell.
     """
 
     init: Callable[..., tuple[dict, dict]]
@@ -48,6 +51,7 @@ class Codebook(Described):
     draws: bool
     shards: AxisName = None
     edit: Callable[..., tuple[dict, dict]] | None = None
+    adopt: Callable[..., tuple[Array, dict]] | None = None
 
 
 @boundary  # as records of it hold it: `mapped` looks for this very function
@@ -152,7 +156,9 @@ def averaged(
     With n_j rows of sum m_j chosen for code j in the batch: N_j <- decay N_j + (1 - decay) n_j,
     M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j (arXiv:1711.00937, appendix A.1), where
     N' is N after `laplace_smoothing`. A code that received no row keeps its value. The state holds
-    "codebook", "counts" N and "sums" M; params are empty.
+    "codebook", "counts" N, "sums" M, and "written", the codebook as the last update left it: where
+    state["codebook"] is another one, its codes were put in by hand, and training goes on from them
+    as after `set_codes`. A state without "written" is taken as it is. Params are empty.
 
     Args:
         size: K.
@@ -169,6 +175,7 @@ def averaged(
         codebook = init.codes(key, size, dim)
         counts = jnp.zeros(size, jnp.float32) if init.zero_debiased else jnp.ones(size, jnp.float32)
         state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
+        state["written"] = jnp.copy(codebook)  # a buffer of its own, which may be donated
         initialized = {"initialized": jnp.array(False)} if init.fit else {}
         weight = {"weight": jnp.zeros((), jnp.float32)} if init.zero_debiased else {}
         return {}, state | initialized | weight
@@ -181,7 +188,7 @@ def averaged(
         return params, put_in(state | {"codebook": e}, jnp.ones(len(e), bool))
 
     def begin(params, state, key, rows, axis_name):
-        initialized = state["initialized"]
+        initialized = state["initialized"] | jnp.any(by_hand(state, eps))
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
         return state | {"codebook": e, "sums": sums, "initialized": initialized | rows.some}
@@ -199,7 +206,9 @@ def averaged(
         e = sums / laplace_smoothing(counts, eps * weight)[:, None]
         e = jnp.where(counts[:, None] > 0, e, 0)  # not 0 / 0, should eps be 0
         new["codebook"] = jnp.where(moved[:, None], e, state["codebook"])
-        return state | reseed(new, key, rows, hits, axis_name)
+        new = reseed(new, key, rows, hits, axis_name)
+        new["written"] = new["codebook"]
+        return {name: new.get(name, value) for name, value in state.items()}
 
     def reseed(new, key, rows, hits, axis_name):
         if revive is None:
@@ -213,49 +222,22 @@ def averaged(
             "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
         }
 
-    first, draws = begin if init.fit else unmoved, bool(init.fit or revive)
-    return Codebook(init_fn, codes, first, update, size, dim, learnt=False, draws=draws, edit=edit)
+    def adopt(state):
+        own = by_hand(state, eps)
+        return jnp.any(own), put_in(state, own)
 
-
-def put_in(state: dict, own: Bool[Array, "K"]) -> dict:
-    """The state of an `averaged` codebook after codes were put in: its averages are theirs too.
-
-    N_j = mean N, M_j = N_j e_j, so that M_j / N'_j = e_j. Averages that began at 0 are corrected
-    for it once and for all; no first batch is waited for.
-    """
-    e, weight = state["codebook"], state.get("weight", 1)
-    counts, sums = (state[name] / jnp.where(weight > 0, weight, 1) for name in ("counts", "sums"))
-    mean = jnp.where(jnp.any(counts > 0), jnp.mean(counts), 1)
-    new = {
-        "counts": jnp.where(own, mean, counts),
-        "sums": jnp.where(own[:, None], mean * e, sums),
-        "weight": jnp.ones((), jnp.float32),
-        "initialized": jnp.array(True),
-    }
-    return {name: new.get(name, value) for name, value in state.items()}
-
-
-@boundary
-def ema_update(average: Array, value: Number, decay: Number) -> Array:
-    """decay * average + (1 - decay) * value.
-
-    Example:
-        >>> ema_update(jnp.ones(2), 3.0, decay=0.75)
-        Array([1.5, 1.5], dtype=float32)
-    """
-    return decay * average + (1 - decay) * value
-
-
-@boundary
-def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Array, "K"]:
-    """N'_j = (N_j + eps) / (N + K eps) N with N = sum_j N_j: no count is 0, their sum stays.
-
-    Example:
-        >>> laplace_smoothing(jnp.array([3.0, 1.0, 0.0]), eps=1.0)
-        Array([2.2857144, 1.1428572, 0.5714286], dtype=float32)
-    """
-    total = jnp.sum(counts)
-    return (counts + eps) / (total + counts.size * eps) * total
+    return Codebook(
+        init_fn,
+        codes,
+        begin if init.fit else unmoved,
+        update,
+        size,
+        dim,
+        learnt=False,
+        draws=bool(init.fit or revive),
+        edit=edit,
+        adopt=adopt,
+    )
 
 
 def first_fit(

@@ -1,11 +1,14 @@
 """Quantizers with a codebook: codes, a rule of choice, losses and a gradient, put together."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
@@ -143,12 +146,21 @@ def lookup_quantizer(
             quantized.astype(z.dtype), k[..., None], losses(found), measure(found, codebook.shards)
         )
         if not train:
+            warn_unless_fitted(state)
             return out, state
-        new = codebook.update(params, start, key_revive, rows, k, axis_name)
-        return out, choose(rows.some, new, state)
+        update = partial(codebook.update, params)
+        draw = key_revive, rows, k, axis_name
+        new = choose(rows.some, update(start, *draw), state)
+        if codebook.adopt is None:
+            return out, new
+        # Codes written by hand take a second update: on the usual way no bit depends on it.
+        by_hand, adopted = codebook.adopt(state)
+        by_hand = by_hand & rows.some
+        return out, jax.lax.cond(by_hand, lambda: update(adopted, *draw), lambda: new)
 
     def decode(params, state, indices):
         check_indices(indices, (size,))
+        warn_unless_fitted(state)
         return lookup(codebook.codes(params, state), indices[..., 0], codebook.shards)
 
     def edit(params, state, fn, stream):
@@ -158,6 +170,21 @@ def lookup_quantizer(
     return Quantizer(
         codebook.init, apply, decode, dim, (size,), stochastic, edit if codebook.edit else None
     )
+
+
+def warn_unless_fitted(state: dict) -> None:
+    """Warns of codes that still wait for a first batch, where the state is known (not in `jit`).
+
+    So params that are restored without their state don't decode to other codes in silence.
+    """
+    flag = state.get("initialized")
+    if flag is None and "inner" in state:
+        return warn_unless_fitted(state["inner"])
+    if flag is not None and not isinstance(flag, jax.core.Tracer) and not np.all(np.asarray(flag)):
+        warnings.warn(
+            "the codebook was never fitted to a first batch: train it, or restore its state too",
+            stacklevel=2,
+        )
 
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:

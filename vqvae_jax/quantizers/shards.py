@@ -3,11 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.codebooks import Codebook
-from vqvae_jax.reductions import in_shard
+from vqvae_jax.reductions import in_shard, pmax
 
 
 @described
@@ -56,6 +57,11 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         assert codebook.edit is not None
         return codebook.edit(params, state, part)
 
+    def adopt(state):
+        assert codebook.adopt is not None
+        by_hand, adopted = codebook.adopt(state)
+        return pmax(by_hand.astype(jnp.int32), axis_name) > 0, adopted  # all devices the same way
+
     return dataclasses.replace(
         codebook,
         call=None,
@@ -65,4 +71,5 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         size=n * codebook.size,
         shards=axis_name,
         edit=edit if codebook.edit else None,
+        adopt=adopt if codebook.adopt else None,
     )

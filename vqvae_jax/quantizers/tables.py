@@ -15,8 +15,9 @@ from jax.lax import stop_gradient as sg
 
 from vqvae_jax.describe import Described, described
 from vqvae_jax.estimators import unit
+from vqvae_jax.quantizers.averages import ema_update
 from vqvae_jax.quantizers.base import Number, check_range, check_size
-from vqvae_jax.quantizers.codebooks import Codebook, ema_update, unmoved
+from vqvae_jax.quantizers.codebooks import Codebook, unmoved
 from vqvae_jax.reductions import row_mean
 
 
@@ -56,10 +57,16 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
         inner = codebook.edit(params["inner"], state["inner"], lambda _: e)
         return params | {"inner": inner[0]} | own_params, state | {"inner": inner[1]} | own_state
 
+    def adopt_below(state):
+        assert codebook.adopt is not None
+        by_hand, inner = codebook.adopt(state["inner"])
+        return by_hand, state | {"inner": inner}
+
     return dataclasses.replace(
         codebook,
         call=None,
         init=init_both,
+        adopt=adopt_below if codebook.adopt else None,
         edit=edit_both if put and codebook.edit else None,
         codes=lambda params, state: codes(params, state, below(params, state)),
         begin=lambda *args: moved(codebook.begin, *args),
