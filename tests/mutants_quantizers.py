@@ -187,11 +187,11 @@ FAMILIES = [
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
     ("approximate", Q + "approximate.py", T + "test_approximate.py", [
-        ("bfloat16: candidates not compared", "first_of_least(distance, k), -1)", "first_of_least(-distance, k), -1)"),
+        ("bfloat16: candidates not compared", "return jnp.where(valid, k_nearest, -1)", "return jnp.where(valid, k[:, -1], -1)"),
         ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
-        ("bfloat16: NaN code is a candidate", "distance = jnp.where(codes.half[k] < jnp.inf, distance, jnp.inf)", ""),
+        ("bfloat16: NaN code is a candidate", "codes.half[k] < jnp.inf, k)", "codes.half[k] <= jnp.inf, k)"),
         ("bfloat16: the first block alone", "wins = best < found[0]", "wins = (best < found[0]) & (block.first == 0)"),
-        ("bfloat16: not centred", "z - codes.centre, 0)", "z, 0)"),
+        ("bfloat16: not centred", "codes.place(z)[0], 0)", "z * codes.scale, 0)"),
     ]),
     ("terms", Q + "terms.py", T + "test_terms.py", [
         ("orthogonal: mean over codes", "/ some**2 - 1 / some", "/ some**2 - 1"),
