@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 ROUNDS = 4  # of a Feistel network: as many as make it look random (Luby and Rackoff, 1988)
-ODD = np.uint64(0xD6E8FEB86659FD93)  # of a mixer of 64 bits by M. Rettich and T. Mulvey
+ODD = np.uint64(0xD6E8FEB86659FD93)  # the constant of the mixer known as degski64
 
 
 def shuffled(
