@@ -16,7 +16,7 @@ CODE = """
 import sys, flax.linen, flax.nnx  # what flax brings itself does not count
 before = set(sys.modules)
 import vqvae_jax
-quantizer = vqvae_jax.ema_vq(8, 4, init=vqvae_jax.kmeans(), revive=vqvae_jax.underused())
+quantizer = vqvae_jax.ema_vq(8, 64, init=vqvae_jax.kmeans(), revive=vqvae_jax.underused())
 model = vqvae_jax.VQVAE(vqvae_jax.Encoder(), quantizer, vqvae_jax.Decoder())
 heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL", "tyro", "rich", "grain"}
 new = {name.split(".")[0] for name in set(sys.modules) - before}

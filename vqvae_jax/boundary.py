@@ -90,8 +90,10 @@ def arrays(name: str, x: Any) -> Any:
 def trees(name: str, x: Any) -> Any:
     """Dicts of arrays, where they are NumPy's (as in a loaded model) with JAX's in their place.
 
-    A tracer can't index the others.
+    A tracer can't index the others. Without any, it is x itself: eval mode returns its very state.
     """
+    if not any(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(x)):
+        return x
     return jax.tree.map(lambda a: known(a) if isinstance(a, np.ndarray | np.generic) else a, x)
 
 

@@ -124,7 +124,7 @@ def test_what_is_masked_and_whose_label_is_dropped_are_independent():
         return jnp.where(masked, -1, codes), jnp.ones(codes.shape, bool)
 
     class Witness:
-        vocab = (3,)
+        vocab, classes = (3,), made.MASKED.classes
 
         def apply(self, variables, codes, condition, **options):
             found.append(np.stack([codes[:, 0] < 0, condition.label < 0]))

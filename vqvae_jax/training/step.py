@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
-from vqvae_jax.boundary import boundary, under_defaults
+from vqvae_jax.boundary import arrays, boundary, under_defaults
 from vqvae_jax.data.domain import Domain, admit, inside
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.losses import check_same_shape
@@ -209,6 +209,7 @@ def valid_examples(
     is of samples, those that it hides may be anything.
     """
     x, given = batch if isinstance(batch, Batch) else (batch, None)
+    x = arrays("x", x)
     mask: Any = None if given is None else jnp.asarray(given)
     of_samples = mask is not None and mask.ndim > 1
     mask = spread(mask, x.shape[:-1]) if of_samples else mask
