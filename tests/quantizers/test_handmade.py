@@ -1,5 +1,7 @@
 """Codes put in by hand, trained on from there; the law for all quantizers is `law_put_in`."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +96,10 @@ def test_codes_that_were_never_fitted_warn():
         q.decode(params, state, [[0]])
     with pytest.warns(UserWarning, match="never fitted to a first batch"):
         q.apply(params, state, z)
-    q.apply(params, train(q, params, state, z)[1], z)
+    with warnings.catch_warnings():  # nor does what was fitted, nor the init of a Flax module
+        warnings.simplefilter("error")
+        q.apply(params, train(q, params, state, z)[1], z)
+        vj.Quantize(q).init(KEY, z)
 
 
 @pytest.mark.parametrize("make", [vj.vq, vj.ema_vq])

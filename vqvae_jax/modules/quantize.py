@@ -1,5 +1,6 @@
 """`Quantize`: any quantizer as a Flax Linen module."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,7 +55,9 @@ class Quantize(nn.Module):
         train = train and not self.is_initializing()
         key = self.make_rng(RNG) if train and self.has_rng(RNG) else None
         params, state = self.tree()
-        with keys_from(f'rngs={{"{RNG}": key}}'):
+        with keys_from(f'rngs={{"{RNG}": key}}'), warnings.catch_warnings():
+            if self.is_initializing():  # no code can be fitted yet
+                warnings.filterwarnings("ignore", "the codebook was never fitted")
             out, new = self.quantizer.apply(
                 params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
             )
