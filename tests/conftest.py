@@ -8,6 +8,9 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 
+# doctest, before Python 3.12, takes the last line for the error: it would be JAX's note on frames.
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
+
 # Most of the time goes into compiling: workers and subprocesses share what one has compiled.
 OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if OWN_CACHE:
