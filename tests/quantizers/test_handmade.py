@@ -54,7 +54,9 @@ def test_averages_go_on_from_codes_put_in(init, steps, put):
 
 
 @pytest.mark.parametrize(
-    "around", [lambda q: q, lambda q: vj.repeat(q, 2), lambda q: vj.heads(q, 2)], ids=str
+    "around",
+    [lambda q: q, lambda q: vj.repeat(q, 2), lambda q: vj.heads(q, 2)],
+    ids=["alone", "repeat", "heads"],
 )
 @pytest.mark.parametrize("decay", [0.9, 0.5])
 def test_one_code_written_by_hand_is_averaged_on_and_the_others_as_before(around, decay):
