@@ -133,7 +133,7 @@ def vector(weights: Weights, config: Config) -> Imported:
             "expected embed and embed_avg [H, K, D] and cluster_size [H, K], got"
             f" {codebook.shape}, {sums.shape} and {counts.shape}"
         )
-    arrays = {"codebook": codebook, "counts": counts, "sums": sums}
+    arrays = {"codebook": codebook, "counts": counts, "sums": sums, "written": codebook}
     _, size, dim = codebook.shape
     heads = [
         fill(make_vector(size, dim, config), {name: a[h] for name, a in arrays.items()})

@@ -102,7 +102,7 @@ FAMILIES = [
         ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
     ]),
     ("codes written by hand", Q + "averages.py", T + "test_handmade.py", [
-        ("sums written by hand not believed", "& is_valid(e) & ~fits", "& is_valid(e)"),
+        ("sums written by hand not believed", "return own & ~fits(counts) & ~fits(smoothed)", "return own"),
         ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
         ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
         ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),

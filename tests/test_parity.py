@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference as ref
 
-from vqvae_jax import code_counts, ema_vq, uniform, usage, vq, zero_debiased
+from vqvae_jax import code_counts, ema_vq, given, uniform, usage, vq, zero_debiased
 
 BETAS = pytest.mark.parametrize("i", [0, 1])  # the golden gradients are those of two betas
 
@@ -57,8 +57,8 @@ def test_haiku_vector_quantizer(i):
 def test_haiku_moving_averages():
     g = golden("haiku_ema")
     size, dim = g["codebook"].shape
-    q = ema_vq(size, dim, 0.9, eps=1e-5, beta=0.25, init=zero_debiased(uniform()))
-    state = q.init(jax.random.key(0))[1] | {"codebook": jnp.asarray(g["codebook"])}
+    q = ema_vq(size, dim, 0.9, eps=1e-5, beta=0.25, init=zero_debiased(given(g["codebook"])))
+    state = q.init(jax.random.key(0))[1]
     out, states = run_ema(q, state, g["batches"])
     np.testing.assert_array_equal(out.indices[..., 0], g["indices"])
     close(out.losses["commitment"], g["loss"])

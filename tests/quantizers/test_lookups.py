@@ -119,7 +119,8 @@ def test_whatever_draws_has_a_key_of_its_own():
         seen.append(key)
         return z_q
 
-    codebook = dataclasses.replace(base, begin=recorded(base.begin), update=recorded(base.update))
+    once = {"begin": recorded(base.begin), "update": recorded(base.update), "adopt": None}
+    codebook = dataclasses.replace(base, **once)
     assign = vj.Assignment(choose, stochastic=True)
     q = lookup_quantizer(codebook, lambda found: {}, surrogate, assign=assign)
     q.apply(*q.init(KEY), jnp.asarray(Z), train=True, key=KEY)

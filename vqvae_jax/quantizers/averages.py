@@ -11,13 +11,19 @@ from vqvae_jax.reductions import is_valid
 def by_hand(state: dict, eps: Number) -> Bool[Array, "K"]:
     """Which codes of an `averaged` codebook were written by hand, their sums left as they were.
 
-    Those that are finite, other than the last update left them, and not M_j / N'_j either: whoever
-    writes counts and sums too, as from a checkpoint of another library, is taken at his word.
+    Those that are finite, other than the last update left them, and neither M_j / N_j nor
+    M_j / N'_j: whoever writes counts and sums too, as from a checkpoint of another library, is
+    taken at his word.
     """
-    e, sums = state["codebook"], state["sums"]
-    smoothed = laplace_smoothing(state["counts"], eps * state.get("weight", 1))[:, None] * e
-    fits = jnp.all(jnp.abs(sums - smoothed) <= 1e-3 * jnp.abs(smoothed), axis=-1)
-    return jnp.any(e != state.get("written", e), axis=-1) & is_valid(e) & ~fits
+    e, counts, sums = state["codebook"], state["counts"], state["sums"]
+    smoothed = laplace_smoothing(counts, eps * state.get("weight", 1))
+
+    def fits(n):
+        off = jnp.abs(sums - n[:, None] * e)
+        return (n > 0) & jnp.all(off <= 1e-3 * jnp.abs(n[:, None] * e), axis=-1)
+
+    own = jnp.any(e != state.get("written", e), axis=-1) & is_valid(e)
+    return own & ~fits(counts) & ~fits(smoothed)
 
 
 def put_in(state: dict, own: Bool[Array, "K"]) -> dict:

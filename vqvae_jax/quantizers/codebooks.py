@@ -189,9 +189,10 @@ def averaged(
 
     def begin(params, state, key, rows, axis_name):
         initialized = state["initialized"] | jnp.any(by_hand(state, eps))
+        some = state["initialized"] | rows.some  # the same on all shards
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
-        return state | {"codebook": e, "sums": sums, "initialized": initialized | rows.some}
+        return state | {"codebook": e, "sums": sums, "initialized": some}
 
     def update(params, state, key, rows, k, axis_name):
         hits = sum_by_code(rows.weights, k, size, axis_name)
