@@ -175,7 +175,7 @@ def versions() -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """Of an installed package; "not installed" of others, as one run from its folder may be."""
+    """The version of a package, or "not installed", as where this one is run from its folder."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

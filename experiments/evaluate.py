@@ -59,7 +59,7 @@ class Config:
 
 
 class Measured(NamedTuple):
-    """What is measured of each example of a batch."""
+    """The measurements of each example of a batch."""
 
     valid: Bool[Array, "B"]  # real, finite and in the domain of the model
     error: Float[Array, "B"]

@@ -1,4 +1,4 @@
-"""What kind of data a run has: its words, its range, and what must be asked before training.
+"""Kinds of data that a run may have: its words, its range, and what must be asked before training.
 
     [N, C] vectors   [N, T, C] signals   [N, D, H, W, C] volumes
     [N, H, W, C] pictures, of 1, 3 or 4 channels, uint8 or floats from -0.5 to 0.5; else fields
@@ -41,7 +41,7 @@ SAMPLE = 1000  # records that are decoded to look at them
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What data are, printed before training and kept in the run as data.json.
+    """Facts about data, printed before training and kept in the run as data.json.
 
     Attributes:
         kind: a name of `NOUNS`.
@@ -69,7 +69,7 @@ class Facts:
         )
 
     def domain(self) -> Domain:
-        """What the model takes: pixels, or floats up to half the range of these beyond it."""
+        """The domain of a model of these: pixels, or their range and half of it on either side."""
         if self.kind == "pictures" or self.dtype == "uint8":
             return pixels()
         slack = (self.high - self.low) / 2 or abs(self.high) or 1.0
@@ -122,7 +122,7 @@ def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
 
 
 def kind_of_run(folder: Path) -> str | None:
-    """What a run's data.json says; None where there is none."""
+    """The kind in a run's data.json; None where there is no such file."""
     path = folder / "data.json"
     return json.loads(path.read_text())["kind"] if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""What a run says in plain sentences: numbers that would mislead, and what to do.
+"""Remarks of a run, in plain sentences: numbers that would mislead, and what to do.
 
 Each is printed, and stands in the report.
 """
