@@ -149,7 +149,8 @@ def put_in_twice_as_long(params, state, fn, stream):
 
 
 def put_in_before_a_first_batch(params, state, fn, stream):
-    return FITTED.edit(params, state, fn, stream)[0], state | {"codebook": state["codebook"][::-1]}
+    codes = fn(state["codebook"])
+    return params, state | {"codebook": codes, "written": codes}  # still to be initialized
 
 
 @vj.described
