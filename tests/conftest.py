@@ -47,6 +47,23 @@ def programs_of_one_module():
     jax.clear_caches()
 
 
+SWITCHES = {
+    "promotion": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
+    "x64": {"jax_enable_x64": True},
+}
+
+
+@pytest.fixture(params=SWITCHES)
+def switched(request):
+    """JAX's global switches, as careful pipelines set them."""
+    before = {name: getattr(jax.config, name) for name in SWITCHES[request.param]}
+    for name, value in SWITCHES[request.param].items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture
 def as_users():
     """Without run-time checks of annotations, as users have it: the errors are our own."""

@@ -133,21 +133,22 @@ NESTINGS = {
 pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")
 
 
+ALL = ROWS | NESTINGS
 # One of each family, and four nestings.
-CORE = {
+FAMILIES = {
     *("vq_kmeans_revive", "ema_kmeans_revive", "stochastic", "simvq", "gumbel", "diveq", "fsq"),
-    *("latent", "bsq", "project(residual(grouped, lfq))", "repeat(project)", "heads(residual)"),
+    *("latent", "bsq"),
+}
+CORE = FAMILIES | {
+    *("project(residual(grouped, lfq))", "repeat(project)", "heads(residual)"),
     "alternated(residual)",
 }
-PARAMS = [
-    pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in (*ROWS, *NESTINGS)
-]
+PARAMS = [pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in ALL]
 
 
 @pytest.fixture(scope="module", params=PARAMS)
 def trial(request):
-    q = (ROWS | NESTINGS)[request.param]
-    yield trials.begin_trial(q, compiler_options=fast_compile())
+    yield trials.begin_trial(ALL[request.param], compiler_options=fast_compile())
     jax.clear_caches()  # of no use for the next one, and they take memory
 
 
@@ -156,15 +157,14 @@ def test_law(trial, law):
     law(trial)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*ROWS, *NESTINGS])
-def test_laws_under_x64(name):
-    with jax.enable_x64(True):
-        q = (ROWS | NESTINGS)[name]
-        trial = trials.begin_trial(q, compiler_options=fast_compile())
-        for law in laws.LAWS:
-            law(trial)
-        laws.law_replicas(trial, by_shard_map)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in ALL]
+)
+def test_laws_under_a_switch(name, switched):
+    trial = trials.begin_trial(ALL[name], compiler_options=fast_compile())
+    for law in laws.LAWS:
+        law(trial)
+    laws.law_replicas(trial, by_shard_map)
     jax.clear_caches()
 
 

@@ -20,21 +20,6 @@ from vqvae_jax.quantizers import laws
 from vqvae_jax.training.priors import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.training.step import Batch, gradient_step, init_state, make_train_step, start_state
 
-SWITCHES = {
-    "promotion": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
-    "x64": {"jax_enable_x64": True},
-}
-
-
-@pytest.fixture(params=SWITCHES)
-def switched(request):
-    before = {name: getattr(jax.config, name) for name in SWITCHES[request.param]}
-    for name, value in SWITCHES[request.param].items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
 
 def typed(f, *args):
     """Shapes of what f gives: under a switch their dtypes are those without it; all is float32."""
@@ -130,12 +115,6 @@ def test_quantizers_of_float64_compute_in_float32(name):
     others = jax.eval_shape(apply, rows.update(dtype=jnp.float32))
     narrow = out._replace(quantized=others[0].quantized)
     assert laws.specs((narrow, new)) == laws.specs(others)
-
-
-@pytest.mark.parametrize("name", ["ema_vq", "shared", "fsq", "project"])
-def test_laws_under_x64(name):
-    with jax.enable_x64(True):
-        vj.check_quantizer(QUANTIZERS[name], compiler_options=vj.fast_compile())
 
 
 def test_under_vmap_and_in_bfloat16(switched):
@@ -336,7 +315,9 @@ def test_the_laws(switched):
     vj.check_quantizer(vj.vq(3, 2, init=vj.normal()))
 
 
-@pytest.mark.parametrize("switch", SWITCHES["promotion"].items())
+@pytest.mark.parametrize(
+    "switch", [("jax_numpy_rank_promotion", "raise"), ("jax_numpy_dtype_promotion", "strict")]
+)
 def test_a_single_switch_is_set_aside_and_comes_back(switch):
     name, value = switch
     before = getattr(jax.config, name)

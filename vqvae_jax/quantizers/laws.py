@@ -109,7 +109,8 @@ def law_eval(t: Trial) -> None:
     """Eval mode needs no key and keeps its state; metrics are constants to the gradient."""
     out = t.look(t.params, t.state, t.z)
     same(out["state"], t.state)
-    inside = (out["indices"] >= -1) & (out["indices"] < np.array(t.q.vocab))
+    indices = np.asarray(out["indices"])
+    inside = (indices >= -1) & (indices < np.array(t.q.vocab))
     require(inside.all(), f"indices are not in -1..K-1 for vocab {t.q.vocab}")
     same(out["grads"], jax.tree.map(np.zeros_like, out["grads"]))
 
@@ -180,7 +181,7 @@ def by_vmap(jit: Callable, step: Callable) -> Callable:
 
 def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
     """Replicas with unequal shares of the rows equal one device that has them all."""
-    mask = t.mask * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
+    mask = np.asarray(t.mask) * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
     replicas = parallel(t.jit, partial(training_step, t.q, axis_name="r"))
     for state in (t.start, t.state):

@@ -61,7 +61,7 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
     """A step by the recipe, with the gradient for params and for a shift that all rows share."""
 
     def loss(params, shift):
-        z_e = z + shift
+        z_e = z + jnp.broadcast_to(shift, z.shape)
         out, new = q.apply(params, state, z_e, train=True, key=key, mask=mask, axis_name=axis_name)
         task = psum(jnp.sum(jnp.sin(out.quantized)), axis_name)  # a pmean times the replicas
         return 0.01 * task + out.loss, (out, new)
