@@ -74,7 +74,19 @@ def tanh_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
 @named
 def normal_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """The distribution function of N(0, 1)."""
+    return phi(z)
+
+
+@jax.custom_jvp
+def phi(z: Array) -> Array:
+    """As `jax.scipy.stats.norm.cdf`, whose own gradient raises under `shard_map` in JAX 0.12."""
     return jax.scipy.stats.norm.cdf(z)
+
+
+@phi.defjvp
+def slope_of_phi(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (z,), (dz,) = primals, tangents
+    return phi(z), jax.scipy.stats.norm.pdf(z) * dz
 
 
 @described
