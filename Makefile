@@ -8,6 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
+# Most of the time goes into compiling. The core is compiled as users have it.
+HASTE = import vqvae_jax as vj; print(*(f"--{k}={v}".lower() for k, v in vj.fast_compile().items()))
+IN_HASTE = XLA_FLAGS="$$XLA_FLAGS $$($(BIN)/python -c '$(HASTE)')"
 CORE := -m pytest -n auto --maxprocesses 8 --dist loadfile -m core $(ARGS)
 
 .PHONY: train demo test test-slow test-newest test-floors lint mutants clean
@@ -19,10 +22,10 @@ demo: .venv/train.done
 	$(BIN)/python -m experiments.demo $(ARGS)
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+	$(IN_HASTE) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-slow: .venv/dev.done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow $(ARGS)
+	$(IN_HASTE) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow $(ARGS)
 
 test-newest: .venv-newest/test.done
 	.venv-newest/bin/python $(CORE)

@@ -15,6 +15,8 @@ from hypothesis.extra import numpy as hnp
 from vqvae_jax import exactly, from_json, rotation_trick, synchronized, to_json, unit, vq
 from vqvae_jax import given as these
 
+pytestmark = pytest.mark.core  # an optimising compiler might undo what makes them exact
+
 N, D = 12, 4
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 same = np.testing.assert_array_equal

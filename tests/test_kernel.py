@@ -33,7 +33,8 @@ def problem(n, size, dim, seed=0, integers=False):
 
 
 def scores64(z, e, half):
-    return np.float64(half) - np.float64(z) @ np.float64(e).T
+    z, e = z.astype(np.float64), e.astype(np.float64)
+    return half.astype(np.float64) - z @ e.T
 
 
 def triple(scores, slack):

@@ -170,7 +170,7 @@ def test_an_arm_that_fails_costs_no_other_and_is_tried_again(fake, tmp_path):
 
 def test_progress_without_a_terminal_is_lines(fake, tmp_path, capsys):
     run_all(lambda: [fake.arm("a", (1.0, Diverged("lost")))], tmp_path, range(2), 1)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.rstrip().splitlines()
     assert lines[0] == "a, seed 0: done in 0 s; 1 left"
     assert lines[-1] == "a, seed 1: diverged in 0 s: lost"
 

@@ -133,9 +133,10 @@ def test_nnx_follows_train_and_eval_with_keys_of_its_own_as_dropout_does():
     model.train()
     step(model, Z)
     assert model.codes.rngs.count[...] == 4
-    seen = nnx.view(model, deterministic=True)
-    seen(Z)
-    assert seen.codes.rngs.count[...] == 4
+    if hasattr(nnx, "view"):  # not in the oldest Flax
+        seen = nnx.view(model, deterministic=True)
+        seen(Z)
+        assert seen.codes.rngs.count[...] == 4
 
 
 def test_nnx_key_and_train_of_a_call_come_first():

@@ -46,8 +46,9 @@ def nearest_in_bfloat16(
     The codes are dealt into so many hands. The best of each is that of least 1/2 |e_j|^2 - z.e_j,
     with z and e relative to the mean of the codebook and rounded to bfloat16, summed in float32;
     the nearest of these, by sum_d (z_d - e_jd)^2 in float32, is taken (the scheme of
-    arXiv:2206.14286). For accelerators whose products are much faster in bfloat16, where a few
-    codes that are second nearest do no harm; `nearest` is exact.
+    arXiv:2206.14286). Rounding is relative to the largest |e_j - mean|: one code that is far away
+    makes codes that are close together alike. For accelerators whose products are much faster in
+    bfloat16, where a few codes that are second nearest do no harm; `nearest` is exact.
 
     Args:
         z: rows, `[..., D]`.
