@@ -30,6 +30,7 @@ FAMILIES = [
         ("noise leaves the range", "jnp.where(inside, noisy, y)", "noisy"),
         ("share swapped", "jnp.where(keep, z_q, jnp.where(inside, noisy, y))", "jnp.where(keep, jnp.where(inside, noisy, y), z_q)"),
         ("fsp without unit variance", "check_levels(levels), 12**-0.5", "check_levels(levels), 0.5"),
+        ("another slope of normal_cdf", "jax.scipy.stats.norm.pdf(z) * dz", "phi(z) * dz"),
         ("decode ignores what was learnt", 'return params["values"][np.arange(len(size)), d]', "return start()['values'][np.arange(len(size)), d]"),
         ("padding is chosen", "real() & jnp.isfinite(v), jnp.abs", "jnp.isfinite(v), jnp.abs"),
         ("latent weights swapped", '"codebook": alpha * codebook_loss', '"codebook": beta * codebook_loss'),

@@ -208,11 +208,22 @@ def test_fsp_noise_is_uniform_within_a_cell_and_stays_in_range(cdf):
         assert 0.05 < kept.mean() < 0.55
 
 
-def test_fsp_trains_with_the_gradient_of_the_distribution_function():
-    q, z = fsp([4, 3]), rows(50, 2)
+def logistic_density(z):
+    return (1 - np.tanh(z) ** 2) / 2
+
+
+def normal_density(z):
+    return np.exp(-np.square(z) / 2) / np.sqrt(2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("cdf", "density"), [(tanh_cdf, logistic_density), (normal_cdf, normal_density)]
+)
+def test_fsp_trains_with_the_gradient_of_the_distribution_function(cdf, density):
+    q, z = fsp([4, 3], cdf), rows(50, 2)
     out = look(q, z, train=True, key=KEY)
-    density = np.sqrt(12) * (1 - np.tanh(z.astype(float)) ** 2) / 2
-    close(slope(q, z, train=True, key=KEY), -np.sin(out.quantized) * density, 1e-4, 1e-6)
+    expected = -np.sin(out.quantized) * np.sqrt(12) * density(z.astype(float))
+    close(slope(q, z, train=True, key=KEY), expected, 1e-4, 1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.9])
