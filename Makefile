@@ -11,7 +11,7 @@ ARGS ?=
 # Most of the time goes into compiling. The core is compiled as users have it.
 HASTE = import vqvae_jax as vj; print(*(f"--{k}={v}".lower() for k, v in vj.fast_compile().items()))
 IN_HASTE = XLA_FLAGS="$$XLA_FLAGS $$($(BIN)/python -c '$(HASTE)')"
-CORE := -m pytest -n auto --maxprocesses 8 --dist loadfile -m core $(ARGS)
+CORE := -m pytest -n auto --maxprocesses 8 --dist loadfile -m "core and not slow" $(ARGS)
 
 .PHONY: train demo test test-slow test-newest test-floors lint mutants clean
 

@@ -152,9 +152,19 @@ def trial(request):
     jax.clear_caches()  # of no use for the next one, and they take memory
 
 
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+OF_ONE_DEVICE = [law for law in laws.LAWS if law is not laws.law_replicas]
+
+
+@pytest.mark.parametrize("law", OF_ONE_DEVICE, ids=lambda law: law.__name__)
 def test_law(trial, law):
     law(trial)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("trial", sorted(CORE), indirect=True)
+def test_law_replicas_by_vmap(trial):
+    """The others by shard_map, which is stricter."""
+    laws.law_replicas(trial)
 
 
 @pytest.mark.parametrize(

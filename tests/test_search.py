@@ -15,7 +15,7 @@ import vqvae_jax as vj
 from vqvae_jax import near_ties, nearest, scores, search
 
 by_differences, by_scores = map(jax.jit, (search.by_differences, search.by_scores))
-pytestmark = pytest.mark.core  # an optimising compiler might undo what makes it exact
+core = pytest.mark.core  # an optimising compiler might undo what makes these exact
 either = pytest.mark.parametrize("find", [by_differences, by_scores], ids=["differences", "scores"])
 
 
@@ -59,6 +59,7 @@ def test_the_oracle_is_the_definition_row_by_row():
     assert np.corrcoef(apart, relative)[0, 1] > 0.9 and (relative > 0).all()
 
 
+@core
 @pytest.mark.parametrize("offset", [0, 10, 100, 1000])
 @pytest.mark.parametrize("dim", [8, 64, 256])
 @pytest.mark.parametrize("size", [512, 1000, 4096, pytest.param(16384, marks=pytest.mark.slow)])
@@ -66,6 +67,7 @@ def test_an_offset_common_to_rows_and_codes_costs_no_digits(size, dim, offset):
     assert wrong(*gaussian(512, size, dim, offset)) == 0
 
 
+@core
 @pytest.mark.parametrize(("size", "dim"), [(512, 64), (4096, 64), (4096, 256)])
 def test_tiny_codes_of_the_usual_initialisation_are_told_apart(size, dim):
     rng = np.random.default_rng(1)
@@ -81,6 +83,7 @@ def test_one_coordinate_far_from_zero():
     assert wrong(z, e) == 0
 
 
+@core
 def test_rows_far_from_all_codes():
     z, e = gaussian(1024, 512, 64)
     assert wrong(z + 100, e) == 0
@@ -141,6 +144,7 @@ def too_far(k, z, e):
     return found - best > (z.shape[1] + 8) * 2.0**-22 * best
 
 
+@core
 def test_near_duplicates_in_another_block_are_told_apart():
     rows, size = 3000, 1400
     z, e = near_duplicates(np.random.default_rng(0), rows, size, 3, 1e5)
@@ -151,6 +155,7 @@ def test_near_duplicates_in_another_block_are_told_apart():
     assert not too_far(by_scores(z, e), z, e).any()
 
 
+@core
 def test_near_duplicates_in_the_same_place_of_two_sheets_are_told_apart():
     rows, size = 300, 44 * scores.GROUP
     z, e = near_duplicates(np.random.default_rng(0), rows, size, 3, 1e5)
@@ -240,6 +245,7 @@ def test_duplicate_codes_go_to_the_lowest_index(find, how, n, size):
     np.testing.assert_array_equal(k, nearest(z, e))
 
 
+@core
 @either
 def test_equal_codes_all_go_to_the_first(find):
     np.testing.assert_array_equal(find(jnp.ones((3, 2)), jnp.full((2000, 2), 0.3)), 0)
@@ -441,6 +447,7 @@ def test_the_nearest_code_at_any_scale(find, row, spread, offset, far, seed):
 FINDERS = {"scores": by_scores, "bfloat16": vj.nearest_in_bfloat16, "nearest": vj.nearest}
 
 
+@core
 @pytest.mark.parametrize("find", FINDERS.values(), ids=FINDERS)
 def test_a_power_of_two_changes_no_code(find):
     z, e = np.random.default_rng(0).normal(size=(2, 64, 7)).astype(np.float32)
