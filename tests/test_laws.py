@@ -146,6 +146,11 @@ CORE = FAMILIES | {
 PARAMS = [pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in ALL]
 
 
+def slow_but(names):
+    """All quantizers; those of other names in the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in ALL]
+
+
 @pytest.fixture(scope="module", params=PARAMS)
 def trial(request):
     yield trials.begin_trial(ALL[request.param], compiler_options=fast_compile())
@@ -161,15 +166,13 @@ def test_law(trial, law):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("trial", sorted(CORE), indirect=True)
+@pytest.mark.parametrize("trial", slow_but(CORE), indirect=True)
 def test_law_replicas_by_vmap(trial):
-    """The others by shard_map, which is stricter."""
+    """Always for some: `shard_map`, which is stricter, keeps the law for all."""
     laws.law_replicas(trial)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in ALL]
-)
+@pytest.mark.parametrize("name", slow_but(FAMILIES | {"shared", "project"}))
 def test_laws_under_a_switch(name, switched):
     trial = trials.begin_trial(ALL[name], compiler_options=fast_compile())
     for law in laws.LAWS:

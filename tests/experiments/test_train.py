@@ -86,18 +86,16 @@ class StopAt:
         return None if self.left > 0 else signal.SIGINT
 
 
-# Of the compiler: it prints a page for each program from the cache of another build.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
 def command(config: train.Config, **env) -> subprocess.Popen:
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "codes"]
     arguments += ["--codes", *map(str, config.codes)]
+    # Level 3: XLA would print a page for each program that another build left in the cache.
+    single = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
-        env={**os.environ, **QUIET, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **env},
+        env={**os.environ, **single, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

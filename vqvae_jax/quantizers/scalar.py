@@ -79,12 +79,13 @@ def normal_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
 
 @jax.custom_jvp
 def phi(z: Array) -> Array:
-    """As `jax.scipy.stats.norm.cdf`, whose own gradient raises under `shard_map` in JAX 0.12."""
+    """The same; the gradient of `jax.scipy.stats.norm.cdf` raises under `shard_map` in JAX 0.12."""
     return jax.scipy.stats.norm.cdf(z)
 
 
 @phi.defjvp
 def slope_of_phi(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The derivative, which is the density of N(0, 1)."""
     (z,), (dz,) = primals, tangents
     return phi(z), jax.scipy.stats.norm.pdf(z) * dz
 
