@@ -165,7 +165,6 @@ def test_law(trial, law):
     law(trial)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("trial", slow_but(CORE), indirect=True)
 def test_law_replicas_by_vmap(trial):
     """Always for some: `shard_map`, which is stricter, keeps the law for all."""
