@@ -29,7 +29,7 @@ from experiments.arms import Arm, Row, collect
 from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.study import Study
-from vqvae_jax.quantizers.base import check_size
+from vqvae_jax.checks import check_size
 
 
 @dataclasses.dataclass(frozen=True)

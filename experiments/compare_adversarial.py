@@ -32,8 +32,8 @@ from experiments.judging.ways import (
 from experiments.measuring import SHOWN
 from experiments.study import Column, Study
 from experiments.trial import make_budget
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 
 COLUMNS = (
     Column("psnr", "PSNR", "{:.2f}", "dB, of the mean squared error of all test images", max, True),

@@ -26,8 +26,8 @@ from experiments.recipe import hierarchy
 from experiments.study import Column, Study
 from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 
 DIM = 8  # of the codes: small codebooks do better in few dimensions
 

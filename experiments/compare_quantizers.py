@@ -21,8 +21,8 @@ from experiments.measuring import SHOWN
 from experiments.study import Column, Study
 from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 
 DIM = 64  # of quantizers that look codes up; the others have their own
 

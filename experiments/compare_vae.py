@@ -26,8 +26,8 @@ from experiments.judging.stability import findings
 from experiments.study import Column, Study
 from experiments.trial import images, labelled, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 
 LATENT = 16  # numbers at each place of z
 VARIANCE = 0.0035  # of p(x|z): with it the VAE's rate is about that of 49 codes of 512

@@ -32,10 +32,10 @@ from experiments.recipe import load_data
 from experiments.report import document, picture, save
 from experiments.runs import strict_json, write_text
 from vqvae_jax import VQVAE, VQVAE2, BundleError, load_model
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import DataError
-from vqvae_jax.quantizers.base import check_size
 
 LIKE_THE_RUN = ("batch_size", "learning_rate", "warmup", "seed")  # options of the VAE
 NO_LABELS = "The data have no labels: nothing is probed."

@@ -26,8 +26,8 @@ from experiments.recipe import hierarchy
 from experiments.study import Column, Study
 from experiments.trial import images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 
 DIM = 64  # of the codes
 LATENT = 16  # of the VAE, at each place

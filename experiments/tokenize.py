@@ -33,9 +33,9 @@ from experiments.progress import make_progress
 from experiments.recipe import load_data
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.bundle import Bundle
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
-from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.weights import read_json
 
 

@@ -24,9 +24,9 @@ from experiments.kinds import Facts, Kind
 from experiments.progress import Display, describe_start, measured
 from experiments.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
+from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.training.step import TrainState, init_state, make_train_step
 
 

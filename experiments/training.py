@@ -8,7 +8,7 @@ import jax
 
 from experiments import runs
 from experiments.progress import Display
-from vqvae_jax.quantizers.base import check_range, check_size
+from vqvae_jax.checks import check_range, check_size
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.loop import Hook, Interrupt, run_steps

@@ -230,7 +230,7 @@ FAMILIES = [
         ("shards share a key", "jax.random.fold_in(key, jax.lax.axis_index(axis_name))", "key"),
         ("a row counts in every shard", "mine = in_shard(k, codebook.size, axis_name)", "mine = k % codebook.size"),
     ]),
-    ("sharded codes looked up", "equations.py", T + "test_shards.py", [
+    ("sharded codes looked up", "reductions.py", T + "test_shards.py", [
         ("codes of other shards are 0", "codebook[jnp.where(known, k, 0)], 0), axis_name)", "codebook[jnp.where(known, k, 0)], 0), None)"),
     ]),
     ("search of shards", "near_ties.py", "tests/test_sharded.py", [

@@ -50,7 +50,7 @@ def test_the_package_imports_only_what_it_requires():
 
 
 ORDER = [
-    "boundary", "compiling", "describe", "as_json", "weights",
+    "checks", "boundary", "compiling", "describe", "as_json", "weights",
     "reductions", "losses", "estimators", "scores", "kernel", "near_ties", "search",
     "metrics", "equations",
 ]  # fmt: skip

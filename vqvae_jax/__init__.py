@@ -10,7 +10,6 @@ from vqvae_jax.data.domain import Domain as Domain
 from vqvae_jax.data.domain import pixels as pixels
 from vqvae_jax.data.domain import values as values
 from vqvae_jax.describe import described as described
-from vqvae_jax.equations import lookup as lookup
 from vqvae_jax.equations import quantize as quantize
 from vqvae_jax.estimators import exactly as exactly
 from vqvae_jax.estimators import rotation_trick as rotation_trick
@@ -146,6 +145,7 @@ from vqvae_jax.rates import bits_per_dim as bits_per_dim
 from vqvae_jax.rates import bpd_gauss_mse as bpd_gauss_mse
 from vqvae_jax.rates import static_bits as static_bits
 from vqvae_jax.rates import uniform_bits as uniform_bits
+from vqvae_jax.reductions import lookup as lookup
 from vqvae_jax.sampling import cached as cached
 from vqvae_jax.sampling import free_codes as free_codes
 from vqvae_jax.sampling import log_likelihood as log_likelihood

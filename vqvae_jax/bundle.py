@@ -17,8 +17,7 @@ import flax.linen as nn
 from flax.traverse_util import unflatten_dict
 
 from vqvae_jax.as_json import LENGTH, brief, build, first_words, to_json
-from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.tokenizers import Tokenizer
+from vqvae_jax.describe import Model
 from vqvae_jax.weights import (
     LIMIT,
     check_specs,
@@ -33,7 +32,7 @@ from vqvae_jax.weights import BundleError as BundleError
 
 FORMAT = 2
 DESCRIPTION = "model.json"
-MODELS = nn.Module, Quantizer, Tokenizer
+MODELS = nn.Module, Model
 
 
 class Bundle(NamedTuple):

@@ -90,6 +90,11 @@ class Function(Described):
         return self.function(*args, **kwargs)
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Model(Described):
+    """A record that is a model of its own, as a Flax module is: `save_model` takes it."""
+
+
 def described(factory: Callable[..., T]) -> Callable[..., T]:
     """Decorator: what the factory returns, a `Described` record, remembers the call.
 

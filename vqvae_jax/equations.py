@@ -14,32 +14,13 @@ Nothing is sampled and there is no KL term: the same input always gives the same
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
-from vqvae_jax.reductions import AxisName, in_shard, psum
+from vqvae_jax.reductions import lookup
 from vqvae_jax.search import nearest
-
-
-@boundary
-def lookup(
-    codebook: Float[Array, "K D"], k: Int[Array, "*rows"], axis_name: AxisName = None
-) -> Float[Array, "*rows D"]:
-    """z_q = e_k, and 0 for k = -1: a code that was not sent, or lies outside the codebook.
-
-    With `axis_name`, as in `nearest`, of a codebook that is sharded over this mesh axis.
-
-    Example:
-        >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1]))
-        Array([[3., 4.],
-               [0., 0.]], dtype=float32)
-    """
-    k = in_shard(k, codebook.shape[0], axis_name)
-    known = (k >= 0) & (k < codebook.shape[0])
-    return psum(jnp.where(known[..., None], codebook[jnp.where(known, k, 0)], 0), axis_name)
 
 
 class Quantized(NamedTuple):
@@ -68,8 +49,8 @@ def quantize(
         ValueError: if the shapes do not fit.
 
     Example:
-        >>> e = jnp.array([[0.0, 0.0], [1.0, 1.0]])
-        >>> z_q, k, losses = quantize(jnp.array([[0.9, 0.7]]), e, beta=0.25)
+        >>> e = [[0.0, 0.0], [1.0, 1.0]]
+        >>> z_q, k, losses = quantize([[0.9, 0.7]], e, beta=0.25)
         >>> k, losses["commitment"] / losses["codebook"]
         (Array([1], dtype=int32), Array(0.25, dtype=float32))
     """

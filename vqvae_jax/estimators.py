@@ -8,8 +8,8 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_same_shape
 from vqvae_jax.describe import Function, described, named
-from vqvae_jax.losses import check_same_shape
 
 Estimator = Callable[[Array, Array], Array]
 

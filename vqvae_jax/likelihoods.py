@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, Float
 
+from vqvae_jax.checks import check_float, check_range, check_size
 from vqvae_jax.describe import Described, described
-from vqvae_jax.modules.inputs import check_float
-from vqvae_jax.quantizers.base import check_range, check_size
 
 LEVELS = 256
 GREY_LEVEL = 1 / (LEVELS - 1)

@@ -5,15 +5,8 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_same_shape
 from vqvae_jax.reductions import AxisName, mean
-
-
-def check_same_shape(name: str, x, other_name: str, y) -> None:
-    """Raises a ValueError where (8, 1) - (8,) would broadcast in silence."""
-    if x.shape != y.shape:
-        raise ValueError(
-            f"{name} and {other_name} must have equal shapes, got {x.shape}, {y.shape}"
-        )
 
 
 @boundary

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Float64, Int, Shaped
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.losses import check_same_shape
-from vqvae_jax.reductions import AxisName, check_mask, pmax, sum_by_code
+from vqvae_jax.checks import check_mask, check_same_shape
+from vqvae_jax.reductions import AxisName, pmax, sum_by_code
 
 LISTED = 2**20  # codes of a stream, at most, that a batch is counted into one by one
 MOST_LISTED = 2**24  # and an evaluation set: 64 MB of counters

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.quantizers.base import check_indices, check_size
+from vqvae_jax.checks import check_indices, check_size
 
 
 class BitsPerDim(NamedTuple):

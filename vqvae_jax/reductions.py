@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_mask
 
 AxisName = Hashable | tuple[Hashable, ...] | None
 
@@ -91,15 +92,6 @@ def valid_rows(
     return Rows(rows, w, n > 0, invalid)
 
 
-def check_mask(mask: tuple, rows: tuple) -> None:
-    """Raises a ValueError unless a mask of this shape fits rows of that shape."""
-    fits = len(mask) == len(rows) and all(m in (1, n) for m, n in zip(mask, rows, strict=True))
-    if not fits:
-        raise ValueError(
-            f"mask must have the shape of z.shape[:-1] = {rows}, or 1s in it; got {mask}"
-        )
-
-
 def mean(
     x: Float[Array, "*shape"],
     weights: Float[Array, "*rows"] | None = None,
@@ -154,6 +146,24 @@ def sum_by_code(
     rows, rest = indices.size, x.shape[indices.ndim :]
     segments = jnp.where(indices < 0, size, indices).reshape(rows)
     return psum(jax.ops.segment_sum(x.reshape((rows, *rest)), segments, size), axis_name)
+
+
+@boundary
+def lookup(
+    codebook: Float[Array, "K D"], k: Int[Array, "*rows"], axis_name: AxisName = None
+) -> Float[Array, "*rows D"]:
+    """z_q = e_k, and 0 for k = -1: a code that was not sent, or lies outside the codebook.
+
+    With `axis_name`, as in `nearest`, of a codebook that is sharded over this mesh axis.
+
+    Example:
+        >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1]))
+        Array([[3., 4.],
+               [0., 0.]], dtype=float32)
+    """
+    k = in_shard(k, codebook.shape[0], axis_name)
+    known = (k >= 0) & (k < codebook.shape[0])
+    return psum(jnp.where(known[..., None], codebook[jnp.where(known, k, 0)], 0), axis_name)
 
 
 def sample_rows(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import Number, check_range, check_size
 from vqvae_jax.describe import Function, described
 from vqvae_jax.modules.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
 from vqvae_jax.modules.masked import MaskedPrior
-from vqvae_jax.quantizers.base import Number, check_range, check_size
 
 Filter = Callable[[Array], Array]
 """logits [..., K] -> logits [..., K]"""

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary, trees
-from vqvae_jax.describe import Described, described, named
+from vqvae_jax.checks import check_rows, check_size
+from vqvae_jax.describe import Model, described, named
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.base import check_rows, check_size
 from vqvae_jax.quantizers.composition import check_streams
 from vqvae_jax.reductions import valid_rows
 from vqvae_jax.search import nearest
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Tokenizer(Described):
+class Tokenizer(Model):
     """A record of two pure functions that turn rows [..., dim] into codes [..., Q].
 
     Attributes:

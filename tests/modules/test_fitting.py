@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from vqvae_jax.quantizers.base import check_indices
+from vqvae_jax.checks import check_indices
 
 KEY = jax.random.key(0)
 X = jnp.zeros((2, 8, 8, 1))

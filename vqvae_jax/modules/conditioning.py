@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vqvae_jax.quantizers.base import check_indices, check_range, check_size
+from vqvae_jax.checks import check_indices, check_range, check_size
 
 Level = tuple[tuple[int, ...], tuple[int, ...]]
 """(grid, vocab) of the codes of one level."""

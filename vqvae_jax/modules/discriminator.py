@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_float, check_size
 from vqvae_jax.modules.convolution import Conv
-from vqvae_jax.modules.inputs import check_float
-from vqvae_jax.quantizers.base import check_size
 
 
 class PatchDiscriminator(nn.Module):

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vqvae_jax.checks import check_float
+
 
 def check_dtype(dtype) -> None:
     """Raises a ValueError unless activations can be of this dtype."""
@@ -17,14 +19,6 @@ def check_dtype(dtype) -> None:
         known = False
     if not known:
         raise ValueError(f'dtype must be a float one such as "float32", "bfloat16", got {dtype!r}')
-
-
-def check_float(name: str, x: Array) -> None:
-    """Raises a TypeError for pixels that were not scaled."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must be float, got {x.dtype}: use vqvae_jax.data.pipeline.preprocess"
-        )
 
 
 def spatial_axes(module: nn.Module) -> int | None:

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_size
 from vqvae_jax.modules.convolution import IN_LOOP
 from vqvae_jax.modules.masks import masked
-from vqvae_jax.quantizers.base import check_size
 
 
 def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:

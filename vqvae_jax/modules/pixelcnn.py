@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_size
 from vqvae_jax.modules.blocks import ResidualStack
 from vqvae_jax.modules.conditioning import (
     UNCONDITIONAL,
@@ -19,7 +20,6 @@ from vqvae_jax.modules.conditioning import (
     check_prior,
 )
 from vqvae_jax.modules.convolution import Conv
-from vqvae_jax.quantizers.base import check_size
 
 
 class PixelCNN(nn.Module):

@@ -8,8 +8,8 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
+from vqvae_jax.checks import check_size
 from vqvae_jax.describe import described
-from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid
 from vqvae_jax.scores import Codes, code_blocks, in_blocks, ordered

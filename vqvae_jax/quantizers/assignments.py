@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vqvae_jax.checks import Number, check_positive, check_size
 from vqvae_jax.describe import described
-from vqvae_jax.quantizers.base import Number, check_positive, check_size, local_key
+from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum, row_mean
 

@@ -33,9 +33,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.as_json import from_json, to_json
 from vqvae_jax.boundary import under_defaults
+from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.describe import remake
-from vqvae_jax.quantizers.base import Quantizer, check_rows
+from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.handmade import NoCodes
 from vqvae_jax.quantizers.trials import (
     REPLICAS,

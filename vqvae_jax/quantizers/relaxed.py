@@ -8,23 +8,20 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
-from vqvae_jax.describe import described, named
-from vqvae_jax.equations import lookup
-from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.assignments import squared_distances
-from vqvae_jax.quantizers.base import (
+from vqvae_jax.checks import (
     Number,
-    Output,
-    Quantizer,
     check_indices,
     check_positive,
     check_range,
     check_rows,
     check_size,
-    local_key,
 )
+from vqvae_jax.describe import described, named
+from vqvae_jax.estimators import exactly
+from vqvae_jax.quantizers.assignments import squared_distances
+from vqvae_jax.quantizers.base import Output, Quantizer, local_key
 from vqvae_jax.quantizers.inits import Init, normal
-from vqvae_jax.reductions import Rows, mean, valid_rows
+from vqvae_jax.reductions import Rows, lookup, mean, valid_rows
 
 
 @named

@@ -10,14 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 
+from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through
-from vqvae_jax.quantizers.base import (
-    Quantizer,
-    check_indices,
-    check_rows,
-    check_size,
-)
+from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.composition import (
     check_members,
     check_same_dim,

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vqvae_jax.checks import check_size
 from vqvae_jax.describe import described
-from vqvae_jax.quantizers.base import check_size
 from vqvae_jax.quantizers.codebooks import Codebook
 from vqvae_jax.reductions import in_shard, pmax
 

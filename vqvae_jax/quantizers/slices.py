@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.describe import described
-from vqvae_jax.quantizers.base import Quantizer, check_indices, check_rows, check_size
+from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.composition import (
     check_members,
     check_streams,

@@ -1,8 +1,9 @@
 """Vector quantization with codes that are a function of others: cosine, affine, SimVQ."""
 
+from vqvae_jax.checks import Number
 from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through, unit
-from vqvae_jax.quantizers.base import Number, Quantizer
+from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.codebooks import averaged, fixed, learnt
 from vqvae_jax.quantizers.combinators import normalize
 from vqvae_jax.quantizers.inits import Init, normal, uniform
