@@ -13,7 +13,7 @@ HASTE = import vqvae_jax as vj; print(*(f"--{k}={v}".lower() for k, v in vj.fast
 IN_HASTE = XLA_FLAGS="$$XLA_FLAGS $$($(BIN)/python -c '$(HASTE)')"
 CORE := -m pytest -n auto --maxprocesses 8 --dist loadfile -m "core and not slow" $(ARGS)
 # An optimising compiler might undo what makes these exact: never in haste alone.
-EXACT := tests/test_search.py tests/test_estimators.py
+EXACT := tests/search/test_search.py tests/test_estimators.py
 
 .PHONY: train demo test test-slow test-newest test-floors lint mutants clean
 

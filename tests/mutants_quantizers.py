@@ -187,7 +187,7 @@ FAMILIES = [
         ("sinkhorn: bad codes in the mean", " * len(e) / n\n", "\n"),
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
-    ("approximate", Q + "approximate.py", T + "test_approximate.py", [
+    ("approximate", "search/bfloat16.py", "tests/search/test_approximate.py", [
         ("bfloat16: candidates not compared", "return jnp.where(valid, k_nearest, -1)", "return jnp.where(valid, k[:, -1], -1)"),
         ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
         ("bfloat16: NaN code is a candidate", "codes.half[k] < jnp.inf, k)", "codes.half[k] <= jnp.inf, k)"),
@@ -233,7 +233,7 @@ FAMILIES = [
     ("sharded codes looked up", "reductions.py", T + "test_shards.py", [
         ("codes of other shards are 0", "codebook[jnp.where(known, k, 0)], 0), axis_name)", "codebook[jnp.where(known, k, 0)], 0), None)"),
     ]),
-    ("search of shards", "near_ties.py", "tests/test_sharded.py", [
+    ("search of shards", "search/near_ties.py", "tests/search/test_sharded.py", [
         ("index within the shard", "return k + jax.lax.axis_index(axis_name) * e.shape[0]", "return k"),
         ("another shard overlooked", "(count == 1) & (doubtful == 0)", "doubtful == 0"),
         ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),

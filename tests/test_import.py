@@ -51,7 +51,7 @@ def test_the_package_imports_only_what_it_requires():
 
 ORDER = [
     "checks", "boundary", "compiling", "describe", "as_json", "weights",
-    "reductions", "losses", "estimators", "scores", "kernel", "near_ties", "search",
+    "reductions", "losses", "estimators", "search",
     "metrics", "equations",
 ]  # fmt: skip
 LAYERS = [

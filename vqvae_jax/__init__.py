@@ -58,8 +58,7 @@ from vqvae_jax.modules.vqvae import Reconstruction as Reconstruction
 from vqvae_jax.modules.vqvae import as_functions as as_functions
 from vqvae_jax.modules.vqvae2 import VQVAE2 as VQVAE2
 from vqvae_jax.modules.vqvae2 import Hierarchy as Hierarchy
-from vqvae_jax.quantizers.approximate import in_bfloat16 as in_bfloat16
-from vqvae_jax.quantizers.approximate import nearest_in_bfloat16 as nearest_in_bfloat16
+from vqvae_jax.quantizers.assignments import in_bfloat16 as in_bfloat16
 from vqvae_jax.quantizers.assignments import sampled as sampled
 from vqvae_jax.quantizers.assignments import sinkhorn as sinkhorn
 from vqvae_jax.quantizers.averages import ema_update as ema_update
@@ -154,7 +153,8 @@ from vqvae_jax.sampling import temperature as temperature
 from vqvae_jax.sampling import top_k as top_k
 from vqvae_jax.sampling import top_p as top_p
 from vqvae_jax.sampling import uncached as uncached
-from vqvae_jax.search import nearest as nearest
+from vqvae_jax.search.bfloat16 import nearest_in_bfloat16 as nearest_in_bfloat16
+from vqvae_jax.search.exact import nearest as nearest
 from vqvae_jax.tokenizers import Tokenizer as Tokenizer
 from vqvae_jax.tokenizers import layer_norm as layer_norm
 from vqvae_jax.tokenizers import random_projection as random_projection

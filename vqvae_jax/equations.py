@@ -20,7 +20,7 @@ from vqvae_jax.boundary import boundary
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.reductions import lookup
-from vqvae_jax.search import nearest
+from vqvae_jax.search.exact import nearest
 
 
 class Quantized(NamedTuple):

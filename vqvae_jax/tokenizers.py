@@ -14,7 +14,7 @@ from vqvae_jax.describe import Model, described, named
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.composition import check_streams
 from vqvae_jax.reductions import valid_rows
-from vqvae_jax.search import nearest
+from vqvae_jax.search.exact import nearest
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""How rows choose their codes in training, other than the nearest one: by lot, or all at once."""
+"""How rows choose their codes in training, other than the nearest one: by lot, all at once, or nearly."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum, row_mean
+from vqvae_jax.search.bfloat16 import nearest_in_bfloat16
 
 
 def squared_distances(
@@ -120,3 +121,23 @@ def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
     top = jnp.max(x, axis=0, initial=-1e30)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)
     return top + jnp.log(psum(jnp.sum(jnp.exp(x - top), axis=0), axis_name))
+
+
+@described
+def in_bfloat16(candidates: int = 8) -> Assignment:
+    """Rows choose by `nearest_in_bfloat16` in training, and the nearest code in eval mode.
+
+    Raises:
+        ValueError: if candidates < 1.
+
+    Example:
+        >>> import vqvae_jax as vj
+        >>> vj.codebook_vq(vj.averaged(1024, 64), assign=in_bfloat16()).stochastic
+        False
+    """
+    check_size(candidates=candidates)
+
+    def choose(key, rows, e, axis_name):
+        return nearest_in_bfloat16(rows.z, e, candidates)
+
+    return Assignment(choose, stochastic=False)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from vqvae_jax.checks import check_range, check_size
 from vqvae_jax.describe import Described, described
 from vqvae_jax.reductions import AxisName, sample_rows, sum_by_code
-from vqvae_jax.search import nearest
+from vqvae_jax.search.exact import nearest
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import Output, Quantizer, choose, training_keys
 from vqvae_jax.quantizers.codebooks import Codebook
 from vqvae_jax.reductions import AxisName, Rows, is_valid, lookup, mean, psum, valid_rows
-from vqvae_jax.search import nearest
+from vqvae_jax.search.exact import nearest
 
 
 class Lookup(NamedTuple):

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 from jaxtyping import Array, ArrayLike, Float
 
-from vqvae_jax.scores import Nearest, merge
+from vqvae_jax.search.scores import Nearest, merge
 
 try:
     from jax.experimental.pallas import triton

@@ -12,7 +12,9 @@ from jax import export
 from jax.extend.core import jaxprs_in_params
 
 import vqvae_jax as vj
-from vqvae_jax import near_ties, nearest, scores, search
+from vqvae_jax import nearest
+from vqvae_jax.search import exact as search
+from vqvae_jax.search import near_ties, scores
 
 by_differences, by_scores = map(jax.jit, (search.by_differences, search.by_scores))
 core = pytest.mark.core  # an optimising compiler might undo what makes these exact

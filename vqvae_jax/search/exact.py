@@ -11,9 +11,9 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, Int
 
 from vqvae_jax.boundary import boundary, under_defaults
-from vqvae_jax.near_ties import Rows, Scored, join, power_of_two, settle
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
-from vqvae_jax.scores import Nearest, in_blocks, product, search_codes
+from vqvae_jax.search.near_ties import Rows, Scored, join, power_of_two, settle
+from vqvae_jax.search.scores import Nearest, in_blocks, product, search_codes
 
 SAMPLE = 256  # codes that make the centre
 SMALL = 2**17  # N D K
@@ -176,7 +176,7 @@ def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_n
     whole = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
     if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not whole:
         return blocks(z)
-    from vqvae_jax import kernel  # which takes a while to import
+    from vqvae_jax.search import kernel
 
     accelerators = dict.fromkeys(kernel.PLATFORMS, partial(best, kernel.search))
     return jax.lax.platform_dependent(z, default=blocks, **accelerators)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from vqvae_jax.reductions import AxisName, pmax, psum, vary
-from vqvae_jax.scores import Codes, Nearest, code_blocks, product
+from vqvae_jax.search.scores import Codes, Nearest, code_blocks, product
 
 FARTHEST = 2.0**60  # |y| whose square, and the sum of it and half that of a code, are finite
 RUN = 128  # in each round, one row is settled of each run of so many rows

@@ -8,8 +8,9 @@ import reference as ref
 from jax.sharding import PartitionSpec as P
 
 import vqvae_jax as vj
-from vqvae_jax import nearest_in_bfloat16, scores
-from vqvae_jax.quantizers import approximate
+from vqvae_jax import nearest_in_bfloat16
+from vqvae_jax.search import bfloat16 as approximate
+from vqvae_jax.search import scores
 
 FEW = 0.01
 

@@ -9,31 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
-from vqvae_jax.describe import described
-from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid
-from vqvae_jax.scores import Codes, code_blocks, in_blocks, ordered
-from vqvae_jax.search import centred, check_shapes, first_of_nearest
-
-
-@described
-def in_bfloat16(candidates: int = 8) -> Assignment:
-    """Rows choose by `nearest_in_bfloat16` in training, and the nearest code in eval mode.
-
-    Raises:
-        ValueError: if candidates < 1.
-
-    Example:
-        >>> import vqvae_jax as vj
-        >>> vj.codebook_vq(vj.averaged(1024, 64), assign=in_bfloat16()).stochastic
-        False
-    """
-    check_size(candidates=candidates)
-
-    def choose(key, rows, e, axis_name):
-        return nearest_in_bfloat16(rows.z, e, candidates)
-
-    return Assignment(choose, stochastic=False)
+from vqvae_jax.search.exact import centred, check_shapes, first_of_nearest
+from vqvae_jax.search.scores import Codes, code_blocks, in_blocks, ordered
 
 
 @boundary

@@ -13,8 +13,10 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from vqvae_jax import kernel, nearest, search
-from vqvae_jax.scores import Nearest, merge
+from vqvae_jax import nearest
+from vqvae_jax.search import exact as search
+from vqvae_jax.search import kernel
+from vqvae_jax.search.scores import Nearest, merge
 
 KERNELS = {
     "gpu": jax.jit(functools.partial(kernel.search, interpret=True)),  # the default of platforms
