@@ -27,7 +27,7 @@ import tyro
 from experiments.command import run
 from experiments.recipe import load_data
 from vqvae_jax import as_functions, load_model
-from vqvae_jax.bundle import Bundle, write
+from vqvae_jax.saving.bundle import Bundle, write
 
 USE = """
     data = bytearray(open("tokenize.jaxexport", "rb").read())

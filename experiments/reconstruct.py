@@ -26,12 +26,12 @@ from experiments.codes import as_levels, quantizers
 from experiments.command import run
 from experiments.figures import side_by_side
 from vqvae_jax import Quantizer
-from vqvae_jax.bundle import DESCRIPTION, BundleError, load_model, write
 from vqvae_jax.data import readers
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim
 from vqvae_jax.modules.inputs import per_axis
+from vqvae_jax.saving.bundle import DESCRIPTION, BundleError, load_model, write
 
 MODES = {1: "L", 3: "RGB"}
 similarity = jax.jit(partial(ssim, peak=255.0))

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from experiments import codes
 from experiments import figures as draw
-from vqvae_jax.bundle import write
 from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
+from vqvae_jax.saving.bundle import write
 
 SHOWN = 16  # test images in the pictures
 

@@ -21,7 +21,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from vqvae_jax import load_model
-from vqvae_jax.bundle import write
+from vqvae_jax.saving.bundle import write
 
 
 class ConfigChanged(ValueError):

@@ -36,10 +36,10 @@ from experiments.generation.sample_quality import Images, measure
 from experiments.recipe import load_data
 from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError
-from vqvae_jax.bundle import Bundle
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.saving.bundle import Bundle
 
 COLUMN = 10  # classes or samples beside each other
 COMPLETED, COMPLETIONS = 8, 4  # test images, and of each

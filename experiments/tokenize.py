@@ -32,11 +32,11 @@ from experiments.generation.code_files import (
 from experiments.progress import make_progress
 from experiments.recipe import load_data
 from vqvae_jax import BundleError, load_model
-from vqvae_jax.bundle import Bundle
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
-from vqvae_jax.weights import read_json
+from vqvae_jax.saving.bundle import Bundle
+from vqvae_jax.saving.weights import read_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ MUTANTS = [
            "if not inside(domain, x).all():", "if False:", DOMAIN),
     Mutant("trained on another scale", "an example is valid if it is in the domain", "training/step.py",
            "finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)", "pass", DOMAIN),
-    Mutant("a domain in all descriptions", "a model without it keeps its digest", "as_json.py",
+    Mutant("a domain in all descriptions", "a model without it keeps its digest", "saving/as_json.py",
            "kept = {k: v for k, v in kept.items() if v is not None or k not in unsaid(type(value))}", "pass", DOMAIN),
     Mutant("farthest code", "k = argmin", "search/scores.py",
            "jnp.where(b < a, b, a)", "jnp.where(b > a, b, a)", NEAREST),

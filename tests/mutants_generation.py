@@ -3,7 +3,7 @@
 M, PRIOR, SAMPLING = "modules/", "tests/modules/test_prior.py", "tests/test_sampling.py"
 LOSSES, MASKED = "tests/training/test_priors.py", "tests/test_masked_decoding.py"
 LEVELS, VAES = "tests/modules/test_vqvae2.py", "tests/modules/test_vae.py"
-READING = "tests/test_bundle.py tests/test_describe.py"
+READING = "tests/saving/test_bundle.py tests/saving/test_describe.py"
 LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
 GENERATION = [
     ("a padded example is encoded as alone", M + "blocks.py", "tests/modules/test_masks.py", [
@@ -141,7 +141,7 @@ GENERATION = [
     ("attention, layers and gates as their formulas", M + "pixelcnn.py", "tests/modules/test_transformer.py", [
         ("halves of the gate swapped", "jnp.tanh(a) * nn.sigmoid(b)", "nn.sigmoid(a) * jnp.tanh(b)"),
     ]),
-    ("reading runs nothing", "as_json.py", READING, [
+    ("reading runs nothing", "saving/as_json.py", READING, [
         ("all that is public can be called", "if is_module(found) or (inspect.isfunction(found) and found in FACTORIES):", "if callable(found):"),
         ("all that is public can be named", "ours = is_module(listed) or", "ours = True or"),
         ("any number of calls", "if calls > CALLS:", "if False:"),
@@ -149,7 +149,7 @@ GENERATION = [
         ("Flax's parent from a text", 'if name not in ("parent", "name")', "if True"),
         ("a million characters in an error", "return text if len(text) <= 200 else", "return text if True else"),
     ]),
-    ("a model or a BundleError", "weights.py", READING, [
+    ("a model or a BundleError", "saving/weights.py", READING, [
         ("links are followed", 'getattr(os, "O_NOFOLLOW", 0)', "0"),
         ("folders are files", "if not stat.S_ISREG(info.st_mode):", "if False:"),
         ("no limit", "if info.st_size > limit:", "if False:"),
@@ -159,7 +159,7 @@ GENERATION = [
         ("written through a link", "partial.unlink(missing_ok=True)  # of a crash", "# of a crash"),
         ("no limit of arrays", "if len(arrays) > ARRAYS:", "if False:"),
     ]),
-    ("a loaded thing is a model", "bundle.py", READING, [
+    ("a loaded thing is a model", "saving/bundle.py", READING, [
         ("a function is a model", "if not isinstance(model, MODELS):\n        raise BundleError", "if False:\n        raise BundleError"),
         ("no model in a run", "        path = inner\n", "        pass\n"),
     ]),

@@ -50,13 +50,13 @@ def test_the_package_imports_only_what_it_requires():
 
 
 ORDER = [
-    "checks", "boundary", "compiling", "describe", "as_json", "weights",
+    "checks", "boundary", "compiling", "saving",
     "reductions", "losses", "estimators", "search",
     "metrics", "equations",
 ]  # fmt: skip
 LAYERS = [
     *ORDER, "data", "quantizers", "rates", "tokenizers", "modules", "likelihoods", "sampling",
-    "masked_decoding", "training", "bundle",
+    "masked_decoding", "training",
 ]  # fmt: skip
 
 

@@ -1,15 +1,9 @@
 """Vector-quantized autoencoders as pure functions in JAX: the table of contents."""
 
-from vqvae_jax.as_json import from_json as from_json
-from vqvae_jax.as_json import to_json as to_json
-from vqvae_jax.bundle import BundleError as BundleError
-from vqvae_jax.bundle import load_model as load_model
-from vqvae_jax.bundle import save_model as save_model
 from vqvae_jax.compiling import fast_compile as fast_compile
 from vqvae_jax.data.domain import Domain as Domain
 from vqvae_jax.data.domain import pixels as pixels
 from vqvae_jax.data.domain import values as values
-from vqvae_jax.describe import described as described
 from vqvae_jax.equations import quantize as quantize
 from vqvae_jax.estimators import exactly as exactly
 from vqvae_jax.estimators import rotation_trick as rotation_trick
@@ -153,6 +147,12 @@ from vqvae_jax.sampling import temperature as temperature
 from vqvae_jax.sampling import top_k as top_k
 from vqvae_jax.sampling import top_p as top_p
 from vqvae_jax.sampling import uncached as uncached
+from vqvae_jax.saving.as_json import from_json as from_json
+from vqvae_jax.saving.as_json import to_json as to_json
+from vqvae_jax.saving.bundle import BundleError as BundleError
+from vqvae_jax.saving.bundle import load_model as load_model
+from vqvae_jax.saving.bundle import save_model as save_model
+from vqvae_jax.saving.describe import described as described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16 as nearest_in_bfloat16
 from vqvae_jax.search.exact import nearest as nearest
 from vqvae_jax.tokenizers import Tokenizer as Tokenizer

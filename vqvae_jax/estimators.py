@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_same_shape
-from vqvae_jax.describe import Function, described, named
+from vqvae_jax.saving.describe import Function, described, named
 
 Estimator = Callable[[Array, Array], Array]
 

@@ -15,7 +15,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import check_float, check_range, check_size
-from vqvae_jax.describe import Described, described
+from vqvae_jax.saving.describe import Described, described
 
 LEVELS = 256
 GREY_LEVEL = 1 / (LEVELS - 1)

@@ -14,7 +14,7 @@ from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
 from experiments.export import export
 from vqvae_jax import as_functions
-from vqvae_jax.bundle import Bundle
+from vqvae_jax.saving.bundle import Bundle
 
 SIZES = Sizes()
 BATCHES = (1, 128)

@@ -23,10 +23,10 @@ from vqvae_jax import (
     top_p,
     uncached,
 )
-from vqvae_jax.bundle import Bundle
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
 from vqvae_jax.quantizers.base import Output
 from vqvae_jax.sampling import Filter
+from vqvae_jax.saving.bundle import Bundle
 
 Maps = tuple[Int[np.ndarray, "N ..."], ...]
 AT_ONCE = 100  # examples in a batch

@@ -29,10 +29,10 @@ from experiments.generation.priors import items
 from experiments.judging.classifier import kept_classifier
 from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError, Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
-from vqvae_jax.bundle import Bundle
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import embedded
+from vqvae_jax.saving.bundle import Bundle
 
 GRIDS = (((2, 2), (4, 8)), ((4, 4), (16,)))  # of `two_levels`
 KINDS = {

@@ -11,11 +11,11 @@ import pytest
 import reference as ref
 
 import vqvae_jax as vj
-from vqvae_jax.describe import Function
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.inits import lloyd
 from vqvae_jax.quantizers.lookups import lookup_quantizer
 from vqvae_jax.reductions import sample_rows
+from vqvae_jax.saving.describe import Function
 
 K, D, N = 5, 3, 16
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Shaped
 
 from vqvae_jax.data.pipeline import preprocess
-from vqvae_jax.describe import Described, described
+from vqvae_jax.saving.describe import Described, described
 
 Input = Shaped[Array, "B *spatial C"]
 """What models take: floats, or of what their domain reads."""

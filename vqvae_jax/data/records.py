@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
-from vqvae_jax.weights import LIMIT, BundleError, read_json
+from vqvae_jax.saving.weights import LIMIT, BundleError, read_json
 
 DESCRIPTION = "records.json"
 FORMAT = 1

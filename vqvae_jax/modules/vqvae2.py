@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
-from vqvae_jax.describe import where_set
 from vqvae_jax.modules.fitting import (
     check_chain,
     check_link,
@@ -23,6 +22,7 @@ from vqvae_jax.modules.masks import hidden, masked, of_rows, of_samples
 from vqvae_jax.modules.quantize import Quantize
 from vqvae_jax.modules.vqvae import batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer
+from vqvae_jax.saving.describe import where_set
 
 Maps = Sequence[Int[Array, "B ... _"] | None]
 

@@ -1,14 +1,14 @@
-"""How rows choose their codes in training, other than the nearest one: by lot, all at once, or nearly."""
+"""How rows choose codes in training, other than the nearest: by lot, all at once, or nearly."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_positive, check_size
-from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.quantizers.lookups import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum, row_mean
+from vqvae_jax.saving.describe import described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16
 
 

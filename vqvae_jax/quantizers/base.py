@@ -13,7 +13,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import floats, integers, trees
-from vqvae_jax.describe import Model
+from vqvae_jax.saving.describe import Model
 
 STATE = "quantizer"
 """The Flax collection of what data moves: make it mutable in training."""

@@ -9,12 +9,12 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_range, check_size
-from vqvae_jax.describe import described
 from vqvae_jax.estimators import unit
 from vqvae_jax.losses import commitment_loss
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.digits import check_levels, digital
 from vqvae_jax.reductions import AxisName, mean, row_mean
+from vqvae_jax.saving.describe import described
 
 
 @described

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from vqvae_jax.checks import check_size
-from vqvae_jax.describe import Function, described
 from vqvae_jax.quantizers.base import local_key, needed
+from vqvae_jax.saving.describe import Function, described
 
 Dropout = Callable[..., Array] | None
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import check_range, check_size
-from vqvae_jax.describe import Described, described
 from vqvae_jax.reductions import AxisName, sample_rows, sum_by_code
+from vqvae_jax.saving.describe import Described, described
 from vqvae_jax.search.exact import nearest
 
 

@@ -31,11 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vqvae_jax.as_json import from_json, to_json
 from vqvae_jax.boundary import under_defaults
 from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
-from vqvae_jax.describe import remake
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.handmade import NoCodes
 from vqvae_jax.quantizers.trials import (
@@ -48,6 +46,8 @@ from vqvae_jax.quantizers.trials import (
     reverse_in_turn,
     training_step,
 )
+from vqvae_jax.saving.as_json import from_json, to_json
+from vqvae_jax.saving.describe import remake
 
 # int32 first; the last one that holds K - 1 is the narrowest.
 INTEGERS = (np.int32, np.uint32, np.uint16, np.int16, np.uint8, np.int8)

@@ -6,13 +6,13 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_range
-from vqvae_jax.describe import described
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Quantizer, local_key
 from vqvae_jax.quantizers.codebooks import learnt
 from vqvae_jax.quantizers.inits import Init, normal
 from vqvae_jax.quantizers.lookups import lookup_quantizer
 from vqvae_jax.quantizers.revive import Revive
+from vqvae_jax.saving.describe import described
 
 
 @described

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 
 from vqvae_jax.checks import check_indices, check_rows, check_size
-from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.composition import (
@@ -35,6 +34,7 @@ from vqvae_jax.quantizers.stages import (
     stacked_keys,
 )
 from vqvae_jax.reductions import valid_rows
+from vqvae_jax.saving.describe import described
 
 
 @described

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vqvae_jax.checks import check_range
-from vqvae_jax.describe import Function, described
 from vqvae_jax.reductions import AxisName, is_valid
+from vqvae_jax.saving.describe import Function, described
 
 Revive = Callable[[Array], Array] | None  # from moving-average counts [K] to the codes that died
 

@@ -11,10 +11,10 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_range
-from vqvae_jax.describe import described, named
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.digits import Levels, check_levels, digital
+from vqvae_jax.saving.describe import described, named
 
 
 class Axis(NamedTuple):

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vqvae_jax.checks import check_indices, check_rows, check_size
-from vqvae_jax.describe import described
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.composition import (
     check_members,
@@ -18,6 +17,7 @@ from vqvae_jax.quantizers.composition import (
     split_streams,
 )
 from vqvae_jax.reductions import valid_rows
+from vqvae_jax.saving.describe import described
 
 
 @described

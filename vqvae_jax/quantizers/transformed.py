@@ -1,7 +1,6 @@
 """Vector quantization with codes that are a function of others: cosine, affine, SimVQ."""
 
 from vqvae_jax.checks import Number
-from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through, unit
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.codebooks import averaged, fixed, learnt
@@ -10,6 +9,7 @@ from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import codebook_vq
 from vqvae_jax.quantizers.revive import Revive
 from vqvae_jax.quantizers.tables import Transform, affine, linear, mapped, unit_codes
+from vqvae_jax.saving.describe import described
 
 
 @described

@@ -1,7 +1,6 @@
 """Vector quantization: `vq` moves its codebook by gradient, `ema_vq` by moving averages."""
 
 from vqvae_jax.checks import Number
-from vqvae_jax.describe import described
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.assignments import sampled, sinkhorn
 from vqvae_jax.quantizers.base import Quantizer
@@ -9,6 +8,7 @@ from vqvae_jax.quantizers.codebooks import averaged, learnt
 from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import codebook_vq
 from vqvae_jax.quantizers.revive import Revive
+from vqvae_jax.saving.describe import described
 
 
 @described

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from vqvae_jax.describe import FACTORIES, FUNCTIONS, Described
+from vqvae_jax.saving.describe import FACTORIES, FUNCTIONS, Described
 
 LENGTH, DEPTH, CALLS = 2**24, 200, 2**12
 """The most characters, levels and calls of a description: far above those of any model."""

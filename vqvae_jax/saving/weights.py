@@ -21,7 +21,7 @@ import numpy as np
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict
 
-from vqvae_jax.as_json import LENGTH, brief, first_words
+from vqvae_jax.saving.as_json import LENGTH, brief, first_words
 
 LIMIT = 2**33
 """The most bytes of weights that are read, unless the caller allows more."""

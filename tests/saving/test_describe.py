@@ -22,7 +22,7 @@ from vqvae_jax import (
     vq,
     zero_debiased,
 )
-from vqvae_jax.describe import Function
+from vqvae_jax.saving.describe import Function
 
 MADE = [
     vq(8, 4),

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from flax.traverse_util import unflatten_dict
 
-from vqvae_jax.as_json import LENGTH, brief, build, first_words, to_json
-from vqvae_jax.describe import Model
-from vqvae_jax.weights import (
+from vqvae_jax.saving.as_json import LENGTH, brief, build, first_words, to_json
+from vqvae_jax.saving.describe import Model
+from vqvae_jax.saving.weights import (
     LIMIT,
     check_specs,
     fingerprint,
@@ -28,7 +28,7 @@ from vqvae_jax.weights import (
     write,
     write_arrays,
 )
-from vqvae_jax.weights import BundleError as BundleError
+from vqvae_jax.saving.weights import BundleError as BundleError
 
 FORMAT = 2
 DESCRIPTION = "model.json"
