@@ -102,14 +102,14 @@ FAMILIES = [
         ("codes written by hand are undone", "by_hand = by_hand & rows.some", "by_hand = by_hand & False"),
         ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
     ]),
-    ("codes written by hand", Q + "averages.py", T + "test_handmade.py", [
+    ("codes written by hand", "quantizers/codebook/averages.py", T + "test_handmade.py", [
         ("sums written by hand not believed", "return own & ~fits(counts) & ~fits(smoothed)", "return own"),
         ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
         ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
         ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),
         ("still to be debiased", '"weight": jnp.ones((), jnp.float32)', '"weight": state.get("weight")'),
     ]),
-    ("codes put in by hand", Q + "codebooks.py", T + "test_handmade.py", [
+    ("codes put in by hand", "quantizers/codebook/codebooks.py", T + "test_handmade.py", [
         ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
     ]),
     ("codes put in at a stream", Q + "composition.py", T + "test_handmade.py", [
@@ -175,10 +175,10 @@ FAMILIES = [
         ("choice in eval mode too", "if not (train and assign):", "if not assign:"),
         ("codebook loss for averages", "if codebook.learnt else {}", "if True else {}"),
     ]),
-    ("inits", Q + "inits.py", T + "test_lookups.py", [
+    ("inits", "quantizers/codebook/inits.py", T + "test_lookups.py", [
         ("k-means empties unused means", "return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None", "return total / jnp.where(n > 0, n, 1), None"),
     ]),
-    ("assignments", Q + "assignments.py", T + "test_assignments.py", [
+    ("assignments", "quantizers/codebook/assignments.py", T + "test_assignments.py", [
         ("sampled: sharper", "-squared_distances(rows.z, e) / temperature\n        if top", "-squared_distances(rows.z, e) / (0.8 * temperature)\n        if top"),
         ("sampled: top ignored", "jnp.where(logits >= least, logits, -jnp.inf)", "logits"),
         ("sampled: replicas share noise", 'local_key(key, axis_name, "codes are sampled")', 'local_key(key, None, "codes are sampled")'),
@@ -194,14 +194,14 @@ FAMILIES = [
         ("bfloat16: the first block alone", "wins = best < found[0]", "wins = (best < found[0]) & (block.first == 0)"),
         ("bfloat16: not centred", "codes.place(z)[0], 0)", "z * codes.scale, 0)"),
     ]),
-    ("terms", Q + "terms.py", T + "test_terms.py", [
+    ("terms", "quantizers/codebook/terms.py", T + "test_terms.py", [
         ("orthogonal: mean over codes", "/ some**2 - 1 / some", "/ some**2 - 1"),
         ("orthogonal_active: all codes", "(hits > 0).astype(jnp.float32)", "(hits >= 0).astype(jnp.float32)"),
         ("diversity of each row", 'return {"diversity": weight * jnp.sum(share * log)}', 'return {"diversity": weight * mean(jnp.sum(p * jnp.log(p), -1), rows.weights, axis)}'),
         ("diversity: this replica only", "share = row_mean(p, rows.weights, axis)", "share = row_mean(p, rows.weights)"),
         ("cross_entropy moves the codes", "squared_distances(found.rows.z, sg(found.codes))", "squared_distances(found.rows.z, found.codes)"),
     ]),
-    ("tables", Q + "tables.py", T + "test_tables.py", [
+    ("tables", "quantizers/codebook/tables.py", T + "test_tables.py", [
         ("unit_codes: as they are", "codes=lambda params, state, e: unit(e)", "codes=lambda params, state, e: e"),
         ("held: values of params", 'jnp.where(chosen[:, None], state["held"], e)', "jnp.where(chosen[:, None], jax.lax.stop_gradient(e), e)"),
         ("affine: no way back", 'return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)', "return z"),
@@ -226,7 +226,7 @@ FAMILIES = [
         ("sqvae: variance not halved", "precision = 0.5 * jnp.exp(", "precision = 1.0 * jnp.exp("),
         ("sqvae: sum over channels", "losses = {n: weight / dim *", "losses = {n: weight *"),
     ]),
-    ("sharded codebooks", Q + "shards.py", T + "test_shards.py", [
+    ("sharded codebooks", "quantizers/codebook/shards.py", T + "test_shards.py", [
         ("shards share a key", "jax.random.fold_in(key, jax.lax.axis_index(axis_name))", "key"),
         ("a row counts in every shard", "mine = in_shard(k, codebook.size, axis_name)", "mine = k % codebook.size"),
     ]),
@@ -253,7 +253,7 @@ FAMILIES = [
         ("both projections with one key", "keys = jax.random.split(key)\n", "keys = (key, key)\n"),
         ("a map has the key of its quantizer", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
-    ("keys", Q + "tables.py", T + "test_factories.py", [
+    ("keys", "quantizers/codebook/tables.py", T + "test_factories.py", [
         ("a table has the key of the codes below", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
     ("keys", Q + "relaxed.py", T + "test_factories.py", [
@@ -275,22 +275,22 @@ FAMILIES = [
     ("no argument is without effect", Q + "binary.py", T + "test_factories.py", [
         ("beta of lfq", "lambda z: z, 1.0, entropy, diversity, group, temperature, beta)", "lambda z: z, 1.0, entropy, diversity, group, temperature, 0.0)"),
     ]),
-    ("rows are drawn alike", "reductions.py", "tests/test_codebooks.py", [
+    ("rows are drawn alike", "reductions.py", "tests/quantizers/test_codebooks.py", [
         ("rows drawn in order", "jax.random.permutation(key_order, jnp.arange(n, dtype=jnp.int32))", "jnp.arange(n)"),
         ("place and turn with one key", "key_order, key_place, key_turn = jax.random.split(key, 3)", "key_order = key_place = key_turn = key"),
         ("the first row of each part", "jax.random.randint(key_place, (n,), 0, jnp.maximum(width, 1), dtype=jnp.int32)", "0"),
         ("the last row of a part never", "jnp.maximum(width, 1), ", "jnp.maximum(width - 1, 1), "),
         ("each replica draws by itself", "drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)", ""),
     ]),
-    ("weights", "reductions.py", "tests/test_ema.py", [
+    ("weights", "reductions.py", "tests/quantizers/test_ema.py", [
         ("weights below zero count", "jnp.where(mask > 0, mask, 0)", "mask"),
         ("bad rows without weight are reported", "(weights > 0) & ~finite", "~finite"),
     ]),
-    ("codebooks", Q + "codebooks.py", "tests/test_codebooks.py", [
+    ("codebooks", "quantizers/codebook/codebooks.py", "tests/quantizers/test_codebooks.py", [
         ("learnt codes die by unweighted rows", "assert revive is not None\n        hits = sum_by_code(rows.weights,", "assert revive is not None\n        hits = sum_by_code(jnp.ones_like(rows.weights),"),
         ("sums begin as the codes", 'state["counts"][:, None] * e)', "e)"),
     ]),
-    ("inits", Q + "inits.py", T + "test_lookups.py", [
+    ("inits", "quantizers/codebook/inits.py", T + "test_lookups.py", [
         ("always ten steps of k-means", "axis_name), steps, axis_name)", "axis_name), 10, axis_name)"),
         ("codes of size 1 / D", "bound = 1 / size if", "bound = 1 / dim if"),
         ("codes on one side", "minval=-bound", "minval=0"),

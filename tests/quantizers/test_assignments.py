@@ -11,7 +11,7 @@ from compiling import jit
 from scipy import stats
 
 from vqvae_jax import codebook_vq, fixed, given, learnt, sampled, sinkhorn, sinkhorn_vq
-from vqvae_jax.quantizers.assignments import squared_distances, transport
+from vqvae_jax.quantizers.codebook.assignments import squared_distances, transport
 from vqvae_jax.quantizers.trials import training_step
 
 KEY = jax.random.key(0)

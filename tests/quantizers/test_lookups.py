@@ -12,7 +12,7 @@ import reference as ref
 
 import vqvae_jax as vj
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.inits import lloyd
+from vqvae_jax.quantizers.codebook.inits import lloyd
 from vqvae_jax.quantizers.lookups import lookup_quantizer
 from vqvae_jax.reductions import sample_rows
 from vqvae_jax.saving.describe import Function

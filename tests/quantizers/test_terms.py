@@ -19,7 +19,7 @@ from vqvae_jax import (
     orthogonal,
     orthogonal_active,
 )
-from vqvae_jax.quantizers.terms import gram_excess
+from vqvae_jax.quantizers.codebook.terms import gram_excess
 
 K, D, N = 6, 3, 10
 RNG = np.random.default_rng(0)

@@ -35,7 +35,7 @@ from vqvae_jax.boundary import under_defaults
 from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.handmade import NoCodes
+from vqvae_jax.quantizers.codebook.handmade import NoCodes
 from vqvae_jax.quantizers.trials import (
     REPLICAS,
     Trial,

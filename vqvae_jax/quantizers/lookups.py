@@ -16,7 +16,7 @@ from vqvae_jax.checks import Number, check_indices, check_range, check_rows
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import Output, Quantizer, choose, training_keys
-from vqvae_jax.quantizers.codebooks import Codebook
+from vqvae_jax.quantizers.codebook.codebooks import Codebook
 from vqvae_jax.reductions import AxisName, Rows, is_valid, lookup, mean, psum, valid_rows
 from vqvae_jax.saving.describe import Described, described
 from vqvae_jax.search.exact import nearest

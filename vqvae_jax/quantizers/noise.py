@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 from vqvae_jax.checks import Number, check_range
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Quantizer, local_key
-from vqvae_jax.quantizers.codebooks import learnt
-from vqvae_jax.quantizers.inits import Init, normal
+from vqvae_jax.quantizers.codebook.codebooks import learnt
+from vqvae_jax.quantizers.codebook.inits import Init, normal
+from vqvae_jax.quantizers.codebook.revive import Revive
 from vqvae_jax.quantizers.lookups import lookup_quantizer
-from vqvae_jax.quantizers.revive import Revive
 from vqvae_jax.saving.describe import described
 
 

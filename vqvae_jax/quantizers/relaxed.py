@@ -17,9 +17,9 @@ from vqvae_jax.checks import (
     check_size,
 )
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.assignments import squared_distances
 from vqvae_jax.quantizers.base import Output, Quantizer, local_key
-from vqvae_jax.quantizers.inits import Init, normal
+from vqvae_jax.quantizers.codebook.assignments import squared_distances
+from vqvae_jax.quantizers.codebook.inits import Init, normal
 from vqvae_jax.reductions import Rows, lookup, mean, valid_rows
 from vqvae_jax.saving.describe import described, named
 

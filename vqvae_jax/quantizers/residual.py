@@ -13,6 +13,7 @@ from jax.lax import stop_gradient as sg
 from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import Quantizer
+from vqvae_jax.quantizers.codebook.handmade import edit_codes
 from vqvae_jax.quantizers.composition import (
     check_members,
     check_same_dim,
@@ -25,7 +26,6 @@ from vqvae_jax.quantizers.composition import (
     split_streams,
 )
 from vqvae_jax.quantizers.dropout import Dropout, draw_depths
-from vqvae_jax.quantizers.handmade import edit_codes
 from vqvae_jax.quantizers.stages import (
     advance,
     estimate,

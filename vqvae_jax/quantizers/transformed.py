@@ -3,12 +3,12 @@
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through, unit
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebooks import averaged, fixed, learnt
+from vqvae_jax.quantizers.codebook.codebooks import averaged, fixed, learnt
+from vqvae_jax.quantizers.codebook.inits import Init, normal, uniform
+from vqvae_jax.quantizers.codebook.revive import Revive
+from vqvae_jax.quantizers.codebook.tables import Transform, affine, linear, mapped, unit_codes
 from vqvae_jax.quantizers.combinators import normalize
-from vqvae_jax.quantizers.inits import Init, normal, uniform
 from vqvae_jax.quantizers.lookups import codebook_vq
-from vqvae_jax.quantizers.revive import Revive
-from vqvae_jax.quantizers.tables import Transform, affine, linear, mapped, unit_codes
 from vqvae_jax.saving.describe import described
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.beam import codebook_of
-from vqvae_jax.quantizers.handmade import edit_codes
+from vqvae_jax.quantizers.codebook.handmade import edit_codes
 from vqvae_jax.reductions import psum
 
 REPLICAS = 4

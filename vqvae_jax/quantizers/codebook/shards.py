@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.checks import check_size
-from vqvae_jax.quantizers.codebooks import Codebook
+from vqvae_jax.quantizers.codebook.codebooks import Codebook
 from vqvae_jax.reductions import in_shard, pmax
 from vqvae_jax.saving.describe import described
 

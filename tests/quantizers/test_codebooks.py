@@ -10,7 +10,7 @@ import reference as ref
 from scipy.stats import chisquare
 
 from vqvae_jax import ema_vq, given, kmeans, normal, samples, underused, uniform, vq, zero_debiased
-from vqvae_jax.quantizers.inits import lloyd
+from vqvae_jax.quantizers.codebook.inits import lloyd
 from vqvae_jax.reductions import sample_rows
 
 SIZE, DIM = 6, 3

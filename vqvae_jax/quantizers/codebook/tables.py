@@ -15,8 +15,8 @@ from jax.lax import stop_gradient as sg
 
 from vqvae_jax.checks import Number, check_range, check_size
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.averages import ema_update
-from vqvae_jax.quantizers.codebooks import Codebook, unmoved
+from vqvae_jax.quantizers.codebook.averages import ema_update
+from vqvae_jax.quantizers.codebook.codebooks import Codebook, unmoved
 from vqvae_jax.reductions import row_mean
 from vqvae_jax.saving.describe import Described, described
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
-from vqvae_jax.quantizers.averages import by_hand, ema_update, laplace_smoothing, put_in
-from vqvae_jax.quantizers.inits import Init, uniform
-from vqvae_jax.quantizers.revive import Revive, find_dead
+from vqvae_jax.quantizers.codebook.averages import by_hand, ema_update, laplace_smoothing, put_in
+from vqvae_jax.quantizers.codebook.inits import Init, uniform
+from vqvae_jax.quantizers.codebook.revive import Revive, find_dead
 from vqvae_jax.reductions import AxisName, Rows, sample_rows, sum_by_code
 from vqvae_jax.saving.describe import Described, described
 
