@@ -21,7 +21,7 @@ from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.readers import DataError
-from vqvae_jax.quantizers.schedules import Transformation
+from vqvae_jax.quantizers.combinators.schedules import Transformation
 from vqvae_jax.training.step import init_state, make_train_step
 
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]

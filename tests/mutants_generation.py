@@ -170,7 +170,7 @@ GENERATION = [
         ("NumPy tables", "return jnp.asarray(self.param(*args, jnp.float32))", "return self.param(*args, jnp.float32)"),
         ("NumPy kernels", 'jnp.asarray(self.param("kernel", init, shape, jnp.float32))', 'self.param("kernel", init, shape, jnp.float32)'),
     ]),
-    ("no bomb in a description", "quantizers/composition.py", READING, [
+    ("no bomb in a description", "quantizers/combinators/composition.py", READING, [
         ("twice the streams", "if number > 2**16:", "if number > 2**17:"),
     ]),
 ]  # fmt: skip

@@ -53,11 +53,11 @@ FAMILIES = [
         ("codes off the sphere", "binary(bits, unit, bits**-0.5,", "binary(bits, unit, 1.0,"),
         ("commitment to rows not unit", "beta * commitment_loss(y, z_q", "beta * commitment_loss(rows.z, z_q"),
     ]),
-    ("residual stages", Q + "residual.py", T + "test_residual.py", [
+    ("residual stages", "quantizers/combinators/residual.py", T + "test_residual.py", [
         ("shared sees one stage", "r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)", "r, seen = r[0], seen[0]"),
         ("dropped stages see rows", "\n            seen = jnp.where(i < depths, rows.weights, 0)", "\n            seen = rows.weights"),
     ]),
-    ("stages", Q + "stages.py", T + "test_residual.py", [
+    ("stages", "quantizers/combinators/stages.py", T + "test_residual.py", [
         ("residual without stop-gradient", "taken = out.quantized if estimator is None else sg(out.quantized)", "taken = out.quantized"),
         ("own gradients stopped", "taken = out.quantized if estimator is None else sg(out.quantized)", "taken = sg(out.quantized)"),
         ("nothing taken away", "return (r - taken, total + out.quantized), out, extra", "return (r, total + out.quantized), out, extra"),
@@ -68,33 +68,33 @@ FAMILIES = [
         ("dropped stages of a scan see rows", "\n        seen = jnp.where(i < depths, rows.weights, 0)", "\n        seen = rows.weights"),
         ("repeat is unrolled", "jax.lax.scan(step, start, (jnp.arange(n, dtype=jnp.int32), members))", "jax.lax.scan(step, start, (jnp.arange(n, dtype=jnp.int32), members), unroll=True)"),
     ]),
-    ("dropout of stages", Q + "dropout.py", T + "test_residual.py", [
+    ("dropout of stages", "quantizers/combinators/dropout.py", T + "test_residual.py", [
         ("rows have depths of their own", "examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()", "examples = z.shape[:-1]"),
         ("replicas share depths", "dropout(local_key(noise, axis_name), n, examples)", "dropout(noise, n, examples)"),
         ("dropout in eval mode", "if dropout is None or not train:", "if dropout is None:"),
         ("full depth never drawn", "jax.random.randint(key_depth, shape, at_least, n + 1, ", "jax.random.randint(key_depth, shape, at_least, n, "),
         ("depth rounded down", "drawn = jnp.minimum(-(-drawn // multiple) * multiple, n)", "drawn = jnp.maximum(drawn // multiple * multiple, 1)"),
     ]),
-    ("beam search", Q + "beam.py", T + "test_residual.py", [
+    ("beam search", "quantizers/combinators/beam.py", T + "test_residual.py", [
         ("prefixes by expanded distances", "error = jnp.sum(jnp.square(r[..., None, :] - e[k]), axis=-1)", "error = -jnp.take_along_axis(products - half, k, -1)"),
         ("beam not centred", "centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)", "centre = jnp.zeros(e.shape[1])"),
         ("one child each", "min(width, len(e))", "1"),
         ("NaN codes in the beam", "return k, jnp.where(usable[k], error, jnp.inf)", "return k, error"),
     ]),
-    ("slices", Q + "slices.py", T + "test_combinators.py", [
+    ("slices", "quantizers/combinators/slices.py", T + "test_combinators.py", [
         ("losses of groups added up", "[q.dim / dim for q in qs]", "None"),
         ("groups see bad rows", 'options = {"train": train, "mask": rows.weights', 'options = {"train": train, "mask": mask'),
         ("heads ignore the mask", "key=key, mask=weights, axis_name", "key=key, mask=None, axis_name"),
         ("heads interleave", "rows.z.reshape(*z.shape[:-1], n, q.dim), rows", "jnp.swapaxes(rows.z.reshape(*z.shape[:-1], q.dim, n), -1, -2), rows"),
         ("groups not stochastic", "any(q.stochastic for q in qs)", "False"),
     ]),
-    ("maps", Q + "combinators.py", T + "test_combinators.py", [
+    ("maps", "quantizers/combinators/combinators.py", T + "test_combinators.py", [
         ("product not rounded", "return jnp.clip(x, -largest, largest)", "return x"),
         ("rotated twice", 'return times(z_q, state["rotation"])', 'return times(z_q, state["rotation"].T)'),
         ("projection fan-out", "w.shape[0], dtype", "w.shape[1], dtype"),
         ("scale not undone", "z_q: z_q * s, undo", "z_q: z_q, undo"),
     ]),
-    ("dropped rows", Q + "composition.py", T + "test_combinators.py", [
+    ("dropped rows", "quantizers/combinators/composition.py", T + "test_combinators.py", [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
@@ -112,16 +112,16 @@ FAMILIES = [
     ("codes put in by hand", "quantizers/codebook/codebooks.py", T + "test_handmade.py", [
         ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
     ]),
-    ("codes put in at a stream", Q + "composition.py", T + "test_handmade.py", [
+    ("codes put in at a stream", "quantizers/combinators/composition.py", T + "test_handmade.py", [
         ("stream of the whole", "stream -= len(q.vocab)", "pass"),
     ]),
-    ("schedules", Q + "schedules.py", T + "test_schedules.py", [
+    ("schedules", "quantizers/combinators/schedules.py", T + "test_schedules.py", [
         ("count advances without rows", 'state["count"] + some', 'state["count"] + 1'),
         ("first call sees 1", "now, values = present(state)", 'now, values = present(state | {"count": state["count"] + train})'),
         ("decode ignores schedule", "return present(state)[0].decode(", "return q.decode("),
         ("integer scheduled", "return number and not integer", "return number"),
     ]),
-    ("updates", Q + "updates.py", T + "test_updates.py", [
+    ("updates", "quantizers/combinators/updates.py", T + "test_updates.py", [
         ("moves without rows", "choose(valid_rows(z, mask, axis_name).some, new, state)", "choose(True, new, state)"),
         ("own gradient not averaged", "jax.lax.pmean(grads, axis_name)", "grads"),
         ("own gradient summed", "jax.lax.pmean(grads, axis_name)", "jax.lax.psum(grads, axis_name)"),
@@ -246,10 +246,10 @@ FAMILIES = [
         ("the choice has the key of revival", "jax.random.fold_in(key, 2)", "jax.random.split(key)[1]"),
         ("the noise has the key of the choice", "jax.random.fold_in(key, 3)", "jax.random.fold_in(key, 2)"),
     ]),
-    ("keys", Q + "composition.py", T + "test_factories.py", [
+    ("keys", "quantizers/combinators/composition.py", T + "test_factories.py", [
         ("members share a key", "return list(jax.random.split(key, n))", "return [key] * n"),
     ]),
-    ("keys", Q + "combinators.py", T + "test_factories.py", [
+    ("keys", "quantizers/combinators/combinators.py", T + "test_factories.py", [
         ("both projections with one key", "keys = jax.random.split(key)\n", "keys = (key, key)\n"),
         ("a map has the key of its quantizer", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
@@ -259,7 +259,7 @@ FAMILIES = [
     ("keys", Q + "relaxed.py", T + "test_factories.py", [
         ("codes and weights with one key", "key_e, key_w = jax.random.split(key)", "key_e = key_w = key"),
     ]),
-    ("keys", Q + "dropout.py", T + "test_residual.py", [
+    ("keys", "quantizers/combinators/dropout.py", T + "test_residual.py", [
         ("depths have the key of the stages", 'key, noise = jax.random.split(needed(key, "its dropout draws depths"))', 'key = noise = needed(key, "its dropout draws depths")'),
     ]),
     ("keys", "tokenizers.py", T + "test_factories.py", [

@@ -23,7 +23,7 @@ from experiments.study import Column, Study
 from experiments.trial import Budget, More, images, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
 from vqvae_jax.data.sources import EMBEDDED
-from vqvae_jax.quantizers.schedules import Transformation
+from vqvae_jax.quantizers.combinators.schedules import Transformation
 
 TITLES = {column.name: column.title for column in COLUMNS}
 

@@ -14,8 +14,8 @@ from compiling import jit
 
 from vqvae_jax import ema_vq, kmeans, normal, underused, vq
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.combinators import normalize, project, rotate, scale
-from vqvae_jax.quantizers.slices import grouped, heads
+from vqvae_jax.quantizers.combinators.combinators import normalize, project, rotate, scale
+from vqvae_jax.quantizers.combinators.slices import grouped, heads
 from vqvae_jax.quantizers.trials import evaluate, training_step
 
 KEY = jax.random.key(0)
@@ -186,7 +186,7 @@ def test_scale_quantizes_smaller_rows():
 
 def test_a_scaled_code_is_rounded_before_it_is_added():
     """XLA contracts e s + total into one operation, in `decode` and not in `apply`."""
-    residual = pytest.importorskip("vqvae_jax.quantizers.residual").residual
+    residual = pytest.importorskip("vqvae_jax.quantizers.combinators.residual").residual
     v = vq(6, 3, init=normal())
     for q in (residual(scale(v, 3.7), v), residual(scale(v, 3.7), scale(v, 0.3))):
         params, state, z = begin(q)

@@ -9,7 +9,7 @@ import pytest
 
 import vqvae_jax as vj
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.combinators import around
+from vqvae_jax.quantizers.combinators.combinators import around
 
 K, D, N = 12, 3, 40
 KEY = jax.random.key(0)

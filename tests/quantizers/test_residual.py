@@ -15,9 +15,9 @@ from compiling import jit
 from vqvae_jax import ema_vq, kmeans, normal, stochastic_vq, straight_through, underused, vq
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers import trials
-from vqvae_jax.quantizers.beam import beam_search
-from vqvae_jax.quantizers.dropout import draw_depths, quantizer_dropout
-from vqvae_jax.quantizers.residual import repeat, residual, shared
+from vqvae_jax.quantizers.combinators.beam import beam_search
+from vqvae_jax.quantizers.combinators.dropout import draw_depths, quantizer_dropout
+from vqvae_jax.quantizers.combinators.residual import repeat, residual, shared
 from vqvae_jax.saving.describe import Function, described
 
 K, D, N = 6, 3, 40

@@ -14,9 +14,9 @@ import reference as ref
 from compiling import jit
 
 from vqvae_jax import ema_vq, from_json, normal, to_json, uniform, vq
-from vqvae_jax.quantizers.combinators import scale
-from vqvae_jax.quantizers.schedules import from_optax, scheduled
-from vqvae_jax.quantizers.slices import grouped, heads
+from vqvae_jax.quantizers.combinators.combinators import scale
+from vqvae_jax.quantizers.combinators.schedules import from_optax, scheduled
+from vqvae_jax.quantizers.combinators.slices import grouped, heads
 from vqvae_jax.quantizers.trials import training_step
 
 KEY = jax.random.key(0)

@@ -12,9 +12,9 @@ import reference as ref
 from flax.traverse_util import flatten_dict
 
 from vqvae_jax import ema_vq, from_json, kmeans, normal, to_json, underused, vq
-from vqvae_jax.quantizers.schedules import from_optax
-from vqvae_jax.quantizers.slices import grouped, heads
-from vqvae_jax.quantizers.updates import alternated, frozen, frozen_after
+from vqvae_jax.quantizers.combinators.schedules import from_optax
+from vqvae_jax.quantizers.combinators.slices import grouped, heads
+from vqvae_jax.quantizers.combinators.updates import alternated, frozen, frozen_after
 
 KEY = jax.random.key(0)
 SEEDED = {"init": kmeans(2), "revive": underused(0.5)}
@@ -150,7 +150,7 @@ def stages():
 
 
 def residual_of(*qs):
-    return pytest.importorskip("vqvae_jax.quantizers.residual").residual(*qs)
+    return pytest.importorskip("vqvae_jax.quantizers.combinators.residual").residual(*qs)
 
 
 NESTED = pytest.mark.parametrize(

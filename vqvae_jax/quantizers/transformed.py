@@ -7,7 +7,7 @@ from vqvae_jax.quantizers.codebook.codebooks import averaged, fixed, learnt
 from vqvae_jax.quantizers.codebook.inits import Init, normal, uniform
 from vqvae_jax.quantizers.codebook.revive import Revive
 from vqvae_jax.quantizers.codebook.tables import Transform, affine, linear, mapped, unit_codes
-from vqvae_jax.quantizers.combinators import normalize
+from vqvae_jax.quantizers.combinators.combinators import normalize
 from vqvae_jax.quantizers.lookups import codebook_vq
 from vqvae_jax.saving.describe import described
 

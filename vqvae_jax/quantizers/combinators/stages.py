@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.estimators import Estimator
 from vqvae_jax.quantizers.base import Output, Quantizer
-from vqvae_jax.quantizers.composition import split_streams
+from vqvae_jax.quantizers.combinators.composition import split_streams
 from vqvae_jax.reductions import Rows
 
 

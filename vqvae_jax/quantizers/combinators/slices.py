@@ -5,7 +5,7 @@ import numpy as np
 
 from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.composition import (
+from vqvae_jax.quantizers.combinators.composition import (
     check_members,
     check_streams,
     edit_members,

@@ -14,7 +14,7 @@ from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.codebook.handmade import edit_codes
-from vqvae_jax.quantizers.composition import (
+from vqvae_jax.quantizers.combinators.composition import (
     check_members,
     check_same_dim,
     check_streams,
@@ -25,8 +25,8 @@ from vqvae_jax.quantizers.composition import (
     member_keys,
     split_streams,
 )
-from vqvae_jax.quantizers.dropout import Dropout, draw_depths
-from vqvae_jax.quantizers.stages import (
+from vqvae_jax.quantizers.combinators.dropout import Dropout, draw_depths
+from vqvae_jax.quantizers.combinators.stages import (
     advance,
     estimate,
     scan_stages,
