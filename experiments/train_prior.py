@@ -38,8 +38,8 @@ from vqvae_jax import load_model, save_model
 from vqvae_jax.checks import check_range
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.priors.losses import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.saving.bundle import Bundle
-from vqvae_jax.training.priors import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.training.step import TrainState, gradient_step, start_state
 
 

@@ -1,7 +1,7 @@
 """Mutants of levels, priors, likelihoods and players: (law, file, its tests, [(name, old, new)])."""
 
-M, PRIOR, SAMPLING = "modules/", "tests/modules/test_prior.py", "tests/test_sampling.py"
-LOSSES, MASKED = "tests/training/test_priors.py", "tests/test_masked_decoding.py"
+M, PRIOR, SAMPLING = "modules/", "tests/priors/test_prior.py", "tests/priors/test_sampling.py"
+LOSSES, MASKED = "tests/priors/test_losses_of_priors.py", "tests/priors/test_masked_decoding.py"
 LEVELS, VAES = "tests/modules/test_vqvae2.py", "tests/modules/test_vae.py"
 READING = "tests/saving/test_bundle.py tests/saving/test_describe.py"
 LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
@@ -61,14 +61,14 @@ GENERATION = [
         ("ratio upside down", "jnp.clip(reconstruction / (generator + 1e-4), 0, 1e4)", "jnp.clip(generator / (reconstruction + 1e-4), 0, 1e4)"),
         ("real for fake", "lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d)", "lambda real: jax.nn.relu(1 + real), lambda d: jax.nn.relu(1 - d)"),
     ]),
-    ("no leak, no blind spot", M + "transformer.py", PRIOR, [
+    ("no leak, no blind spot", "priors/transformer.py", PRIOR, [
         ("a token sees the next", "return jnp.arange(length, dtype=jnp.int32) <= i", "return jnp.arange(length, dtype=jnp.int32) <= i + 1"),
     ]),
-    ("no leak, no blind spot", M + "prior.py", PRIOR, [
+    ("no leak, no blind spot", "priors/prior.py", PRIOR, [
         ("not shifted", "jnp.concatenate([begin, content[:, :-1]], axis=1)", "content"),
         ("logits of the token before", "y[:, told:].reshape", "y[:, told - 1 : -1].reshape"),
     ]),
-    ("no leak, no blind spot", M + "pixelcnn.py", PRIOR, [
+    ("no leak, no blind spot", "priors/pixelcnn.py", PRIOR, [
         ("own row seen", "moved(x, 1), moved(x, 2)", "x, moved(x, 2)"),
         ("own place seen", "moved(x, 1), moved(x, 2)", "moved(x, 1), x"),
         ("rows below seen", "jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))", "jnp.pad(rows, ((0, 0), (0, far), (far, far), (0, 0)))"),
@@ -78,14 +78,14 @@ GENERATION = [
         ("no stream seen", "jnp.cumsum(moved(content, 3), axis=3)", "0 * content"),
         ("far coarse codes not seen", "jnp.mean(level, axis=(1, 2), keepdims=True)", "level"),
     ]),
-    ("each code has its own vector", M + "conditioning.py", PRIOR, [
+    ("each code has its own vector", "priors/conditioning.py", PRIOR, [
         ("codes of other streams", "known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])", "known = codes >= 0"),
         ("-1 is a code", "jnp.where(known, row, sum(self.vocab))", "jnp.where(known, row, 0)"),
         ("streams share codes", "(np.cumsum(sizes) - sizes, ", "(0 * sizes, "),
         ("not told is a class", "jnp.where(told, label, self.classes)", "jnp.where(told, label, 0)"),
         ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
     ]),
-    ("the cache changes nothing", M + "prior.py", SAMPLING, [
+    ("the cache changes nothing", "priors/prior.py", SAMPLING, [
         ("written one too far", "at = length - math.prod(self.grid) * streams + t", "at = length - math.prod(self.grid) * streams + t + 1"),
         ("head of the next stream", "y[:, 0], t % streams", "y[:, 0], (t + 1) % streams"),
         ("place of the token before", "self.embedding.place(t))[:, None]", "self.embedding.place(jnp.maximum(t - 1, 0)))[:, None]"),
@@ -93,7 +93,7 @@ GENERATION = [
         ("no beginning", "jnp.where(t == 0, self.begin,", "jnp.where(t < 0, self.begin,"),
         ("no prefix", "if not told:", "if told:"),
     ]),
-    ("samples follow p", "sampling.py", SAMPLING + " tests/test_filters.py", [
+    ("samples follow p", "priors/sampling.py", SAMPLING + " tests/priors/test_filters.py", [
         ("given codes drawn again", "jnp.where(old < 0, new, old)", "new"),
         ("one key for all", "jax.random.fold_in(key, t)", "key"),
         ("guidance the other way", "(1 + w) * told - w * untold", "(1 + w) * untold - w * told"),
@@ -106,7 +106,7 @@ GENERATION = [
         ("temperature inverted", "logits / t", "logits * t"),
         ("likelihood of what is not known", "return jnp.where(known, each, 0)", "return each"),
     ]),
-    ("iterative decoding", "masked_decoding.py", MASKED, [
+    ("iterative decoding", "priors/masked_decoding.py", MASKED, [
         ("the most confident masked again", "jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)", "jnp.where(masked, -log_probs(logits, drawn) - gumbel, jnp.inf)"),
         ("known codes masked again", "+ gumbel, jnp.inf)", "+ gumbel, -jnp.inf)"),
         ("noise not annealed", "noise * (1 - done)", "noise"),
@@ -115,13 +115,13 @@ GENERATION = [
         ("one step late", "jnp.arange(1, steps + 1, dtype=jnp.int32)", "jnp.arange(steps, dtype=jnp.int32)"),
         ("examples share noise", "jax.random.gumbel(key_noise, codes.shape, ", "jax.random.gumbel(key_noise, codes.shape[1:], "),
     ]),
-    ("masks of training", M + "masked.py", MASKED, [
+    ("masks of training", "priors/masked.py", MASKED, [
         ("linear schedule", "return jnp.cos(jnp.pi / 2 * r)", "return 1 - r"),
         ("how many and which with one key", "key_share, key_places = jax.random.split(key)", "key_share = key_places = key"),
         ("none masked", "n = jnp.ceil(", "n = jnp.floor("),
         ("places in order", "jax.random.uniform(key_places, shape, jnp.float32)", "jax.lax.iota(jnp.float32, 12).reshape(shape)"),
     ]),
-    ("losses of priors", "training/priors.py", LOSSES, [
+    ("losses of priors", "priors/losses.py", LOSSES, [
         ("what is seen is predicted", "return jnp.where(masked, -1, codes), masked", "return jnp.where(masked, -1, codes), ~masked"),
         ("weights ignored", "each = counted * jnp.expand_dims(weights, range(1, codes.ndim))", "each = counted"),
         ("unknown codes count", "(is_code(codes, prior.vocab) & predicted)", "predicted"),
@@ -131,14 +131,14 @@ GENERATION = [
         ("labels kept", "jnp.where(drop, -1, condition.label)", "condition.label"),
         ("nats for bits", "/ jnp.log(2.0)", "/ 1.0"),
     ]),
-    ("attention, layers and gates as their formulas", M + "transformer.py", "tests/modules/test_transformer.py", [
+    ("attention, layers and gates as their formulas", "priors/transformer.py", "tests/priors/test_transformer.py", [
         ("scores not scaled", "q / q.shape[-1] ** 0.5", "q"),
         ("scores scaled by the number of tokens", "q / q.shape[-1] ** 0.5", "q / q.shape[-2] ** 0.5"),
         ("keys for values", "q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))", "q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))[jnp.array([0, 2, 1])]"),
         ("not normalised before attention", "Attention(self.heads, self.dtype)(h, mask", "Attention(self.heads, self.dtype)(x, mask"),
         ("no residual around the MLP", "x = x + drop(nn.Dense(self.width", "x = drop(nn.Dense(self.width"),
     ]),
-    ("attention, layers and gates as their formulas", M + "pixelcnn.py", "tests/modules/test_transformer.py", [
+    ("attention, layers and gates as their formulas", "priors/pixelcnn.py", "tests/priors/test_transformer.py", [
         ("halves of the gate swapped", "jnp.tanh(a) * nn.sigmoid(b)", "nn.sigmoid(a) * jnp.tanh(b)"),
     ]),
     ("reading runs nothing", "saving/as_json.py", READING, [
@@ -166,7 +166,7 @@ GENERATION = [
     ("variables as they come", "boundary.py", "tests/test_variables.py", [
         ("NumPy stays NumPy", "known(a) if isinstance(a, np.ndarray | np.generic) else a", "a"),
     ]),
-    ("variables as they come", M + "conditioning.py", "tests/test_variables.py", [
+    ("variables as they come", "priors/conditioning.py", "tests/test_variables.py", [
         ("NumPy tables", "return jnp.asarray(self.param(*args, jnp.float32))", "return self.param(*args, jnp.float32)"),
         ("NumPy kernels", 'jnp.asarray(self.param("kernel", init, shape, jnp.float32))', 'self.param("kernel", init, shape, jnp.float32)'),
     ]),

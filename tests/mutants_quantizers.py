@@ -11,11 +11,11 @@ FAMILIES = [
         ("dtype left to the caller", 'jax.numpy_dtype_promotion("standard")', "jax.numpy_dtype_promotion(dtype)"),
         ("not known under jit", "    with jax.ensure_compile_time_eval():\n        return jnp.asarray(x, dtype)", "    return jnp.asarray(x, dtype)"),
     ]),
-    ("labels", "modules/conditioning.py", "tests/test_integers.py", [
+    ("labels", "priors/conditioning.py", "tests/test_integers.py", [
         ("labels beyond the classes are NaN", "told = (label >= 0) & (label < self.classes)", "told = label >= 0"),
         ("labels not checked", "if values.min() < -1 or values.max() >= classes:", "if False:"),
     ]),
-    ("labels", "training/priors.py", "tests/test_integers.py", [
+    ("labels", "priors/losses.py", "tests/test_integers.py", [
         ("wrong labels not counted", 'psum(jnp.sum(wrong, dtype=jnp.float32), axis_name)', "jnp.zeros(())"),
         ("wrong labels count where none is learnt", "weights if unconditional else jnp.where(wrong, 0, weights)", "weights"),
     ]),

@@ -49,14 +49,10 @@ def test_the_package_imports_only_what_it_requires():
         assert not extra, f"{path.name} imports {extra}"
 
 
-ORDER = [
-    "checks", "boundary", "compiling", "saving",
-    "reductions", "losses", "estimators", "search",
-    "metrics", "equations",
-]  # fmt: skip
 LAYERS = [
-    *ORDER, "data", "quantizers", "rates", "tokenizers", "modules", "likelihoods", "sampling",
-    "masked_decoding", "training",
+    "checks", "boundary", "compiling", "saving", "reductions", "losses", "estimators", "search",
+    "metrics", "data", "quantizers", "rates", "likelihoods", "tokenizers", "modules", "training",
+    "priors", "equations",
 ]  # fmt: skip
 
 

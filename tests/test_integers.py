@@ -9,9 +9,9 @@ import pytest
 
 import vqvae_jax as vj
 from vqvae_jax.boundary import integers
+from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.quantizers.digits import unpack
 from vqvae_jax.reductions import sum_by_code
-from vqvae_jax.training.priors import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
 
 KEY = jax.random.key(0)

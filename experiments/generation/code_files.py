@@ -20,7 +20,7 @@ from experiments.runs import strict_json, write_text
 from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
 from vqvae_jax.data.writing import write_records
-from vqvae_jax.modules.conditioning import Level
+from vqvae_jax.priors.conditioning import Level
 from vqvae_jax.saving.bundle import write
 from vqvae_jax.saving.weights import LIMIT, BundleError, read_json
 

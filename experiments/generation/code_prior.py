@@ -14,7 +14,7 @@ from experiments.recipe import make_optimizer
 from experiments.trial import compiler_options, run_steps
 from vqvae_jax import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.data.pipeline import batches, take_batches
-from vqvae_jax.training.priors import CodeBatch, prior_loss
+from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
 
 Maps = tuple[np.ndarray, ...]

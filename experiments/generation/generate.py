@@ -24,8 +24,8 @@ from vqvae_jax import (
     uncached,
 )
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+from vqvae_jax.priors.sampling import Filter
 from vqvae_jax.quantizers.base import Output
-from vqvae_jax.sampling import Filter
 from vqvae_jax.saving.bundle import Bundle
 
 Maps = tuple[Int[np.ndarray, "N ..."], ...]

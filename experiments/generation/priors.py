@@ -17,9 +17,9 @@ from vqvae_jax import (
     TransformerPrior,
     load_model,
 )
+from vqvae_jax.priors.losses import CodeBatch
 from vqvae_jax.saving.bundle import Bundle
 from vqvae_jax.saving.weights import read_json
-from vqvae_jax.training.priors import CodeBatch
 
 PRIORS = {"transformer": TransformerPrior, "pixelcnn": PixelCNN, "masked": MaskedPrior}
 

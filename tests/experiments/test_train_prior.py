@@ -28,9 +28,9 @@ from vqvae_jax import (
     log_likelihood,
     save_model,
 )
+from vqvae_jax.priors.losses import CodeBatch
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.parallel import data_mesh
-from vqvae_jax.training.priors import CodeBatch
 from vqvae_jax.training.step import start_state
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "batch_size": 8, "warmup": 2, "views": 0}

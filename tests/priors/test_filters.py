@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 
 from vqvae_jax import from_json, temperature, to_json, top_k, top_p
-from vqvae_jax.modules.conditioning import EXCLUDED
+from vqvae_jax.priors.conditioning import EXCLUDED
 
 LOGITS = np.random.default_rng(0).normal(size=(50, 7)) * 2
 

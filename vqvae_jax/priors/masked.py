@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.modules.conditioning import (
+from vqvae_jax.priors.conditioning import (
     UNCONDITIONAL,
     CodeEmbedding,
     CodeHead,
@@ -17,7 +17,7 @@ from vqvae_jax.modules.conditioning import (
     check_condition,
     check_prior,
 )
-from vqvae_jax.modules.transformer import Transformer
+from vqvae_jax.priors.transformer import Transformer
 
 
 class MaskedPrior(nn.Module):

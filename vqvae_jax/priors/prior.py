@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.modules.conditioning import (
+from vqvae_jax.priors.conditioning import (
     INIT,
     UNCONDITIONAL,
     CodeEmbedding,
@@ -19,7 +19,7 @@ from vqvae_jax.modules.conditioning import (
     check_condition,
     check_prior,
 )
-from vqvae_jax.modules.transformer import Cache, Transformer, causal
+from vqvae_jax.priors.transformer import Cache, Transformer, causal
 
 
 class TransformerPrior(nn.Module):

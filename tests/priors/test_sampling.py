@@ -23,7 +23,7 @@ from vqvae_jax import (
     top_k,
     uncached,
 )
-from vqvae_jax.sampling import guided
+from vqvae_jax.priors.sampling import guided
 
 KEY = jax.random.key(0)
 TOLD = {"classes": 2, "coarse": (((1, 1), (3,)),), "metadata": 1}

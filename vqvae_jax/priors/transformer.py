@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vqvae_jax.modules.conditioning import EXCLUDED
+from vqvae_jax.priors.conditioning import EXCLUDED
 
 
 class Cache(NamedTuple):

@@ -10,8 +10,7 @@ from compiling import jit
 from scipy.special import log_softmax
 from scipy.stats import binom
 
-from vqvae_jax.training.parallel import data_mesh, pmap_step, shard_map_step
-from vqvae_jax.training.priors import (
+from vqvae_jax.priors.losses import (
     CodeBatch,
     code_loss,
     example_keys,
@@ -20,6 +19,7 @@ from vqvae_jax.training.priors import (
     prior_loss,
     untold,
 )
+from vqvae_jax.training.parallel import data_mesh, pmap_step, shard_map_step
 from vqvae_jax.training.step import TrainState, gradient_step, start_state, step_key
 
 B = 16

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, check_label, is_code
-from vqvae_jax.modules.masked import random_mask
+from vqvae_jax.priors.conditioning import UNCONDITIONAL, Condition, check_label, is_code
+from vqvae_jax.priors.masked import random_mask
+from vqvae_jax.priors.sampling import log_probs
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.reductions import AxisName, mean, psum
-from vqvae_jax.sampling import log_probs
 from vqvae_jax.training.step import Aux, Loss, TrainState, step_key
 
 

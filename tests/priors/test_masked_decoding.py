@@ -15,8 +15,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
 from vqvae_jax import MaskedPrior, free_codes, sample_masked, top_k
-from vqvae_jax.masked_decoding import predictor
-from vqvae_jax.modules.masked import random_mask, ranks
+from vqvae_jax.priors.masked import random_mask, ranks
+from vqvae_jax.priors.masked_decoding import predictor
 
 KEY = jax.random.key(0)
 PRIOR, N = made.MASKED, 12

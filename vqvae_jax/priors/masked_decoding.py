@@ -9,9 +9,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
-from vqvae_jax.modules.conditioning import UNCONDITIONAL, Condition, check_codes
-from vqvae_jax.modules.masked import masked_share, ranks
-from vqvae_jax.sampling import Filter, guide, log_probs, with_untold
+from vqvae_jax.priors.conditioning import UNCONDITIONAL, Condition, check_codes
+from vqvae_jax.priors.masked import masked_share, ranks
+from vqvae_jax.priors.sampling import Filter, guide, log_probs, with_untold
 
 
 @boundary

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
 from vqvae_jax.modules.blocks import ResidualStack
-from vqvae_jax.modules.conditioning import (
+from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.priors.conditioning import (
     UNCONDITIONAL,
     CodeEmbedding,
     CodeHead,
@@ -19,7 +20,6 @@ from vqvae_jax.modules.conditioning import (
     check_condition,
     check_prior,
 )
-from vqvae_jax.modules.convolution import Conv
 
 
 class PixelCNN(nn.Module):

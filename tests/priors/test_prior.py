@@ -9,7 +9,7 @@ import pytest
 from compiling import jit
 
 from vqvae_jax import Condition, PixelCNN, TransformerPrior, load_model, save_model
-from vqvae_jax.modules.conditioning import EXCLUDED, CodeEmbedding, GlobalCondition, is_code
+from vqvae_jax.priors.conditioning import EXCLUDED, CodeEmbedding, GlobalCondition, is_code
 
 each_causal = pytest.mark.parametrize("prior", made.CAUSAL.values(), ids=made.CAUSAL)
 each = pytest.mark.parametrize("prior", made.ALL.values(), ids=made.ALL)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
-from vqvae_jax.modules.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
-from vqvae_jax.modules.masked import MaskedPrior
+from vqvae_jax.priors.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
+from vqvae_jax.priors.masked import MaskedPrior
 from vqvae_jax.saving.describe import Function, described
 
 Filter = Callable[[Array], Array]

@@ -6,8 +6,8 @@ import numpy as np
 import reference as ref
 from scipy.special import expit, softmax
 
-from vqvae_jax.modules.pixelcnn import gate
-from vqvae_jax.modules.transformer import Transformer, attend, causal
+from vqvae_jax.priors.pixelcnn import gate
+from vqvae_jax.priors.transformer import Transformer, attend, causal
 
 B, N, L, W, H = 2, 3, 5, 8, 4  # no two axes of one array are alike
 RNG = np.random.default_rng(0)
