@@ -178,7 +178,7 @@ MUTANTS = [
     Mutant("perplexity without exp", "perplexity = exp(H)", "metrics.py",
            '"perplexity": jnp.exp(entropy)', '"perplexity": entropy', "tests/test_metrics.py"),
     Mutant("a batch counted into K counters", "costs do not grow with an implicit K", "metrics.py",
-           "LISTED = 2**20", "LISTED = 2**30", "tests/modules/test_vqvae.py"),
+           "LISTED = 2**20", "LISTED = 2**30", "tests/models/test_vqvae.py"),
     Mutant("moving averages of JAX's own width", "float32 under jax_enable_x64", "quantizers/codebook/codebooks.py",
            "jnp.ones(size, jnp.float32)", "jnp.ones(size)", "tests/test_switches.py"),
     Mutant("noise of JAX's own width", "float32 under jax_enable_x64", "quantizers/relaxed.py",

@@ -1,28 +1,28 @@
 """Mutants of levels, priors, likelihoods and players: (law, file, its tests, [(name, old, new)])."""
 
-M, PRIOR, SAMPLING = "modules/", "tests/priors/test_prior.py", "tests/priors/test_sampling.py"
+M, PRIOR, SAMPLING = "models/", "tests/priors/test_prior.py", "tests/priors/test_sampling.py"
 LOSSES, MASKED = "tests/priors/test_losses_of_priors.py", "tests/priors/test_masked_decoding.py"
-LEVELS, VAES = "tests/modules/test_vqvae2.py", "tests/modules/test_vae.py"
+LEVELS, VAES = "tests/models/test_vqvae2.py", "tests/models/test_vae.py"
 READING = "tests/saving/test_bundle.py tests/saving/test_describe.py"
 LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
 GENERATION = [
-    ("a padded example is encoded as alone", M + "blocks.py", "tests/modules/test_masks.py", [
+    ("a padded example is encoded as alone", "models/blocks.py", "tests/models/test_masks.py", [
         ("padding seen after the first convolution", "x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)", "x = nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x))"),
         ("padding seen by residual blocks", "within(nn.relu(x), mask)", "nn.relu(x)"),
         ("padding seen by the decoder", "Upsample(width, self.dtype, doubled)(within(x, mask))", "Upsample(width, self.dtype, doubled)(x)"),
     ]),
-    ("a row counts if any of its samples does", M + "masks.py", "tests/modules/test_masks.py", [
+    ("a row counts if any of its samples does", "models/masks.py", "tests/models/test_masks.py", [
         ("a row counts if all do", "return jnp.max(apart", "return jnp.min(apart"),
     ]),
-    ("NNX follows train and eval", M + "nnx.py", "tests/modules/test_nnx.py", [
+    ("NNX follows train and eval", "models/nnx.py", "tests/models/test_nnx.py", [
         ("always training", "train = not self.deterministic if train is None else train", "train = True if train is None else train"),
         ("one key for all steps", "key = self.rngs()", "key = self.rngs.key[...]"),
     ]),
-    ("parts of a model fit each other", M + "fitting.py", "tests/modules/test_fitting.py", [
+    ("parts of a model fit each other", "models/fitting.py", "tests/models/test_fitting.py", [
         ("widths not compared", "given is not None and taken is not None and given != taken", "False"),
         ("rank of codes not looked at", "indices.ndim - 2 != rank", "False"),
     ]),
-    ("each level is told what the levels above decode to", M + "vqvae2.py", LEVELS, [
+    ("each level is told what the levels above decode to", "models/vqvae2.py", LEVELS, [
         ("bottom blind to the top", "together(h_l, d)) if level else h_l", "together(h_l, 0 * d)) if level else h_l"),
         ("x' from the bottom alone", "masked(self.decoders[level], together(out.quantized, d)", "masked(self.decoders[level], together(out.quantized, 0 * d)"),
         ("losses of the last level only", "losses[name] = losses.get(name, 0) + loss", "losses[name] = loss"),
@@ -30,7 +30,7 @@ GENERATION = [
         ("mask of the examples ignored", "mask=of_rows(mask, z), **options", "mask=None, **options"),
         ("encoders from the top down", "for encoder in reversed(self.encoders)", "for encoder in self.encoders"),
     ]),
-    ("KL(q | N(0, 1)) and z = mu + sigma epsilon", M + "vae.py", VAES, [
+    ("KL(q | N(0, 1)) and z = mu + sigma epsilon", "models/vae.py", VAES, [
         ("KL without its mean", "0.5 * jnp.sum(jnp.square(mu) + excess, axis=-1)", "0.5 * jnp.sum(excess, axis=-1)"),
         ("variance for deviation", "jnp.exp(0.5 * log_variance) * jax.random.normal", "jnp.exp(log_variance) * jax.random.normal"),
         ("z is the mean in training", "if train and not self.is_initializing():", "if False:"),

@@ -133,7 +133,7 @@ FAMILIES = [
         ("state keeps moving", 'choose(some & ~stands, inner, state["inner"])', "inner"),
         ("one step late", 'stands = state["count"] >= step', 'stands = state["count"] > step'),
     ]),
-    ("pyramid", "modules/pyramid.py", "tests/modules/test_pyramid.py", [
+    ("pyramid", "models/pyramid.py", "tests/models/test_pyramid.py", [
         ("scales see the whole", "area(z - sg(f_s), size)", "area(z, size)"),
         ("chain without stop-gradient", "area(z - sg(f_s), size)", "area(z - f_s, size)"),
         ("pyramid loss moves the encoder", "jnp.square(sg(z) - f_s)", "jnp.square(z - f_s)"),
@@ -141,7 +141,7 @@ FAMILIES = [
         ("one scale moves the codebook", "flat(residuals), train", "flat(residuals[-1:]), train"),
         ("cells lose their last element", "-(-(i + 1) * m // n)", "(i + 1) * m // n"),
     ]),
-    ("convolutions", "modules/convolution.py", "tests/modules/test_convolution.py", [
+    ("convolutions", "models/convolution.py", "tests/models/test_convolution.py", [
         ("patches transposed", "x[(slice(None), *window(t, sides, strides))] for t in taps", "x[(slice(None), *window(t[::-1], sides, strides))] for t in taps"),
         ("products shifted to other taps", "i)] for i, t in enumerate(taps)", "i)] for i, t in enumerate(taps[::-1])"),
         ("products on accelerators", "        products = partial(by_products, precision=precision)\n        return jax.lax.platform_dependent(x, w, cpu=products, default=native)", "        return by_products(x, w, precision)"),
@@ -153,11 +153,11 @@ FAMILIES = [
         ("gradient of w of large pictures as before", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=native"),
         ("row products on accelerators", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=products"),
     ]),
-    ("parts", "modules/parts.py", "tests/modules/test_parts.py", [
+    ("parts", "models/parts.py", "tests/models/test_parts.py", [
         ("loops not told", "IN_LOOP.set(True)", "IN_LOOP.set(False)"),
         ("loops without end", "IN_LOOP.reset(token)", "pass"),
     ]),
-    ("random projection", "tokenizers.py", "tests/test_tokenizers.py", [
+    ("random projection", "models/tokenizers.py", "tests/models/test_tokenizers.py", [
         ("bad rows get codes", "return jnp.where((rows.weights > 0)[..., None], k, -1)", "return k"),
         ("codes not of length 1", 'unit(state["codebook"])', 'state["codebook"]'),
         ("rows not centred", "x - jnp.mean(x, axis=-1, keepdims=True)", "x"),
@@ -262,7 +262,7 @@ FAMILIES = [
     ("keys", "quantizers/combinators/dropout.py", T + "test_residual.py", [
         ("depths have the key of the stages", 'key, noise = jax.random.split(needed(key, "its dropout draws depths"))', 'key = noise = needed(key, "its dropout draws depths")'),
     ]),
-    ("keys", "tokenizers.py", T + "test_factories.py", [
+    ("keys", "models/tokenizers.py", T + "test_factories.py", [
         ("projection and codebook with one key", "key_projection, key_codebook = jax.random.split(key)", "key_projection = key_codebook = key"),
     ]),
     ("no argument is without effect", Q + "vector.py", T + "test_factories.py", [

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, Shaped
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.checks import check_float, check_same_shape, check_size
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches
-from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.models.convolution import Conv
 from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
 
 STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2000, 64, 3e-3, 1e-2

@@ -15,7 +15,7 @@ from experiments.recipe import make_optimizer
 from experiments.train import Config
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches, preprocess
-from vqvae_jax.modules.vae import VAE
+from vqvae_jax.models.vae import VAE
 from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.training.step import init_state, make_train_step
 

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
-from vqvae_jax.modules.blocks import ResidualStack
-from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.models.blocks import ResidualStack
+from vqvae_jax.models.convolution import Conv
 from vqvae_jax.priors.conditioning import (
     UNCONDITIONAL,
     CodeEmbedding,

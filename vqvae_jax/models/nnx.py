@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.modules.quantize import keys_from
+from vqvae_jax.models.quantize import keys_from
 from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
-from vqvae_jax.modules.fitting import check_link, in_words, widths
-from vqvae_jax.modules.masks import hidden, masked, of_rows, of_samples
-from vqvae_jax.modules.vqvae import Reconstruction
+from vqvae_jax.models.fitting import check_link, in_words, widths
+from vqvae_jax.models.masks import hidden, masked, of_rows, of_samples
+from vqvae_jax.models.vqvae import Reconstruction
 from vqvae_jax.quantizers.base import RNG, local_key
 from vqvae_jax.reductions import mean
 from vqvae_jax.saving.describe import where_set

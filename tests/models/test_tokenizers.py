@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vqvae_jax import code_counts, usage
-from vqvae_jax.tokenizers import layer_norm, random_projection
+from vqvae_jax.models.tokenizers import layer_norm, random_projection
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(2), (6, 5, 8))

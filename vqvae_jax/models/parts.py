@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
-from vqvae_jax.modules.convolution import IN_LOOP
-from vqvae_jax.modules.masks import masked
+from vqvae_jax.models.convolution import IN_LOOP
+from vqvae_jax.models.masks import masked
 
 
 def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:

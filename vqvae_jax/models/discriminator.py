@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_float, check_size
-from vqvae_jax.modules.convolution import Conv
+from vqvae_jax.models.convolution import Conv
 
 
 class PatchDiscriminator(nn.Module):

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_float, check_size
-from vqvae_jax.modules.convolution import Conv, window
-from vqvae_jax.modules.inputs import check_dtype, check_input, per_axis, spatial_axes
-from vqvae_jax.modules.masks import of_rows, within
+from vqvae_jax.models.convolution import Conv, window
+from vqvae_jax.models.inputs import check_dtype, check_input, per_axis, spatial_axes
+from vqvae_jax.models.masks import of_rows, within
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 from compiling import jit
 
 import vqvae_jax as vj
-from vqvae_jax.modules.masks import of_rows, of_samples, sequence_mask
+from vqvae_jax.models.masks import of_rows, of_samples, sequence_mask
 from vqvae_jax.training.parallel import data_mesh, shard_map_step
 from vqvae_jax.training.step import Batch, init_state, make_train_step
 

@@ -21,7 +21,7 @@ from vqvae_jax import (
     underused,
     vq,
 )
-from vqvae_jax.modules.nnx import QuantizerState
+from vqvae_jax.models.nnx import QuantizerState
 
 KEY, DRAW = jax.random.key(0), jax.random.key(7)
 Z = jax.random.normal(jax.random.key(1), (5, 6, 3))

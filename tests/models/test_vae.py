@@ -16,7 +16,7 @@ from scipy import integrate, stats
 
 import vqvae_jax as vj
 from vqvae_jax import MLP, RNG, VAE, Autoencoder, gaussian_kl
-from vqvae_jax.modules.vae import draw
+from vqvae_jax.models.vae import draw
 from vqvae_jax.training.parallel import data_mesh, jit_step, shard_map_step
 from vqvae_jax.training.step import Batch, init_state, make_train_step
 

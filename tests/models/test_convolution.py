@@ -12,8 +12,8 @@ import pytest
 from compiling import jit
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vqvae_jax.modules import convolution
-from vqvae_jax.modules.convolution import Conv, convolve
+from vqvae_jax.models import convolution
+from vqvae_jax.models.convolution import Conv, convolve
 
 close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
 # Sides of x, taps and channels: patches are made where they are not many more than the features.

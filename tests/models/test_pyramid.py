@@ -17,7 +17,7 @@ from experiments.evaluate import evaluate
 from vqvae_jax import RNG, STATE, ema_vq, vq
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.sources import EMBEDDED, open_source
-from vqvae_jax.modules.pyramid import Phi, Pyramid, area
+from vqvae_jax.models.pyramid import Phi, Pyramid, area
 from vqvae_jax.training.step import init_state, make_train_step
 
 KEY, SIZE, DIM = jax.random.key(0), 12, 3
