@@ -11,7 +11,7 @@ from jax.lax import stop_gradient as sg
 
 import vqvae_jax as vj
 from vqvae_jax.compiling import fast_compile
-from vqvae_jax.quantizers import laws, trials
+from vqvae_jax.testing import laws, trials
 
 VQ = vj.vq(12, 5, init=vj.normal())
 EMA = vj.ema_vq(12, 5, decay=0.5, init=vj.normal())

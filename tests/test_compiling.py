@@ -6,7 +6,7 @@ import pytest
 import vqvae_jax as vj
 from vqvae_jax import compiling
 from vqvae_jax.compiling import fast_compile
-from vqvae_jax.quantizers import laws
+from vqvae_jax.testing import laws
 
 VQ = vj.vq(12, 5, init=vj.normal())
 

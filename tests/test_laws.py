@@ -13,8 +13,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 import vqvae_jax as vj
 from vqvae_jax.compiling import fast_compile
-from vqvae_jax.quantizers import laws, trials
 from vqvae_jax.saving.describe import Function
+from vqvae_jax.testing import laws, trials
 
 
 @vj.described

@@ -116,7 +116,6 @@ from vqvae_jax.quantizers.combinators.slices import heads as heads
 from vqvae_jax.quantizers.combinators.updates import alternated as alternated
 from vqvae_jax.quantizers.combinators.updates import frozen as frozen
 from vqvae_jax.quantizers.combinators.updates import frozen_after as frozen_after
-from vqvae_jax.quantizers.laws import check_quantizer as check_quantizer
 from vqvae_jax.quantizers.lookups import Assignment as Assignment
 from vqvae_jax.quantizers.lookups import Lookup as Lookup
 from vqvae_jax.quantizers.lookups import codebook_vq as codebook_vq
@@ -158,3 +157,4 @@ from vqvae_jax.saving.bundle import save_model as save_model
 from vqvae_jax.saving.describe import described as described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16 as nearest_in_bfloat16
 from vqvae_jax.search.exact import nearest as nearest
+from vqvae_jax.testing.laws import check_quantizer as check_quantizer

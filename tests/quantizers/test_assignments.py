@@ -12,7 +12,7 @@ from scipy import stats
 
 from vqvae_jax import codebook_vq, fixed, given, learnt, sampled, sinkhorn, sinkhorn_vq
 from vqvae_jax.quantizers.codebook.assignments import squared_distances, transport
-from vqvae_jax.quantizers.trials import training_step
+from vqvae_jax.testing.trials import training_step
 
 KEY = jax.random.key(0)
 K, D, N = 5, 3, 40

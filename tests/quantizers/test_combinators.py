@@ -16,7 +16,7 @@ from vqvae_jax import ema_vq, kmeans, normal, underused, vq
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.combinators.combinators import normalize, project, rotate, scale
 from vqvae_jax.quantizers.combinators.slices import grouped, heads
-from vqvae_jax.quantizers.trials import evaluate, training_step
+from vqvae_jax.testing.trials import evaluate, training_step
 
 KEY = jax.random.key(0)
 SEEDED = {"init": kmeans(2), "revive": underused(0.5)}

@@ -14,11 +14,11 @@ from compiling import jit
 
 from vqvae_jax import ema_vq, kmeans, normal, stochastic_vq, straight_through, underused, vq
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers import trials
 from vqvae_jax.quantizers.combinators.beam import beam_search
 from vqvae_jax.quantizers.combinators.dropout import draw_depths, quantizer_dropout
 from vqvae_jax.quantizers.combinators.residual import repeat, residual, shared
 from vqvae_jax.saving.describe import Function, described
+from vqvae_jax.testing import trials
 
 K, D, N = 6, 3, 40
 KEY = jax.random.key(0)

@@ -19,7 +19,7 @@ from vqvae_jax.quantizers.scalar import (
     tanh_bound,
     tanh_cdf,
 )
-from vqvae_jax.quantizers.trials import look_up
+from vqvae_jax.testing.trials import look_up
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEY = jax.random.key(0)

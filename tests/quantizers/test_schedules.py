@@ -17,7 +17,7 @@ from vqvae_jax import ema_vq, from_json, normal, to_json, uniform, vq
 from vqvae_jax.quantizers.combinators.combinators import scale
 from vqvae_jax.quantizers.combinators.schedules import from_optax, scheduled
 from vqvae_jax.quantizers.combinators.slices import grouped, heads
-from vqvae_jax.quantizers.trials import training_step
+from vqvae_jax.testing.trials import training_step
 
 KEY = jax.random.key(0)
 NAMES = {"from_optax": from_optax, "scheduled": scheduled, "scale": scale}

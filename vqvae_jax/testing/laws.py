@@ -36,7 +36,9 @@ from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.codebook.handmade import NoCodes
-from vqvae_jax.quantizers.trials import (
+from vqvae_jax.saving.as_json import from_json, to_json
+from vqvae_jax.saving.describe import remake
+from vqvae_jax.testing.trials import (
     REPLICAS,
     Trial,
     begin_trial,
@@ -46,8 +48,6 @@ from vqvae_jax.quantizers.trials import (
     reverse_in_turn,
     training_step,
 )
-from vqvae_jax.saving.as_json import from_json, to_json
-from vqvae_jax.saving.describe import remake
 
 # int32 first; the last one that holds K - 1 is the narrowest.
 INTEGERS = (np.int32, np.uint32, np.uint16, np.int16, np.uint8, np.int8)
