@@ -51,6 +51,15 @@ def test_averages_go_on_from_codes_put_in(init, steps, put):
         state = train(q, params, state, z)[1]
         for name, value in zip(("codebook", "counts", "sums"), expected, strict=True):
             np.testing.assert_allclose(state[name], value, 1e-5, 1e-6)
+        assert state.get("weight", 1) == 1  # what was put in needs no correction
+
+
+def test_codes_put_in_replace_what_data_added_to_the_old_ones():
+    q = vj.vq(6, 3, **SEEDED)
+    params, state = q.init(KEY)
+    state = train(q, params, state, Z[0])[1]
+    assert np.all(state["offset"])
+    np.testing.assert_array_equal(decode(q, *vj.set_codes(q, params, state, E)), E)
 
 
 @pytest.mark.parametrize(
