@@ -15,7 +15,6 @@ from typing import Any
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.judging.classifier import digest
 from experiments.judging.ways import (
@@ -30,6 +29,7 @@ from experiments.judging.ways import (
     trainer,
 )
 from experiments.measuring import SHOWN
+from experiments.run.command import run
 from experiments.study import Column, Study
 from experiments.trial import make_budget
 from vqvae_jax.checks import check_size

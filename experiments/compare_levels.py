@@ -17,12 +17,12 @@ import numpy as np
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.codes import as_levels
-from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.intervals import difference
 from experiments.measuring import SHOWN, psnr_of_parts
-from experiments.recipe import hierarchy
+from experiments.run.codes import as_levels
+from experiments.run.command import run
+from experiments.run.recipe import hierarchy
 from experiments.study import Column, Study
 from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer

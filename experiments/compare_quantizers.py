@@ -15,9 +15,9 @@ from pathlib import Path
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.measuring import SHOWN
+from experiments.run.command import run
 from experiments.study import Column, Study
 from experiments.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import vqvae_jax as vj
 from experiments.arms import Arm, Row
-from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.classifier import Classifier, kept_classifier
 from experiments.judging.latents import SHOWN, Judging, trainer
 from experiments.judging.quality import frechet
 from experiments.judging.stability import findings
+from experiments.run.command import run
 from experiments.study import Column, Study
 from experiments.trial import images, labelled, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 
 from experiments import interpret, sample, train, train_prior
-from experiments.command import run
 from experiments.report import document, save
+from experiments.run.command import run
 from vqvae_jax.data.sources import EMBEDDED
 
 

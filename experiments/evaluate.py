@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float
 from rich.console import Console
 from rich.table import Table
 
-from experiments import codes
-from experiments.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
-from experiments.command import run
-from experiments.kinds import BY_AXES, NOUNS, kind_of_run, units
-from experiments.recipe import load_data
+from experiments.run import codes
+from experiments.run.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
+from experiments.run.command import run
+from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run, units
+from experiments.run.recipe import load_data
 from vqvae_jax import BundleError, load_model, psnr, ssim, usage
 from vqvae_jax.data.pipeline import Examples, take_batches
 from vqvae_jax.data.readers import DataError

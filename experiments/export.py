@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.command import run
-from experiments.recipe import load_data
+from experiments.run.command import run
+from experiments.run.recipe import load_data
 from vqvae_jax import as_functions, load_model
 from vqvae_jax.saving.bundle import Bundle, write
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
-from experiments import codes
+from experiments.run import codes
 from vqvae_jax.metrics import usage
 
 WIDTH = 7.0  # inches; with text of 8.5 pt readable on a page of 400 to 900 pixels

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import vqvae_jax as vj
-from experiments.command import run
+from experiments.run.command import run
 
 Weights = Mapping[str, np.ndarray]
 

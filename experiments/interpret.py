@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from experiments import codes, train
-from experiments.command import run
+from experiments import train
 from experiments.figures import png_bytes
 from experiments.meaning import parts
 from experiments.meaning.coder import Coder
@@ -27,10 +26,12 @@ from experiments.meaning.parts import Found, Part
 from experiments.meaning.probes import Score, linear_probe, neighbour_probe
 from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
 from experiments.page import html_table
-from experiments.progress import make_progress
-from experiments.recipe import load_data
 from experiments.report import document, picture, save
-from experiments.runs import strict_json, write_text
+from experiments.run import codes
+from experiments.run.command import run
+from experiments.run.progress import make_progress
+from experiments.run.recipe import load_data
+from experiments.run.runs import strict_json, write_text
 from vqvae_jax import VQVAE, VQVAE2, BundleError, load_model
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels

@@ -17,12 +17,12 @@ from pathlib import Path
 import vqvae_jax as vj
 from experiments import trial
 from experiments.arms import Arm, Row
-from experiments.command import run
 from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.code_lengths import Budget, make_arm
 from experiments.measuring import SHOWN
-from experiments.recipe import hierarchy
+from experiments.run.command import run
+from experiments.run.recipe import hierarchy
 from experiments.study import Column, Study
 from experiments.trial import images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.codes import as_counts, as_levels, by_stream, streams, tally
 from experiments.evaluate import code_table
+from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
 from vqvae_jax import psnr, ssim
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
 

@@ -16,7 +16,7 @@ from experiments.arms import Row
 from experiments.figures import png_bytes
 from experiments.report import document, picture, save
 from experiments.report import rows as html_rows
-from experiments.runs import strict_json, write_text
+from experiments.run.runs import strict_json, write_text
 from experiments.study import Study, groups, legend, means, table
 
 INTERVALS = "Means and 95 % intervals"

@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 
 from experiments.arms import Arm, cores, missing, run_missing
-from experiments.progress import make_progress
+from experiments.run.progress import make_progress
 
 MakeArms = Callable[[], Sequence[Arm]]
 

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.codes import as_levels, quantizers
-from experiments.command import run
 from experiments.figures import side_by_side
+from experiments.run.codes import as_levels, quantizers
+from experiments.run.command import run
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
 from vqvae_jax.data.pipeline import preprocess, to_pixels

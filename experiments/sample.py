@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import train, train_prior
-from experiments.command import run
 from experiments.generation.code_bits import COLUMNS
 from experiments.generation.code_files import Codes
 from experiments.generation.generate import (
@@ -33,7 +32,8 @@ from experiments.generation.generate import (
 from experiments.generation.priors import load_priors, read_json
 from experiments.generation.sample_page import Shown, quality_lines, write_page
 from experiments.generation.sample_quality import Images, measure
-from experiments.recipe import load_data
+from experiments.run.command import run
+from experiments.run.recipe import load_data
 from experiments.tokenize import codes_of, open_run
 from vqvae_jax import BundleError
 from vqvae_jax.checks import check_size

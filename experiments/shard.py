@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.command import run
-from experiments.progress import make_progress
+from experiments.run.command import run
+from experiments.run.progress import make_progress
 from vqvae_jax.data.records import check_records, open_records
 from vqvae_jax.data.sources import stream
 from vqvae_jax.data.writing import write_records

@@ -18,8 +18,6 @@ from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
 
-from experiments import codes as streams
-from experiments.command import run
 from experiments.generation.code_files import (
     DESCRIPTION,
     SPLITS,
@@ -29,8 +27,10 @@ from experiments.generation.code_files import (
     smallest,
     write_codes,
 )
-from experiments.progress import make_progress
-from experiments.recipe import load_data
+from experiments.run import codes as streams
+from experiments.run.command import run
+from experiments.run.progress import make_progress
+from experiments.run.recipe import load_data
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels

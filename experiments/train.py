@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import jax
 
-from experiments import codes, evaluate, kinds, remarks, report, runs, training
-from experiments.command import run
-from experiments.kinds import Facts, Kind
-from experiments.progress import Display, describe_start, measured
-from experiments.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
+from experiments import evaluate, report
+from experiments.run import codes, kinds, remarks, runs, training
+from experiments.run.command import run
+from experiments.run.kinds import Facts, Kind
+from experiments.run.progress import Display, describe_start, measured
+from experiments.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of

@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import runs, training
-from experiments.command import run
 from experiments.generation.code_bits import prior_bits, show, static, uniform
 from experiments.generation.code_files import Codes
 from experiments.generation.priors import (
@@ -30,8 +28,10 @@ from experiments.generation.priors import (
     take,
 )
 from experiments.judging.classifier import augment
-from experiments.progress import Display, describe_start, measured
-from experiments.recipe import load_data
+from experiments.run import runs, training
+from experiments.run.command import run
+from experiments.run.progress import Display, describe_start, measured
+from experiments.run.recipe import load_data
 from experiments.tokenize import codes_of, encode, open_run
 from experiments.train import as_variables
 from vqvae_jax import load_model, save_model

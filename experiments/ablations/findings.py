@@ -11,7 +11,7 @@ from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.arms import Row, version
 from experiments.measuring import SHOWN
 from experiments.page import markdown_table
-from experiments.runs import write_text
+from experiments.run.runs import write_text
 from experiments.study import Study
 from experiments.trial import images
 

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from experiments.bench import page
 from experiments.bench.machine import provenance
-from experiments.command import run
+from experiments.run.command import run
 
 PARTS = ("search", "step", "activations", "serve", "scale", "pipeline", "sampling")
 

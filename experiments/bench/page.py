@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from experiments.bench.timing import Race, Spread
 from experiments.figures import png_bytes
 from experiments.report import save
-from experiments.runs import strict_json, write_text
+from experiments.run.runs import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from experiments.bench.charts import marks
 from experiments.bench.page import LEGEND, Part, Table, race_json, rate, spread_text, time_text
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
-from experiments.recipe import load_data
+from experiments.run.recipe import load_data
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.records import open_records

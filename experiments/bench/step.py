@@ -20,7 +20,7 @@ from experiments.bench.page import (
 )
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
-from experiments.recipe import in_parts
+from experiments.run.recipe import in_parts
 from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq, kmeans, underused
 from vqvae_jax.training.step import TrainState, init_state, make_train_step
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipe import make_optimizer
+from experiments.run.recipe import make_optimizer
 from experiments.trial import compiler_options, run_steps
 from vqvae_jax import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.data.pipeline import batches, take_batches

@@ -18,9 +18,9 @@ import numpy as np
 
 from experiments import trial
 from experiments.arms import Arm, Result
-from experiments.codes import as_levels, quantizers
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.measuring import SHOWN, whole
+from experiments.run.codes import as_levels, quantizers
 from experiments.trial import compiler_options, fitter, images
 from vqvae_jax import (
     RNG,

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from experiments import codes
-from experiments.codes import Maps, as_levels
+from experiments.run import codes
+from experiments.run.codes import Maps, as_levels
 from vqvae_jax import VQVAE, VQVAE2
 from vqvae_jax.data.pipeline import preprocess, take_batches
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.codes import Maps, tally
 from experiments.meaning.coder import Coder, Stream, shown
 from experiments.meaning.meanings import frequent
+from experiments.run.codes import Maps, tally
 
 
 class Swap(NamedTuple):

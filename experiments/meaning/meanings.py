@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.codes import Maps, tally
 from experiments.meaning.coder import Coder, Stream, shown
+from experiments.run.codes import Maps, tally
 
 CONTEXT = 3  # cells a side of the pictures around a code
 

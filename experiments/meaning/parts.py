@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments import codes, figures
-from experiments.codes import Maps, tally
+from experiments import figures
 from experiments.meaning import charts
 from experiments.meaning import figures as draw
 from experiments.meaning.coder import Coder, Stream, shown
@@ -25,6 +24,8 @@ from experiments.meaning.meanings import (
     plane,
 )
 from experiments.meaning.probes import Score
+from experiments.run import codes
+from experiments.run.codes import Maps, tally
 
 LISTED = 65_536  # codes, at most, whose vectors are all computed
 DRAWN = 1024  # codes, at most, on the map that are decoded

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
-from experiments import codes
-from experiments.codes import Maps
 from experiments.meaning.coder import Coder
-from experiments.recipe import make_optimizer
+from experiments.run import codes
+from experiments.run.codes import Maps
+from experiments.run.recipe import make_optimizer
 from experiments.train import Config
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches, preprocess

@@ -9,7 +9,7 @@ import numpy as np
 from test_reconstruct import save_random
 
 import vqvae_jax as vj
-from experiments.recipe import hierarchy
+from experiments.run.recipe import hierarchy
 
 SIZES = {"train": 60, "t10k": 20}
 CLASSES = 3

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import command, evaluate, train
+from experiments import evaluate, train
+from experiments.run import command
 
 
 def refused(capsys, main, config, arguments: list[str]) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import command
 from experiments.bench import __main__ as bench
 from experiments.bench import (
     exactness,
@@ -18,6 +17,7 @@ from experiments.bench import (
     search,
 )
 from experiments.bench.timing import Contestant, Race, Spread, calls_for, race, spread
+from experiments.run import command
 
 
 class FakeClock:

@@ -2,9 +2,9 @@
 
 import json
 
-from experiments import command
 from experiments.bench import __main__ as bench
 from experiments.bench import sampling
+from experiments.run import command
 
 
 def test_sampling(tiny, monkeypatch, tmp_path):

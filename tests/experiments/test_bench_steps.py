@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import command, train
+from experiments import train
 from experiments.bench import __main__ as bench
 from experiments.bench import activations, memory, overhead, pipeline, serve, step
 from experiments.bench.timing import Race
+from experiments.run import command
 from vqvae_jax import vq
 from vqvae_jax.training import parallel
 from vqvae_jax.training.step import TrainState

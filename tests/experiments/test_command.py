@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import command
+from experiments.run import command
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import jax
-from experiments import command
+from experiments.run import command
 command.keep_compilations()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []

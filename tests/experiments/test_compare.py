@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import command, compare_quantizers, evaluate, measuring, trial
+from experiments import compare_quantizers, evaluate, measuring, trial
 from experiments.arms import Diverged
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
 from experiments.comparison import command_line
 from experiments.page import markdown
+from experiments.run import command
 
 # One training for all -----------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import command, compare_levels
+from experiments import compare_levels
 from experiments.arms import Arm, Row
-from experiments.codes import quantizers
 from experiments.compare_levels import Config, findings, models, top_only
 from experiments.intervals import difference
+from experiments.run import command
+from experiments.run.codes import quantizers
 from vqvae_jax.data.pipeline import preprocess
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import command, compare_vae
+from experiments import compare_vae
 from experiments.arms import Arm, Row
 from experiments.compare_vae import Config, make_arms, models
 from experiments.generation import samplers
 from experiments.generation.code_prior import Prior
 from experiments.judging import latents
 from experiments.judging.stability import findings
+from experiments.run import command
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import vqvae_jax as vj
-from experiments import command, import_torch
+from experiments import import_torch
+from experiments.run import command
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMA = GOLDEN / "import_ema.safetensors"

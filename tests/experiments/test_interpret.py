@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, sparse
 
 import vqvae_jax as vj
-from experiments import command, interpret
+from experiments import interpret
 from experiments.meaning import probes
 from experiments.meaning.coder import Coder
 from experiments.meaning.interventions import (
@@ -39,7 +39,8 @@ from experiments.meaning.representations import (
     untrained,
     vae_of,
 )
-from experiments.recipe import hierarchy
+from experiments.run import command
+from experiments.run.recipe import hierarchy
 from tests.experiments.test_bad_input import refused
 from vqvae_jax.data.pipeline import preprocess
 

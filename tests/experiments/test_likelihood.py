@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import command, likelihood
+from experiments import likelihood
 from experiments.generation import code_prior
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.judging import code_lengths
 from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.likelihood import COLUMNS, Config, make_arms, models
 from experiments.page import markdown
+from experiments.run import command
 from vqvae_jax.data.pipeline import preprocess
 
 KEY = jax.random.key(0)

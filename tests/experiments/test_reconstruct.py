@@ -13,9 +13,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import vqvae_jax as vj
-from experiments import command, reconstruct
+from experiments import reconstruct
 from experiments.figures import GAP
-from experiments.recipe import hierarchy
+from experiments.run import command
+from experiments.run.recipe import hierarchy
 from vqvae_jax.data.readers import DataError
 
 ROOT = Path(__file__).parents[2]

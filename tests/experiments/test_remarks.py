@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import remarks, runs
-from experiments.training import PATIENCE, Guard, NothingLearnt
+from experiments.run import remarks, runs
+from experiments.run.training import PATIENCE, Guard, NothingLearnt
 
 RNG = np.random.default_rng(0)
 GOOD = {"mse": 0.1, "used": 0.9, "seen": 1000.0}

@@ -9,7 +9,8 @@ import pytest
 from test_bad_input import images, refused
 from test_train import SMALL, StopAt
 
-from experiments import shard, train, training
+from experiments import shard, train
+from experiments.run import training
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED, embedded
 

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train, training
-from experiments.runs import ConfigChanged, read_lines
+from experiments import train
+from experiments.run import training
+from experiments.run.runs import ConfigChanged, read_lines
 from vqvae_jax import load_model, pixels, save_model, vq
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.training.checkpoint import Checkpoints

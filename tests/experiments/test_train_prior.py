@@ -15,10 +15,11 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-from experiments import train_prior, training
+from experiments import train_prior
 from experiments.generation import code_bits, priors
 from experiments.generation.code_files import Codes, open_codes
-from experiments.runs import ConfigChanged, read_lines
+from experiments.run import training
+from experiments.run.runs import ConfigChanged, read_lines
 from vqvae_jax import (
     BundleError,
     Condition,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from experiments import codes
+from experiments.run import codes
 from vqvae_jax.data.domain import admit
 
 GUIDE = "docs/when-training-looks-wrong.md"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jax
 
-from experiments import runs
-from experiments.progress import Display
+from experiments.run import runs
+from experiments.run.progress import Display
 from vqvae_jax.checks import check_range, check_size
 from vqvae_jax.training import parallel
 from vqvae_jax.training.checkpoint import Checkpoints
