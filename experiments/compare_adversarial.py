@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import vqvae_jax as vj
-from experiments.arms import Arm, Row
-from experiments.comparison import choose, command_line, compare
 from experiments.judging.classifier import digest
 from experiments.judging.ways import (
     JUDGE,
@@ -28,10 +26,12 @@ from experiments.judging.ways import (
     plain,
     trainer,
 )
-from experiments.measuring import SHOWN
 from experiments.run.command import run
 from experiments.study import Column, Study
-from experiments.trial import make_budget
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.measuring import SHOWN
+from experiments.sweep.trial import make_budget
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED
 

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 
 import vqvae_jax as vj
-from experiments.arms import Arm, Row
-from experiments.comparison import choose, command_line, compare
-from experiments.intervals import difference
-from experiments.measuring import SHOWN, psnr_of_parts
 from experiments.run.codes import as_levels
 from experiments.run.command import run
 from experiments.run.recipe import hierarchy
 from experiments.study import Column, Study
-from experiments.trial import images, make_arm, make_budget
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.intervals import difference
+from experiments.sweep.measuring import SHOWN, psnr_of_parts
+from experiments.sweep.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED

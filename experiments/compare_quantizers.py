@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
-from experiments.arms import Arm, Row
-from experiments.comparison import choose, command_line, compare
-from experiments.measuring import SHOWN
 from experiments.run.command import run
 from experiments.study import Column, Study
-from experiments.trial import images, make_arm, make_budget
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.measuring import SHOWN
+from experiments.sweep.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
-from experiments.arms import Arm, Row
-from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.classifier import Classifier, kept_classifier
 from experiments.judging.latents import SHOWN, Judging, trainer
@@ -24,7 +22,9 @@ from experiments.judging.quality import frechet
 from experiments.judging.stability import findings
 from experiments.run.command import run
 from experiments.study import Column, Study
-from experiments.trial import images, labelled, make_budget
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.trial import images, labelled, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED

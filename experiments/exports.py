@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.arms import Row
+from experiments.sweep.arms import Row
 
 ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\~{}", "^": r"\^{}", "\\": "/"}

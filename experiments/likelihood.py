@@ -15,16 +15,16 @@ from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
-from experiments import trial
-from experiments.arms import Arm, Row
-from experiments.comparison import choose, command_line, compare
 from experiments.generation.code_prior import Prior
 from experiments.judging.code_lengths import Budget, make_arm
-from experiments.measuring import SHOWN
 from experiments.run.command import run
 from experiments.run.recipe import hierarchy
 from experiments.study import Column, Study
-from experiments.trial import images
+from experiments.sweep import trial
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.measuring import SHOWN
+from experiments.sweep.trial import images
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.arms import Row
 from experiments.charts import Panel
-from experiments.intervals import interval
+from experiments.sweep.arms import Row
+from experiments.sweep.intervals import interval
 
 
 @dataclasses.dataclass(frozen=True)

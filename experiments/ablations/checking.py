@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
-from experiments.arms import Arm, collect
-from experiments.processes import default_processes, run_all
+from experiments.sweep.arms import Arm, collect
+from experiments.sweep.processes import default_processes, run_all
 
 LOOKED_AT = ("psnr", "ssim", "used", "perplexity", "quantization_error", "total")
 ARMS = 2

@@ -15,8 +15,8 @@ from experiments.ablations.settings import (
 )
 from experiments.ablations.shared import CIFAR, NUMBERS, SIZE
 from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
-from experiments.arms import Arm
 from experiments.study import Column
+from experiments.sweep.arms import Arm
 
 EARLY = 200  # the step at which errors are compared
 OPTIMIZERS = ("Adam, quarter rate", "Adam", "Adam, fourfold rate", "SGD")

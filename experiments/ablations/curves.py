@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.ablations.settings import title
-from experiments.arms import Row
 from experiments.figures import INK, LINES, new_figure, plain
-from experiments.intervals import interval
+from experiments.sweep.arms import Row
+from experiments.sweep.intervals import interval
 
 Figures = Mapping[str, Figure]  # by caption
 Points = Mapping[float, tuple[float, float]]  # by x: mean and half-width

@@ -8,12 +8,12 @@ from pathlib import Path
 from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
-from experiments.arms import Row, version
-from experiments.measuring import SHOWN
 from experiments.page import markdown_table
 from experiments.run.runs import write_text
 from experiments.study import Study
-from experiments.trial import images
+from experiments.sweep.arms import Row, version
+from experiments.sweep.measuring import SHOWN
+from experiments.sweep.trial import images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (

@@ -4,7 +4,7 @@ import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, gain, quantizer_arms, times
 from experiments.ablations.shared import CIFAR, ERRORS, FITTED, IMAGENET, SIZE
 from experiments.ablations.verdicts import Claim, above, within
-from experiments.arms import Arm
+from experiments.sweep.arms import Arm
 
 ROTATION = "ImageNet 256 x 256, 32 x 32 codes of D = 32, K = 1,024, 100 epochs"
 

@@ -9,8 +9,8 @@ from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, level, quantizer_arms, times
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
-from experiments.arms import Arm
 from experiments.study import Column
+from experiments.sweep.arms import Arm
 
 BITS = 9
 LFQ = {"temperature": 4.0, "beta": 0.01}

@@ -17,10 +17,10 @@ from experiments.ablations.verdicts import (
     ratio_of,
     spread,
 )
-from experiments.arms import Arm, Row
 from experiments.compare_quantizers import COLUMNS
 from experiments.study import Column, Study
-from experiments.trial import Budget, More, images, trainer
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.trial import Budget, More, images, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.combinators.schedules import Transformation

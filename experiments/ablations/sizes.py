@@ -14,7 +14,7 @@ from experiments.ablations.settings import (
 )
 from experiments.ablations.shared import CODES, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below
-from experiments.arms import Arm
+from experiments.sweep.arms import Arm
 
 BENCHMARK = "ImageNet 64 x 64, D = 64, 500,000 steps of batch 256"
 LEVELS = {64: (8, 8), 512: (8, 8, 8), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5)}

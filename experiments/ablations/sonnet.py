@@ -10,11 +10,11 @@ import vqvae_jax as vj
 from experiments.ablations.curves import Figures, legend, panel
 from experiments.ablations.settings import Ablation, Setting, columns, make_arm
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
-from experiments.arms import Arm, Result, Row
 from experiments.figures import new_figure
-from experiments.intervals import interval
 from experiments.study import Column
-from experiments.trial import images
+from experiments.sweep.arms import Arm, Result, Row
+from experiments.sweep.intervals import interval
+from experiments.sweep.trial import images
 
 LOGGED = {
     100: (0.483, 10.4), 500: (0.147, 34.3), 1000: (0.105, 71.8), 2000: (0.081, 154.0),

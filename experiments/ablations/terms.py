@@ -7,7 +7,7 @@ from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, quantizer_arms, range_over
 from experiments.ablations.shared import CIFAR, FITTED, NUMBERS, OTHER, SIZE
 from experiments.ablations.verdicts import Claim, above, below
-from experiments.arms import Arm
+from experiments.sweep.arms import Arm
 
 
 def blocked(z_e, z_q):

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.arms import Row
-from experiments.intervals import Interval, difference, interval, variance_ratio
+from experiments.sweep.arms import Row
+from experiments.sweep.intervals import Interval, difference, interval, variance_ratio
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 

@@ -16,7 +16,7 @@ from experiments.ablations.verdicts import (
     spread,
     variance_ratio_of,
 )
-from experiments.arms import Arm
+from experiments.sweep.arms import Arm
 
 EARLIER = "Its rules were written after these arms had been run once, for another page."
 

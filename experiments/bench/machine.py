@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.arms import cores, device, version, versions
+from experiments.sweep.arms import cores, device, version, versions
 
 PEERS = ("torch", "vector-quantize-pytorch", "dm-haiku")
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
-from experiments.measuring import whole
-from experiments.trial import compiler_options
+from experiments.sweep.measuring import whole
+from experiments.sweep.trial import compiler_options
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 

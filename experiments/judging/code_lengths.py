@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import trial
-from experiments.arms import Arm, Result
 from experiments.generation.code_prior import Prior, learned_bits
-from experiments.measuring import SHOWN, whole
 from experiments.run.codes import as_levels, quantizers
-from experiments.trial import compiler_options, fitter, images
+from experiments.sweep import trial
+from experiments.sweep.arms import Arm, Result
+from experiments.sweep.measuring import SHOWN, whole
+from experiments.sweep.trial import compiler_options, fitter, images
 from vqvae_jax import (
     RNG,
     VAE,

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import vqvae_jax as vj
-from experiments.arms import Result
 from experiments.generation.code_prior import Prior
 from experiments.generation.samplers import Images, samples
 from experiments.judging.classifier import Classifier
 from experiments.judging.quality import frechet, trained_on
-from experiments.measuring import whole
-from experiments.trial import Budget, compiler_options, fitter, labelled
+from experiments.sweep.arms import Result
+from experiments.sweep.measuring import whole
+from experiments.sweep.trial import Budget, compiler_options, fitter, labelled
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.pipeline import preprocess
 

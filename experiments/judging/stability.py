@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import fdtr
 
-from experiments.arms import Row
-from experiments.intervals import difference, pooled
+from experiments.sweep.arms import Row
+from experiments.sweep.intervals import difference, pooled
 
 OURS, OTHER = "VQ-VAE", "VAE"
 

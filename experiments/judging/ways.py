@@ -13,13 +13,13 @@ import optax
 from jaxtyping import UInt8
 
 import vqvae_jax as vj
-from experiments import measuring
-from experiments.arms import Result
 from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
 from experiments.judging.quality import frechet, recognised
 from experiments.run.codes import quantizers
 from experiments.run.recipe import make_optimizer
-from experiments.trial import compiler_options, images, labelled, make_budget, run_steps
+from experiments.sweep import measuring
+from experiments.sweep.arms import Result
+from experiments.sweep.trial import compiler_options, images, labelled, make_budget, run_steps
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.training.adversarial import (
     adaptive,

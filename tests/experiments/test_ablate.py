@@ -10,16 +10,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ablate, arms, trial
+from experiments import ablate
 from experiments.ablate import Config
 from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study
 from experiments.ablations.terms import blocked
-from experiments.intervals import interval
-from experiments.measuring import SHOWN
 from experiments.run import command
 from experiments.run.recipe import make_optimizer
+from experiments.sweep import arms, trial
+from experiments.sweep.intervals import interval
+from experiments.sweep.measuring import SHOWN
 from vqvae_jax import from_json, task_loss
 from vqvae_jax.training.step import init_state, make_train_step
 

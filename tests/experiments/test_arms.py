@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import arms, charts
-from experiments.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
-from experiments.arms import unpack as unpacked
-from experiments.intervals import interval
+from experiments import charts
 from experiments.page import html, markdown, results, write_pages
-from experiments.processes import run_all
 from experiments.study import Column, Study
+from experiments.sweep import arms
+from experiments.sweep.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
+from experiments.sweep.arms import unpack as unpacked
+from experiments.sweep.intervals import interval
+from experiments.sweep.processes import run_all
 
 PICTURES = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3, 1)
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import compare_quantizers, evaluate, measuring, trial
-from experiments.arms import Diverged
+from experiments import compare_quantizers, evaluate
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
-from experiments.comparison import command_line
 from experiments.page import markdown
 from experiments.run import command
+from experiments.sweep import measuring, trial
+from experiments.sweep.arms import Diverged
+from experiments.sweep.comparison import command_line
 
 # One training for all -----------------------------------------------------------------------------
 

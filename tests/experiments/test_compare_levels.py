@@ -9,11 +9,11 @@ import pytest
 
 import vqvae_jax as vj
 from experiments import compare_levels
-from experiments.arms import Arm, Row
 from experiments.compare_levels import Config, findings, models, top_only
-from experiments.intervals import difference
 from experiments.run import command
 from experiments.run.codes import quantizers
+from experiments.sweep.arms import Arm, Row
+from experiments.sweep.intervals import difference
 from vqvae_jax.data.pipeline import preprocess
 
 

@@ -10,13 +10,13 @@ import pytest
 
 import vqvae_jax as vj
 from experiments import compare_vae
-from experiments.arms import Arm, Row
 from experiments.compare_vae import Config, make_arms, models
 from experiments.generation import samplers
 from experiments.generation.code_prior import Prior
 from experiments.judging import latents
 from experiments.judging.stability import findings
 from experiments.run import command
+from experiments.sweep.arms import Arm, Row
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
 RNG = np.random.default_rng(0)

@@ -29,7 +29,7 @@ from experiments.ablations.verdicts import (
     verdict,
     within,
 )
-from experiments.arms import Arm, Row
+from experiments.sweep.arms import Arm, Row
 
 ALL = {REPRODUCED, NOT_REPRODUCED, UNDECIDED}
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.arms import Arm, collect
 from experiments.page import write_pages
-from experiments.processes import default_processes, run_all
 from experiments.study import Study
+from experiments.sweep.arms import Arm, collect
+from experiments.sweep.processes import default_processes, run_all
 
 
 def compare(

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import optax
 
-from experiments.arms import Arm, Diverged, Result
-from experiments.measuring import evaluate, measure
 from experiments.run.codes import quantizers
 from experiments.run.recipe import load_data, make_optimizer
+from experiments.sweep.arms import Arm, Diverged, Result
+from experiments.sweep.measuring import evaluate, measure
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels

@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from experiments.arms import Arm, cores, missing, run_missing
 from experiments.run.progress import make_progress
+from experiments.sweep.arms import Arm, cores, missing, run_missing
 
 MakeArms = Callable[[], Sequence[Arm]]
 
