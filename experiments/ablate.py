@@ -25,8 +25,8 @@ from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import check
 from experiments.ablations.findings import study, write_summary
 from experiments.ablations.settings import Ablation, Setting, quick
+from experiments.pages.study import Study
 from experiments.run.command import run
-from experiments.study import Study
 from experiments.sweep.arms import Arm, Row, collect
 from experiments.sweep.comparison import choose, command_line, compare
 from vqvae_jax.checks import check_size

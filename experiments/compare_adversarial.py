@@ -26,8 +26,8 @@ from experiments.judging.ways import (
     plain,
     trainer,
 )
+from experiments.pages.study import Column, Study
 from experiments.run.command import run
-from experiments.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose, command_line, compare
 from experiments.sweep.measuring import SHOWN

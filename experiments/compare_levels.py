@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import vqvae_jax as vj
+from experiments.pages.study import Column, Study
 from experiments.run.codes import as_levels
 from experiments.run.command import run
 from experiments.run.recipe import hierarchy
-from experiments.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose, command_line, compare
 from experiments.sweep.intervals import difference

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import vqvae_jax as vj
+from experiments.pages.study import Column, Study
 from experiments.run.command import run
-from experiments.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose, command_line, compare
 from experiments.sweep.measuring import SHOWN

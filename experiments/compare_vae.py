@@ -20,8 +20,8 @@ from experiments.judging.classifier import Classifier, kept_classifier
 from experiments.judging.latents import SHOWN, Judging, trainer
 from experiments.judging.quality import frechet
 from experiments.judging.stability import findings
+from experiments.pages.study import Column, Study
 from experiments.run.command import run
-from experiments.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose, command_line, compare
 from experiments.sweep.trial import images, labelled, make_budget

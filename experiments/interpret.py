@@ -19,14 +19,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from experiments import train
-from experiments.figures import png_bytes
 from experiments.meaning import parts
 from experiments.meaning.coder import Coder
 from experiments.meaning.parts import Found, Part
 from experiments.meaning.probes import Score, linear_probe, neighbour_probe
 from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
-from experiments.page import html_table
-from experiments.report import document, picture, save
+from experiments.pages.figures import png_bytes
+from experiments.pages.page import html_table
+from experiments.pages.report import document, picture, save
 from experiments.run import codes
 from experiments.run.command import run
 from experiments.run.progress import make_progress

@@ -17,9 +17,9 @@ from pathlib import Path
 import vqvae_jax as vj
 from experiments.generation.code_prior import Prior
 from experiments.judging.code_lengths import Budget, make_arm
+from experiments.pages.study import Column, Study
 from experiments.run.command import run
 from experiments.run.recipe import hierarchy
-from experiments.study import Column, Study
 from experiments.sweep import trial
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose, command_line, compare

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import jax
 
-from experiments import evaluate, report
+from experiments import evaluate
+from experiments.pages import report
 from experiments.run import codes, kinds, remarks, runs, training
 from experiments.run.command import run
 from experiments.run.kinds import Facts, Kind

@@ -15,7 +15,7 @@ from experiments.ablations.settings import (
 )
 from experiments.ablations.shared import CIFAR, NUMBERS, SIZE
 from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
-from experiments.study import Column
+from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
 
 EARLY = 200  # the step at which errors are compared

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.ablations.settings import title
-from experiments.figures import INK, LINES, new_figure, plain
+from experiments.pages.figures import INK, LINES, new_figure, plain
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 

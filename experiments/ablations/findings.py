@@ -8,9 +8,9 @@ from pathlib import Path
 from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
-from experiments.page import markdown_table
+from experiments.pages.page import markdown_table
+from experiments.pages.study import Study
 from experiments.run.runs import write_text
-from experiments.study import Study
 from experiments.sweep.arms import Row, version
 from experiments.sweep.measuring import SHOWN
 from experiments.sweep.trial import images

@@ -9,7 +9,7 @@ from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, level, quantizer_arms, times
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
-from experiments.study import Column
+from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
 
 BITS = 9

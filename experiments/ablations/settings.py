@@ -18,7 +18,7 @@ from experiments.ablations.verdicts import (
     spread,
 )
 from experiments.compare_quantizers import COLUMNS
-from experiments.study import Column, Study
+from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.trial import Budget, More, images, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json

@@ -10,8 +10,8 @@ import vqvae_jax as vj
 from experiments.ablations.curves import Figures, legend, panel
 from experiments.ablations.settings import Ablation, Setting, columns, make_arm
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
-from experiments.figures import new_figure
-from experiments.study import Column
+from experiments.pages.figures import new_figure
+from experiments.pages.study import Column
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.trial import images

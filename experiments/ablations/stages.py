@@ -6,7 +6,7 @@ import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, arm_name, gain, quantizer_arms
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
-from experiments.study import Column
+from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
 from experiments.sweep.measuring import psnr_of_parts
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.bench.timing import Spread
-from experiments.figures import INK, LINES, new_figure, plain
+from experiments.pages.figures import INK, LINES, new_figure, plain
 
 
 def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:

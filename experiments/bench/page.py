@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
-from experiments.figures import png_bytes
-from experiments.report import save
+from experiments.pages.figures import png_bytes
+from experiments.pages.report import save
 from experiments.run.runs import strict_json, write_text
 
 

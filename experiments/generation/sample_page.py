@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.charts import draw_mosaic, strip
-from experiments.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
 from experiments.generation.code_bits import COLUMNS, saved, table_rows
 from experiments.generation.sample_quality import Images, distances
 from experiments.judging.quality import nearest_neighbours
-from experiments.page import html_table
-from experiments.report import document, picture, rows, save
+from experiments.pages.charts import draw_mosaic, strip
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
+from experiments.pages.page import html_table
+from experiments.pages.report import document, picture, rows, save
 from experiments.run import runs
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]

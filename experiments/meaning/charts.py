@@ -7,10 +7,10 @@ from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.figures import INK, LINES, WIDTH, new_figure, plain
 from experiments.meaning.figures import rgba
 from experiments.meaning.interventions import Reach
 from experiments.meaning.probes import Score
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
 
 
 def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:

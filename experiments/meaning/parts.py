@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments import figures
 from experiments.meaning import charts
 from experiments.meaning import figures as draw
 from experiments.meaning.coder import Coder, Stream, shown
@@ -24,6 +23,7 @@ from experiments.meaning.meanings import (
     plane,
 )
 from experiments.meaning.probes import Score
+from experiments.pages import figures
 from experiments.run import codes
 from experiments.run.codes import Maps, tally
 

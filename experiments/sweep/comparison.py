@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.page import write_pages
-from experiments.study import Study
+from experiments.pages.page import write_pages
+from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.processes import default_processes, run_all
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import charts
-from experiments.page import html, markdown, results, write_pages
-from experiments.study import Column, Study
+from experiments.pages import charts
+from experiments.pages.page import html, markdown, results, write_pages
+from experiments.pages.study import Column, Study
 from experiments.sweep import arms
 from experiments.sweep.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
 from experiments.sweep.arms import unpack as unpacked

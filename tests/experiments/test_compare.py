@@ -13,7 +13,7 @@ import pytest
 import vqvae_jax as vj
 from experiments import compare_quantizers, evaluate
 from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
-from experiments.page import markdown
+from experiments.pages.page import markdown
 from experiments.run import command
 from experiments.sweep import measuring, trial
 from experiments.sweep.arms import Diverged

@@ -16,7 +16,7 @@ from experiments.generation.code_prior import Prior, learned_bits
 from experiments.judging import code_lengths
 from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.likelihood import COLUMNS, Config, make_arms, models
-from experiments.page import markdown
+from experiments.pages.page import markdown
 from experiments.run import command
 from vqvae_jax.data.pipeline import preprocess
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vqvae_jax as vj
-from experiments import figures, report
+from experiments.pages import figures, report
 
 EVIL = "<script>\"&'</script>"
 METRICS = [

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures import INK, LINES, WIDTH, new_figure, plain
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
 
 Panel = Mapping[str, Mapping[str, tuple[float, float]]]
 """{group: {label: (mean, half-width)}}"""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from experiments import figures as draw
+from experiments.pages import figures as draw
 from experiments.run import codes
 from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
 from vqvae_jax.saving.bundle import write

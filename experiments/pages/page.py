@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import charts, exports
-from experiments.figures import png_bytes
-from experiments.report import document, picture, save
-from experiments.report import rows as html_rows
+from experiments.pages import charts, exports
+from experiments.pages.figures import png_bytes
+from experiments.pages.report import document, picture, save
+from experiments.pages.report import rows as html_rows
+from experiments.pages.study import Study, groups, legend, means, table
 from experiments.run.runs import strict_json, write_text
-from experiments.study import Study, groups, legend, means, table
 from experiments.sweep.arms import Row
 
 INTERVALS = "Means and 95 % intervals"

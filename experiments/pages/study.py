@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.charts import Panel
+from experiments.pages.charts import Panel
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 
