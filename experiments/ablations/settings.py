@@ -17,7 +17,7 @@ from experiments.ablations.verdicts import (
     ratio_of,
     spread,
 )
-from experiments.compare_quantizers import COLUMNS
+from experiments.compare.quantizers import COLUMNS
 from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.trial import Budget, More, images, trainer

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from experiments import compare_levels, compare_vae, likelihood
 from experiments.ablations.settings import Ablation, Setting, gain
 from experiments.ablations.shared import CIFAR, IMAGENET
 from experiments.ablations.verdicts import (
@@ -16,6 +15,9 @@ from experiments.ablations.verdicts import (
     spread,
     variance_ratio_of,
 )
+from experiments.compare import levels as compare_levels
+from experiments.compare import likelihood
+from experiments.compare import vae as compare_vae
 from experiments.sweep.arms import Arm
 
 EARLIER = "Its rules were written after these arms had been run once, for another page."

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import compare_quantizers, evaluate
-from experiments.compare_quantizers import COLUMNS, Config, make_arms, quantizers
+from experiments import evaluate
+from experiments.compare import quantizers as compare_quantizers
+from experiments.compare.quantizers import COLUMNS, Config, make_arms, quantizers
 from experiments.pages.page import markdown
 from experiments.run import command
 from experiments.sweep import measuring, trial
@@ -165,9 +166,9 @@ def test_names_of_arms(data, capsys):
 
 def test_a_quick_run_says_so(data):
     config = Config(quick=True, data=data)
-    command = command_line(config, "experiments.compare_quantizers")
+    command = command_line(config, "experiments.compare.quantizers")
     page = markdown(compare_quantizers.study(command, config, []), [])
-    assert "**A quick run" in page and "experiments.compare_quantizers --quick" in page
+    assert "**A quick run" in page and "experiments.compare.quantizers --quick" in page
 
 
 @pytest.mark.parametrize("codes", [512, 4096])

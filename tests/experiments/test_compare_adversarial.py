@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from experiments import compare_adversarial
-from experiments.compare_adversarial import COLUMNS, Config, define, make_arms
+from experiments.compare import adversarial as compare_adversarial
+from experiments.compare.adversarial import COLUMNS, Config, define, make_arms
 from experiments.judging import ways
 from vqvae_jax import sharpness
 from vqvae_jax.data.pipeline import preprocess

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import compare_levels
-from experiments.compare_levels import Config, findings, models, top_only
+from experiments.compare import levels as compare_levels
+from experiments.compare.levels import Config, findings, models, top_only
 from experiments.run import command
 from experiments.run.codes import quantizers
 from experiments.sweep.arms import Arm, Row

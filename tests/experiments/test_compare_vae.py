@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import compare_vae
-from experiments.compare_vae import Config, make_arms, models
+from experiments.compare import vae as compare_vae
+from experiments.compare.vae import Config, make_arms, models
 from experiments.generation import samplers
 from experiments.generation.code_prior import Prior
 from experiments.judging import latents

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import likelihood
+from experiments.compare import likelihood
+from experiments.compare.likelihood import COLUMNS, Config, make_arms, models
 from experiments.generation import code_prior
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.judging import code_lengths
 from experiments.judging.code_lengths import Budget, code_bits, draw_bits
-from experiments.likelihood import COLUMNS, Config, make_arms, models
 from experiments.pages.page import markdown
 from experiments.run import command
 from vqvae_jax.data.pipeline import preprocess
@@ -156,7 +156,7 @@ def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
     definition = found["arms"][1]["definition"]
     assert definition["likelihood"] == {"call": "logistic", "kwargs": {"scale": None}}
     assert (definition["prior"]["steps"], definition["budget"]["steps"]) == (2, 3)
-    assert "experiments.likelihood --only vae vqvae2 --quick" in found["command"]
+    assert "experiments.compare.likelihood --only vae vqvae2 --quick" in found["command"]
     text = (tmp_path / "report.md").read_text()
     assert "**A quick run, 3 steps" in text
     assert re.search(r"\| VAE, 16 numbers a place \| \d\.\d{3} \| - \| - \| ", text)

@@ -1,9 +1,9 @@
 """Bits an element of VAE, VQ-VAE and VQ-VAE-2 under the same budget, with every term.
 
-python -m experiments.likelihood --quick          under a minute, to see that it works
-python -m experiments.likelihood                  all arms; the same command continues
-python -m experiments.likelihood --only vae vqvae2
-python -m experiments.likelihood --list
+python -m experiments.compare.likelihood --quick          under a minute, to see that it works
+python -m experiments.compare.likelihood                  all arms; the same command continues
+python -m experiments.compare.likelihood --only vae vqvae2
+python -m experiments.compare.likelihood --list
 
 Writes a table with intervals over seeds, a plot and pictures to runs/likelihood/report.html (and
 .md).
@@ -155,7 +155,7 @@ def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     sizes = ("seeds", "steps", "batch_size", "prior_steps")
     check_size(**{name: getattr(config, name) for name in sizes})
-    command = command_line(config, "experiments.likelihood")
+    command = command_line(config, "experiments.compare.likelihood")
     config = shrunk(config) if config.quick else config
     return compare(config, make_arms, partial(study, command), "likelihood")
 

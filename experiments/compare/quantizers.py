@@ -1,9 +1,9 @@
 """The same autoencoder under the same budget with every quantizer.
 
-python -m experiments.compare_quantizers --quick          a few minutes, to see that it works
-python -m experiments.compare_quantizers                  all arms; the same command continues
-python -m experiments.compare_quantizers --only vq ema_vq
-python -m experiments.compare_quantizers --list
+python -m experiments.compare.quantizers --quick          a few minutes, to see that it works
+python -m experiments.compare.quantizers                  all arms; the same command continues
+python -m experiments.compare.quantizers --only vq ema_vq
+python -m experiments.compare.quantizers --list
 
 Writes tables with intervals over seeds, a plot and pictures to runs/compare/report.html (and .md).
 """
@@ -131,7 +131,7 @@ def make_arms(config: Config) -> list[Arm]:
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config, "experiments.compare_quantizers")
+    command = command_line(config, "experiments.compare.quantizers")
     if config.quick:
         steps = min(config.steps, 100)
         config = dataclasses.replace(config, codes=config.codes[:1], seeds=1, steps=steps)

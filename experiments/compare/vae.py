@@ -1,8 +1,8 @@
 """Discrete codes against continuous ones: VQ-VAE, VAE, beta-VAE and a plain autoencoder.
 
-python -m experiments.compare_vae --quick          a minute, to see that it works
-python -m experiments.compare_vae                  all arms; the same command continues
-python -m experiments.compare_vae --list
+python -m experiments.compare.vae --quick          a minute, to see that it works
+python -m experiments.compare.vae                  all arms; the same command continues
+python -m experiments.compare.vae --list
 
 The same encoder, decoder, grid and budget, three learning rates, three seeds: 36 runs. Writes
 tables with intervals, a plot and pictures of samples to runs/vae/report.html (and .md).
@@ -159,7 +159,7 @@ def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     sizes = ("seeds", "steps", "batch_size", "prior_steps", "samples")
     check_size(**{name: getattr(config, name) for name in sizes})
-    command = command_line(config, "experiments.compare_vae")
+    command = command_line(config, "experiments.compare.vae")
     config = shrunk(config) if config.quick else config
     if not config.list:
         classifier(config)  # before several processes would train it

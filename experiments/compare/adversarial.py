@@ -1,7 +1,7 @@
 """The same autoencoder, trained for pixels, for features, and against a discriminator.
 
-python -m experiments.compare_adversarial --quick     a minute, to see that it works
-python -m experiments.compare_adversarial             all arms; the same command continues
+python -m experiments.compare.adversarial --quick     a minute, to see that it works
+python -m experiments.compare.adversarial             all arms; the same command continues
 
 Writes a table with intervals over seeds and pictures to runs/adversarial/report.html (and .md).
 """
@@ -120,7 +120,7 @@ def define(config: Config) -> dict[str, Any]:
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config, "experiments.compare_adversarial")
+    command = command_line(config, "experiments.compare.adversarial")
     if config.quick:
         config = dataclasses.replace(config, seeds=1, steps=min(config.steps, 60))
     if not config.list:

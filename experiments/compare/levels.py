@@ -1,8 +1,8 @@
 """One level of codes against two, at the same number of bits an image.
 
-python -m experiments.compare_levels --quick          a minute, to see that it works
-python -m experiments.compare_levels                  all arms; the same command continues
-python -m experiments.compare_levels --list
+python -m experiments.compare.levels --quick          a minute, to see that it works
+python -m experiments.compare.levels                  all arms; the same command continues
+python -m experiments.compare.levels --list
 
 Writes tables with intervals over seeds, a plot and pictures to runs/levels/report.html (and .md).
 """
@@ -146,7 +146,7 @@ def shrunk(config: Config) -> Config:
 def main(config: Config) -> Path | None:
     """Runs what is missing, then writes the pages."""
     check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config, "experiments.compare_levels")
+    command = command_line(config, "experiments.compare.levels")
     config = shrunk(config) if config.quick else config
     return compare(config, make_arms, partial(study, command), "levels")
 
