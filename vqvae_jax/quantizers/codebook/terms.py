@@ -16,9 +16,8 @@ from vqvae_jax.saving.describe import Function, described
 def orthogonal(weight: Number = 10.0) -> Function:
     """Orthogonal loss |E E^T|_F^2 / K^2 - 1 / K, with E [K, D] the normalised codes.
 
-    arXiv:2112.00384, equation 2.
-    Computed as |E^T E|_F^2, which is equal and needs D^2 numbers instead of K^2: no cap on the
-    number of codes is needed. For codebooks that gradients move.
+    arXiv:2112.00384, equation 2. Computed as |E^T E|_F^2, which is equal and needs D^2 numbers
+    instead of K^2: no cap on the number of codes is needed. For codebooks that gradients move.
     """
     check_range(0, float("inf"), weight=weight)
 
