@@ -36,6 +36,8 @@ class Output(NamedTuple):
         return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
+# No eq or repr of the fields: functions made by two equal calls differ. Those of `Model` go by the
+# remembered call, so that equal quantizers, as static arguments of jit, don't compile again.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Quantizer(Model):
     """Record of pure functions that turn rows [..., D] into codes [..., Q] and back.

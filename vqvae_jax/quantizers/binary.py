@@ -114,6 +114,7 @@ def binary(
     def digits(params, y):
         return y > 0
 
+    # float32, as a NumPy scalar of 64 bits would widen the codes under x64.
     def values(params, d):
         return (2 * d - 1) * np.float32(scale)
 

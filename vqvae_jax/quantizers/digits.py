@@ -97,6 +97,7 @@ def pack(digits: Int[Array, "*rows D"], levels: Levels) -> Int[Array, "*rows 1"]
         >>> pack(jnp.array([[1, 0], [2, 1]]), np.array([3, 2])).tolist()
         [[1], [5]]
     """
+    # int32 holds them, as `check_levels` has seen that all codes fit.
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return jnp.sum(digits * places, axis=-1, keepdims=True, dtype=jnp.int32)
 

@@ -83,12 +83,14 @@ def codebook_vq(
 
     def losses(found: Lookup) -> dict[str, Array]:
         args = (found.rows.z, found.z_q, found.rows.weights, found.axis_name)
+        # Without a gradient to codes the codebook loss would be a number that moves nothing.
         made = {"codebook": codebook_loss(*args)} if codebook.learnt else {}
         made["commitment"] = beta * commitment_loss(*args)
         for term in terms:
             made |= term(found)
         return made
 
+    # An estimator draws nothing: the key is for surrogates such as that of `diveq`.
     def surrogate(key, z_e, z_q, axis_name):
         return estimator(z_e, z_q)
 

@@ -93,6 +93,7 @@ def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
         valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
         return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
 
+    # A codebook loss would pull codes to the mean of their rows beside the task's own gradient.
     codebook = learnt(size, dim, init=init, revive=revive)
     return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
 

@@ -90,6 +90,7 @@ def gumbel_vq(
         check_rows(z, dim)
         rows, e = valid_rows(z, mask, axis_name), params["codebook"]
         clean = noisy = logits(params, rows.z)
+        # The KL is that of the logits without noise: the distribution, not the draw.
         losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
         if train:
             noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)
@@ -194,6 +195,7 @@ def kl_to_uniform(logits: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
         >>> kl_to_uniform(jnp.array([[0.0, 0.0], [0.0, 1e3]])).round(3)
         Array([0.   , 0.693], dtype=float32)
     """
+    # log_softmax, as p log p of a softmax that underflows to 0 would be NaN.
     log_p = jax.nn.log_softmax(logits)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=-1) + math.log(logits.shape[-1])
 

@@ -43,6 +43,7 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
     """`tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
     if levels.min() < 3:
         raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
+    # In float64, rounded to float32 once: half and its tangent are constants of the quantizer.
     half = (levels - 1) * stretch / 2
     offset = np.where(levels % 2 == 0, 0.5, 0.0)
     h, offset, shift = (a.astype(np.float32) for a in (half, offset, inverse(offset / half)))
@@ -218,6 +219,7 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
 
     def digits(params, z):
         v = params["values"]
+        # Padding and values that are not finite are infinitely far: argmin would choose a NaN.
         distance = jnp.where(real() & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
         return jnp.argmin(distance, axis=-1)
 

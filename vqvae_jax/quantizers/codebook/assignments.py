@@ -51,11 +51,13 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
     def choose(key, rows, e, axis_name):
         logits = -squared_distances(rows.z, e) / temperature
         if top is not None:
+            # By a threshold, so that codes stay in their places and no index need be mapped back.
             least = jax.lax.top_k(logits, min(top, len(e)))[0][..., -1:]
             logits = jnp.where(logits >= least, logits, -jnp.inf)
         noise = jax.random.gumbel(
             local_key(key, axis_name, "codes are sampled"), logits.shape, jnp.float32
         )
+        # The largest of logits with Gumbel noise is a draw from their softmax.
         return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
     return Assignment(choose, stochastic=True)
@@ -103,6 +105,7 @@ def transport(
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
     z = z - row_mean(z, weights, axis_name)
     gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
+    # The mean is over all K columns, in which codes that are not usable are 0.
     scale = mean(jnp.abs(gain), weights, axis_name) * len(e) / n
     log_kernel = gain / (epsilon * jnp.where(scale > 0, scale, 1))
     # -inf for a row that does not count: it then has no part in any sum over rows.
@@ -110,6 +113,7 @@ def transport(
 
     # In the log-domain: kernels of exp(gain / epsilon) over- and underflow for a small epsilon.
     def step(f, _):
+        # Codes first, rows last: however few the steps, each row has its whole weight to give.
         g = -jnp.log(n) - over_rows(log_kernel + f, axis_name)
         g = jnp.where(usable, g, -jnp.inf)
         return log_rows - jax.nn.logsumexp(log_kernel + g, axis=-1, keepdims=True), g

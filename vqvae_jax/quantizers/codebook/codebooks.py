@@ -135,6 +135,7 @@ def learnt(
 
     def edit(params, state, fn):
         e = fn(codes(params, state))
+        # Codes go into params, where an optimizer moves them on; the offset begins anew.
         anew = {
             "offset": jnp.zeros_like(e),
             "counts": jnp.full(size, jnp.mean(state["counts"]) if revive else 1, jnp.float32),
@@ -178,6 +179,7 @@ def averaged(
 
     def init_fn(key):
         codebook = init.codes(key, size, dim)
+        # Counts of 1 and sums that fit: M / N = e from the start, and no code begins as dead.
         counts = jnp.zeros(size, jnp.float32) if init.zero_debiased else jnp.ones(size, jnp.float32)
         state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
         state["written"] = jnp.copy(codebook)  # a buffer of its own, which may be donated
@@ -198,6 +200,7 @@ def averaged(
         # the same on all.
         some = state["initialized"] | rows.some
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
+        # Sums of the fitted codes, else the first update would average them with the random ones.
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
         return state | {"codebook": e, "sums": sums, "initialized": some}
 
@@ -219,6 +222,7 @@ def averaged(
         # Re-seeded after the averages, so that hits of this very batch decide who is dead.
         new = reseed(new, key, rows, hits, axis_name)
         new["written"] = new["codebook"]
+        # Entries as they came: a state without "written", as of another library, stays one.
         return {name: new.get(name, value) for name, value in state.items()}
 
     def reseed(new, key, rows, hits, axis_name):

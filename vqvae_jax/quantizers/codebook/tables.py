@@ -112,6 +112,8 @@ def held(codebook: Codebook, mask) -> Codebook:
     return through(
         codebook,
         init=lambda key, e: ({}, {"held": e}),
+        # The codebook below may move all its codes: what happens to the held ones is not looked at,
+        # and the select passes them no gradient.
         codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
         back=lambda params, state, e, z: z,
         put=lambda e: ({}, {"held": e}, e),
@@ -134,6 +136,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
     def back(params, state, e, z):
         scale = 1 + rate * params["scale"]
+        # A dimension of scale 0 has no way back: all its codes are the shift.
         return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)
 
     def put(e):
@@ -161,6 +164,8 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         own_params, own_state = init(None, e)
         return own_params, own_state | {"matched": jnp.array(True)}, e
 
+    # eps below, so that a dimension in which all codes are equal has a finite ratio; and above, so
+    # that equal variances have the ratio 1.
     def ratio(state, e):
         return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
 
@@ -233,6 +238,7 @@ def mapped(codebook: Codebook, transform: Transform) -> Codebook:
         codebook,
         init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
         codes=lambda params, state, e: transform.apply(params["map"], e),
+        # Never read, since nothing below moves: but rows need the width of the codes below.
         back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim), jnp.float32),
         dim=transform.dim,
         learnt=True,

@@ -47,6 +47,7 @@ def beam_search(
     check_size(width=width)
     check_rows(z, q.dim)
     rows = valid_rows(sg(z))
+    # One empty prefix; `extend` lets them grow to `width` as codes allow.
     r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape), jnp.float32)
     codes = jnp.zeros((1, *rows.weights.shape, 0), jnp.int32)
     for stream in range(len(q.vocab)):
@@ -74,13 +75,14 @@ def extend(
     """Extends prefixes by a code of e `[K, D]`; returns residuals, errors and codes of the best."""
     usable = is_valid(e)
     e, each = jnp.where(usable[:, None], e, 0), min(width, len(e))
-    # A prefix passes on no more than `width` codes, so its `width` best ones are enough. `map` takes
-    # one prefix after another: K scores a row exist at a time, not width K.
+    # A prefix passes on no more than `width` codes, so its `width` best ones are enough. One prefix
+    # after another: K scores a row exist at a time, not width K.
     k, children = jax.lax.map(lambda r: nearest_codes(r, e, usable, each), r)
     # A prefix without a usable code stays the worst: no later code makes it finite.
     children = jnp.where(jnp.isinf(error)[..., None], jnp.inf, children)
     children = jnp.moveaxis(children, 0, -2).reshape(*error.shape[1:], -1)
     least, child = jax.lax.top_k(-children, min(width, children.shape[-1]))
+    # Children of a prefix lie side by side, so the place of a child tells its parent.
     child = jnp.moveaxis(child, -1, 0)
     parent = (child // each)[..., None]
     k = jnp.moveaxis(k, 0, -2).reshape(*error.shape[1:], -1)

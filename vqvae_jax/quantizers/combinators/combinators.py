@@ -88,6 +88,7 @@ def normalize(q: Quantizer, fn: Callable[[Array], Array]) -> Quantizer:
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of z, got {fn!r}")
+    # No `undo`: fn need not have an inverse, so codes are edited as q has them.
     return around(q, lambda params, state, z: fn(z), lambda params, state, z_q: z_q)
 
 
@@ -147,6 +148,7 @@ def rotate(q: Quantizer) -> Quantizer:
     def draw(key):
         return {}, {"rotation": jax.random.orthogonal(key, q.dim, dtype=jnp.float32)}
 
+    # R is state: as params a gradient would move it, and it would be orthogonal no longer.
     def forth(params, state, z):
         return times(z, state["rotation"].T)
 

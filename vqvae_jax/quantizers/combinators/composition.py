@@ -82,6 +82,8 @@ def join(
         rows: the safe rows of the whole, whose number of invalid ones becomes a metric.
         shares: a weight for each member's losses, 1 if None.
     """
+    # By name and without the number of the member: "commitment" is one term to weigh and to plot,
+    # however many stages there are. Metrics keep the number, as they are not sums.
     losses: dict[str, Any] = {}
     for out, share in zip(outs, shares or [1.0] * len(outs), strict=True):
         for name, value in out.losses.items():

@@ -156,6 +156,7 @@ def repeat(
 
     def edit(params, state, fn, stream):
         i, stream = divmod(stream, len(q.vocab))
+        # As JAX arrays, since loaded ones may be NumPy's, which have no `.at`.
         stacked = jax.tree.map(jnp.asarray, (params, state))
         own, own_state = jax.tree.map(lambda a: a[i], stacked)
         new = edit_codes(q, own, own_state, fn, stream)

@@ -127,6 +127,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
         out = out._replace(metrics=out.metrics | sg(values))
         if not train:
             return out, state
+        # The count is not the optimizer's: a batch without a valid row changes nothing here either.
         some = valid_rows(z, mask, axis_name).some
         return out, {"count": state["count"] + some, "inner": inner}
 

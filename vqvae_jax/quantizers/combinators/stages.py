@@ -41,6 +41,7 @@ def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator:
         i, member = x
         seen = jnp.where(i < depths, rows.weights, 0)
         carry, out, extra = advance(partial(stage, member), carry, seen, estimator)
+        # The sum is in the carry: of `quantized` nothing need be stacked.
         return carry, (out._replace(quantized=None), extra)
 
     start = rows.z, jnp.zeros_like(rows.z)

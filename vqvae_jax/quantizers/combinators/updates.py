@@ -77,9 +77,12 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
         # The Output comes out of the same evaluation, as what `grad` carries along; the caller's
         # gradient to z goes through it, and `sg` keeps it out of this step.
         grads, (out, inner) = jax.grad(loss, has_aux=True)(own)
+        # Losses are those of the global batch already; by the contract's recipe their gradient is
+        # averaged as well, which keeps params bit-equal between replicas.
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         own, leaves = step(own, state["optimizer"], sg(grads))
         new = {"params": own, "inner": inner, "optimizer": leaves}
+        # A batch without a valid row has gradient 0, which still moves momenta and counts.
         return out, choose(valid_rows(z, mask, axis_name).some, new, state)
 
     def decode(params, state, indices):
@@ -166,8 +169,8 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         stands = state["count"] >= step
         params = present(params, state)
         options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
-        # `choose` between equal values, as it stops the gradient of the first alone: params have one
-        # before `step` and none from it on, by a condition that is known only when it runs.
+        # `choose` between equal values, as it stops the gradient of the first alone: params have a
+        # gradient before `step` and none from it on, though the count is known only when it runs.
         out, inner = q.apply(choose(stands, params, params), state["inner"], z, **options)
         if not train:
             return out, state
