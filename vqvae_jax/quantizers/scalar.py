@@ -43,7 +43,7 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
     """`tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
     if levels.min() < 3:
         raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
-    # In float64, rounded to float32 once: half and its tangent are constants of the quantizer.
+    # In float64 and rounded to float32 once: all three are constants of the quantizer.
     half = (levels - 1) * stretch / 2
     offset = np.where(levels % 2 == 0, 0.5, 0.0)
     h, offset, shift = (a.astype(np.float32) for a in (half, offset, inverse(offset / half)))
