@@ -1,4 +1,4 @@
-"""The one signature: what a quantizer is, and what it returns.
+"""The record `Quantizer`, its `Output`, and what quantizers share about keys and states.
 
 Letters, here and everywhere: K codes of width D, Q streams of codes, N rows.
 """
@@ -16,14 +16,14 @@ from vqvae_jax.boundary import floats, integers, trees
 from vqvae_jax.saving.describe import Model
 
 STATE = "quantizer"
-"""The Flax collection of what data moves: make it mutable in training."""
+"""Name of the Flax collection of what data moves: make it mutable in training."""
 
 RNG = "quantize"
-"""The Flax rng stream of quantizers that draw in training."""
+"""Name of the Flax rng stream of quantizers that draw in training."""
 
 
 class Output(NamedTuple):
-    """What `Quantizer.apply` returns beside the new state."""
+    """Result of `Quantizer.apply`, beside the new state."""
 
     quantized: Float[Array, "*rows D"]  # dtype of z; value: the code, gradient: the estimator's
     indices: Int[Array, "*rows Q"]  # int32; -1: not sent, or a row that is not valid; decodes to 0
@@ -36,9 +36,11 @@ class Output(NamedTuple):
         return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
+# No eq or repr of the fields: functions made by two equal calls differ. Those of `Model` go by the
+# remembered call, so that equal quantizers, as static arguments of jit, don't compile again.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Quantizer(Model):
-    """A record of pure functions that turn rows [..., D] into codes [..., Q] and back.
+    """Record of pure functions that turn rows [..., D] into codes [..., Q] and back.
 
     Attributes:
         init: `(key) -> (params, state)`, dicts of arrays by the papers' names. Gradients move
@@ -79,39 +81,42 @@ class Quantizer(Model):
     edit: Callable[..., tuple[Any, Any]] | None = None
 
     def enters(self, name: str) -> dict:
-        """What arrives is what the contract says, for users' quantizers as well."""
+        """Conversions of arguments to the arrays of the contract, for users' quantizers as well."""
         last = {"apply": ("z", floats), "decode": ("indices", integers)}.get(name)
         return {0: ("params", trees), 1: ("state", trees), 2: last} if last else {}
 
     def encode(self, params, state, z: Float[Array, "*rows D"]) -> Int[Array, "*rows Q"]:
-        """The codes of z: `apply` in eval mode, the indices alone."""
+        """Codes of z: the indices of `apply` in eval mode."""
         return self.apply(params, state, z)[0].indices
 
 
 class KeyNeeded(ValueError):
-    """A quantizer that draws was called without a key; its argument says what it draws."""
+    """Raised by a quantizer that draws and was called without a key; its argument says what."""
 
 
 def needed(key, reason: str):
-    """The key; raises a KeyNeeded with the reason if there is none."""
+    """Returns the key; raises a KeyNeeded with the reason if there is none."""
     if key is None:
         raise KeyNeeded(f"needs key= when train=True: {reason}")
     return key
 
 
 def local_key(key, axis_name, reason: str = "it draws noise"):
-    """The key of the noise of this replica's rows: its index is folded into the shared key."""
+    """Key of the noise of this replica's rows: its index is folded into the shared key."""
+    # With the shared key alone all replicas would add the same noise to different rows.
     key = needed(key, reason)
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def training_keys(key, wanted: bool):
-    """Keys for the first batch and for reviving codes."""
+    """Keys for the first batch and for reviving codes; None where neither draws."""
+    # No index of a replica is folded in: what they draw goes into the state, which replicas share.
     if not wanted:
         return None, None
     return jax.random.split(needed(key, "its init or revive draws rows of the batch"))
 
 
 def choose(condition, new, old):
-    """The new state without gradient, or bit by bit the old one."""
+    """Selects the new state, without gradient, or the old one, bit by bit."""
+    # Elementwise: a factor of 0 or 1 would let a NaN of the new state through.
     return jax.tree.map(lambda n, o: jnp.where(condition, sg(n), o), new, old)

@@ -1,4 +1,4 @@
-"""Binary quantization: one bit per dimension, and an entropy term in place of a codebook."""
+"""Binary quantizers, LFQ and BSQ: one bit per dimension, an entropy term as regularizer."""
 
 from collections.abc import Callable
 
@@ -99,7 +99,7 @@ def binary(
     temperature: Number,
     beta: Number,
 ) -> Quantizer:
-    """Codes {-scale, +scale}^bits of y = bound(z)."""
+    """A quantizer with the codes {-scale, +scale}^bits of y = bound(z), for `lfq` and `bsq`."""
     check_size(bits=bits, group=group)
     if bits > 30:
         raise ValueError(f"bits must be at most 30, got {bits}: make several streams with grouped")
@@ -114,10 +114,13 @@ def binary(
     def digits(params, y):
         return y > 0
 
+    # float32, as a NumPy scalar of 64 bits would widen the codes under x64.
     def values(params, d):
         return (2 * d - 1) * np.float32(scale)
 
     def terms(params, rows, y, z_q, axis_name):
+        # |y - c|^2 differs between the two values of a bit by 4 scale y_i: log odds of each bit, so
+        # that no distance to a code is ever computed.
         logits = 4 * scale / temperature * y
         each, whole = entropies(logits, group, rows.weights, axis_name)
         return {
@@ -136,6 +139,8 @@ def entropies(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """E[H(p)] and the sum over groups of H(E[p]), in nats, for independent bits of these log odds.
 
+    The joint distribution of a group is listed, with 2^group entries.
+
     Example:
         >>> logits = jnp.array([[-50.0, -50.0], [50.0, 50.0]])  # two bits, always equal
         >>> [round(float(h / jnp.log(2)), 3) for h in entropies(logits, 1, jnp.ones(2))]
@@ -145,7 +150,10 @@ def entropies(
     """
     *rows, bits = logits.shape
     a = jnp.abs(logits)
-    each = jnp.log1p(jnp.exp(-a)) + a * jax.nn.sigmoid(-a)  # not a difference of large numbers
+    # A sum of positive terms: log(1 + e^l) - l p would be a difference of large numbers.
+    each = jnp.log1p(jnp.exp(-a)) + a * jax.nn.sigmoid(-a)
+    # Bits of a row are independent, so E[H(p)] adds up over them. Those of the average over rows
+    # are not: H(E[p]) needs the joint distribution, which is feasible for a few bits at a time.
     signs = 2 * (np.arange(2**group)[:, None] >> np.arange(group) & 1) - 1
     halves = 0.5 * logits.reshape(*rows, bits // group, group)
     scores = jnp.einsum(
@@ -153,5 +161,6 @@ def entropies(
     )
     p = jax.nn.softmax(scores).reshape(*rows, bits // group * 2**group)
     average = row_mean(p, weights, axis_name)
+    # 0 log 0 = 0, in the gradient too.
     whole = -jnp.sum(average * jnp.log(jnp.where(average > 0, average, 1)))
     return mean(jnp.sum(each, axis=-1), weights, axis_name), whole

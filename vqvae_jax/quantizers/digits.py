@@ -1,4 +1,4 @@
-"""What quantizers of digits share: one digit in each dimension, packed into one stream.
+"""Quantizers of one digit per dimension: the shared record, and packing into one stream.
 
 Dimension i has a digit d_i from 0 to L_i - 1; the index is sum_i d_i prod_{j<i} L_j, so the first
 dimension varies fastest (arXiv:2309.15505, appendix A.1). "Levels" are L_1..L_D, integers >= 2.
@@ -31,7 +31,7 @@ def digital(
     perturb: Callable | None = None,
     start: Callable[[], dict[str, Array]] = dict,
 ) -> Quantizer:
-    """The record: rows, packing, estimator, decode.
+    """The record of a quantizer whose dimensions each have a digit; used by FSQ, LFQ and the like.
 
     Args:
         levels: L_1..L_D.
@@ -39,7 +39,7 @@ def digital(
         digits: (params, y) -> digits `[..., D]`.
         values: (params, digits) -> z_q `[..., D]`.
         terms: (params, rows, y, z_q, axis_name) -> losses, metrics.
-        perturb: None, or (key, y, quantized) -> what training passes on instead.
+        perturb: None, or (key, y, quantized) -> replacement of quantized in training.
         start: makes the initial params.
     """
     dim, vocab = len(levels), (math.prod(levels.tolist()),)
@@ -47,6 +47,8 @@ def digital(
     def init(key):
         return start(), {}
 
+    # `apply` goes through the index as well, so that what it returns is what `decode` gives, bit by
+    # bit. An index out of range decodes to 0 like -1.
     def code(params, k):
         known = (k >= 0) & (k < vocab[0])
         return jnp.where(known, values(params, unpack(jnp.where(known, k, 0), levels)), 0)
@@ -60,6 +62,7 @@ def digital(
         z_q = code(params, k)
         losses, metrics = terms(params, rows, y, z_q, axis_name)
         error = mean(jnp.square(sg(y - z_q)), rows.weights, axis_name)
+        # The gradient is that of y, not of z: rounding alone is straight-through, `bound` is not.
         quantized = exactly(z_q, y)
         if train and perturb is not None:
             quantized = jnp.where(valid, perturb(local_key(key, axis_name), y, quantized), 0)
@@ -74,8 +77,8 @@ def digital(
 
 
 def check_levels(levels: Sequence[int]) -> Levels:
-    """The levels as an array; raises a ValueError unless they fit one stream."""
-    if len(levels) > 31:  # before a stranger's million of them is multiplied
+    """Returns the levels as an array; raises a ValueError unless they fit one stream."""
+    if len(levels) > 31:  # before they are multiplied: a description from elsewhere may hold many
         raise ValueError(f"{len(levels)} levels do not fit a stream of int32: use grouped")
     whole = [n for n in levels if isinstance(n, int | np.integer) and 2 <= n <= 2**24]
     if not levels or len(whole) < len(levels):
@@ -88,17 +91,18 @@ def check_levels(levels: Sequence[int]) -> Levels:
 
 @boundary
 def pack(digits: Int[Array, "*rows D"], levels: Levels) -> Int[Array, "*rows 1"]:
-    """The index of digits: the first one varies fastest.
+    """Packs digits into one index; the first digit varies fastest.
 
     Example:
         >>> pack(jnp.array([[1, 0], [2, 1]]), np.array([3, 2])).tolist()
         [[1], [5]]
     """
+    # int32 holds them, as `check_levels` has seen that all codes fit.
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return jnp.sum(digits * places, axis=-1, keepdims=True, dtype=jnp.int32)
 
 
 @boundary
 def unpack(k: Int[Array, "*rows 1"], levels: Levels) -> Int[Array, "*rows D"]:
-    """The digits of an index: the inverse of `pack`."""
+    """Unpacks an index into its digits: the inverse of `pack`."""
     return k // np.cumprod([1, *levels[:-1]]).astype(np.int32) % levels.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Quantizers with a codebook: codes, a rule of choice, losses and a gradient, put together."""
+"""Codebook quantizers: a codebook, a rule of assignment, losses and an estimator, composed."""
 
 import dataclasses
 import warnings
@@ -23,7 +23,7 @@ from vqvae_jax.search.exact import nearest
 
 
 class Lookup(NamedTuple):
-    """What was looked up: the argument of the losses."""
+    """Rows and the codes looked up for them: the argument of the losses."""
 
     rows: Rows
     codes: Float[Array, "K D"]  # e, with its gradient
@@ -34,10 +34,10 @@ class Lookup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assignment(Described):
-    """How rows choose their codes in training; in eval mode they choose the nearest.
+    """Rule by which rows choose their codes in training; in eval mode they choose the nearest.
 
     Attributes:
-        choose: `(key, rows, e, axis_name) -> k [...]`; what it says of invalid rows is ignored.
+        choose: `(key, rows, e, axis_name) -> k [...]`; its values for invalid rows are ignored.
         stochastic: whether the choice depends on the key.
     """
 
@@ -54,7 +54,7 @@ def codebook_vq(
     estimator: Estimator = straight_through,
     terms: Sequence[Callable[[Lookup], dict[str, Array]]] = (),
 ) -> Quantizer:
-    """The quantizer of VQ-VAE (arXiv:1711.00937) for any codebook, however it is made or moved.
+    """VQ-VAE's quantizer (arXiv:1711.00937) for any codebook, however it is made or moved.
 
     k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 if gradients move the codebook,
     beta |z_e - sg[z_q]|^2, each a mean over elements, and `terms`. `vq` and `ema_vq` are short for
@@ -83,12 +83,14 @@ def codebook_vq(
 
     def losses(found: Lookup) -> dict[str, Array]:
         args = (found.rows.z, found.z_q, found.rows.weights, found.axis_name)
+        # Without a gradient to codes the codebook loss would be a number that moves nothing.
         made = {"codebook": codebook_loss(*args)} if codebook.learnt else {}
         made["commitment"] = beta * commitment_loss(*args)
         for term in terms:
             made |= term(found)
         return made
 
+    # An estimator draws nothing: the key is for surrogates such as that of `diveq`.
     def surrogate(key, z_e, z_q, axis_name):
         return estimator(z_e, z_q)
 
@@ -108,7 +110,7 @@ def lookup_quantizer(
 
     Args:
         codebook: of the codes.
-        losses: of what was looked up, by name.
+        losses: from a `Lookup` to losses by name.
         surrogate: `(key, z_e, z_q, axis_name) -> quantized` in training, where noise is allowed.
         estimator: `(z_e, z_q) -> quantized` in eval mode.
         assign: how rows choose in training.
@@ -119,13 +121,17 @@ def lookup_quantizer(
     def find(train, key, rows, e, axis_name):
         if not (train and assign):
             return nearest(rows.z, e, codebook.shards)
-        key = None if key is None else jax.random.fold_in(key, 2)  # not that of init or revive
+        # Folded in beside the split of `training_keys`: a codebook draws the same rows whatever
+        # the assignment, and an assignment the same noise whatever the codebook.
+        key = None if key is None else jax.random.fold_in(key, 2)
         return assign.choose(key, sg(rows), sg(e), axis_name)
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
         key_init, key_revive = training_keys(key, wanted=train and codebook.draws)
+        # A first batch makes the codebook before its rows are looked up, so that they already get
+        # codes of their own; all outputs are of this codebook, before the update.
         start = codebook.begin(params, state, key_init, rows, axis_name) if train else state
         e = codebook.codes(params, start)
         k = jnp.where(rows.weights > 0, find(train, key, rows, e, axis_name), -1)
@@ -139,12 +145,15 @@ def lookup_quantizer(
         if not train:
             warn_unless_fitted(state)
             return out, state
+        # `start` as well as the update is dropped if no replica has a valid row: a first batch must
+        # not be spent on padding.
         update = partial(codebook.update, params)
         draw = key_revive, rows, k, axis_name
         new = choose(rows.some, update(start, *draw), state)
         if codebook.adopt is None:
             return out, new
-        # Codes written by hand take a second update: on the usual way no bit depends on it.
+        # Codes written by hand take a second update under `cond`, instead of a select before the
+        # first: so the usual update has no bit that depends on this.
         by_hand, adopted = codebook.adopt(state)
         by_hand = by_hand & rows.some
         return out, jax.lax.cond(by_hand, lambda: update(adopted, *draw), lambda: new)
@@ -166,7 +175,7 @@ def lookup_quantizer(
 def warn_unless_fitted(state: dict) -> None:
     """Warns of codes that still wait for a first batch, where the state is known (not in `jit`).
 
-    So params that are restored without their state don't decode to other codes in silence.
+    Params restored without their state would else silently decode to other codes.
     """
     flag = state.get("initialized")
     if flag is None and "inner" in state:
@@ -179,7 +188,7 @@ def warn_unless_fitted(state: dict) -> None:
 
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:
-    """error: |z_e - z_q|^2, the mean over elements; how many rows and codes are not finite."""
+    """Metrics: "error", the mean of |z_e - z_q|^2; counts of rows and codes that are not finite."""
     rows, codes = found.rows, sg(found.codes)
     return {
         "error": mean(jnp.square(sg(rows.z - found.z_q)), rows.weights, found.axis_name),

@@ -1,4 +1,4 @@
-"""Codebooks that learn through noise: its length carries the gradient to the codes."""
+"""DiVeQ and NSVQ: noise as long as the error carries the gradient to rows and codes."""
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ def diveq(
 
     def surrogate(key, z_e, z_q, axis_name):
         noise = jax.random.normal(local_key(key, axis_name), z_e.shape, jnp.float32)
+        # sg, as this direction depends on z_e and e_k; that of `nsvq` is noise alone.
         return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
 
     return reparameterized(size, dim, init, revive, surrogate)
@@ -86,17 +87,19 @@ def nsvq(
 
 
 def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
-    """A learnt codebook without losses whose gradient comes through `surrogate`."""
+    """A quantizer with a gradient codebook and no losses: the task's gradient is `surrogate`'s."""
 
     def safe(key, z_e, z_q, axis_name):  # rows that are not valid are 0, and so is their code
         valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
         return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
 
+    # A codebook loss would pull codes to the mean of their rows beside the task's own gradient.
     codebook = learnt(size, dim, init=init, revive=revive)
     return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
 
 
 def length(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
-    """|x| with gradient 0 at x = 0."""
+    """Norm |x|, with gradient 0 at x = 0."""
+    # The inner `where` as well: a NaN of sqrt at 0 times 0 would still be NaN in the gradient.
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

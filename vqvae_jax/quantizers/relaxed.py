@@ -1,4 +1,4 @@
-"""Codes drawn by Gumbel-softmax: a relaxed choice carries the gradient to all codes."""
+"""Gumbel-softmax quantizers and SQ-VAE: a relaxed choice carries the gradient to all codes."""
 
 import math
 from collections.abc import Callable
@@ -26,13 +26,13 @@ from vqvae_jax.saving.describe import described, named
 
 @named
 def hard(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
-    """The sampled code in value, the relaxed one in gradient."""
+    """Straight-through relaxation: the sampled code in value, the mixture in gradient."""
     return exactly(one_hot, p)
 
 
 @named
 def soft(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
-    """The relaxed code: a mixture of all, in training."""
+    """Soft relaxation: a mixture of all codes in training, in value and gradient."""
     return p
 
 
@@ -49,8 +49,8 @@ def gumbel_vq(
     """Gumbel-softmax quantization (arXiv:1611.01144, as in VQGAN, arXiv:2012.09841).
 
     l = z_e W + b, y = softmax((l + g) / temperature) with g ~ Gumbel(0, 1), z_q = y E; eval mode
-    takes argmax_j l_j. Its loss is kl KL(softmax(l) | uniform), the mean over rows: what keeps all
-    codes in use. params: "codebook" E `[K, D]`, "weight" W `[D, K]`, "bias" b `[K]`.
+    takes argmax_j l_j. Its loss is kl KL(softmax(l) | uniform), the mean over rows, a regularizer
+    that keeps all codes in use. params: "codebook" E `[K, D]`, "weight" W `[D, K]`, "bias" b `[K]`.
 
     Args:
         size: K.
@@ -90,10 +90,13 @@ def gumbel_vq(
         check_rows(z, dim)
         rows, e = valid_rows(z, mask, axis_name), params["codebook"]
         clean = noisy = logits(params, rows.z)
+        # The KL is that of the logits without noise: the distribution, not the draw.
         losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
         if train:
             noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)
         k = jnp.argmax(noisy, axis=-1)
+        # The gradient is the mixture's in both modes. In eval mode the value is the code itself, so
+        # that `soft` too gives what its indices decode to.
         y = relax(jax.nn.one_hot(k, size, dtype=jnp.float32), jax.nn.softmax(noisy / temperature))
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
         return finish(z, rows, k, quantized, losses, axis_name), state
@@ -112,7 +115,7 @@ def sqvae(
     weight: Number = 0.1,
     init: Init = normal(),  # noqa: B008
 ) -> Quantizer:
-    """SQ-VAE: codes drawn by a Gaussian's posterior whose variance is learnt (arXiv:2205.07547).
+    """SQ-VAE: codes sampled from a Gaussian posterior of learnt variance (arXiv:2205.07547).
 
     P(k | z_e) = softmax_j(-|z_e - e_j|^2 / 2 s^2), relaxed by Gumbel-softmax: z_q = y E. The losses
     are those of its ELBO, weight / D times the mean over rows of |z_e - z_q|^2 / 2 s^2 and of
@@ -149,6 +152,7 @@ def sqvae(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows, e = valid_rows(z, mask, axis_name), params["codebook"]
+        # The logarithm is learnt, so that no step of an optimizer makes a variance negative.
         precision = 0.5 * jnp.exp(-params["log_variance"])
         logits = -precision * squared_distances(rows.z, e)
         if train:
@@ -170,7 +174,7 @@ def sqvae(
 
 
 def finish(z, rows: Rows, k, quantized, losses, axis_name) -> Output:
-    """The Output for codes k and what stands for them; rows that are not valid get -1 and 0."""
+    """Output for codes k and their quantized vectors; rows that are not valid get -1 and 0."""
     valid = rows.weights > 0
     quantized = jnp.where(valid[..., None], quantized, 0)
     error = mean(jnp.square(sg(rows.z - quantized)), rows.weights, axis_name)
@@ -191,12 +195,13 @@ def kl_to_uniform(logits: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
         >>> kl_to_uniform(jnp.array([[0.0, 0.0], [0.0, 1e3]])).round(3)
         Array([0.   , 0.693], dtype=float32)
     """
+    # log_softmax, as p log p of a softmax that underflows to 0 would be NaN.
     log_p = jax.nn.log_softmax(logits)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=-1) + math.log(logits.shape[-1])
 
 
 def decode_codebook(size: int) -> Callable[..., Array]:
-    """`decode` of a quantizer whose codes are params["codebook"]."""
+    """Makes `decode` of a quantizer whose codes are params["codebook"]."""
 
     def decode(params, state, indices):
         check_indices(indices, (size,))
@@ -206,7 +211,7 @@ def decode_codebook(size: int) -> Callable[..., Array]:
 
 
 def edit_codebook(params, state, fn, stream):
-    """`edit` of such a quantizer."""
+    """`edit` of a quantizer whose codes are params["codebook"]."""
     return params | {"codebook": fn(params["codebook"])}, state
 
 

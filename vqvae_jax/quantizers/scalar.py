@@ -1,4 +1,4 @@
-"""Scalar quantization: each dimension is rounded by itself, and the digits make one stream."""
+"""Scalar quantizers, FSQ and others: each dimension is rounded by itself, digits are one stream."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from vqvae_jax.saving.describe import described, named
 
 
 class Axis(NamedTuple):
-    """How each dimension is bounded and divided: digit d has the value (d - zero) / width."""
+    """Bound and values of each dimension: digit d has the value (d - zero) / width."""
 
     bound: Callable[[Array], Array]  # z [..., D] -> y [..., D], elementwise
     width: Float[np.ndarray, "D"]  # digits per unit of y
@@ -29,8 +29,9 @@ class Axis(NamedTuple):
 def tanh_bound(levels: Levels) -> Axis:
     """The bound of FSQ: y = (tanh(z + shift) h - offset) / (L // 2), h = 0.999 (L - 1) / 2.
 
-    As the listing in appendix A.1 of arXiv:2309.15505 has it. Even L: offset 1/2 gives the values
-    -1 to 1 - 2 / L, and the shift tan(offset / h) leaves z = 0 at the value 0. Odd L: both are 0.
+    It is that of the listing in appendix A.1 of arXiv:2309.15505. Even L: offset 1/2 gives the
+    values -1 to 1 - 2 / L, and the shift tan(offset / h) leaves z = 0 at the value 0. Odd L: both
+    are 0.
 
     Raises:
         ValueError: for L = 2, which has no such shift.
@@ -42,6 +43,7 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
     """`tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
     if levels.min() < 3:
         raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
+    # In float64 and rounded to float32 once: all three are constants of the quantizer.
     half = (levels - 1) * stretch / 2
     offset = np.where(levels % 2 == 0, 0.5, 0.0)
     h, offset, shift = (a.astype(np.float32) for a in (half, offset, inverse(offset / half)))
@@ -53,7 +55,7 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
 def arctanh_bound(levels: Levels) -> Axis:
     """`tanh_bound` with h = 1.001 (L - 1) / 2 and the shift arctanh(offset / h).
 
-    So in later code of the authors and in vector-quantize-pytorch: for parity with models trained
+    Later code of the authors and vector-quantize-pytorch use it: for parity with models trained
     there. Its values for levels L_i >= 3 are those of `tanh_bound`, reached from other z.
     """
     return tanh_axis(levels, 1 + 1e-3, np.arctanh)
@@ -61,32 +63,33 @@ def arctanh_bound(levels: Levels) -> Axis:
 
 @named
 def symmetric_bound(levels: Levels) -> Axis:
-    """y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, section 3.2)."""
+    """Bound y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, section 3.2)."""
     half = ((levels - 1) / 2).astype(np.float32)
     return Axis(jnp.tanh, half, half)
 
 
 @named
 def tanh_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-    """(tanh(z) + 1) / 2, the distribution function of a logistic variable."""
+    """Distribution function of a logistic variable: (tanh(z) + 1) / 2."""
     return (jnp.tanh(z) + 1) / 2
 
 
 @named
 def normal_cdf(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-    """The distribution function of N(0, 1)."""
+    """Distribution function of N(0, 1)."""
     return phi(z)
 
 
 @jax.custom_jvp
 def phi(z: Array) -> Array:
-    """The same; the gradient of `jax.scipy.stats.norm.cdf` raises under `shard_map` in JAX 0.12."""
+    """Distribution function of N(0, 1) with a derivative of its own, `slope_of_phi`."""
+    # The gradient of `jax.scipy.stats.norm.cdf` raises under `shard_map` in JAX 0.12.
     return jax.scipy.stats.norm.cdf(z)
 
 
 @phi.defjvp
 def slope_of_phi(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The derivative, which is the density of N(0, 1)."""
+    """Derivative of `phi`: the density of N(0, 1)."""
     (z,), (dz,) = primals, tangents
     return phi(z), jax.scipy.stats.norm.pdf(z) * dz
 
@@ -216,6 +219,7 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
 
     def digits(params, z):
         v = params["values"]
+        # Padding and values that are not finite are infinitely far: argmin would choose a NaN.
         distance = jnp.where(real() & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
         return jnp.argmin(distance, axis=-1)
 
@@ -234,13 +238,14 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
 
 
 def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quantizer:
-    """A quantizer of fixed values, with noise for rounding in training unless `rounded` is None."""
+    """A quantizer with fixed values; noise replaces rounding in training if `rounded` is given."""
     top = levels - 1
 
     def place(y):
         return y * axis.width + axis.zero
 
     def digits(params, y):
+        # floor(x + 1/2) and not round, which goes to the even digit at ties: cells would differ.
         return jnp.clip(jnp.floor(place(y) + 0.5), 0, top)
 
     def values(params, d):
@@ -249,6 +254,8 @@ def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quanti
     def perturb(key, y, z_q, share):
         key_share, key_noise = jax.random.split(key)
         noisy = y + (jax.random.uniform(key_noise, y.shape, jnp.float32) - 0.5) / axis.width
+        # Noise stays within the outermost cells; where it would not, y itself is passed on, without
+        # the bias that clipping would add.
         inside = (place(noisy) > -0.5) & (place(noisy) < np.float32(top + 0.5))
         keep = jax.random.bernoulli(key_share, jnp.float32(share), y.shape)
         return jnp.where(keep, z_q, jnp.where(inside, noisy, y))

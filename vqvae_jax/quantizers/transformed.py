@@ -1,4 +1,4 @@
-"""Vector quantization with codes that are a function of others: cosine, affine, SimVQ."""
+"""Vector quantizers whose codes are a function of others: cosine, affine, SimVQ."""
 
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through, unit

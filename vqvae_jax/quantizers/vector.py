@@ -1,4 +1,4 @@
-"""Vector quantization: `vq` moves its codebook by gradient, `ema_vq` by moving averages."""
+"""Vector quantizers with a gradient codebook, `vq`, or an EMA codebook, `ema_vq`, and variants."""
 
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through
@@ -37,7 +37,7 @@ def vq(
         estimator: `(z_e, z_q) -> z_q`, which gives the gradient: `straight_through`,
             `rotation_trick`, `synchronized()`.
 
-    More is said by `codebook_vq(learnt(...))`. Training needs a key if `init` uses the first batch
+    `codebook_vq(learnt(...))` has more options. Training needs a key if `init` uses the first batch
     or codes are revived. A code whose parameters are not finite is never chosen, and counted in
     metrics["invalid_codes"].
 
@@ -144,9 +144,9 @@ def sinkhorn_vq(
     init: Init = normal(),  # noqa: B008
     estimator: Estimator = straight_through,
 ) -> Quantizer:
-    """`vq` whose codes are shared out by optimal transport in training (OptVQ, arXiv:2412.15195).
+    """`vq` whose codes are assigned by optimal transport in training (OptVQ, arXiv:2412.15195).
 
-    Every code takes its part of each batch, so none dies. The choice is that of `sinkhorn`: it
+    Every code takes an equal part of each batch, so none dies. The choice is that of `sinkhorn`: it
     depends on the batch; eval mode takes the nearest code.
 
     Args:

@@ -1,4 +1,4 @@
-"""The nearest code: k = argmin_j |z_e - e_j|_2."""
+"""Exact nearest-code search in float32: k = argmin_j |z_e - e_j|_2."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax,
 from vqvae_jax.search.near_ties import Rows, Scored, join, power_of_two, settle
 from vqvae_jax.search.scores import Nearest, in_blocks, product, search_codes
 
-SAMPLE = 256  # codes that make the centre
-SMALL = 2**17  # N D K
-UNDERFLOW = 2.0**-124  # what a product loses by it, at most
-LEAST_SQUARE = 2.0**-100  # of sums of squares that have lost nothing that counts
+SAMPLE = 256  # codes whose mean is the centre: that of all is one more pass over the codebook
+SMALL = 2**17  # N D K up to which sums of squares beat scores
+UNDERFLOW = 2.0**-124  # the most that a product loses by underflow
+LEAST_SQUARE = 2.0**-100  # sums of squares from here on have lost nothing to underflow
 
 
 @boundary
@@ -67,28 +67,30 @@ def nearest(
     return k.reshape(rows)
 
 
+# By default vmap would turn the `cond` of `by_scores` into a select, so that all batches pay for
+# pairs; rows of batches that share a codebook are just more rows.
 @custom_vmap
 def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
-    """The nearest codes, the way that is fastest for these sizes."""
+    """The nearest codes, by whichever method is faster for these sizes."""
     return by_differences(z, e) if is_small(z.shape[0], *e.shape) else by_scores(z, e)
 
 
 @of_rows.def_vmap
 @under_defaults  # which runs when the caller's vmap does
 def of_batches(size, batched, z, e):
-    """Under vmap: rows of all batches at once where they share a codebook."""
+    """The rule of `of_rows` under vmap: batches that share a codebook are searched as one."""
     if batched[1]:
         return jax.vmap(of_rows.fun, [0 if b else None for b in batched])(z, e), True
     return of_rows(z.reshape(-1, z.shape[-1]), e).reshape(z.shape[:-1]), True
 
 
 def is_small(n, size: int, d: int) -> bool:
-    """Whether differences are faster than products, as measured on a CPU."""
+    """True if sums of squared differences are faster than products, as measured on a CPU."""
     return isinstance(n, int) and (n <= 4 or n * size * d <= SMALL)
 
 
 def by_differences(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
-    """The first of the least sum_d (z_d - e_jd)^2."""
+    """The code of the least sum_d (z_d - e_jd)^2, the first of several."""
     usable = is_valid(e)
     k = first_of_nearest(z, e[None], usable, jnp.arange(e.shape[0], dtype=jnp.int32))
     return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
@@ -102,20 +104,22 @@ def first_of_nearest(
 ) -> Int[Array, "N"]:
     """The lowest of the indices k whose codes e are the nearest by sum_d (z_d - e_d)^2.
 
-    Where the least square is so small that parts of it may have been lost, it is told from
-    differences that are scaled by a power of two, so that those of the nearest code are about 1.
+    Where the least square is so small that underflow may have changed it, differences are scaled by
+    a power of two before they are squared, so that those of the nearest code are about 1.
     """
     from_all = z[:, None] - e
     squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), jnp.inf)
-    squared = jax.lax.optimization_barrier(squared)  # else made anew for each use
+    squared = jax.lax.optimization_barrier(squared)  # else XLA computes it again for each use
 
     def scaled():
         largest = jnp.where(usable, jnp.max(jnp.abs(z[:, None] - e), axis=-1), jnp.inf)
         unit = power_of_two(jnp.min(largest, axis=1))[:, None, None]
         return jnp.where(usable, jnp.sum(jnp.square((z[:, None] - e) / unit), axis=-1), jnp.inf)
 
+    # Rare enough to redo the whole block: per row it would be a select, and always paid for.
     lost = jnp.any(jnp.min(squared, axis=1) < LEAST_SQUARE)
     squared = jax.lax.cond(lost, scaled, lambda: squared)
+    # `min` and a comparison, not `argmin`, which XLA reduces much more slowly on a CPU.
     least = jnp.min(squared, axis=1, keepdims=True)
     return jnp.min(jnp.where(squared == least, k, jnp.iinfo(jnp.int32).max), axis=1)
 
@@ -123,7 +127,7 @@ def first_of_nearest(
 def by_scores(
     z: Float[Array, "N D"], e: Float[Array, "K D"], axis_name: AxisName = None
 ) -> Int[Array, "N"]:
-    """The code of the least score where it is sure, and of the least distance elsewhere."""
+    """The code of the least score where rounding cannot change it, else of the least distance."""
     codes = centred(e, axis_name)
     shortest, longest = shortest_and_longest(codes.half, axis_name)
     found, squared, slack, whole = best_scores(z, codes, shortest, longest, axis_name)
@@ -132,22 +136,29 @@ def by_scores(
     k, unsure = jnp.where(valid, k, -1), valid & ~sure
 
     def settled():
+        # Only where the slack exceeds the promised relative accuracy need all codes within it be
+        # compared in pairs; elsewhere only those whose scores are equal to the least of a block.
         inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
         return settle(Rows(k, unsure, inexact, best + slack, z), codes, axis_name)
 
+    # Outside the blocks, so that the few unsure rows of all blocks are settled in the same rounds.
     return jax.lax.cond(jnp.any(unsure), settled, lambda: k)
 
 
 def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
-    """The codes as they are scored, relative to their centre.
+    """The codes as they are scored: relative to their centre, scaled by a power of two.
 
-    Any centre would do; the mean of some codes spares most rows a comparison in pairs.
+    Any centre gives the same index. Near the mean scores are small, and so is their rounding: most
+    rows need no comparison in pairs.
     """
     some = e[:: max(e.shape[0] // SAMPLE, 1)]
+    # NaN, or a code too large to be squared, must not become part of the centre.
     some = jnp.where(jnp.abs(some) < math.sqrt(LARGEST_SQUARED_NORM), some, 0)
     total = psum(product(jnp.ones((1, len(some)), jnp.float32), some.T)[0], axis_name)
+    # Summed over the shards: scores of different shards compare only if their centre is the same.
     n = psum(len(some), axis_name)
-    # A compiler may contract x - total / n to less rounding than x - centre, in one place only.
+    # Cut to 22 bits: a compiler may contract x - total / n, which rounds less than x - centre, in
+    # one place and not in another; z and e would then lie relative to two centres.
     centre = jax.lax.reduce_precision(total / n, 8, 22)
     usable = is_valid(e)
     y = jnp.where(usable[:, None], e - centre, 0)
@@ -158,16 +169,18 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
 
 
 def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
-    """The best score of each row, |y|^2, the slack, and |z - centre|^2: if it is finite, of use.
+    """The best score of each row, |y|^2, the slack, and |z - centre|^2 (not finite: invalid row).
 
-    Blocks on a CPU; on GPU and TPU a kernel, where the compiler need not partition it: on one
-    device, or within `jax.shard_map` and `jax.pmap`, and for a known number of rows.
+    Computed by blocks on a CPU; by the Pallas kernel on GPU and TPU, where the compiler need not
+    partition it: on one device, or within `jax.shard_map` and `jax.pmap`, and for a known number of
+    rows.
     """
 
     def best(search: Callable[..., Nearest], z):
         y, whole = codes.place(z)
         squared = jnp.sum(y * y, axis=-1)
         slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1])
+        # Rows are the same on all shards, scores are not: under `shard_map` types must say so.
         here, margin = vary((y, slack), axis_name)
         return search(here, codes.y, codes.half, margin), squared, slack, whole
 
@@ -176,8 +189,9 @@ def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_n
     whole = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
     if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not whole:
         return blocks(z)
-    from vqvae_jax.search import kernel
+    from vqvae_jax.search import kernel  # here, as CPUs never need Pallas
 
+    # Chosen when it is lowered: `jax.export` on this machine may be for another platform.
     accelerators = dict.fromkeys(kernel.PLATFORMS, partial(best, kernel.search))
     return jax.lax.platform_dependent(z, default=blocks, **accelerators)
 
@@ -190,13 +204,15 @@ def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[
 
 
 def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:
-    """By how much rounding may change the difference of two scores that may be the least.
+    """Bound of what rounding changes in the difference of two scores that may be the least.
 
     A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that; and scores are
     cut by 5 bits. The nearest code is at most |z| + |e_j| away, for any j, and so no longer than
-    2 |z| + min_j |e_j|. What underflows is less than UNDERFLOW, a product each.
+    2 |z| + min_j |e_j|. Underflow costs each product less than UNDERFLOW.
     """
+    # With the greatest |e_j| alone, one code that ran away would make every row unsure.
     e = jnp.minimum(longest, 2 * norm + shortest)
+    # 40 is the 2^5 of the bits that `search_block` cuts, and 8 for the roundings around the sum.
     return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e) + d * UNDERFLOW
 
 

@@ -1,8 +1,9 @@
-"""The nearest code on GPU and TPU: a kernel that makes scores and uses them up, a tile at a time.
+"""Pallas kernel of the nearest-code search for GPU (Triton) and TPU (Mosaic).
 
 With z and e relative to a common centre, the score of code j for a row z is
 s_j = 1/2 |e_j|^2 - z.e_j: half the squared distance, less 1/2 |z|^2. Each tile of scores is reduced
-to one triple a row before the next is computed, so the N x K scores never exist in memory.
+to one triple per row (`Nearest`) before the next is computed: the N x K scores never exist in
+memory.
 """
 
 import functools
@@ -35,7 +36,7 @@ def search(
     *,
     interpret: bool = False,
 ) -> Nearest:
-    """min_j half_j - z.e_j of each row, the lowest index that attains it, and whether it is sure.
+    """Finds min_j half_j - z.e_j of each row, the lowest index that attains it, and if it is sure.
 
     In float32, with products in full precision; for GPU (Triton) and TPU (Mosaic). It has no
     gradient. The compiler cannot partition it: where rows are on several devices, call it under
@@ -64,14 +65,17 @@ def search(
 
 
 def vary_alike(*arrays: Array) -> list[Array]:
-    """Within `jax.shard_map`: each marked as varying over all axes that one of them varies over."""
+    """Marks each array as varying over all mesh axes that one of them varies over (`shard_map`)."""
+    # `launch` declares that outputs vary as the slack does: so the slack must vary over all axes.
     axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
     missing = [tuple(frozenset().union(*axes) - own) for own in axes]
     return [jax.lax.pcast(x, m, to="varying") for x, m in zip(arrays, missing, strict=True)]
 
 
 def on_gpu(z, e, half, slack, interpret: bool = False) -> Nearest:
-    """Each program takes a tile of rows and loops over the codes."""
+    """Triton form: each program takes a tile of rows and loops over the codes."""
+    # The loop is inside the program, as programs of a Triton grid run in no order: a grid over
+    # tiles of codes could not merge into the same outputs.
     rows, codes = power(len(z), ROWS), power(len(e), CODES)
     arrays = pad(z, e, half, slack, rows, codes, CHUNK)
     whole = [pl.BlockSpec(x.shape, lambda i: (0, 0)) for x in arrays[1:3]]
@@ -84,9 +88,10 @@ def on_gpu(z, e, half, slack, interpret: bool = False) -> Nearest:
 
 
 def gpu_kernel(z, e, half, slack, best, index, sure, *, codes: int):
-    """Refs: a tile of rows, all codes and their half, the slack and the triples of the rows."""
+    """Kernel of `on_gpu`: a tile of rows, all codes and half, the rows' slack and triples."""
     (rows, d), margin = z.shape, slack[:]
 
+    # Chunks of the width, since blocks of Triton have powers of two as sides and D need not.
     def product(tile):
         def add(i, total):
             chunk = pl.ds(i * CHUNK, CHUNK)
@@ -103,20 +108,22 @@ def gpu_kernel(z, e, half, slack, best, index, sure, *, codes: int):
 
 
 def on_tpu(z, e, half, slack, interpret: bool = False) -> Nearest:
-    """For each tile of rows the grid goes over the tiles of codes, one after another."""
+    """Mosaic form: for each tile of rows the grid goes over the tiles of codes in order."""
     # Two tiles of rows and two of codes must fit into 16 MiB: they do up to D = 6144.
     size = 256 if z.shape[1] <= 1024 else 128
     arrays = pad(z, e, half, slack, size, size, 128)
     d, row = arrays[0].shape[1], pl.BlockSpec((1, size), lambda i, j: (0, i))
     rows, codes = (pl.BlockSpec((size, d), at) for at in (lambda i, j: (i, 0), lambda i, j: (j, 0)))
     specs = [rows, codes, pl.BlockSpec((size, 1), lambda i, j: (j, 0)), row]
+    # "arbitrary" keeps the tiles of codes in order: the outputs of a tile of rows stay in place
+    # between them, and are what the search has found so far.
     params = tpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
     grid = (-(-len(z) // size), -(-len(e) // size))
     return launch(tpu_kernel, arrays, grid, specs, params, interpret, len(z))
 
 
 def tpu_kernel(z, e, half, slack, best, index, sure):
-    """Refs: a tile of rows, of codes, of half; the slack and the triples so far of the rows."""
+    """Kernel of `on_tpu`: a tile of rows, of codes, of half; the rows' slack and triples so far."""
     tile, margin = pl.program_id(1), slack[:]
 
     def write(found):
@@ -128,7 +135,7 @@ def tpu_kernel(z, e, half, slack, best, index, sure):
 
 
 def launch(kernel, arrays, grid, specs, params, interpret: bool, n: int) -> Nearest:
-    """Runs a kernel; its outputs have the shape of the slack, and vary as it does."""
+    """Runs a kernel whose outputs have the shape of the slack, and vary over axes as it does."""
     shape, axes = arrays[-1].shape, jax.typeof(arrays[-1]).manual_axis_type
     dtypes = jnp.float32, jnp.int32, jnp.int32
     best, index, sure = pl.pallas_call(
@@ -151,6 +158,7 @@ def dot(e: Float[Array, "K D"], z: Float[Array, "N D"]) -> Float[Array, "K N"]:
 def lowest(scores: Float[Array, "K N"], first: ArrayLike, slack: Float[Array, "1 N"]) -> Nearest:
     """The triple `[1, N]` of codes of which the first has the index `first`."""
     best = jnp.min(scores, axis=0, keepdims=True)
+    # Of equal scores the lowest index, as everywhere in the search.
     index = first + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
     index = jnp.where(scores == best, index, jnp.iinfo(jnp.int32).max)
     close = jnp.sum(scores <= best + slack, axis=0, keepdims=True, dtype=jnp.int32)
@@ -164,7 +172,7 @@ def none_yet(shape: tuple[int, ...]) -> Nearest:
 
 
 def pad(z, e, half, slack, rows: int, codes: int, width: int):
-    """Whole tiles: zeros, which change no product, and codes that are never chosen."""
+    """Fills up whole tiles: zeros, which change no product, and codes that are never chosen."""
     n, k, d = -len(z) % rows, -len(e) % codes, -z.shape[1] % width
     half = jnp.pad(half, (0, k), constant_values=jnp.inf)
     z, e = jnp.pad(z, ((0, n), (0, d))), jnp.pad(e, ((0, k), (0, d)))

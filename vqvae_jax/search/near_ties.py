@@ -1,4 +1,4 @@
-"""The nearest of codes whose scores are too close to tell, by comparing them in pairs.
+"""Near ties of the nearest-code search: codes with scores too close to tell, compared in pairs.
 
     |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j))
 
@@ -18,11 +18,13 @@ from vqvae_jax.reductions import AxisName, pmax, psum, vary
 from vqvae_jax.search.scores import Codes, Nearest, code_blocks, product
 
 FARTHEST = 2.0**60  # |y| whose square, and the sum of it and half that of a code, are finite
-RUN = 128  # in each round, one row is settled of each run of so many rows
+# Unsure rows are few, but how many is known only when it runs, and shapes are fixed before: each
+# round settles one row of every run of RUN. All at once would be all N x K scores once more.
+RUN = 128
 
 
 class Rows(NamedTuple):
-    """Rows, and what a search has found out about them."""
+    """Rows and what a search by scores has found out about them."""
 
     k: Int[Array, "*N"]  # the nearest code, unless unsure
     unsure: Bool[Array, "*N"]
@@ -41,8 +43,10 @@ class Scored(NamedTuple):
     half: Float[Array, "K"]  # 1/2 |y|^2, or inf: never chosen
 
     def place(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, "N"]]:
-        """Rows as they are scored, and |z - centre|^2 before; far ones, to which all codes are one
-        to the last bit, are brought near."""
+        """Rows as they are scored, and |z - centre|^2 before scaling.
+
+        Rows so far away that all codes are equally near in float32 are scaled down.
+        """
         y = z - self.centre
         squared = jnp.sum(y * y, axis=-1)
         scale = jnp.minimum(self.scale, FARTHEST / power_of_two(jnp.sqrt(squared)))
@@ -61,11 +65,14 @@ def settle(rows: Rows, codes: Scored, axis_name: AxisName = None) -> Int[Array, 
     """
     n, runs = rows.k.shape[0], jax.tree.map(deal_runs, rows)
     blocks = code_blocks(codes.y, codes.half, runs.k.shape[0])
+    # Names once for all rounds; equal codes are then recognised by one number instead of D.
     names = jnp.pad(fingerprints(codes.e), (0, blocks.half.size - codes.half.size))
     names = names.reshape(blocks.half.shape)
 
     def settle_one_each(carry):
         k, unsure = carry
+        # The first unsure row of each run. A run without one takes its row 0, whose result is
+        # dropped by `here`: in a fixed shape skipping it would save nothing.
         at = jnp.argmax(unsure, axis=1)
         one = jax.tree.map(partial(pick, at), runs)
         settled = nearest_by_pairs(vary(one, axis_name), codes, blocks, names)
@@ -92,7 +99,8 @@ def pick(at: Int[Array, "P"], x: Array) -> Array:
 
 
 def fingerprints(e: Float[Array, "K D"]) -> UInt[Array, "K"]:
-    """A number for each code: equal codes have equal ones, and hardly any others."""
+    """Hashes of the codes: equal codes have equal ones, and hardly any others do."""
+    # Odd multipliers lose no bit; the shifts let the high bits of a float count in the low ones.
     bits = jax.lax.bitcast_convert_type(e, jnp.uint32)
     odd = np.random.default_rng(0).integers(2**31, size=e.shape[1], dtype=np.uint32) * 2 + 1
     mixed = (bits ^ (bits >> 15)) * odd
@@ -102,7 +110,7 @@ def fingerprints(e: Float[Array, "K D"]) -> UInt[Array, "K"]:
 def nearest_by_pairs(
     rows: Rows, codes: Scored, blocks: Codes, names: UInt[Array, "B C"]
 ) -> Int[Array, "P"]:
-    """The nearest of the codes with a score <= limit, for each row; of equal codes the first."""
+    """The nearest of the codes with a score <= limit, for each row; the first of equal codes."""
 
     y, e = codes.place(rows.z)[0], codes.e
 
@@ -113,11 +121,14 @@ def nearest_by_pairs(
         near = scores <= jnp.where(rows.pairs, rows.limit, jnp.minimum(least, rows.limit))
         place = jnp.arange(near.shape[0], dtype=jnp.int32)[:, None]
 
+        # A tournament in the order of the indices: with `closer` strict, ties keep the lower one.
         def compare_next(carry):
             k, near = carry
             at = jnp.min(jnp.where(near, place, near.shape[0] - 1), axis=0)
             j, found = codes.first + at, jnp.any(near, axis=0)
             k = jnp.where(found & ((k < 0) | closer(rows.z, e[j], e[k])), j, k)
+            # All copies of a code leave together: in a codebook that collapsed, each of them would
+            # else take a round.
             return k, near & (names[:, None] != names[at])
 
         return jax.lax.while_loop(lambda c: jnp.any(c[1]), compare_next, (k, near))[0], None
@@ -126,13 +137,13 @@ def nearest_by_pairs(
 
 
 def closer(z, e_j, e_k) -> Bool[Array, "P"]:
-    """Whether |z - e_j| < |z - e_k|."""
+    """True where |z - e_j| < |z - e_k|, by the product that the head of this file derives."""
     apart, off = near_one(e_k - e_j), near_one((z - e_k) + (z - e_j))
     return jnp.sum(apart * off, axis=-1) < 0
 
 
 def near_one(x: Float[Array, "P D"]) -> Float[Array, "P D"]:
-    """x times a power of two, its largest element from 1 to 2: exact, and no product underflows."""
+    """Scales x by a power of two to a largest element from 1 to 2: exact, nothing underflows."""
     return x / power_of_two(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
 
 
@@ -144,15 +155,19 @@ def power_of_two(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         Array([1.0000000e+00, 2.0000000e+00, 5.0000000e-01, 1.1754944e-38,
                6.3382530e+29], dtype=float32)
     """
+    # The exponent alone, by its bits: exp2(floor(log2(x))) need not be a power of two to the last
+    # bit, and only by those is scaling exact. 1 << 23 is 2^-126, the least normal number.
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     return jax.lax.bitcast_convert_type(jnp.maximum(bits & 0x7F800000, 1 << 23), jnp.float32)
 
 
 def join(found: Nearest, slack: Float[Array, "N"], codes: Scored, axis_name: AxisName) -> Nearest:
-    """What was found in all shards of the codes, with the index among all."""
+    """Joins what was found in all shards of the codes; the index is that among all."""
     if axis_name is None:
         return found
     best = -pmax(-found.best, axis_name)
+    # Sure only if one shard alone comes within the slack, and was sure of its own winner. A shard
+    # farther away need not have been sure.
     near = found.best <= best + slack
     count, doubtful = psum(
         (near.astype(jnp.int32), (near & ~found.sure).astype(jnp.int32)), axis_name
@@ -164,11 +179,12 @@ def join(found: Nearest, slack: Float[Array, "N"], codes: Scored, axis_name: Axi
 def nearest_of_shards(
     z: Float[Array, "P D"], k: Int[Array, "P"], e: Float[Array, "K D"], axis_name: AxisName
 ) -> Int[Array, "P"]:
-    """Of the codes k of all shards the nearest, with its index among all; -1 is none."""
+    """The nearest of the codes k of all shards, with its index among all; -1 is none."""
     if axis_name is None:
         return k
     mine = jnp.where(k < 0, -1, in_all(k, e, axis_name)), e[jnp.maximum(k, 0)]
 
+    # In the order of the shards, so that ties go to the lowest index as on one device.
     def compare(best, shard):
         (k, e_k), (j, e_j) = best, shard
         better = (j >= 0) & ((k < 0) | closer(z, e_j, e_k))
@@ -176,9 +192,10 @@ def nearest_of_shards(
 
     shards = jax.lax.all_gather(mine, axis_name)
     first = jax.tree.map(lambda x: x[0], shards)
-    return pmax(jax.lax.scan(compare, first, shards)[0][0], axis_name)  # the same on all
+    # The same on all devices already: pmax only tells `shard_map` so.
+    return pmax(jax.lax.scan(compare, first, shards)[0][0], axis_name)
 
 
 def in_all(k: Int[Array, "N"], e: Float[Array, "K D"], axis_name: AxisName) -> Int[Array, "N"]:
-    """The index among the codes of all shards."""
+    """Index among the codes of all shards, from that in this device's shard."""
     return k + jax.lax.axis_index(axis_name) * e.shape[0]

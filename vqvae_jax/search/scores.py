@@ -1,4 +1,4 @@
-"""Scores of all codes for all rows, block by block: the least, and whether it is certain.
+"""Search by scores, block by block: the least score of each row, and whether it is certain.
 
 The score of code j for row z is s_j = 1/2 |e_j|^2 - z.e_j: half a squared distance, but for |z|^2.
 """
@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A block of scores; what is made of GROUP arrays is one loop of vector instructions in XLA.
+# A block of scores: 2^20 of them, which bounds the memory. What is made of GROUP arrays is one loop
+# of vector instructions in XLA.
 ROWS, CODES, GROUP = 2048, 512, 16
-LAST = 2 * GROUP - 1  # the last bits of a score, which say in which array it is
+LAST = 2 * GROUP - 1  # mask of the last 5 bits of a score, which say in which array (sheet) it is
 MOST = 2**18  # codes in a block: `only` counts to 2^15
 
 
@@ -44,10 +45,10 @@ def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
 
 
 def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
-    """function(z), of a block of rows at a time.
+    """Maps function over blocks of rows, one after another: only one block's arrays exist.
 
-    Rows are dealt to the blocks like cards, so a batch that is sharded over devices stays sharded
-    in each block and no device waits for another.
+    Of B blocks, block i takes the rows i, i + B, ...: a batch that is sharded over devices stays
+    sharded in each block, and no device waits for another.
     """
     n, d = z.shape
     if not isinstance(n, int) or n <= ROWS:  # a symbolic number of rows (jax.export) is one block
@@ -60,6 +61,7 @@ def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
 
 def deal(n: int) -> int:
     """The least number of blocks of at most ROWS rows, or one near it that divides n."""
+    # One that divides n needs no padding, which would be a copy of all rows.
     least = -(-n // ROWS)
     return next((b for b in range(least, 2 * least) if n % b == 0), least)
 
@@ -74,6 +76,7 @@ def search_codes(
     blocks = code_blocks(e, half, z.shape[0])
     if blocks.half.shape[0] == 1:
         return search_block(z, slack, jax.tree.map(lambda a: a[0], blocks))
+    # Made of the slack, for the carry of a scan must vary over mesh axes as its results do.
     nothing = Nearest(jnp.full_like(slack, jnp.inf), slack.astype(jnp.int32), slack >= 0)
 
     def step(found, block):
@@ -91,9 +94,9 @@ class Codes(NamedTuple):
 
 
 def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int = GROUP) -> Codes:
-    """The codes in blocks of equal size, a multiple of `group`; codes never chosen fill them up.
+    """Divides the codes into blocks of one size, a multiple of `group`, padded with unusable codes.
 
-    Of a block, all scores for n rows exist at a time: the fewer the rows, the more the codes.
+    All scores of a block for n rows exist at a time: the fewer the rows, the more codes it has.
     """
     size, d = e.shape
     codes = CODES * ROWS // max(n, 1) if isinstance(n, int) else 0
@@ -108,28 +111,35 @@ def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int =
 def search_block(z: Float[Array, "N D"], slack: Float[Array, "N"], codes: Codes) -> Nearest:
     """The least score of each row in a block.
 
-    The scores lie in GROUP sheets of C / GROUP places. They are read once: of each place remains
-    an integer of the least score, the sheet of it, and whether another sheet comes near. The last
-    two take the place of the 5 last bits of the score, about which `slack` must not care.
+    The scores lie in GROUP sheets of C / GROUP places: code j is in sheet j // (C / GROUP). They
+    are read once, and each place is reduced to an integer: the least score of its sheets, with the
+    5 last bits replaced by 4 for the sheet and 1 that says whether another sheet comes within the
+    slack. `slack` must cover what those bits change.
     """
+    # Scores are read once, for speed: `argmin`, a slow reduction of pairs in XLA on a CPU, and a
+    # second minimum for the runner-up would each read them again.
     products = product(codes.e, z).reshape(GROUP, -1, z.shape[0])
     half = codes.half.reshape(GROUP, -1, 1)
     scores = [h - p for h, p in zip(half, products, strict=True)]
     least = minimum(scores)
     limit, zero = least + slack, jnp.int32(0)
+    # Each near sheet adds 1 and 32 times its number: up to 16 ones fit the 5 bits, and where the
+    # count is 1 the bits above are the sheet itself.
     marks = [jnp.where(s <= limit, jnp.int32(i << 5 | 1), zero) for i, s in enumerate(scores)]
-    near = reduce(jnp.add, marks)  # how many, in the last bits, and before them which if it is one
+    near = reduce(jnp.add, marks)
+    # The sheet if it is alone, else 1 in the last bit: "not sure", whichever place wins.
     found = ordered(least) & ~LAST | jnp.where(near & LAST == 1, near >> 5 << 1, 1)
-    found = jax.lax.optimization_barrier(found)  # else made anew for each use
+    found = jax.lax.optimization_barrier(found)  # else XLA computes it again for each use
     first = jax.lax.optimization_barrier(jnp.min(found, axis=0))
     best = unordered(first & ~LAST)
+    # | LAST, so that the bits of the sheet don't decide whether a place comes near.
     place, alone = only(found <= ordered(best + slack) | LAST)
     k = codes.first + (first >> 1 & LAST >> 1) * found.shape[0] + place
     return Nearest(best, k, alone & (first & 1 == 0))
 
 
 def ordered(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """The bits of a float32 as an integer, in the order of the floats.
+    """The bits of a float32 as an integer that is ordered as the floats are.
 
     Example:
         >>> ordered(jnp.array([-2.0, -1.0, -0.0, 0.0, 1.0, jnp.inf]))
@@ -137,6 +147,7 @@ def ordered(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
                 2139095040], dtype=int32)
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    # Floats are sign and magnitude, integers two's complement: negative ones turn around.
     return bits ^ (bits >> 31 & 0x7FFFFFFF)
 
 
@@ -151,13 +162,15 @@ def product(e: Float[Array, "C D"], z: Float[Array, "N D"]) -> Float[Array, "C N
 
 
 def minimum(arrays: list[Array]) -> Array:
-    """The least of some arrays, without care for NaN: a third faster than jnp.minimum."""
+    """Elementwise minimum of some arrays, without care for NaN: a third faster than jnp.minimum."""
     return reduce(lambda a, b: jnp.where(b < a, b, a), arrays)
 
 
 def only(near: Bool[Array, "C N"]) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
-    """Where the only true value of each column is, and whether there is but one (C < 2^15)."""
+    """Place of the only true value of each column, and whether there is just one (C < 2^15)."""
     place = jnp.arange(near.shape[0], dtype=jnp.int32)[:, None]
     marks = jnp.where(near, (1 << 16) + place, 0)
-    count_and_place = jnp.sum(marks, axis=0, dtype=jnp.int32)  # one loop for both
+    # One sum for both. With several the places add up, and may even spill into the count, which is
+    # 2 or more then and stays so.
+    count_and_place = jnp.sum(marks, axis=0, dtype=jnp.int32)
     return count_and_place & 0xFFFF, count_and_place >> 16 == 1

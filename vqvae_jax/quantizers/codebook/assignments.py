@@ -1,4 +1,4 @@
-"""How rows choose codes in training, other than the nearest: by lot, all at once, or nearly."""
+"""Assignments for training: codes sampled, by optimal transport, or nearest in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from vqvae_jax.search.bfloat16 import nearest_in_bfloat16
 def squared_distances(
     z: Float[Array, "*rows D"], e: Float[Array, "K D"]
 ) -> Float[Array, "*rows K"]:
-    """|z - e_j|^2 of each row to each code, relative to the codebook's mean; inf for a NaN code.
+    """Squared distance |z - e_j|^2 of each row to each code; inf for a code that is not finite.
 
-    All N x K of them at once: `nearest` needs only a block.
+    Computed relative to the codebook's mean. All N x K exist at once; `nearest` needs only a block.
 
     Example:
         >>> squared_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]]))
@@ -25,6 +25,7 @@ def squared_distances(
     """
     usable = is_valid(e)
     e = jnp.where(usable[:, None], e, 0)
+    # Centred, as |z|^2 + |e|^2 - 2 z.e loses its digits where data and codes share a large offset.
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     z, e = z - centre, e - centre
     product = jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
@@ -34,7 +35,7 @@ def squared_distances(
 
 @described
 def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
-    """k ~ softmax_j(-|z_e - e_j|^2 / temperature), as in RQ-VAE (arXiv:2203.01941, section 3.1).
+    """Samples k ~ softmax_j(-|z_e - e_j|^2 / temperature) (RQ-VAE, arXiv:2203.01941, section 3.1).
 
     Args:
         temperature: > 0, in the units of a squared distance.
@@ -50,11 +51,13 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
     def choose(key, rows, e, axis_name):
         logits = -squared_distances(rows.z, e) / temperature
         if top is not None:
+            # By a threshold, so that codes stay in their places and no index need be mapped back.
             least = jax.lax.top_k(logits, min(top, len(e)))[0][..., -1:]
             logits = jnp.where(logits >= least, logits, -jnp.inf)
         noise = jax.random.gumbel(
             local_key(key, axis_name, "codes are sampled"), logits.shape, jnp.float32
         )
+        # The largest of logits with Gumbel noise is a draw from their softmax.
         return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
     return Assignment(choose, stochastic=True)
@@ -62,7 +65,7 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
 
 @described
 def sinkhorn(epsilon: Number = 0.1, iterations: int = 5) -> Assignment:
-    """Optimal transport: codes shared out so that each takes its part of the batch.
+    """Optimal transport: codes are assigned so that each takes an equal part of the batch.
 
     k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P), the
     rows of the batch weighing the same and the codes too (OptVQ, arXiv:2412.15195); c, the mean of
@@ -91,10 +94,10 @@ def transport(
     iterations: int,
     axis_name=None,
 ) -> Float[Array, "*rows K"]:
-    """log P, the plan of `sinkhorn`: rows sum to their weights, codes to about 1 / K.
+    """The plan of `sinkhorn` as log P: rows sum to their weights, codes to about 1 / K.
 
-    Of |z - e|^2 all but -2 (z - mean z).(e - mean e) belongs to a row or a code alone: whatever the
-    plan, it costs the same, so it is left out.
+    The terms of |z - e|^2 other than -2 (z - mean z).(e - mean e) depend on the row or the code
+    alone: they cost the same whatever the plan, so they are left out.
     """
     usable, total = is_valid(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
     n = jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
@@ -102,11 +105,15 @@ def transport(
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
     z = z - row_mean(z, weights, axis_name)
     gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
+    # The mean is over all K columns, in which codes that are not usable are 0.
     scale = mean(jnp.abs(gain), weights, axis_name) * len(e) / n
     log_kernel = gain / (epsilon * jnp.where(scale > 0, scale, 1))
+    # -inf for a row that does not count: it then has no part in any sum over rows.
     log_rows = jnp.log(weights / total)[..., None]
 
+    # In the log-domain: kernels of exp(gain / epsilon) over- and underflow for a small epsilon.
     def step(f, _):
+        # Codes first, rows last: however few the steps, each row has its whole weight to give.
         g = -jnp.log(n) - over_rows(log_kernel + f, axis_name)
         g = jnp.where(usable, g, -jnp.inf)
         return log_rows - jax.nn.logsumexp(log_kernel + g, axis=-1, keepdims=True), g
@@ -116,7 +123,9 @@ def transport(
 
 
 def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
-    """logsumexp over the rows of all replicas."""
+    """The logsumexp over the rows of all replicas."""
+    # By hand, as `jax.nn.logsumexp` reduces over axes of an array and not over replicas. The least
+    # `top` is finite, so that x - top is not inf - inf where no row counts.
     x = x.reshape(-1, x.shape[-1])
     top = jnp.max(x, axis=0, initial=-1e30)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)
@@ -125,7 +134,7 @@ def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
 
 @described
 def in_bfloat16(candidates: int = 8) -> Assignment:
-    """Rows choose by `nearest_in_bfloat16` in training, and the nearest code in eval mode.
+    """Assignment by `nearest_in_bfloat16` in training; eval mode takes the nearest code.
 
     Raises:
         ValueError: if candidates < 1.

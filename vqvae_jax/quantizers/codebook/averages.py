@@ -1,4 +1,4 @@
-"""Moving averages of the rows that choose each code, and codes that somebody put in their place."""
+"""Moving averages of an EMA codebook, and their repair after codes were written by hand."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -9,31 +9,36 @@ from vqvae_jax.reductions import is_valid
 
 
 def by_hand(state: dict, eps: Number) -> Bool[Array, "K"]:
-    """Which codes of an `averaged` codebook were written by hand, their sums left as they were.
+    """Marks the codes of an `averaged` codebook that were written by hand without their sums.
 
-    Those that are finite, other than the last update left them, and neither M_j / N_j nor
-    M_j / N'_j: whoever writes counts and sums too, as from a checkpoint of another library, is
-    taken at his word.
+    They are finite, differ from what the last update left, and are neither M_j / N_j nor
+    M_j / N'_j. Where counts and sums were written as well, as from a checkpoint of another library,
+    they fit the codes and nothing is marked.
     """
     e, counts, sums = state["codebook"], state["counts"], state["sums"]
     smoothed = laplace_smoothing(counts, eps * state.get("weight", 1))
 
+    # By both counts, since libraries differ in whether they smooth them. The tolerance is for sums
+    # that were computed in another order or stored with fewer digits.
     def fits(n):
         off = jnp.abs(sums - n[:, None] * e)
         return (n > 0) & jnp.all(off <= 1e-3 * jnp.abs(n[:, None] * e), axis=-1)
 
+    # Bit by bit: `written` is a copy of what the update made, so that any change is somebody's.
     own = jnp.any(e != state.get("written", e), axis=-1) & is_valid(e)
     return own & ~fits(counts) & ~fits(smoothed)
 
 
 def put_in(state: dict, own: Bool[Array, "K"]) -> dict:
-    """The state of an `averaged` codebook after codes were put in: its averages are theirs too.
+    """State of an `averaged` codebook after codes were put in, with averages that fit them.
 
-    N_j = mean N, M_j = N_j e_j, so that M_j / N'_j = e_j. Averages that began at 0 are corrected
-    for it once and for all; no first batch is waited for.
+    N_j = mean N, M_j = N_j e_j, so that M_j / N'_j = e_j. The zero bias of averages that began at 0
+    is removed at once (weight 1), and no first batch is waited for.
     """
     e, weight = state["codebook"], state.get("weight", 1)
     counts, sums = (state[name] / jnp.where(weight > 0, weight, 1) for name in ("counts", "sums"))
+    # With the mean count a new code moves neither faster nor slower than the others on average; a
+    # count of 0 would let the next row replace it.
     mean = jnp.where(jnp.any(counts > 0), jnp.mean(counts), 1)
     new = {
         "written": jnp.copy(e),  # a buffer of its own, which may be donated
@@ -47,7 +52,7 @@ def put_in(state: dict, own: Bool[Array, "K"]) -> dict:
 
 @boundary
 def ema_update(average: Array, value: Number, decay: Number) -> Array:
-    """decay * average + (1 - decay) * value.
+    """One step of an exponential moving average: decay * average + (1 - decay) * value.
 
     Example:
         >>> ema_update(jnp.ones(2), 3.0, decay=0.75)
@@ -58,7 +63,7 @@ def ema_update(average: Array, value: Number, decay: Number) -> Array:
 
 @boundary
 def laplace_smoothing(counts: Float[Array, "K"], eps: float | Array) -> Float[Array, "K"]:
-    """N'_j = (N_j + eps) / (N + K eps) N with N = sum_j N_j: no count is 0, their sum stays.
+    """Smoothed counts N'_j = (N_j + eps) / (N + K eps) N, N = sum_j N_j: none is 0, the sum stays.
 
     Example:
         >>> laplace_smoothing(jnp.array([3.0, 1.0, 0.0]), eps=1.0)

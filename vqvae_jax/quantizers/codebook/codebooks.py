@@ -1,4 +1,4 @@
-"""Codebooks: how the codes e [K, D] of a quantizer are kept, and what moves them.
+"""Codebooks: records that keep the codes e [K, D] of a quantizer and move them.
 
 `learnt` is moved by gradients, `averaged` by the rows that choose each code, `fixed` by nothing.
 """
@@ -22,14 +22,15 @@ from vqvae_jax.saving.describe import Described, described
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Codebook(Described):
-    """A record of functions, as `Quantizer` is one.
+    """Record of functions that make, read and move codes [K, D].
 
     Attributes:
         init: `(key) -> (params, state)`.
         codes: `(params, state) -> e [K, D]`.
         begin: `(params, state, key, rows, axis_name) -> state`, before the rows are looked up in
             training: where a first batch makes the codebook.
-        update: `(params, state, key, rows, k, axis_name) -> state`, after it: what the rows move.
+        update: `(params, state, key, rows, k, axis_name) -> state`, after the rows were looked up:
+            statistics and codes that the rows move.
         size: K.
         dim: D.
         learnt: whether gradients move the codes: then the codebook loss applies.
@@ -56,13 +57,13 @@ class Codebook(Described):
 
 @boundary  # as records of it hold it: `mapped` looks for this very function
 def unmoved(params, state, key, rows, *args) -> dict:
-    """A `begin` or `update` that leaves the state as it is."""
+    """Identity, for `begin` or `update`: leaves the state as it is."""
     return state
 
 
 @described
 def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B008
-    """Codes that nothing moves: state["codebook"], as drawn by `init`."""
+    """Fixed codebook: state["codebook"], as drawn by `init`; nothing moves it."""
     check_size(size=size, dim=dim)
     if init.fit:
         raise ValueError(f"a fixed codebook can't be made from a batch: {init!r}")
@@ -87,7 +88,7 @@ def learnt(
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
 ) -> Codebook:
-    """Codes moved by gradient: params["codebook"], plus state["offset"] where data moves them too.
+    """Gradient codebook: params["codebook"], plus state["offset"] where data moves it too.
 
     Args:
         size: K.
@@ -97,6 +98,8 @@ def learnt(
             dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
     """
     check_size(size=size, dim=dim)
+    # `apply` cannot write params: they are the optimizer's. So what data moves is an offset in the
+    # state, and codes are the sum of both; a codebook that data never moves has none.
     moved_by_data = bool(init.fit or revive)
 
     def init_fn(key):
@@ -122,14 +125,17 @@ def learnt(
         hits = sum_by_code(rows.weights, k, size, axis_name)
         counts = ema_update(state["counts"], hits, 0.99)
         dead = find_dead(revive, counts, hits, codes(params, state))
+        # K rows, though few codes are dead: how many is known only when it runs.
         fresh = sample_rows(key, rows.z, rows.weights, size, axis_name) - params["codebook"]
         return state | {
             "offset": jnp.where(dead[:, None], fresh, state["offset"]),
+            # The mean count gives a new code time to be chosen before it counts as dead again.
             "counts": jnp.where(dead, jnp.mean(counts), counts),
         }
 
     def edit(params, state, fn):
         e = fn(codes(params, state))
+        # Codes go into params, where an optimizer moves them on; the offset begins anew.
         anew = {
             "offset": jnp.zeros_like(e),
             "counts": jnp.full(size, jnp.mean(state["counts"]) if revive else 1, jnp.float32),
@@ -151,14 +157,14 @@ def averaged(
     init: Init = uniform(),  # noqa: B008
     revive: Revive = None,
 ) -> Codebook:
-    """Codes moved by exponential moving averages of the rows that choose them.
+    """EMA codebook: codes moved by exponential moving averages of the rows that choose them.
 
     With n_j rows of sum m_j chosen for code j in the batch: N_j <- decay N_j + (1 - decay) n_j,
     M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j (arXiv:1711.00937, appendix A.1), where
     N' is N after `laplace_smoothing`. A code that received no row keeps its value. The state holds
     "codebook", "counts" N, "sums" M, and "written", the codebook as the last update left it: where
-    state["codebook"] is another one, its codes were put in by hand, and training goes on from them
-    as after `set_codes`. A state without "written" is taken as it is. Params are empty.
+    state["codebook"] differs from it, codes were put in by hand, and training goes on from them as
+    after `set_codes`. A state without "written" is taken as it is. Params are empty.
 
     Args:
         size: K.
@@ -173,6 +179,7 @@ def averaged(
 
     def init_fn(key):
         codebook = init.codes(key, size, dim)
+        # Counts of 1 and sums that fit: M / N = e from the start, and no code begins as dead.
         counts = jnp.zeros(size, jnp.float32) if init.zero_debiased else jnp.ones(size, jnp.float32)
         state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
         state["written"] = jnp.copy(codebook)  # a buffer of its own, which may be donated
@@ -189,8 +196,11 @@ def averaged(
 
     def begin(params, state, key, rows, axis_name):
         initialized = state["initialized"] | jnp.any(by_hand(state, eps))
-        some = state["initialized"] | rows.some  # the same on all shards
+        # Not `initialized`: codes written by hand may be those of one shard only, and this flag is
+        # the same on all.
+        some = state["initialized"] | rows.some
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
+        # Sums of the fitted codes, else the first update would average them with the random ones.
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
         return state | {"codebook": e, "sums": sums, "initialized": some}
 
@@ -200,6 +210,8 @@ def averaged(
         counts = ema_update(state["counts"], hits, decay)
         sums = ema_update(state["sums"], totals, decay)
         new = {"counts": counts, "sums": sums}
+        # A code without rows keeps its value: M / N' would shrink it, as its count N falls and eps
+        # stays.
         moved, weight = hits > 0, jnp.ones((), jnp.float32)
         if init.zero_debiased:  # N and M are both too small by this weight: so must eps be
             moved, weight = jnp.ones_like(moved), ema_update(state["weight"], 1.0, decay)
@@ -207,8 +219,10 @@ def averaged(
         e = sums / laplace_smoothing(counts, eps * weight)[:, None]
         e = jnp.where(counts[:, None] > 0, e, 0)  # not 0 / 0, should eps be 0
         new["codebook"] = jnp.where(moved[:, None], e, state["codebook"])
+        # Re-seeded after the averages, so that hits of this very batch decide who is dead.
         new = reseed(new, key, rows, hits, axis_name)
         new["written"] = new["codebook"]
+        # Entries as they came: a state without "written", as of another library, stays one.
         return {name: new.get(name, value) for name, value in state.items()}
 
     def reseed(new, key, rows, hits, axis_name):
@@ -220,6 +234,7 @@ def averaged(
         return new | {
             "codebook": jnp.where(dead[:, None], fresh, new["codebook"]),
             "counts": jnp.where(dead, fair, new["counts"]),
+            # Count and sum as well, else the next update would pull the code back to the old ones.
             "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
         }
 
@@ -249,9 +264,10 @@ def first_fit(
     rows: Rows,
     axis_name: AxisName,
 ) -> Float[Array, "K D"]:
-    """The codebook, fitted to this batch if it is the first that has a valid row."""
+    """Fits the codebook to this batch if it is the first with a valid row, else returns it."""
     size, fit = codebook.shape[0], init.fit
     assert fit is not None
+    # `cond`, so that k-means costs nothing from the second batch on.
     return jax.lax.cond(
         initialized | ~rows.some,
         lambda: codebook,

@@ -1,4 +1,4 @@
-"""Codes put in by hand: everything that a quantizer keeps of them changes together."""
+"""Codes put in by hand: `set_codes` replaces codes and the statistics kept of them together."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ from vqvae_jax.reductions import is_valid
 
 
 class NoCodes(ValueError):
-    """Raised where codes are computed, so that none can be put in."""
+    """Raised for a quantizer that computes its codes, so that none can be put in."""
 
 
 def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
-    """params and state in which the codes of one stream are these, to go on from in training.
+    """Returns params and state with the codes of one stream replaced, for training to go on from.
 
-    Codes from k-means, from another model, or edited ones. The codebook and what belongs to it
+    For codes from k-means, from another model, or edited ones. The codebook and what belongs to it
     change: moving averages go on from the new codes, each with the mean count; offsets and maps of
     a whole codebook (`affine`, `matched`) begin anew; a first batch is not waited for. `decode`
     then gives the codes, if alone (-1 in the other streams); the other streams keep theirs.
@@ -74,7 +74,7 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
 
 
 def edit_codes(q: Quantizer, params, state, fn: Callable, stream: int):
-    """`q.edit`: params and state in which the codes e of a stream are fn(e).
+    """Calls `q.edit`: returns params and state in which the codes e of a stream are fn(e).
 
     Raises:
         NoCodes: if q computes its codes.
@@ -85,7 +85,7 @@ def edit_codes(q: Quantizer, params, state, fn: Callable, stream: int):
 
 
 def as_codes(codes) -> jax.Array:
-    """Codes as float32; raises unless they are real and, where known, finite."""
+    """Returns codes as float32; raises unless they are real and, where known, finite."""
     traced = isinstance(codes, jax.core.Tracer)
     codes = codes if traced else np.asarray(codes)
     kinds = jnp.floating, jnp.integer

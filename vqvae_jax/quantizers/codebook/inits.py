@@ -1,4 +1,4 @@
-"""Where codes come from: initial codebooks, drawn or made from the first batch."""
+"""Initializers of codebooks: drawn at random, given, or fitted to the first batch."""
 
 import dataclasses
 import warnings
@@ -17,7 +17,7 @@ from vqvae_jax.search.exact import nearest
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Init(Described):
-    """How a codebook begins.
+    """Initializer of a codebook.
 
     Attributes:
         draw: `(key, K, D) -> [K, D]`, without any data.
@@ -31,13 +31,13 @@ class Init(Described):
     zero_debiased: bool = False
 
     def codes(self, key, size: int, dim: int) -> Float[Array, "K D"]:
-        """What `draw` gives, as float32."""
+        """Codes from `draw`, as float32."""
         return self.draw(key, size, dim).astype(jnp.float32)
 
 
 @described
 def uniform(scale: float | None = None) -> Init:
-    """Codes from U(-scale, scale); scale = 1 / K if None, as in the code of arXiv:1711.00937."""
+    """Codes drawn from U(-scale, scale); None is 1 / K, as in the code of arXiv:1711.00937."""
     check_range(0, float("inf"), scale=0 if scale is None else scale)
 
     def draw(key, size, dim):
@@ -49,14 +49,14 @@ def uniform(scale: float | None = None) -> Init:
 
 @described
 def normal(scale: float = 1.0) -> Init:
-    """Codes from N(0, scale^2)."""
+    """Codes drawn from N(0, scale^2)."""
     check_range(0, float("inf"), scale=scale)
     return Init(lambda key, size, dim: scale * jax.random.normal(key, (size, dim), jnp.float32))
 
 
 @described
 def given(codebook) -> Init:
-    """These codes: an array [K, D], such as those of another model.
+    """Codes given as an array [K, D], such as those of another model.
 
     Its values are part of the description: JSON holds them all.
 
@@ -82,13 +82,13 @@ def given(codebook) -> Init:
 
 @described
 def samples() -> Init:
-    """Codes are rows of the first batch; rows repeat where there are fewer than K."""
+    """Rows of the first batch as codes; rows repeat where there are fewer than K."""
     return Init(uniform().draw, fit_samples)
 
 
 @described
 def kmeans(steps: int = 10) -> Init:
-    """Codes are the centroids of k-means (Lloyd) on the first batch, from K of its rows."""
+    """Centroids of k-means (Lloyd) on the first batch, started from K of its rows."""
     check_size(steps=steps)
 
     def fit(key, z, weights, size, axis_name):
@@ -99,7 +99,7 @@ def kmeans(steps: int = 10) -> Init:
 
 @described
 def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
-    """Moving averages as in Haiku and Sonnet: they begin at 0 and are corrected for it.
+    """Zero-debiased moving averages: they begin at 0 and are corrected for it (Haiku, Sonnet).
 
     The codebook of `init` is then used for the first batch only: after it a code that received no
     row is exactly 0, often most of the codebook. For parity with those libraries.
@@ -108,7 +108,7 @@ def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
 
 
 def fit_samples(key, z, weights, size: int, axis_name: AxisName = None) -> Float[Array, "K D"]:
-    """K rows of the global batch; warns where one replica's batch is smaller than K."""
+    """Draws K rows of the global batch; warns where one replica's batch is smaller than K."""
     rows = z.size // z.shape[-1] if isinstance(z.size, int) else size
     if axis_name is None and 0 < rows < size:  # no row: no fit
         warnings.warn(
@@ -124,9 +124,11 @@ def lloyd(
     steps: int,
     axis_name: AxisName = None,
 ) -> Float[Array, "K D"]:
-    """k-means: `steps` times each centroid becomes the mean of its rows; without rows it stays."""
+    """Runs k-means: `steps` times each centroid becomes the mean of its rows, if it has any."""
 
     def step(e, _):
+        # Each replica assigns its own rows; sums and counts alone go between them, so all end with
+        # the same centroids.
         k = nearest(z, e)
         n = sum_by_code(weights, k, len(e), axis_name)[:, None]
         total = sum_by_code(z * weights[..., None], k, len(e), axis_name)

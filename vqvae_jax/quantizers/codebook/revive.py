@@ -1,4 +1,4 @@
-"""Codes that died: which they are, to be re-seeded with rows of the batch."""
+"""Dead-code reset: which codes are re-seeded with rows of the batch."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Revive = Callable[[Array], Array] | None  # from moving-average counts [K] to th
 
 @described
 def underused(share: float = 0.1, shards: AxisName = None) -> Function:
-    """Dead codes: those whose moving-average count lies under `share` of the codebook's mean.
+    """Criterion of dead codes: a moving-average count under `share` of the codebook's mean.
 
     For the argument `revive` of `vq` and `ema_vq`. It does not depend on the size of the batch.
     With `shards`, the mesh axis of a `sharded` codebook, the mean is that of all codes.
@@ -39,5 +39,6 @@ def find_dead(
     hits: Float[Array, "K"],
     codebook: Float[Array, "K D"],
 ) -> Bool[Array, "K"]:
-    """Codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
+    """Marks codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
+    # A rare code may have a small count for long; one that was just chosen is in use.
     return (revive(counts) | ~is_valid(codebook)) & (hits == 0)

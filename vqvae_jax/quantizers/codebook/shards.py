@@ -1,4 +1,4 @@
-"""A codebook that outgrows one device: each keeps a part, and the statistics of that part."""
+"""Sharded codebooks: each device of a mesh axis keeps a part of the codes and its statistics."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from vqvae_jax.saving.describe import described
 
 @described
 def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook:
-    """n K codes over the n devices of a mesh axis, K of them on each, kept as `codebook` says.
+    """Shards n K codes over the n devices of a mesh axis; `codebook` says how each keeps its K.
 
     For use within `jax.shard_map`, where rows are the same on all devices of this axis, and params
     and state differ: their arrays are sharded over it on axis 0, but for scalars. Another axis may
@@ -39,6 +39,7 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
     """
     check_size(n=n)
 
+    # Shards draw for themselves: with a shared key all would revive their codes with the same rows.
     def own(key):
         return None if key is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
@@ -46,10 +47,12 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         return codebook.begin(params, state, own(key), *args)
 
     def update(params, state, key, rows, k, rows_axis):
+        # Rows of other shards' codes become -1, which no sum counts: nothing below knows of shards.
         mine = in_shard(k, codebook.size, axis_name)
         return codebook.update(params, state, own(key), rows, mine, rows_axis)
 
     def edit(params, state, fn):
+        # `fn` sees all codes, as callers of `set_codes` write them; each device cuts out its part.
         def part(e):
             new = fn(jax.lax.all_gather(e, axis_name, tiled=True))
             return jax.lax.dynamic_slice_in_dim(new, jax.lax.axis_index(axis_name) * len(e), len(e))
@@ -60,7 +63,9 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
     def adopt(state):
         assert codebook.adopt is not None
         by_hand, adopted = codebook.adopt(state)
-        return pmax(by_hand.astype(jnp.int32), axis_name) > 0, adopted  # all devices the same way
+        # All devices must take the same branch of the `cond` in `lookup_quantizer`: an update may
+        # reduce over this axis, as `underused` does, and would wait for those in the other branch.
+        return pmax(by_hand.astype(jnp.int32), axis_name) > 0, adopted
 
     return dataclasses.replace(
         codebook,

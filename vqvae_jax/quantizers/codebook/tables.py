@@ -1,4 +1,4 @@
-"""Codebooks made of codebooks: the codes of one, held, normalised, mapped.
+"""Codebooks derived from codebooks: codes normalised, held, rescaled, or mapped.
 
 A map that moves the codes also says where the rows lie for the codebook below it (`back`), so that
 first batches, moving averages and revived codes work through it.
@@ -22,7 +22,7 @@ from vqvae_jax.saving.describe import Described, described
 
 
 def through(codebook: Codebook, init, codes, back, update=None, put=None, **facts) -> Codebook:
-    """A codebook whose codes are a function of another's.
+    """Makes a codebook whose codes are a function of another's.
 
     Args:
         codebook: the one below; its params and state are "inner".
@@ -44,10 +44,14 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
         return codebook.codes(params["inner"], state["inner"])
 
     def moved(step, params, state, key, rows, *args):
+        # The codebook below averages, fits and re-seeds with rows, so it must see them in its own
+        # space. No gradient: rows that move statistics are data.
         rows = rows._replace(z=sg(back(params, state, below(params, state), rows.z)))
         return state | {"inner": step(params["inner"], state["inner"], key, rows, *args)}
 
     def update_both(params, state, key, rows, k, axis_name):
+        # Own statistics from the rows as they are; the codebook below with the old ones, as the
+        # codes that were looked up.
         own = update(state, rows, axis_name) if update else {}
         return moved(codebook.update, params, state, key, rows, k, axis_name) | own
 
@@ -77,7 +81,7 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
 
 @described
 def unit_codes(codebook: Codebook) -> Codebook:
-    """e_j / |e_j|, for rows that are normalised too: the nearest code has the largest cosine."""
+    """Normalises codes, e_j / |e_j|; for normalised rows the nearest has the largest cosine."""
     return through(
         codebook,
         init=lambda key, e: ({}, {}),
@@ -89,7 +93,7 @@ def unit_codes(codebook: Codebook) -> Codebook:
 
 @described
 def held(codebook: Codebook, mask) -> Codebook:
-    """The codes where `mask` [K] is true stay what they were at first, bit for bit; others move.
+    """Holds the codes where `mask` [K] is true at their first values, bit for bit; others move.
 
     Neither gradients, nor weight decay, nor moving averages, nor revival reach them: their values
     are kept in state["held"].
@@ -108,6 +112,8 @@ def held(codebook: Codebook, mask) -> Codebook:
     return through(
         codebook,
         init=lambda key, e: ({}, {"held": e}),
+        # The codebook below may move all its codes: what happens to the held ones is not looked at,
+        # and the select passes them no gradient.
         codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
         back=lambda params, state, e, z: z,
         put=lambda e: ({}, {"held": e}, e),
@@ -116,7 +122,7 @@ def held(codebook: Codebook, mask) -> Codebook:
 
 @described
 def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
-    """(1 + rate s) e_j + rate b with s, b [D] learnt and shared by all codes (arXiv:2305.08842).
+    """Affine codes (1 + rate s) e_j + rate b, with s, b [D] learnt and shared (arXiv:2305.08842).
 
     A code that no row chooses moves with the others. Both begin at 0; `rate` speeds them up.
     """
@@ -130,6 +136,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
     def back(params, state, e, z):
         scale = 1 + rate * params["scale"]
+        # A dimension of scale 0 has no way back: all its codes are the shift.
         return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)
 
     def put(e):
@@ -140,7 +147,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
 @described
 def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
-    """Codes whose mean and deviation are the rows': (e_j - mean e) / std e * s + m.
+    """Matches mean and deviation of the codes to the rows': (e_j - mean e) / std e * s + m.
 
     m and s^2 [D] are moving averages of the rows' mean and variance; they begin as those of the
     codes, and the first batch sets them. The affine reparameterisation of arXiv:2305.08842 by
@@ -157,6 +164,8 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         own_params, own_state = init(None, e)
         return own_params, own_state | {"matched": jnp.array(True)}, e
 
+    # eps below, so that a dimension in which all codes are equal has a finite ratio; and above, so
+    # that equal variances have the ratio 1.
     def ratio(state, e):
         return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
 
@@ -168,6 +177,8 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
 
     def update(state, rows, axis_name):
         average = partial(row_mean, weights=rows.weights, axis_name=axis_name)
+        # Decay 0 on the first batch: moments of the initial codes would linger for 1 / (1 - decay)
+        # batches.
         keep = jnp.where(state["matched"], decay, 0)
         m = average(rows.z)
         variance = average(jnp.square(rows.z - m))
@@ -182,7 +193,7 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Transform(Described):
-    """A learnt map of codes, for `mapped`.
+    """Learnt map of codes, for `mapped`.
 
     Attributes:
         init: `(key, C) -> params` for codes [K, C].
@@ -197,7 +208,7 @@ class Transform(Described):
 
 @described
 def linear(dim: int) -> Transform:
-    """e W with W [C, D] learnt: the identity at first if C = D, else N(0, 1 / C)."""
+    """Linear map e W, W [C, D] learnt: at first the identity if C = D, else from N(0, 1 / C)."""
     check_size(dim=dim)
 
     def init(key, width):
@@ -213,7 +224,7 @@ def linear(dim: int) -> Transform:
 
 @described
 def mapped(codebook: Codebook, transform: Transform) -> Codebook:
-    """transform(e): all codes move together with its parameters, params["map"].
+    """Maps codes to transform(e): all move together with its parameters, params["map"].
 
     With a codebook that is `fixed` and `linear` this is SimVQ (arXiv:2411.02038). The map has no
     way back, so rows can't reach the codes below it.
@@ -227,6 +238,7 @@ def mapped(codebook: Codebook, transform: Transform) -> Codebook:
         codebook,
         init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
         codes=lambda params, state, e: transform.apply(params["map"], e),
+        # Never read, since nothing below moves: but rows need the width of the codes below.
         back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim), jnp.float32),
         dim=transform.dim,
         learnt=True,

@@ -1,4 +1,4 @@
-"""Losses to pass to `codebook_vq` beside its own: functions of a `Lookup` to {name: value}."""
+"""Regularizers of codebooks, for `terms` of `codebook_vq`: from a `Lookup` to {name: value}."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from vqvae_jax.saving.describe import Function, described
 
 @described
 def orthogonal(weight: Number = 10.0) -> Function:
-    """|E E^T|_F^2 / K^2 - 1 / K with E [K, D] the normalised codes (arXiv:2112.00384, equation 2).
+    """Orthogonal loss |E E^T|_F^2 / K^2 - 1 / K, with E [K, D] the normalised codes.
 
-    Computed as |E^T E|_F^2, which is equal and needs D^2 numbers instead of K^2: no cap on the
-    number of codes is needed. For codebooks that gradients move.
+    arXiv:2112.00384, equation 2. Computed as |E^T E|_F^2, which is equal and needs D^2 numbers
+    instead of K^2: no cap on the number of codes is needed. For codebooks that gradients move.
     """
     check_range(0, float("inf"), weight=weight)
 
@@ -30,7 +30,7 @@ def orthogonal(weight: Number = 10.0) -> Function:
 
 @described
 def orthogonal_active(weight: Number = 10.0) -> Function:
-    """`orthogonal` over the codes that were chosen in the batch."""
+    """Orthogonal loss over the codes that were chosen in the batch."""
     check_range(0, float("inf"), weight=weight)
 
     def term(found):
@@ -41,7 +41,7 @@ def orthogonal_active(weight: Number = 10.0) -> Function:
 
 
 def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, ""]:
-    """|E E^T|_F^2 / n^2 - 1 / n for the n normalised codes that `of` holds; 0 for none."""
+    """Value of |E E^T|_F^2 / n^2 - 1 / n for the n normalised codes where `of` is 1; 0 for none."""
     e, n = unit(e) * of[:, None], jnp.sum(of)
     gram = jnp.dot(e.T, e, precision=jax.lax.Precision.HIGHEST)
     some = jnp.where(n > 0, n, 1)
@@ -50,7 +50,7 @@ def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, "
 
 @described
 def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
-    """-H(E[p]) with p = softmax_j(-|z_e - e_j|^2 / temperature): least where all codes are used.
+    """Diversity loss -H(E[p]), p = softmax_j(-|z_e - e_j|^2 / temperature): least if all are used.
 
     E is the mean over the rows of all replicas; H is in nats.
     """
@@ -69,7 +69,7 @@ def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
 
 @described
 def cross_entropy(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
-    """-log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code, the mean over rows.
+    """Cross-entropy -log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code, row mean.
 
     A commitment that also moves z_e away from the codes it did not choose: with beta = 0 it takes
     the place of the squared one.

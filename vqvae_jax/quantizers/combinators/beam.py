@@ -15,7 +15,7 @@ from vqvae_jax.reductions import is_valid, valid_rows
 def beam_search(
     q: Quantizer, params, state, z: Float[Array, "*rows D"], width: int
 ) -> Int[Array, "*rows Q"]:
-    """Codes of z, stream by stream from the `width` prefixes that leave the least over.
+    """Encodes z by beam search: stream by stream, the `width` prefixes of least error go on.
 
     Of all ways to add one more code to a prefix, those `width` go on whose |z - sum_i e_i|^2 is
     least; the best of the last ones is returned. Width 1 gives the greedy codes of `q.encode`,
@@ -47,6 +47,7 @@ def beam_search(
     check_size(width=width)
     check_rows(z, q.dim)
     rows = valid_rows(sg(z))
+    # One empty prefix; `extend` lets them grow to `width` as codes allow.
     r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape), jnp.float32)
     codes = jnp.zeros((1, *rows.weights.shape, 0), jnp.int32)
     for stream in range(len(q.vocab)):
@@ -57,7 +58,8 @@ def beam_search(
 
 
 def codebook_of(q: Quantizer, params, state, stream: int) -> Float[Array, "K D"]:
-    """What the codes of one stream add: they are decoded with -1 in all others."""
+    """Codebook of one stream: its codes, decoded with -1 in all others."""
+    # By `decode` alone, so that it works for any nesting and never asks what q is made of.
     size = q.vocab[stream]
     indices = jnp.full((size, len(q.vocab)), -1, jnp.int32)
     return q.decode(params, state, indices.at[:, stream].set(jnp.arange(size, dtype=jnp.int32)))
@@ -70,14 +72,17 @@ def extend(
     e: Float[Array, "K D"],
     width: int,
 ):
-    """The best prefixes with one more code of e `[K, D]`: what they leave over, errors, codes."""
+    """Extends prefixes by a code of e `[K, D]`; returns residuals, errors and codes of the best."""
     usable = is_valid(e)
     e, each = jnp.where(usable[:, None], e, 0), min(width, len(e))
-    # A prefix passes on no more than `width` codes, so its `width` best ones are enough.
+    # A prefix passes on no more than `width` codes, so its `width` best ones are enough. One prefix
+    # after another: K scores a row exist at a time, not width K.
     k, children = jax.lax.map(lambda r: nearest_codes(r, e, usable, each), r)
+    # A prefix without a usable code stays the worst: no later code makes it finite.
     children = jnp.where(jnp.isinf(error)[..., None], jnp.inf, children)
     children = jnp.moveaxis(children, 0, -2).reshape(*error.shape[1:], -1)
     least, child = jax.lax.top_k(-children, min(width, children.shape[-1]))
+    # Children of a prefix lie side by side, so the place of a child tells its parent.
     child = jnp.moveaxis(child, -1, 0)
     parent = (child // each)[..., None]
     k = jnp.moveaxis(k, 0, -2).reshape(*error.shape[1:], -1)

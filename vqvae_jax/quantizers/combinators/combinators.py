@@ -1,4 +1,4 @@
-"""Maps before and after a quantizer: they move rows to where it works, and back."""
+"""Combinators with a map before and after one quantizer: project, normalize, scale, rotate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +65,7 @@ def project(q: Quantizer, dim: int) -> Quantizer:
 
 @described
 def normalize(q: Quantizer, fn: Callable[[Array], Array]) -> Quantizer:
-    """q of fn(z): quantized lives where fn maps to, and its gradient goes through fn.
+    """Quantizes fn(z): quantized lies where fn maps to, and its gradient goes through fn.
 
     With `unit`, z / |z|, and unit codes the nearest code is that of the largest cosine.
 
@@ -88,12 +88,13 @@ def normalize(q: Quantizer, fn: Callable[[Array], Array]) -> Quantizer:
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of z, got {fn!r}")
+    # No `undo`: fn need not have an inverse, so codes are edited as q has them.
     return around(q, lambda params, state, z: fn(z), lambda params, state, z_q: z_q)
 
 
 @described
 def scale(q: Quantizer, s: Number) -> Quantizer:
-    """s q(z / s): a quantizer made for rows of another size, such as a lattice of step 1.
+    """Scales rows and codes, s q(z / s): for a q made for another size, as a lattice of step 1.
 
     Its losses are q's, of z / s.
 
@@ -124,7 +125,7 @@ def scale(q: Quantizer, s: Number) -> Quantizer:
 
 @described
 def rotate(q: Quantizer) -> Quantizer:
-    """R^T q(R z) with a fixed random orthogonal R: outliers are spread over all channels.
+    """Rotates rows, R^T q(R z), by a fixed random orthogonal R: outliers spread over all channels.
 
     Incoherence processing (arXiv:2307.13304): for quantizers that treat the channels one by one.
     R `[D, D]` is drawn by `init`, kept in state["rotation"], and nothing moves it.
@@ -147,6 +148,7 @@ def rotate(q: Quantizer) -> Quantizer:
     def draw(key):
         return {}, {"rotation": jax.random.orthogonal(key, q.dim, dtype=jnp.float32)}
 
+    # R is state: as params a gradient would move it, and it would be orthogonal no longer.
     def forth(params, state, z):
         return times(z, state["rotation"].T)
 
@@ -165,11 +167,11 @@ def around(
     draw: Callable[[Any], tuple[dict, dict]] | None = None,
     undo: Map | None = None,
 ) -> Quantizer:
-    """after(q(before(z))), with q's params and state as "inner" beside those that `draw` makes.
+    """Composes after(q(before(z))); q's params and state are "inner" beside those `draw` makes.
 
     `before` and `after` are `(params, state, rows) -> rows` and map row by row; `after` maps 0 to
-    0, so that what was not sent decodes to 0. `undo` is its inverse, if it is linear and has one:
-    codes `[K, D]` are then edited as they are decoded, else as q has them.
+    0, so that what was not sent decodes to 0. `undo` is the inverse of `after`, if it is linear and
+    has one: codes `[K, D]` are then edited as they are decoded, else as q has them.
     """
     check_members([q])
     dim = q.dim if dim is None else dim
@@ -178,7 +180,7 @@ def around(
         return rounded(after(params, state, z_q))
 
     def init(key):
-        if draw is None:
+        if draw is None:  # the very key, so that q begins as it would alone
             params, state = q.init(key)
             return {"inner": params}, {"inner": state}
         key_inner, key_own = jax.random.split(key)
@@ -188,6 +190,7 @@ def around(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
+        # Invalid rows are 0 by now, which q would take for valid: the weights tell it.
         options = {"train": train, "key": key, "mask": rows.weights, "axis_name": axis_name}
         inner = params["inner"], state["inner"]
         out, new = q.apply(*inner, before(params, state, rows.z), **options)
@@ -212,14 +215,15 @@ def around(
 
 
 def rounded(x: Array) -> Array:
-    """x, which a compiler can't contract with a sum that follows into one multiply-add.
+    """Returns x such that a compiler can't contract it and a following sum into a multiply-add.
 
-    That rounds once instead of twice; done in `decode` and not in `apply`, their bits would differ.
+    A multiply-add rounds once instead of twice; in `decode` and not in `apply`, bits would differ.
     """
+    # A clip that changes no finite number, yet stands between product and sum.
     largest = float(np.finfo(np.float32).max)
     return jnp.clip(x, -largest, largest)
 
 
 def times(x: Array, w: Array) -> Array:
-    """x w in full float32, also where the default of a matrix product is less."""
+    """Matrix product x w in full float32 precision, also where the default is less."""
     return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""What combinators share: their members' keys, params and state, streams, losses and metrics.
+"""Shared parts of combinators: members' keys, params and state, streams, losses and metrics.
 
 The members of a combinator are numbered: params and state are {"0": ..., "1": ...}, and metrics get
 the number as a prefix, "1/error". A combinator makes the rows of its input safe once, by
@@ -19,6 +19,7 @@ from vqvae_jax.reductions import Rows
 
 def member_keys(key, n: int) -> list:
     """A key for each of n members: a single member gets the very key."""
+    # So `residual(q)` and `grouped(q)` draw what q alone draws, and are equal to it.
     if key is None or n == 1:
         return [key] * n
     return list(jax.random.split(key, n))
@@ -36,7 +37,7 @@ def init_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
 
 
 def edit_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
-    """`edit` of a combinator: that of the member whose stream it is."""
+    """`edit` of a combinator: calls that of the member whose stream it is."""
 
     def edit(params, state, fn, stream):
         for i, q in enumerate(qs):
@@ -59,7 +60,7 @@ def edit_shared(q: Quantizer) -> Callable[..., tuple[dict, dict]]:
 
 
 def split_streams(qs: Sequence[Quantizer], indices: Int[Array, "*rows Q"]) -> list[Array]:
-    """The streams of each member."""
+    """Splits indices into the streams of each member."""
     parts, begin = [], 0
     for q in qs:
         parts.append(indices[..., begin : begin + len(q.vocab)])
@@ -73,7 +74,7 @@ def join(
     rows: Rows,
     shares: Sequence[float] | None = None,
 ) -> Output:
-    """One Output of the members': streams side by side, losses added up by name.
+    """Joins the members' Outputs into one: streams side by side, losses added up by name.
 
     Args:
         outs: of the members.
@@ -81,17 +82,20 @@ def join(
         rows: the safe rows of the whole, whose number of invalid ones becomes a metric.
         shares: a weight for each member's losses, 1 if None.
     """
+    # By name and without the number of the member: "commitment" is one term to weigh and to plot,
+    # however many stages there are. Metrics keep the number, as they are not sums.
     losses: dict[str, Any] = {}
     for out, share in zip(outs, shares or [1.0] * len(outs), strict=True):
         for name, value in out.losses.items():
             losses[name] = losses.get(name, 0.0) + share * value
     metrics = {f"{i}/{name}": v for i, out in enumerate(outs) for name, v in out.metrics.items()}
     indices = jnp.concatenate([out.indices for out in outs], axis=-1)
+    # Members count none: they only see rows that were made safe before.
     return Output(quantized, indices, losses, metrics | {"invalid_rows": rows.invalid})
 
 
 def report_rows(metrics: dict[str, Array], rows: Rows) -> dict[str, Array]:
-    """The metrics of an only member, which does not see the rows that were dropped before it."""
+    """Adds rows that were dropped before an only member to its metrics: it does not see them."""
     return metrics | {"invalid_rows": metrics.get("invalid_rows", 0) + rows.invalid}
 
 

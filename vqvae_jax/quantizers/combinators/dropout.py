@@ -1,4 +1,4 @@
-"""Dropout of stages: examples that use only the first ones in training."""
+"""Quantizer dropout: training examples that use only the first residual stages."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Dropout = Callable[..., Array] | None
 
 @described
 def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 1) -> Function:
-    """Examples that use only the first stages in training, so that a prefix of the codes is one.
+    """Draws how many stages each example uses in training, so that prefixes of its codes decode.
 
     arXiv:2107.03312, section III-C. For the argument `dropout`: a function `(key, n, shape) ->
     depths`, how many of n stages each example uses. An example is an entry of z's first axis, all
@@ -51,9 +51,11 @@ def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 
 
 
 def draw_depths(dropout: Dropout, n: int, z, train: bool, key, axis_name):
-    """The key that is left for the stages, and how many of them each row uses."""
+    """Returns the key that is left for the stages, and how many of them each row uses."""
     if dropout is None or not train:
         return key, n
+    # Split only here, so that without dropout, and in eval mode, the stages' keys don't change.
     key, noise = jax.random.split(needed(key, "its dropout draws depths"))
+    # One depth for all rows of an example: it is the codes of a whole example that are cut off.
     examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()
     return key, dropout(local_key(noise, axis_name), n, examples)

@@ -85,6 +85,7 @@ def residual(
         for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
             member = params[str(i)], state[str(i)]
             stage = partial(q.apply, *member, train=train, key=k, axis_name=axis_name)
+            # Weight 0 makes dropped examples invalid rows: index -1, quantized 0, no statistics.
             seen = jnp.where(i < depths, rows.weights, 0)
             carry, out, new[str(i)] = advance(stage, carry, seen, estimator)
             outs.append(out)
@@ -93,6 +94,7 @@ def residual(
 
     def decode(params, state, indices):
         check_indices(indices, vocab)
+        # Added in the order of `apply`: another one would give other bits.
         total = jnp.zeros((*indices.shape[:-1], qs[0].dim), jnp.float32)
         for i, (q, codes) in enumerate(zip(qs, split_streams(qs, indices), strict=True)):
             total = total + q.decode(params[str(i)], state[str(i)], codes)
@@ -154,6 +156,7 @@ def repeat(
 
     def edit(params, state, fn, stream):
         i, stream = divmod(stream, len(q.vocab))
+        # As JAX arrays, since loaded ones may be NumPy's, which have no `.at`.
         stacked = jax.tree.map(jnp.asarray, (params, state))
         own, own_state = jax.tree.map(lambda a: a[i], stacked)
         new = edit_codes(q, own, own_state, fn, stream)
@@ -206,7 +209,11 @@ def shared(
         keys = stacked_keys(key, n)
         total, outs, (r, seen) = scan_stages(stage, keys, n, rows, depths, estimator)
         quantized = estimate(estimator, n, rows.z, total).astype(z.dtype)
-        if train:  # stages as the last axis: rows are in the same order however they are dealt out
+        # New states of the stages are dropped: each is the old codebook moved by one stage's rows.
+        # Instead q sees the rows of all stages as one batch, chooses their codes again, and its
+        # Output is dropped. Stages are the last axis, so that rows are in the same order however
+        # they are divided among devices.
+        if train:
             r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)
             state = q.apply(sg(params), state, r, key=key, mask=seen, **options)[1]
         return join(outs, quantized, rows), state

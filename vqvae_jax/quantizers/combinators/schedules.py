@@ -1,4 +1,4 @@
-"""Hyper-parameters that follow schedules, and optax's schedules and optimizers as descriptions."""
+"""Scheduled hyper-parameters, and optax's schedules and optimizers as descriptions."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ from vqvae_jax.saving.describe import Call, Described, Function, described
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Transformation(Described):
-    """An optax gradient transformation that remembers its call; it unpacks as optax's own do."""
+    """An optax gradient transformation that remembers its call and unpacks like optax's own."""
 
     init: Callable[..., Any]
     update: Callable[..., Any]
@@ -32,14 +32,14 @@ class Transformation(Described):
 
 @described
 def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
-    """optax's `name(*args, **kwargs)`, with equality, pickle and JSON: a schedule or an optimizer.
+    """Schedule or optimizer of optax, `name(*args, **kwargs)`, with equality, pickle and JSON.
 
     Args:
         name: of a public function of optax.
         *args, **kwargs: its arguments: numbers, tuples, and what `from_optax` made.
 
     Returns:
-        A schedule is a function of the count; a transformation has `init` and `update`, and goes
+        A schedule, a function of the count; or a transformation with `init` and `update`, accepted
         wherever optax takes one.
 
     Raises:
@@ -52,6 +52,8 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
         >>> from_optax("sgd", 0.1, momentum=0.9)
         from_optax('sgd', 0.1, momentum=0.9)
     """
+    # The name may come from a file: no private function, nothing imported from elsewhere, and none
+    # that does more than to build.
     public = isinstance(name, str) and not name.startswith("_")
     factory = vars(optax).get(name) if public else None
     if not inspect.isfunction(factory) or not makes_update(factory):
@@ -67,7 +69,7 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
 
 
 def makes_update(factory: Callable) -> bool:
-    """Whether a function of optax says that it returns a function or a transformation.
+    """True if a function of optax is annotated to return a function or a transformation.
 
     Others compute at once, some in as many steps as an argument says: no description calls them.
     """
@@ -77,11 +79,11 @@ def makes_update(factory: Callable) -> bool:
 
 @described
 def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
-    """q whose hyper-parameters follow schedules, as those of optax.inject_hyperparams do.
+    """Makes hyper-parameters of q follow schedules, as optax.inject_hyperparams does.
 
     Training call number t = 0, 1, ... uses the values at t, eval mode those at the present count;
-    metrics hold them by their names. The count advances with each training call that has a valid
-    row. State is {"count", "inner": q's}, params are q's; q's own call makes both.
+    metrics hold them by name. The count advances with each training call that has a valid
+    row. State is {"count", "inner": q's}, params are q's, and q itself initialises both.
 
     Args:
         q: made by a factory under `@described`, whose arguments may be traced arrays.
@@ -107,6 +109,8 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
     call = check_call(q)
     check_schedules(call, schedules)
 
+    # The factory is called anew in each trace, with arrays in place of numbers: values are computed
+    # within the compiled step, so that a new one compiles nothing.
     def present(state) -> tuple[Quantizer, dict[str, Array]]:
         count = state["count"]
         values = {n: jnp.asarray(fn(count), jnp.float32) for n, fn in schedules.items()}
@@ -123,6 +127,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
         out = out._replace(metrics=out.metrics | sg(values))
         if not train:
             return out, state
+        # The count is not the optimizer's: a batch without a valid row changes nothing here either.
         some = valid_rows(z, mask, axis_name).some
         return out, {"count": state["count"] + some, "inner": inner}
 
@@ -137,7 +142,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
 
 
 def check_call(q: Quantizer) -> Call:
-    """The call that made q; raises a ValueError if it is not remembered."""
+    """Returns the call that made q; raises a ValueError if it is not remembered."""
     if q.call is None:
         raise ValueError("needs a quantizer that a factory under @described made, got one without")
     return q.call
@@ -154,13 +159,15 @@ def check_schedules(call: Call, schedules: Mapping[str, Any]) -> None:
     for name, schedule in schedules.items():
         if not callable(schedule):
             raise TypeError(f"{name} must be a function of the count, got {schedule!r}")
+        # By shapes alone: building a quantizer computes nothing and needs no device.
         value = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         if getattr(value, "shape", None) != ():
             raise TypeError(f"the schedule of {name} must return a scalar, got {value}")
 
 
 def is_real(factory: Callable, name: str, value: Any) -> bool:
-    """Whether a parameter is a real number, by its value, and not an integer, by its annotation."""
+    """True if a parameter's value is a real number and its annotation is not an integer."""
+    # People write 1 for 1.0: the value alone does not tell a weight from a size.
     parameter = inspect.signature(factory).parameters.get(name)
     integer = parameter is not None and parameter.annotation in (int, "int")
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Slices of the channels: a quantizer for each with `grouped`, one for all of them with `heads`."""
+"""Product quantization: slices of the channels, a quantizer for each or one for all of them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +50,7 @@ def grouped(*qs: Quantizer) -> Quantizer:
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
         options = {"train": train, "mask": rows.weights, "axis_name": axis_name}
+        # Rows are made safe before they are split, so that all members see the same valid rows.
         slices, outs, new = jnp.split(rows.z, ends, axis=-1), [], {}
         for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
             member = params[str(i)], state[str(i)]
@@ -70,7 +71,7 @@ def grouped(*qs: Quantizer) -> Quantizer:
 
 @described
 def heads(q: Quantizer, n: int) -> Quantizer:
-    """n slices of the channels and one quantizer for all of them: it sees n times as many rows.
+    """Splits channels into n slices with one quantizer for all: it sees n times as many rows.
 
     Params and state are q's. The slices of all rows make one update of its state, and its losses
     are means over all of them. The streams are those of slice 0, then of slice 1, ...
@@ -100,6 +101,7 @@ def heads(q: Quantizer, n: int) -> Quantizer:
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
+        # Slices are one more axis of rows: one call, so one update of the state from all of them.
         slices, weights = rows.z.reshape(*z.shape[:-1], n, q.dim), rows.weights[..., None]
         out, new = q.apply(
             params, state, slices, train=train, key=key, mask=weights, axis_name=axis_name

@@ -22,15 +22,16 @@ def stacked_keys(key, n: int):
 
 
 def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator | None):
-    """One stage: what it leaves over and the sum so far, its Output, and what else it returns."""
+    """Runs one stage: returns (residual, sum so far), its Output, and what else it returns."""
     r, total = carry
     out, extra = stage(r, mask=seen)
+    # sg: else the losses of later stages would move the codes of this one, through the residual.
     taken = out.quantized if estimator is None else sg(out.quantized)
     return (r - taken, total + out.quantized), out, extra
 
 
 def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator | None):
-    """`advance` through n stages `(member, r, mask) -> (Output, extra)`, compiled once.
+    """Scans `advance` over n stages `(member, r, mask) -> (Output, extra)`, compiled once.
 
     Returns the sum, the list of Outputs (without `quantized`, which would fill memory n times), and
     what the stages returned beside, stacked.
@@ -40,6 +41,7 @@ def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator:
         i, member = x
         seen = jnp.where(i < depths, rows.weights, 0)
         carry, out, extra = advance(partial(stage, member), carry, seen, estimator)
+        # The sum is in the carry: of `quantized` nothing need be stacked.
         return carry, (out._replace(quantized=None), extra)
 
     start = rows.z, jnp.zeros_like(rows.z)
@@ -50,9 +52,9 @@ def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator:
 def scan_sum(
     decode: Callable, q: Quantizer, n: int, indices: Int[Array, "*rows Q"], *members
 ) -> Float[Array, "*rows D"]:
-    """The sum of `decode(codes, *member)` of n stages q, in the order of `scan_stages`: bit by bit.
+    """Sums `decode(codes, *member)` over n stages q in the order of `scan_stages`, bit by bit.
 
-    The members are what is stacked for the stages.
+    `members` are arrays that are stacked along a first axis of stages.
     """
     streams = jnp.stack(split_streams([q] * n, indices))
 
@@ -65,7 +67,7 @@ def scan_sum(
 
 
 def unstack(outs: Output, n: int) -> list[Output]:
-    """The Outputs that a scan has stacked."""
+    """Splits the Outputs that a scan has stacked into a list."""
     parts = jax.tree.map(jnp.unstack, outs)
     return [jax.tree.map(lambda _, part, i=i: part[i], outs, parts) for i in range(n)]
 
@@ -73,5 +75,6 @@ def unstack(outs: Output, n: int) -> list[Output]:
 def estimate(
     estimator: Estimator | None, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """The sum with the gradient of the estimator: a single stage keeps its own."""
+    """Gives the sum the gradient of the estimator; a single stage keeps its own."""
+    # With n = 1 the combinator is its stage, gradients included: a law that tests check.
     return total if estimator is None or n == 1 else estimator(z, total)

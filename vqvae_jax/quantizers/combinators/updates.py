@@ -1,4 +1,4 @@
-"""Who moves a quantizer: an optimizer of its own, nobody, or nobody from some step on.
+"""Combinators that change what moves a quantizer: its own optimizer, or nothing (any longer).
 
 State is {"count", "params", "optimizer", "inner"} or a part of it.
 """
@@ -21,16 +21,17 @@ from vqvae_jax.saving.describe import described
 
 @described
 def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
-    """q's params learnt inside `apply` by an optimizer of their own, from q's own losses.
+    """Learns q's params inside `apply` by an optimizer of their own, from q's own losses.
 
     Alternated optimisation (arXiv:2305.08842): the codebook follows the encoder by steps of its
     own, such as SGD of a large rate, and the task does not move it. Params are {}; each training
     call with a valid row makes one step, with the mean of the gradients of all replicas. Everything
     is state: {"params", "inner": q's, "optimizer": its leaves by their paths}.
 
-    The paper quantizes a batch with the codebook that this batch has already moved, which codes
-    could then not be decoded with. Here the outputs are those of the codebook before the step, and
-    the next batch sees the new one: encoder and codebook move at the same time, not in turn.
+    The paper quantizes a batch with the codebook that this batch has already moved, so that its
+    codes don't decode with the state before. Here the outputs are those of the codebook before the
+    step, and the next batch sees the new one: encoder and codebook move at the same time, not in
+    turn.
 
     Args:
         q: the quantizer, of any kind. Its losses stay in the output, constant to its params.
@@ -58,6 +59,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
         return {}, {"params": params, "inner": inner, "optimizer": leaves}
 
     def step(params, leaves, grads):
+        # Only the structure of the optimizer's state is needed again: nothing is computed for it.
         old = from_paths(leaves, jax.eval_shape(optimizer.init, params))
         updates, new = optimizer.update(grads, old, params)
         return optax.apply_updates(params, updates), by_path(new)
@@ -72,10 +74,15 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
             out, new = q.apply(own, inner, z, **options)
             return out.loss, (out, new)
 
+        # The Output comes out of the same evaluation, as what `grad` carries along; the caller's
+        # gradient to z goes through it, and `sg` keeps it out of this step.
         grads, (out, inner) = jax.grad(loss, has_aux=True)(own)
+        # Losses are those of the global batch already; by the contract's recipe their gradient is
+        # averaged as well, which keeps params bit-equal between replicas.
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         own, leaves = step(own, state["optimizer"], sg(grads))
         new = {"params": own, "inner": inner, "optimizer": leaves}
+        # A batch without a valid row has gradient 0, which still moves momenta and counts.
         return out, choose(valid_rows(z, mask, axis_name).some, new, state)
 
     def decode(params, state, indices):
@@ -86,7 +93,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
 
 @described
 def frozen(q: Quantizer) -> Quantizer:
-    """q as it is: nothing moves its params or its state, neither data nor an optimizer.
+    """Freezes q: nothing moves its params or its state, neither data nor an optimizer.
 
     Params are {}, so that weight decay finds nothing; state is {"params", "inner": q's}, to be
     replaced by those of a trained q. In training as well it is q in eval mode: it needs no key,
@@ -124,7 +131,7 @@ def frozen(q: Quantizer) -> Quantizer:
 
 @described
 def frozen_after(q: Quantizer, step: int) -> Quantizer:
-    """q, which from training call number `step` = 1, 2, ... on stands still, bit by bit.
+    """Freezes q from training call number `step` = 1, 2, ... on, bit by bit.
 
     Calls are numbered from 0. Call number `step` stores its params in state["params"]; from then on
     those are used without gradient, whatever an optimizer does to the live ones, and the state no
@@ -154,6 +161,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         params, inner = q.init(key)
         return params, {"count": jnp.zeros((), jnp.int32), "params": params, "inner": inner}
 
+    # Call number `step` itself, which stores the params, still uses the live ones: > and not >=.
     def present(params, state):
         return choose(state["count"] > step, state["params"], params)
 
@@ -161,6 +169,8 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         stands = state["count"] >= step
         params = present(params, state)
         options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
+        # `choose` between equal values, as it stops the gradient of the first alone: params have a
+        # gradient before `step` and none from it on, though the count is known only when it runs.
         out, inner = q.apply(choose(stands, params, params), state["inner"], z, **options)
         if not train:
             return out, state
@@ -176,6 +186,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
 
     def edit(params, state, fn, stream):
         own, inner = edit_codes(q, params, state["inner"], fn, stream)
+        # The stored params as well: `decode` uses one or the other, depending on the count.
         stored, _ = edit_codes(q, state["params"], state["inner"], fn, stream)
         return own, state | {"params": stored, "inner": inner}
 
@@ -193,7 +204,7 @@ def edit_within(q: Quantizer):
 
 
 def by_path(tree) -> dict[str, Array]:
-    """The leaves of any tree by their paths: a plain dict, which every file format holds."""
+    """Leaves of any tree by their paths: a plain dict, which every file format holds."""
     return {path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
