@@ -1,4 +1,4 @@
-"""The terms of the loss. Each is a mean over elements: this is what gives beta its meaning."""
+"""Codebook and commitment loss of VQ-VAE, each a mean over elements."""
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
@@ -34,6 +34,7 @@ def codebook_loss(
         Array(5., dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
+    # A mean over elements and not a sum over D: so beta means the same for every width D.
     return mean(jnp.square(sg(z_e) - z_q), weights, axis_name)
 
 
