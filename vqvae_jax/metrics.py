@@ -176,7 +176,7 @@ def ssim(
 
 
 def gaussian_windows(n: int) -> Float[Array, "m n"]:
-    """Matrix of Gaussian windows of 11 pixels, sigma 1.5, sum 1: a row for each place in n pixels."""
+    """Matrix of Gaussian windows of 11 pixels, sigma 1.5, sum 1: one row for each place."""
     offset = jnp.arange(n, dtype=jnp.float32) - jnp.arange(n - 10, dtype=jnp.float32)[:, None] - 5
     window = jnp.where(jnp.abs(offset) <= 5, jnp.exp(-(offset**2) / (2 * 1.5**2)), 0)
     return window / jnp.sum(window, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The second player of adversarial training: real or reconstructed, patch by patch."""
+"""Patch discriminator for adversarial training: real or reconstructed, a logit for each patch."""
 
 import math
 
@@ -49,6 +49,8 @@ class PatchDiscriminator(nn.Module):
             stride = 1 if i == self.downsamplings else 2
             x = Conv(features, kernel, stride, dtype=self.dtype)(x)
             if i > 0:
+                # The most groups that divide the features evenly. Batch normalisation, as in
+                # pix2pix, would tie examples together, and replicas too.
                 groups = math.gcd(self.groups, features)
                 x = nn.GroupNorm(num_groups=groups, dtype=self.dtype)(x)
             x = nn.leaky_relu(x, 0.2)

@@ -9,7 +9,7 @@ from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 
 class QuantizerState(nnx.Variable):
-    """What data moves: not a `nnx.Param`, so no gradient is taken for it."""
+    """Variable for state that data moves: not a `nnx.Param`, so no gradient is taken for it."""
 
 
 def is_variable(leaf) -> bool:
@@ -19,8 +19,8 @@ def is_variable(leaf) -> bool:
 class QuantizeNNX(nnx.Module):
     """A quantizer in an NNX module; each of its arrays is one variable.
 
-    As `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model that it is
-    part of, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
+    Like `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model around
+    it, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
     the default one.
 
     Attributes:
@@ -48,6 +48,8 @@ class QuantizeNNX(nnx.Module):
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))
         self.deterministic = deterministic
+        # Forked, so that quantizers that share rngs do not draw from one stream in turn: then
+        # what one draws would depend on the others.
         known = RNG in rngs or "default" in rngs
         self.rngs = rngs[RNG].fork() if known else nnx.data(None)
 
@@ -77,8 +79,8 @@ class QuantizeNNX(nnx.Module):
 
         Args:
             z: `[..., D]`.
-            train: None, or in the place of what `train()` or `eval()` said.
-            key: None, or in the place of one of the module's own stream.
+            train: overrides what `train()` or `eval()` said; None does not.
+            key: used instead of one from the module's own stream; None for the latter.
             mask, axis_name: as of `Quantizer.apply`.
         """
         train = not self.deterministic if train is None else train

@@ -1,4 +1,4 @@
-"""Autoencoders without codes: one with Gaussian noise and a prior (VAE), and one with neither."""
+"""Autoencoders without codes: the variational autoencoder (VAE) and the plain autoencoder."""
 
 import math
 
@@ -31,7 +31,7 @@ class VAE(nn.Module):
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
         decoder: a module z `[B, ..., D]` -> `[B, ..., P]`.
         beta: weight of the divergence (other than 1: beta-VAE, Higgins et al. 2017).
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -57,7 +57,7 @@ class VAE(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """All of it, for training and evaluation.
+        """Encodes, draws z and decodes it, for training and evaluation.
 
         Args:
             x: float `[B, ..., C]`.
@@ -75,26 +75,32 @@ class VAE(nn.Module):
         if train and not self.is_initializing():
             if not self.has_rng(RNG):
                 raise ValueError(f'needs rngs={{"{RNG}": key}} when train=True: it draws z')
+            # Each replica folds its number into the key: with equal keys all would draw the same
+            # noise.
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
         kl = gaussian_kl(mu, log_variance)
         if mask is not None:
             mask = jnp.broadcast_to(of_rows(jnp.asarray(mask, jnp.float32), z), kl.shape)
         nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # of an example
+        # Divided by the elements of x and not of z: so beta = 1 beside a mean over elements of x
+        # is the evidence bound.
         losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
         if samples is not None:
+            # So far nats are of an example whose whole grid is real; with padding it has a share
+            # of them.
             nats = nats * real_share(mask, axis_name)
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         y = self.decode(z, samples)
         return Reconstruction(y, mu, z, no_streams(z), losses, metrics)
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a look at the values of x."""
+        """enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def posterior(self, x: Input, mask=None) -> Posterior:
-        """q(z|x) as its mean and log variance."""
+        """The posterior q(z|x), as its mean and log variance."""
         return halves(self.embed(x, of_samples(mask, x)))
 
     @boundary
@@ -104,18 +110,20 @@ class VAE(nn.Module):
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as of `VQVAE.decode`."""
+        """x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
 
 class Autoencoder(nn.Module):
-    """x' = dec(enc(x)): what a `VQVAE` is without its quantizer, the limit of its reconstruction.
+    """Plain autoencoder x' = dec(enc(x)): a `VQVAE` without its quantizer.
+
+    Its reconstruction is the limit that codes of a `VQVAE` can approach.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z `[B, ..., D]`.
         decoder: a module z `[B, ..., D]` -> x' `[B, ..., C]`.
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -136,30 +144,30 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """As `VQVAE`; z_q is z_e, there are no losses; of the options the mask alone matters."""
+        """Encodes and decodes x; z_q is z_e, there are no losses, and only the mask matters."""
         samples = of_samples(mask, x)
         z = self.embed(x, samples, check=not train)
         return Reconstruction(self.decode(z, samples), z, z, no_streams(z), {}, {})
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a look at the values of x."""
+        """enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """z = enc(x); mask as of `VQVAE.encode`."""
+        """z = enc(x); mask as in `VQVAE.encode`."""
         return self.embed(x, of_samples(mask, x))
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as of `VQVAE.decode`."""
+        """x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
 
 def halves(both: Float[Array, "B *grid W"]) -> Posterior:
-    """Mean and log variance, of what an encoder gives.
+    """Splits an encoder's output into mean and log variance.
 
     Raises:
         ValueError: if its width is odd.
@@ -173,7 +181,7 @@ def halves(both: Float[Array, "B *grid W"]) -> Posterior:
 def draw(
     key: PRNGKeyArray, mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
+    """Draws mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
     return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape, jnp.float32)
 
 
@@ -193,11 +201,11 @@ def gaussian_kl(
 
 
 def real_share(mask: Float[Array, "B *grid"], axis_name) -> Float[Array, ""]:
-    """The mean, over the examples that count, of the share of their rows that do."""
+    """Mean share of rows that count, over the examples that have any."""
     each = jnp.mean(jnp.float32(mask > 0), axis=tuple(range(1, mask.ndim)))
     return mean(each, jnp.float32(each > 0), axis_name)
 
 
 def no_streams(z: Float[Array, "B *grid D"]) -> Array:
-    """Indices [B, *grid, 0]: of codes there are none."""
+    """Empty indices [B, *grid, 0]: there are no codes."""
     return jnp.zeros((*z.shape[:-1], 0), jnp.int32)
