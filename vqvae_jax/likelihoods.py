@@ -123,7 +123,7 @@ def mixture(n: int) -> Likelihood:
 
 @described
 def categorical() -> Likelihood:
-    """A softmax over the 256 levels, which knows nothing of their order: 256 logits an element."""
+    """A softmax over the 256 levels, regardless of their order: 256 logits for each element."""
 
     def log_mass(x, y):
         logits, k = blocks(y, LEVELS), grey(x).astype(jnp.int32)[..., None]
@@ -220,6 +220,8 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
     """ln P(k) of the discretised Gaussian: ln(Q(a) - Q(b)) = ln Q(a) + ln(1 - Q(b) / Q(a))."""
     s = s / GREY_LEVEL
     z = (k - unrounded_grey(mu)) / s
+    # On the side of the upper tail, by symmetry: there both Q are small and keep their digits,
+    # where a difference of numbers near 1 would lose them.
     near, far = log_upper(jnp.abs(z) - 0.5 / s), log_upper(jnp.abs(z) + 0.5 / s)
     # The slope of -ln Q exceeds t: a bound that matters only where rounding leaves no difference.
     difference = jnp.maximum(near - far, jnp.abs(z) / s)
@@ -252,7 +254,7 @@ def clipped_scale(log_scale: Array) -> Array:
 
 
 def summed(log_mass, outputs: int) -> Callable[[Array, Array], Array]:
-    """log_prob: the sum of `log_mass` over the elements of each example."""
+    """Returns log_prob, the sum of `log_mass` over the elements of each example."""
 
     def log_prob(
         x: Float[Array, "B *spatial C"], y: Float[Array, "B *spatial P"]
@@ -278,12 +280,12 @@ def blocks(y: Array, outputs: int) -> Float[Array, "*rows C outputs"]:
 
 
 def grey(x: Array) -> Array:
-    """The level of x, 0 to 255, as float32: this and what follows stay exact."""
+    """Returns the level of x, 0 to 255, as float32, in which integers are exact."""
     return jnp.clip(jnp.round(unrounded_grey(x)), 0, LEVELS - 1)
 
 
 def unrounded_grey(x: Array) -> Array:
-    """x in grey levels."""
+    """Converts x to grey levels, not rounded."""
     return (x.astype(jnp.float32) + 0.5) * (LEVELS - 1)
 
 
@@ -293,5 +295,5 @@ def pixel(k: Array) -> Array:
 
 
 def on_grid(x: Array) -> Array:
-    """x rounded to the nearest level and clipped."""
+    """Rounds x to the nearest level and clips it."""
     return pixel(grey(x))

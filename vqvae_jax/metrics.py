@@ -221,6 +221,7 @@ def moments(
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"features must be finite [N >= 2, F], got shape {x.shape}")
     mu = x.mean(axis=0)
+    # Centred first: E[x^2] - mu^2 loses the covariance of features with a large mean.
     return mu, (x - mu).T @ (x - mu) / (len(x) - 1)
 
 

@@ -93,6 +93,7 @@ def static_bits(
     check_indices(codes, tuple(len(n) for n in counts))
     smooth = [(n + 1.0) / jnp.sum(n + 1.0) for n in counts]
     bits = [-jnp.log2(p)[codes[..., q]] for q, p in enumerate(smooth)]
+    # -1 has read the bits of the last code: they are dropped here.
     valid = [jnp.where(codes[..., q] >= 0, b, 0) for q, b in enumerate(bits)]
     return sum(
         (b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes), jnp.float32)

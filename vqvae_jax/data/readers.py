@@ -51,6 +51,8 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
+            # Cameras store the sensor's orientation and a tag: without this, portraits lie on
+            # their side.
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
         raise DataError(f"{name}: expected a readable image, found: {first_line(error)}") from error
@@ -60,6 +62,8 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
         found = "16 bits" if deep else f"mode {image.mode}"
         raise DataError(f"{name}: expected 8 bits per channel, found {found}; convert the image")
     if image.has_transparency_data and mode != "RGBA":
+        # Converting drops alpha and shows whatever colour lies under transparent pixels, often
+        # black.
         white = pil.new("RGBA", image.size, "white")
         image = pil.alpha_composite(white, image.convert("RGBA"))
     values = np.asarray(image.convert(mode))

@@ -145,6 +145,7 @@ def shard_files(folder: Path, split: str, shards: int) -> list[Path]:
 
 
 def _whole_files(folder: Path, split: str, shards: list[dict[str, Any]]) -> list[Path]:
+    # Sizes and not digests: hashing would read the whole set at each start; see `check_records`.
     files = shard_files(folder, split, len(shards))
     for file, shard in zip(files, shards, strict=True):
         found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
@@ -162,7 +163,7 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
         spec = Spec(tuple(map(int, found["shape"])), found["dtype"], found["encoding"])
         shards = [{"bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in found["shards"]]
         count, dtype = int(found["count"]), np.dtype(spec.dtype)
-        # The description may be a stranger's: objects would be unpickled, and a huge shape would
+        # The description is not trusted: objects would be unpickled, and a huge shape would
         # fill memory with the first batch.
         if dtype.hasobject or min(spec.shape, default=0) < 0 or nbytes(spec.shape, dtype) > LIMIT:
             raise ValueError(f"rows of {dtype} {spec.shape}")

@@ -149,6 +149,7 @@ def open_source(text: str, *, size: int | None = None) -> Source:
     dtype('uint8')
     """
     path = Path(text)
+    # By name first: a folder that happens to be called so must not take its place.
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():

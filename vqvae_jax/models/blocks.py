@@ -15,10 +15,10 @@ from vqvae_jax.models.masks import of_rows, within
 
 
 class Encoder(nn.Module):
-    """x [B, *spatial, channels] -> z_e [B, *spatial / 2^downsamplings, dim] (arXiv:1711.00937).
+    """Convolutional encoder, x [B, *spatial, channels] -> z_e [B, *spatial / 2^downsamplings, dim].
 
-    Strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1 convolution to dim. One, two or
-    three spatial axes; each must be divisible by 2^downsamplings.
+    arXiv:1711.00937, 4.1: strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1
+    convolution to dim. One, two or three spatial axes; each must be divisible by 2^downsamplings.
 
     With a mask of the samples, `[B, *spatial]`, an example is encoded as if it stood alone, padded
     with zeros to the next multiple of 2^downsamplings: what is beyond is 0 before each convolution,
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels]: `Encoder` mirrored.
+    """Decoder z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels], mirror of `Encoder`.
 
     With a mask of the rows, `[B, *grid]`, an example is decoded as if it stood alone; the rest of
     x' is 0.
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """`depth` times x + conv1x1(relu(conv3x3(relu(x)))), then relu (arXiv:1711.00937, 4.1)."""
+    """Residual blocks: `depth` times x + conv1x1(relu(conv3x3(relu(x)))), then relu."""
 
     width: int
     depth: int

@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 LARGE = 2**21  # numbers in x or y
+# No argument: layers of any module call `convolve`, and Flax passes nothing on to them.
 IN_LOOP = ContextVar("IN_LOOP", default=False)
 """True while the body of a loop is traced: XLA CPU has no fast gradients of convolutions there."""
 
@@ -117,6 +118,7 @@ def by_products(
     sides = [n - k + 1 for n, k in zip(x.shape[1:-1], kernel, strict=True)]
     if len(taps) == 1 or len(taps) * features <= channels:
         each = jnp.moveaxis(w, -2, 0).reshape(channels, -1)
+        # Shift and add after the product: with fewer features than channels that is less to move.
         y = product(x, each, precision).reshape(*x.shape[:-1], len(taps), features)
         return reduce(jnp.add, [y[(slice(None), *window(t, sides), i)] for i, t in enumerate(taps)])
     return by_patches(x, w, [1] * len(kernel), "VALID", precision)

@@ -44,6 +44,8 @@ class QuantizeNNX(nnx.Module):
 
     def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):
         params, state = quantizer.init(rngs.params())
+        # Static, and equal if the same call made it: so nnx.jit does not compile again for a
+        # copy.
         self.quantizer = nnx.static(quantizer)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))
@@ -81,7 +83,7 @@ class QuantizeNNX(nnx.Module):
             z: `[..., D]`.
             train: overrides what `train()` or `eval()` said; None does not.
             key: used instead of one from the module's own stream; None for the latter.
-            mask, axis_name: as of `Quantizer.apply`.
+            mask, axis_name: as in `Quantizer.apply`.
         """
         train = not self.deterministic if train is None else train
         if train and key is None and self.rngs is not None:

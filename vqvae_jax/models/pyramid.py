@@ -25,7 +25,7 @@ Maps = Sequence[Int[Array, "B ... Q"]]
 
 
 class Phi(nn.Module):
-    """h -> (1 - ratio) h + ratio conv(h), which mends what upsampling blurs (arXiv:2404.02905).
+    """Blend (1 - ratio) h + ratio conv(h), applied after upsampling (arXiv:2404.02905).
 
     The convolution has no bias, so that a code that was not sent adds nothing.
 
@@ -153,6 +153,8 @@ class Pyramid(nn.Module):
         rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)  # a row is an example
         z = rows.z.reshape(f.shape)
         residuals, maps, sums = self.chain(z, rows)
+        # All scales in one call: the one codebook gets one update, and losses are means over all
+        # rows.
         inner = self.codes(
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )
@@ -226,7 +228,7 @@ class Pyramid(nn.Module):
         )
 
     def named(self, values: Iterable, name: str = "") -> dict:
-        """The value of each scale under its size: "2x2/error"."""
+        """Names the value of each scale by its size: "2x2/error"."""
         sizes = ("x".join(map(str, size)) for size in self.sizes)
         return {f"{size}/{name}": value for size, value in zip(sizes, values, strict=True)}
 

@@ -21,11 +21,11 @@ Posterior = tuple[Float[Array, "B *grid D"], Float[Array, "B *grid D"]]
 
 
 class VAE(nn.Module):
-    """z = mu + sigma epsilon, x' = dec(z), loss beta KL(q(z|x) | N(0, 1)) (arXiv:1312.6114).
+    """Variational autoencoder: z = mu + sigma epsilon, loss beta KL(q(z|x) | N(0, 1)).
 
-    The loss is divided by the number of elements of x, as task losses are means over elements. So
-    beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an element. `squared_error`
-    is a Gaussian of variance 1/2 up to a constant: for the bound with variance s^2, beta = 2 s^2.
+    arXiv:1312.6114. The loss is divided by the number of elements of x, as task losses are means
+    over elements. So beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an
+    element. `squared_error` is a Gaussian of variance 1/2 up to a constant: for the bound with variance s^2, beta = 2 s^2.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
@@ -62,7 +62,7 @@ class VAE(nn.Module):
         Args:
             x: float `[B, ..., C]`.
             train: whether z is drawn, which needs the rng `RNG`; else it is the mean.
-            mask: None, or weights of examples, samples of x, or rows of z, as of `VQVAE`.
+            mask: None, or weights of examples, samples of x, or rows of z, as in `VQVAE`.
             axis_name: of the replicas.
 
         Returns:
@@ -174,6 +174,7 @@ def halves(both: Float[Array, "B *grid W"]) -> Posterior:
     """
     if both.shape[-1] % 2:
         raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
+    # In float32 also for a bfloat16 encoder: e^v - 1 - v would vanish near the prior.
     mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
     return mu, log_variance
 

@@ -34,7 +34,9 @@ class Reconstruction(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q) (arXiv:1711.00937).
+    """VQ-VAE: z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q).
+
+    arXiv:1711.00937; `vqvae_jax.equations` has its equations one by one.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z_e `[B, ..., D]`.

@@ -149,6 +149,8 @@ class VQVAE2(nn.Module):
         z_e, outs = [], []
         d = h[0][..., :0]  # nothing is above the top
         for level, h_l in enumerate(h):
+            # A linear map to the width of the quantizer: a level may have any width beside that
+            # of d.
             z = self.joins[level - 1](together(h_l, d)) if level else h_l
             check_width(z, self.quantizers[level].dim)
             out = self.codes[level](z, mask=of_rows(mask, z), **options)
@@ -220,6 +222,7 @@ def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Arra
             f"a level must have the batch and grid that the decoder above makes, {d.shape[:-1]},"
             f" got {x.shape[:-1]}"
         )
+    # In the dtype of x: float32 of a decoder must not turn a bfloat16 level into float32.
     return jnp.concatenate([x, d.astype(x.dtype)], axis=-1) if d.shape[-1] else x
 
 

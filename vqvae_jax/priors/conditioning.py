@@ -70,9 +70,11 @@ class CodeEmbedding(nn.Module):
         return jnp.asarray(self.param(*args, jnp.float32))
 
     def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
-        """Codes and places, as a sequence."""
+        """Embeds codes with their places, as a sequence."""
         tokens = codes.reshape(codes.shape[0], -1)
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        # Apart, as an autoregressive prior adds the content of token t - 1 to the place of token
+        # t.
         return self.content(tokens, t) + self.place(t)
 
     def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
@@ -116,6 +118,8 @@ class CodeHead(nn.Module):
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
+        # Logits in float32: bfloat16 has 8 bits, and likelihoods are sums over thousands of
+        # codes.
         y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)
@@ -130,11 +134,12 @@ class GlobalCondition(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition, batch: int) -> Float[Array, "B n W"]:
+        # An empty part, so that there is something to concatenate without label and metadata.
         parts = [jnp.zeros((batch, 0, self.width), jnp.float32)]
         if self.classes:
             label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
             told = (label >= 0) & (label < self.classes)
-            row = jnp.where(told, label, self.classes)  # the last row: not told
+            row = jnp.where(told, label, self.classes)  # the last row: not given
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
         if self.metadata and condition.metadata is not None:  # `check_condition` saw to it

@@ -36,7 +36,7 @@ def prior_loss(prior, unconditional: float = 0.1) -> Loss:
         examples of all replicas. Metrics: loss and nll (both this mean), bits (of all codes of an
         item together, the mean over items) and accuracy (of the likeliest code). Examples whose
         metadata is not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not
-        count. A label beyond the classes raises; traced, it is not told, or where `unconditional`
+        count. A label beyond the classes raises; traced, it is dropped, or where `unconditional`
         is 0, so that this is not learnt, its example does not count; metrics["invalid_labels"] of
         them. But for dropout, the randomness of an example does not depend on how many replicas
         share a batch.
@@ -91,6 +91,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         # dropped it stays random, and would be noise in the place of a wrong label.
         weights = weights if unconditional else jnp.where(wrong, 0, weights)
         keys = example_keys(step_key(state), len(codes), axis_name)
+        # Two keys an example: dropping labels must not be tied to which codes are masked.
         condition = untold(keys[:, 0], condition, unconditional)
         seen, predicted = jax.vmap(show)(keys[:, 1], codes)
         logits = prior.apply(
@@ -98,6 +99,8 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             seen,
             condition,
             train=True,
+            # Flax draws dropout for a whole array: of one key all replicas would drop the same
+            # units.
             rngs={"dropout": local_key(step_key(state), axis_name)},
         )
         counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)
@@ -124,6 +127,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
 @boundary
 def entered(batch: CodeBatch) -> CodeBatch:
     """Returns the batch with codes and labels converted to int32 by `boundary`."""
+    # A function of its own, since the loss that `gradient_step` calls is no boundary itself.
     return batch
 
 

@@ -27,7 +27,7 @@ class MaskedPrior(nn.Module):
     `sample_masked`, trained by `masked_prior_loss`.
 
     Attributes:
-        vocab, grid, classes, coarse, metadata: as of `TransformerPrior`.
+        vocab, grid, classes, coarse, metadata: as in `TransformerPrior`.
         width, depth, heads, dropout, dtype: of the `Transformer`.
 
     Example:

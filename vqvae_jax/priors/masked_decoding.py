@@ -48,7 +48,7 @@ def sample_masked(
         guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
 
     Raises:
-        ValueError, TypeError: as of the prior; if guidance has no classes.
+        ValueError, TypeError: from the prior; if guidance has no classes.
 
     Example:
         >>> from vqvae_jax import MaskedPrior

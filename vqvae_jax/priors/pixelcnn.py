@@ -86,11 +86,14 @@ class PixelCNN(nn.Module):
         # Inputs move by one place, and later layers pad on one side only: kernels are as small as
         # what they see, where masked ones would multiply by zeros.
         rows, columns = moved(x, 1), moved(x, 2)
+        # The head reads the sum of all layers, each of which sees a little further than the last.
         skip = jnp.zeros((), self.dtype)
         for _ in range(self.depth):
             layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
             rows, columns, out = layer(rows, columns, told, train=train)
             skip = skip + out
+        # The stacks end at the place before: streams of this place are ordered here, by a sum
+        # over those already known.
         before = jnp.cumsum(moved(content, 3), axis=3)  # of the streams before, at this place
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])

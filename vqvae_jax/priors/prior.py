@@ -121,6 +121,7 @@ class TransformerPrior(nn.Module):
         streams, length = len(self.vocab), cache[0].keys.shape[2]
         # The prefix comes first in the cache, and its length is what the codes leave.
         at = length - math.prod(self.grid) * streams + t
+        # One program for all t, which is traced: at t = 0 a token is looked up in vain.
         content = jnp.where(t == 0, self.begin, self.embedding.content(before, t - 1))
         x = (content + self.embedding.place(t))[:, None]
         y, cache = self.transformer(x, causal(at, 1, length), cache, at)

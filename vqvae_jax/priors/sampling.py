@@ -97,6 +97,7 @@ def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Ste
         raise TypeError(f"{type(prior).__name__} keeps no cache: use stepper=uncached")
 
     def step(cache, tokens, t):
+        # Any token will do at t = 0, where the prior has a vector for the beginning.
         before = jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(t - 1, 0), 1, keepdims=False)
         return prior.apply(variables, cache, before, t, method="step")
 
@@ -107,6 +108,7 @@ def uncached(prior, variables, condition: Condition, batch: int) -> tuple[Any, S
     """Stepper of any prior, which computes all logits again for each token."""
 
     def step(state, tokens, t):
+        # Tokens from t on are -1 or given: a causal prior does not see them.
         codes = tokens.reshape(batch, *prior.grid, len(prior.vocab))
         logits = prior.apply(variables, codes, condition).reshape(*tokens.shape, -1)
         return jax.lax.dynamic_index_in_dim(logits, t, 1, keepdims=False), state
@@ -184,7 +186,7 @@ def sample_codes(
         guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
 
     Raises:
-        ValueError, TypeError: as of the prior; if guidance has no classes, or the prior no cache.
+        ValueError, TypeError: from the prior; if guidance has no classes, or the prior no cache.
 
     Example:
         >>> from vqvae_jax import TransformerPrior
@@ -212,6 +214,7 @@ def sample_codes(
         return (state, jax.lax.dynamic_update_index_in_dim(tokens, new, t, 1)), None
 
     tokens = given.reshape(len(given), -1)
+    # Cache and tokens have fixed shapes, so the scan compiles one step for the whole sequence.
     (_, tokens), _ = jax.lax.scan(
         draw, (state, tokens), jnp.arange(tokens.shape[1], dtype=jnp.int32)
     )

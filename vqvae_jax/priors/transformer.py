@@ -100,6 +100,7 @@ def write(
     cache: Float[Array, "B H L d"], new: Float[Array, "B H n d"], at: int | Int[Array, ""]
 ) -> Float[Array, "B H L d"]:
     """Returns the cache with the tokens `new` from number `at` on."""
+    # In place under jit, where a concatenation would copy the cache and change its shape.
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), at, axis=2)
 
 
@@ -110,9 +111,10 @@ def attend(
     mask: Bool[Array, "#n L"],
 ) -> Float[Array, "B H n d"]:
     """Mean of v under softmax(q k / sqrt(d)) over the tokens that the mask lets each token see."""
+    # q is scaled rather than the scores, which are L / d times as many numbers.
     scores = jnp.einsum("bhnd,bhld->bhnl", q / q.shape[-1] ** 0.5, k).astype(jnp.float32)
     # Softmax in float32, as sums in bfloat16 lose small terms. EXCLUDED is finite: a row without
-    # anything to see would be NaN with -inf. It also hides the part of the cache not filled yet.
+    # anything to see would be NaN with -inf.
     scores = jnp.where(mask, scores, EXCLUDED)
     return jnp.einsum("bhnl,bhld->bhnd", jax.nn.softmax(scores).astype(v.dtype), v)
 
@@ -129,5 +131,7 @@ def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) ->
                [1, 1, 1, 0],
                [1, 1, 1, 1]], dtype=int32)
     """
+    # The last token that each may see; for those of the prefix that is the end of the prefix. It
+    # also keeps a step from the places of a cache that are not filled yet.
     i = jnp.maximum(first + jnp.arange(n, dtype=jnp.int32)[:, None], prefix - 1)
     return jnp.arange(length, dtype=jnp.int32) <= i

@@ -110,6 +110,7 @@ def call_data(factory, args, kwargs, names) -> dict:
 
 def from_data(data: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(data, list):
+        # JSON has no tuples; `freeze` made tuples of lists when the call was remembered.
         return tuple(from_data(v, names) for v in data)
     if not isinstance(data, dict):
         return data
@@ -161,6 +162,7 @@ def public(name: Any, names: Mapping[str, Any]) -> Any:
         # An allowlist: a public name alone is not enough, or a description could call
         # `save_model` on a path of its author's.
         ours = is_module(listed) or (inspect.isfunction(listed) and listed in FACTORIES | FUNCTIONS)
+        # The user's own names go first: who gives them trusts them.
         found = names.get(name, listed if ours else None)
     if found is None or inspect.ismodule(found):
         raise ValueError(

@@ -116,6 +116,7 @@ def load_model(
     """
     path = Path(folder) / DESCRIPTION
     inner = Path(folder, "model", DESCRIPTION)
+    # lexists, as a dangling link is an error to be named, and not a folder without a model.
     if not os.path.lexists(path) and os.path.lexists(inner):
         path = inner
     document = read_description(path)

@@ -79,6 +79,7 @@ class Described:
     def __reduce__(self):
         if self.call is None:
             raise TypeError(f"{self!r} was not made by a public factory and can't be pickled")
+        # By its call: pickle can't store the closures that its functions are.
         return remake, tuple(self.call)
 
 
@@ -122,6 +123,8 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
         if not by_position:  # each argument by its name, however it was given
             args, kwargs = (), dict(zip(signature.parameters, args, strict=False)) | kwargs
         items = tuple((k, freeze(v)) for k, v in kwargs.items())
+        # `remembering` and not `factory`: made again from its call, a record must know the call
+        # too.
         return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
     FACTORIES.add(remembering)

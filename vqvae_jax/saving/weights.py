@@ -71,6 +71,7 @@ def is_name(name: str) -> bool:
 @contextmanager
 def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
     """Opens a plain file of at most `limit` bytes; follows no link, and waits for no FIFO."""
+    # O_NONBLOCK: opening a FIFO would wait for a writer, for ever if there is none.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = os.open(path, flags | getattr(os, "O_BINARY", 0))
@@ -111,6 +112,7 @@ def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
         begin, end = end, end + count_bytes(specs[name])
         entries[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(entries).encode()
+    # Spaces, which JSON ignores, so that the arrays begin at a multiple of 8 bytes.
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
     return start, order, len(start) + end
@@ -176,6 +178,7 @@ def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
     # Over contents and not over files: the digest is the same however JSON is indented.
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
+        # Dtype and shape too: the same bytes with another shape are another model.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -140,6 +140,7 @@ def adversarial_loss(
                 "adversarial training takes masks of the examples, [B]: the patches that are judged"
                 f" would see padding; got a mask of samples, {weights.shape}"
             )
+        # Weights of examples: each patch of an example counts as the example does.
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}
@@ -149,6 +150,7 @@ def adversarial_loss(
             return {k: mean(check_term(k, term, x)) for k, term in task_loss(x, y).items()}
 
         def generator(y: Array) -> Array:
+            # The params of D are held fixed: this term moves the model alone.
             return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
 
         # The norms are of gradients through the last layer alone: from z_q on, without the
@@ -157,6 +159,8 @@ def adversarial_loss(
         weight = balance(last(lambda y: add(task(y))), last(generator))
         played = {
             "generator": weight * generator(rec.x),
+            # x' is held fixed: this term moves the discriminator alone. Both are evaluated at the
+            # same params, so one gradient serves both optimizers.
             "discriminator": discriminator_loss(judge, game, x, sg(rec.x), mean)
             + (r1 / 2 * mean(squared_slope(judge, x)) if r1 else 0.0),
         }
@@ -173,7 +177,7 @@ def adversarial_loss(
 
 
 def logits_of(discriminator, params, x: Float[Array, "B *shape"]) -> Float[Array, "B *patches"]:
-    """D(x)."""
+    """Returns the logits D(x)."""
     return discriminator.apply({"params": params}, x)
 
 
@@ -185,7 +189,7 @@ def discriminator_loss(
 
 
 def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"]:
-    """|grad_x D(x)|^2 of each example, D the mean over its patches."""
+    """Squared norm |grad_x D(x)|^2 of each example, D the mean over its patches."""
 
     def total(x: Array) -> Array:
         logits = judge(x)
@@ -199,7 +203,7 @@ def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"
 def last_layer_norm(
     model, variables, z_q, path: Sequence[str], axis_name: AxisName, loss: Callable[[Array], Array]
 ) -> Float[Array, ""]:
-    """|grad| of a loss of x' = dec(z_q) for one layer of the decoder; without gradient itself."""
+    """Norm of the gradient of a loss of x' = dec(z_q) for one layer of the decoder; a constant."""
     # lambda is a weight, not a term to be minimised: it must carry no gradient of its own.
     variables, z_q = sg((variables, z_q))
 
@@ -239,6 +243,7 @@ def players(
     model: optax.GradientTransformation, discriminator: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Combines the optimizers of model and discriminator into one for `gradient_step`."""
+    # Labels of whole subtrees: a prefix of the params is all that optax asks for.
     labels = {"model": "model", "discriminator": "discriminator"}
     return optax.partition({"model": model, "discriminator": discriminator}, labels)
 

@@ -36,6 +36,7 @@ class Checkpoints:
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the newest state, placed on devices as `like` is."""
+        # Shapes, dtypes and shardings alone: a run may resume on other devices than it began on.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         restored = self.manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
         return TrainState(**restored)

@@ -66,6 +66,7 @@ def run_steps(
     later: list[Callable[[], None] | None] = []
     for done, batch in zip(range(first + 1, last + 1), batches, strict=False):
         state, metrics = step(state, batch)
+        # Dispatched, not finished: while the device works, the host writes the last metrics.
         call_each(later)
         due = [hook for hook, every in hooks.items() if done % every == 0 or done == last]
         # Hooks read the state now: the next step donates its buffers, after which metrics alone

@@ -45,6 +45,8 @@ def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> 
     batches = iter(batches)
     placed = deque(map(place, islice(batches, ahead)))
     while placed:
+        # Execution returns here when the next batch is asked for, after the step for this one was
+        # dispatched: so the next transfer overlaps with that step.
         yield placed.popleft()
         placed.extend(map(place, islice(batches, 1)))
 
@@ -83,6 +85,7 @@ def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
 def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
     """Compiles by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
     local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    # The state is broadcast and one copy of the results kept: all replicas compute the same.
     step = jax.pmap(
         partial(train_step, axis_name=AXIS),
         axis_name=AXIS,

@@ -121,7 +121,7 @@ def make_train_step(
             reconstruction whose squared error is metrics["mse"].
 
     Returns:
-        `train_step` as of `gradient_step`, for batches that are arrays or `Batch`. Examples that
+        `train_step` as in `gradient_step`, for batches that are arrays or `Batch`. Examples that
         are not finite or out of the model's domain (metrics["invalid_examples"] of them), or whose
         mask is 0, do not count.
     """
@@ -134,6 +134,8 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
         x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         rec, collections = in_training(model, params, state, x, weights, axis_name)
+        # A term such as squared_error averages over an example: padding would have a share in
+        # that. So each sample is an example of its own where the mask is of samples.
         each_weight, each, y = in_samples(weights, x, rec.x)
         terms = {
             name: average(check_term(name, term, each), each_weight, axis_name)
@@ -226,10 +228,13 @@ def valid_examples(
     each = tuple(range(1, x.ndim))
     finite = jnp.isfinite(x).all(axis=each)
     if domain is not None and given.dtype != jnp.uint8:
+        # Bytes are in every domain of pixels. A float example out of the domain counts as
+        # invalid: raising is not possible here, and training on it would be silent.
         finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)
     of_each = jnp.expand_dims(finite, each[:-1]) if of_samples else finite
     weights = jnp.where(of_each, jnp.float32(1) if mask is None else mask, 0).astype(jnp.float32)
     invalid = jnp.sum(~finite, dtype=jnp.float32)
+    # Zeroed as well as weighted by 0: NaN in x would reach the gradient through 0 times NaN.
     return jnp.where(jnp.expand_dims(weights > 0, each[weights.ndim - 1 :]), x, 0), weights, invalid
 
 
