@@ -91,6 +91,7 @@ def scale_of_pixels(low: float, high: float) -> str:
         >>> scale_of_pixels(0, 255)
         'grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)'
     """
+    # A guess from the range: scales of pixels in use are few, and each has its own remedy.
     if low >= 0 and high <= 1:
         return "pixels in [0, 1] need - 0.5, or np.round(x * 255).astype(np.uint8)"
     if low >= 0 and high <= 255:

@@ -179,6 +179,7 @@ def batch_of(
             f"expected a process whose number is below a divisor of the batch size {batch_size}, "
             f"found process {process_index} of {process_count}"
         )
+    # The order is that of one process, cut afterwards: the number of processes changes no batch.
     share = batch_size // process_count
     mine = slice(share * process_index, share * (process_index + 1))
     return lambda step: data[batch_indices(seed, step, batch_size, len(data))[mine]]
@@ -213,6 +214,7 @@ def take_batches(
 def _padded(
     rows: Shaped[np.ndarray, "M ..."], batch_size: int
 ) -> tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]:
+    # Padded, since a shorter last batch would be another shape and compile again.
     batch = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
     batch[: len(rows)] = rows
     return batch, (np.arange(batch_size) < len(rows)).astype(np.float32)

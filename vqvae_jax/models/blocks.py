@@ -227,6 +227,7 @@ class MLP(nn.Module):
     def check(self, x: Array) -> None:
         """Raises unless x is float, of the width that the module was made for at init."""
         check_float("x", x)
+        # Flax would say only that a kernel named Dense_0 has another shape.
         first: Any = self.get_variable("params", "Dense_0", {})
         if "kernel" in first and x.shape[-1:] != first["kernel"].shape[:1]:
             width = first["kernel"].shape[0]

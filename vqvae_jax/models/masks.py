@@ -69,6 +69,7 @@ def of_rows(mask, z: Shaped[Array, "B *grid D"]):
         )
     if all(m in (1, n) for m, n in zip(sides, grid, strict=True)):
         return mask.reshape(mask.shape[0], *sides)
+    # One reshape splits each side into blocks and the samples within, for any rank.
     blocks = [(1, 1) if m == 1 else (n, m // n) for m, n in zip(sides, grid, strict=True)]
     apart = mask.reshape(mask.shape[0], *(side for block in blocks for side in block))
     # The maximum, not the mean: half a row of padding is still a row to be sent, whole.
@@ -81,6 +82,8 @@ def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
         return None
     mask = jnp.asarray(mask)
     sides, spatial = mask.shape[1:], x.shape[1:-1]
+    # Only a mask that tells samples apart hides padding within an example; one of rows, or of
+    # whole examples, is left to the quantizer.
     if len(sides) != len(spatial) or {1}.issuperset(sides):
         return None
     fits = all(m in (1, n) for m, n in zip(mask.shape, x.shape[:-1], strict=True))
@@ -89,6 +92,7 @@ def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
 
 def hidden(x: Input, samples) -> Input:
     """Returns x with NaN where the mask of its samples is not > 0: domains ignore NaN."""
+    # uint8 can hold no NaN and needs none: bytes are in the domain whatever they are.
     if samples is None or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(samples[..., None] > 0, x, jnp.nan)

@@ -86,6 +86,7 @@ class QuantizeNNX(nnx.Module):
             mask, axis_name: as in `Quantizer.apply`.
         """
         train = not self.deterministic if train is None else train
+        # In training alone: evaluation between steps must not change what later steps draw.
         if train and key is None and self.rngs is not None:
             key = self.rngs()
         params, state = self.tree()

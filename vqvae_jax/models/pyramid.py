@@ -158,6 +158,7 @@ class Pyramid(nn.Module):
         inner = self.codes(
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )
+        # Not the encoder, hence sg: it has the commitment terms, at each scale.
         errors = [mean(jnp.square(sg(z) - f_s), rows.weights, axis_name) for f_s in sums]
         losses = inner.losses | {"pyramid": sum(errors, jnp.zeros((), jnp.float32)) / len(errors)}
         metrics = inner.metrics | self.named(map(sg, errors), "error")

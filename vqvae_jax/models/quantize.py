@@ -64,6 +64,7 @@ class Quantize(nn.Module):
             out, new = self.quantizer.apply(
                 params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
             )
+        # Quantizers without state must work where the collection is not mutable.
         if train and jax.tree.leaves(state):
             self.put_variable(STATE, "state", new)
         return out

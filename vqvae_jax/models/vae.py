@@ -25,7 +25,8 @@ class VAE(nn.Module):
 
     arXiv:1312.6114. The loss is divided by the number of elements of x, as task losses are means
     over elements. So beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an
-    element. `squared_error` is a Gaussian of variance 1/2 up to a constant: for the bound with variance s^2, beta = 2 s^2.
+    element. `squared_error` is a Gaussian of variance 1/2 up to a constant: for the
+    bound with variance s^2, beta = 2 s^2.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.

@@ -149,8 +149,7 @@ class VQVAE2(nn.Module):
         z_e, outs = [], []
         d = h[0][..., :0]  # nothing is above the top
         for level, h_l in enumerate(h):
-            # A linear map to the width of the quantizer: a level may have any width beside that
-            # of d.
+            # Dense over channels is the 1x1 convolution, whatever the rank of the grid.
             z = self.joins[level - 1](together(h_l, d)) if level else h_l
             check_width(z, self.quantizers[level].dim)
             out = self.codes[level](z, mask=of_rows(mask, z), **options)

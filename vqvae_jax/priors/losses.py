@@ -108,6 +108,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         nll = -log_probs(logits, codes) * counted
         each = counted * jnp.expand_dims(weights, range(1, codes.ndim))
         loss = mean(nll, each, axis_name)
+        # A sum, where nll is a mean: it is the code length of an example, to compare with others.
         bits = jnp.sum(nll, axis=range(1, codes.ndim)) / jnp.log(2.0)
         right = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
         metrics = {

@@ -76,6 +76,7 @@ class MaskedPrior(nn.Module):
         tokens = CodeEmbedding(self.vocab, self.grid, self.width)(codes)
         x = jnp.concatenate([told, tokens], axis=1)
         transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
+        # All see all: a mask of one row is broadcast over the tokens.
         y, _ = transformer(x, jnp.ones((1, x.shape[1]), bool), train=train)
         y = y[:, told.shape[1] :].reshape(*codes.shape, self.width)
         return CodeHead(self.vocab, self.width)(y)

@@ -133,6 +133,7 @@ def split(batch, mesh: Mesh):
 
     def put(x):
         check_batch(x.shape[0], local)
+        # No process holds, or sends, rows of another: only the sharding is global.
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(put, batch)

@@ -195,6 +195,7 @@ def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> Tra
             collections=aux.collections,
             opt_state=opt_state,
         )
+        # Moving averages too: a skipped step must not move the codebook while the encoder stays.
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
         new = new._replace(step=state.step + 1, skipped=state.skipped + jnp.where(good, 0, 1))
         return new, {**aux.metrics, "gradient_norm": norm, "skipped": new.skipped}
