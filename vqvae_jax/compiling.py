@@ -23,8 +23,7 @@ def fast_compile() -> dict[str, Any]:
     >>> jax.jit(jnp.sin, compiler_options=fast_compile())(0.0)
     Array(0., dtype=float32, weak_type=True)
     """
-    # Each option is tried: XLA adds and drops names, and one unknown name fails every
-    # compilation.
+    # Each option is tried: XLA adds and drops names, and one unknown name fails every compilation.
     haste = HASTE if jax.default_backend() == "cpu" else {}
     return {name: value for name, value in haste.items() if refusal(name, value) is None}
 

@@ -158,9 +158,8 @@ def ssim(
         raise ValueError(f"ssim needs images of at least 11 x 11 pixels, got {x.shape}")
 
     def moment(v):
-        # The window is separable, so two banded matrices apply it. In full precision: the
-        # variances below are differences of close numbers, and TF32 or bfloat16 products would
-        # spoil them.
+        # The window is separable, so two banded matrices apply it. In full precision: the variances
+        # below are differences of close numbers, and TF32 or bfloat16 products would spoil them.
         rows, columns = gaussian_windows(v.shape[-3]), gaussian_windows(v.shape[-2])
         return jnp.einsum(
             "hi,wj,...ijc->...hwc", rows, columns, v, precision=jax.lax.Precision.HIGHEST

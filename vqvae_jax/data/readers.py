@@ -51,7 +51,7 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
-            # Cameras store the sensor's orientation and a tag: without this, portraits lie on
+            # Cameras store a tag instead of turning the pixels: without this, portraits lie on
             # their side.
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
@@ -62,8 +62,7 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
         found = "16 bits" if deep else f"mode {image.mode}"
         raise DataError(f"{name}: expected 8 bits per channel, found {found}; convert the image")
     if image.has_transparency_data and mode != "RGBA":
-        # Converting drops alpha and shows whatever colour lies under transparent pixels, often
-        # black.
+        # Dropping alpha would show the colour under transparent pixels, which is often black.
         white = pil.new("RGBA", image.size, "white")
         image = pil.alpha_composite(white, image.convert("RGBA"))
     values = np.asarray(image.convert(mode))
@@ -181,8 +180,7 @@ def read_array(
         rows = (
             path_or_array
             if isinstance(path_or_array, np.ndarray)
-            # Mapped, as the file may be larger than memory; without pickle, which would run its
-            # code.
+            # Mapped: it may be larger than memory. No pickle, which would run its code.
             else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
         )
     except (OSError, ValueError, EOFError) as error:

@@ -91,8 +91,7 @@ class Records:
         numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
         out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for i, number in enumerate(numbers):
-            # Through `range`, which takes negative numbers and raises an IndexError as an array
-            # does.
+            # `range` takes negative numbers, and raises an IndexError, as an array does.
             out[i] = self.example(range(len(self))[number])
         return out
 

@@ -103,7 +103,6 @@ def _done(file: Path, call: Callable, *args) -> Any:
 
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
-        # The folder gets its name only after this: then a crash of the machine leaves no empty
-        # shards.
+        # Before the folder gets its name: a crash of the machine then leaves no empty shards.
         os.fsync(opened.fileno())
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}

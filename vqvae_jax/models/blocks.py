@@ -69,8 +69,7 @@ class Encoder(nn.Module):
         for i in reversed(range(max(halvings))):
             width = self.width if i == 0 else max(self.width // 2, 1)
             strides = tuple(2 if i < n else 1 for n in halvings)
-            # 4 taps for stride 2: each sample is seen equally often; 3 would favour every second
-            # one.
+            # 4 taps for stride 2 see each sample equally often; 3 would favour every second one.
             taps = tuple(4 if s == 2 else 3 for s in strides)
             x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)
         x = Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
@@ -117,8 +116,7 @@ class Decoder(nn.Module):
         for i in range(last + 1):
             width = self.channels if i == last else max(self.width // 2, 1)
             doubled = tuple(i < n for n in doublings)
-            # `within` spreads the mask of the rows over the sides, whatever they have been
-            # doubled to.
+            # `within` spreads the mask over sides that have been doubled any number of times.
             x = Upsample(width, self.dtype, doubled)(within(x, mask))
             x = x if i == last else nn.relu(x)
         if last < 0:

@@ -44,8 +44,7 @@ class QuantizeNNX(nnx.Module):
 
     def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):
         params, state = quantizer.init(rngs.params())
-        # Static, and equal if the same call made it: so nnx.jit does not compile again for a
-        # copy.
+        # Static, and equal if the same call made it: so nnx.jit does not compile again for a copy.
         self.quantizer = nnx.static(quantizer)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))

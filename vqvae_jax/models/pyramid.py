@@ -153,8 +153,7 @@ class Pyramid(nn.Module):
         rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)  # a row is an example
         z = rows.z.reshape(f.shape)
         residuals, maps, sums = self.chain(z, rows)
-        # All scales in one call: the one codebook gets one update, and losses are means over all
-        # rows.
+        # All scales in one call: the codebook gets one update, and losses are means over all rows.
         inner = self.codes(
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )

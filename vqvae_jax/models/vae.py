@@ -76,7 +76,7 @@ class VAE(nn.Module):
         if train and not self.is_initializing():
             if not self.has_rng(RNG):
                 raise ValueError(f'needs rngs={{"{RNG}": key}} when train=True: it draws z')
-            # Each replica folds its number into the key: with equal keys all would draw the same
+            # The replica's number is folded into the key, or all replicas would draw the same
             # noise.
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
         kl = gaussian_kl(mu, log_variance)
@@ -87,8 +87,7 @@ class VAE(nn.Module):
         # is the evidence bound.
         losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
         if samples is not None:
-            # So far nats are of an example whose whole grid is real; with padding it has a share
-            # of them.
+            # So far nats are of an example without padding; one with padding has a share of them.
             nats = nats * real_share(mask, axis_name)
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         y = self.decode(z, samples)

@@ -143,8 +143,7 @@ class VQVAE2(nn.Module):
     def descend(self, h: Sequence[Float[Array, "B ... _"]], **options):
         """Quantizes and decodes h_l from the top down: (z_l of each level, their `Output`s, x')."""
         mask = options.pop("mask", None)
-        # A mask of whole examples hides nothing within one: encoders and decoders need not see
-        # it.
+        # A mask of whole examples hides nothing within one: encoders and decoders need not see it.
         samples = None if mask is None or jnp.ndim(mask) < 2 else mask
         z_e, outs = [], []
         d = h[0][..., :0]  # nothing is above the top

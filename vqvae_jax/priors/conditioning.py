@@ -73,15 +73,13 @@ class CodeEmbedding(nn.Module):
         """Embeds codes with their places, as a sequence."""
         tokens = codes.reshape(codes.shape[0], -1)
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-        # Apart, as an autoregressive prior adds the content of token t - 1 to the place of token
-        # t.
+        # Apart, as an autoregressive prior adds the content of token t - 1 to the place of token t.
         return self.content(tokens, t) + self.place(t)
 
     def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
         """Embeds codes that are tokens number t, without their places; -1 has a vector as well."""
         q, sizes = t % len(self.vocab), np.asarray(self.vocab, np.int32)
-        # K differs between streams: the table of stream q begins after those of the streams
-        # before.
+        # K differs between streams: the table of stream q begins after those of the streams before.
         row = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)[q] + codes
         known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])
         return self.codes[jnp.where(known, row, sum(self.vocab))]
@@ -118,8 +116,7 @@ class CodeHead(nn.Module):
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
-        # Logits in float32: bfloat16 has 8 bits, and likelihoods are sums over thousands of
-        # codes.
+        # Logits in float32: bfloat16 has 8 bits, and likelihoods are sums over thousands of codes.
         y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)

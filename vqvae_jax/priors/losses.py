@@ -99,8 +99,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             seen,
             condition,
             train=True,
-            # Flax draws dropout for a whole array: of one key all replicas would drop the same
-            # units.
+            # Flax draws dropout for a whole array: with one key all replicas would drop alike.
             rngs={"dropout": local_key(step_key(state), axis_name)},
         )
         counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)

@@ -75,9 +75,8 @@ def sample_masked(
         # that they are never masked again.
         gumbel = noise * (1 - done) * jax.random.gumbel(key_noise, codes.shape, jnp.float32)
         confidence = jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)
-        # One code less at least, or a step would be wasted where the schedule rounds to no
-        # change. In the last step cos(pi / 2) may round to below 0: then n = -1, and no rank is
-        # below that.
+        # One code less at least, or a step would be wasted where the schedule rounds to no change.
+        # In the last step cos(pi / 2) may round to below 0: then n = -1, and no rank is below that.
         left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True, dtype=jnp.int32) - 1
         n = jnp.minimum(left, jnp.floor(free * masked_share(done)).astype(left.dtype))
         again = ranks(confidence.reshape(len(codes), -1)).reshape(codes.shape) < n

@@ -124,8 +124,7 @@ def guided(stepper: Stepper, w: Number) -> Stepper:
         state, step = stepper(prior, variables, both, 2 * batch)
 
         def guided_step(state, tokens, t):
-            # Both halves go on from the guided tokens: one pass of twice the batch, with one
-            # cache.
+            # Both halves go on from the guided tokens: one pass of twice the batch, with one cache.
             logits, state = step(state, jnp.concatenate([tokens, tokens]), t)
             return guide(logits, w), state
 
@@ -208,8 +207,7 @@ def sample_codes(
         # The key follows from t alone: cached and uncached steppers draw the same codes.
         new = jax.random.categorical(jax.random.fold_in(key, t), logits).astype(tokens.dtype)
         old = jax.lax.dynamic_index_in_dim(tokens, t, 1, keepdims=False)
-        # Codes that are given are drawn too, and dropped: their pass through the prior fills the
-        # cache.
+        # Given codes are drawn too, and dropped: their pass through the prior fills the cache.
         new = jnp.where(old < 0, new, old)
         return (state, jax.lax.dynamic_update_index_in_dim(tokens, new, t, 1)), None
 

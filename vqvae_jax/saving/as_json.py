@@ -125,8 +125,7 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
     if not isinstance(kwargs, dict) or not isinstance(args, list):
         found = f"{brief(args)} and {brief(kwargs)}"
         raise ValueError(f"args and kwargs of {call} must be a list and an object, got {found}")
-    # Flax would take `parent` and `name` from a description, too, which are not the author's to
-    # set.
+    # Flax would take `parent` and `name` too, which are not for a description to set.
     if is_module(factory) and not set(kwargs) <= set(parameters(factory)):
         unknown = sorted(set(kwargs) - set(parameters(factory)))
         raise ValueError(f"{call} has no parameters {brief(unknown)}")

@@ -121,8 +121,7 @@ def load_model(
         path = inner
     document = read_description(path)
     weights = path.parent / weights_name(document["sha256"])
-    # Weights before the model: nothing of the description is called until the digest of both is
-    # right.
+    # Weights before the model: nothing described is called until the digest of both is right.
     arrays = read_arrays(weights, document["arrays"], limit)
     digest = fingerprint(document["model"], arrays)
     if digest != document["sha256"]:

@@ -123,8 +123,7 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
         if not by_position:  # each argument by its name, however it was given
             args, kwargs = (), dict(zip(signature.parameters, args, strict=False)) | kwargs
         items = tuple((k, freeze(v)) for k, v in kwargs.items())
-        # `remembering` and not `factory`: made again from its call, a record must know the call
-        # too.
+        # `remembering`, not `factory`: a record made again from its call must know the call too.
         return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
     FACTORIES.add(remembering)

@@ -50,8 +50,7 @@ def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
         raise BundleError(f"{path} is damaged: {len(arrays)} arrays, more than {ARRAYS}")
     for name, spec in arrays.items():
         match spec:
-            # Parsed JSON of any kind may stand here; whatever is not [name, [sizes]] falls
-            # through.
+            # Parsed JSON of any kind may stand here; whatever is not [name, [sizes]] falls through.
             case [str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= 32:
                 whole = all(type(n) is int and 0 <= n < 2**48 for n in shape)
             case _:

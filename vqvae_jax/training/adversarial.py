@@ -153,8 +153,7 @@ def adversarial_loss(
             # The params of D are held fixed: this term moves the model alone.
             return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
 
-        # The norms are of gradients through the last layer alone: from z_q on, without the
-        # encoder.
+        # The norms are of gradients through the last layer alone: from z_q on, without the encoder.
         last = partial(last_layer_norm, model, variables, rec.z_q, last_layer, axis_name)
         weight = balance(last(lambda y: add(task(y))), last(generator))
         played = {
@@ -195,8 +194,7 @@ def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"
         logits = judge(x)
         return jnp.sum(jnp.mean(logits, axis=range(1, logits.ndim)))
 
-    # One gradient of the sum over examples gives that of each: no logit depends on another
-    # example.
+    # One gradient of the sum over examples gives that of each: no logit depends on another example.
     return jnp.sum(jnp.square(jax.grad(total)(x)), axis=range(1, x.ndim))
 
 
@@ -212,8 +210,7 @@ def last_layer_norm(
         return loss(model.apply(changed, z_q, method="decode"))
 
     gradient = jax.grad(of_layer)(get(variables["params"], path))
-    # The mean over replicas before the norm: norms of local gradients would differ, and so
-    # lambda.
+    # The mean over replicas before the norm: norms of local gradients would differ, and so lambda.
     return optax.tree.norm(gradient if axis_name is None else jax.lax.pmean(gradient, axis_name))
 
 

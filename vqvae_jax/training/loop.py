@@ -69,8 +69,7 @@ def run_steps(
         # Dispatched, not finished: while the device works, the host writes the last metrics.
         call_each(later)
         due = [hook for hook, every in hooks.items() if done % every == 0 or done == last]
-        # Hooks read the state now: the next step donates its buffers, after which metrics alone
-        # are left.
+        # Hooks read the state now: the next step donates its buffers, and leaves only metrics.
         later = [hook(done, state, metrics) for hook in due]
         if interrupted():
             break

@@ -94,8 +94,7 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
         donate_argnums=0,
         devices=None if jax.process_count() > 1 else local,
     )
-    # Batches are put where pmap wants them before the step, or it would copy them within the
-    # step.
+    # Batches are put where pmap wants them before the step, or it would copy them within the step.
     each = NamedSharding(Mesh(local, (AXIS,)), P(AXIS))
     return Step(
         lambda batch: jax.tree.map(lambda x: jax.device_put(deal(x, len(local)), each), batch),
