@@ -1,7 +1,7 @@
-"""The boundary: what users hand in is made an array, and the switches they set stay outside.
+"""Conversion of arguments at the public boundary: arrays from lists, NumPy and narrow integers.
 
-The public functions and records pass through here, so nothing within needs to think of lists,
-narrow integers, or JAX's rules of promotion.
+Public functions and records pass through `boundary`, so the code within sees JAX arrays only, and
+runs under JAX's default rules of promotion.
 """
 
 import functools
@@ -25,20 +25,21 @@ FLOATS = {np.dtype(d) for d in (jnp.float32, jnp.bfloat16, jnp.float16)}  # seen
 
 
 def is_known(x: Any) -> bool:
-    """Whether nothing in a list is traced."""
+    """Returns whether no leaf of x is traced."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
 
 
 def known(x: Any, dtype=None) -> jax.Array:
-    """What is no JAX array as one whose values are known, also where `jit` traces."""
+    """Converts x, no JAX array yet, to one whose values are known even while `jit` traces."""
     if not is_known(x):
         return jnp.asarray(x, dtype)
+    # Under `jit` plain `jnp.asarray` would give a tracer, and checks could not read its values.
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x, dtype)
 
 
 def floats(name: str, x: Any) -> jax.Array:
-    """x as an array of floats: it may be a list, a tuple or a NumPy array.
+    """Converts a list, a tuple or an array to a JAX array of floats.
 
     Raises:
         TypeError: for other numbers. Integers may be pixels that were not scaled.
@@ -51,9 +52,10 @@ def floats(name: str, x: Any) -> jax.Array:
 
 
 def integers(name: str, x: Any) -> jax.Array:
-    """x as int32, so that K and -1 have room: of any integer dtype, a list, a tuple or an array.
+    """Converts integers of any dtype, in a list, a tuple or an array, to int32.
 
-    Traced values that int32 can't hold become -1.
+    int32 has room for K and for -1, which int8 and unsigned dtypes lack. Traced values that int32
+    can't hold become -1.
 
     Raises:
         TypeError: for other numbers.
@@ -72,8 +74,9 @@ def integers(name: str, x: Any) -> jax.Array:
 
 
 def held(name: str, x, bounds):
-    """x, whose values int32 must hold; traced ones that it can't become -1."""
+    """Returns x if int32 holds its values; traced values that it can't hold become -1."""
     if isinstance(x, jax.core.Tracer):
+        # A cast alone would wrap 2^32 to 0, a code that exists; -1 means "not sent".
         fits = x <= MOST if bounds.min == 0 else (x >= LEAST) & (x <= MOST)
         return jnp.where(fits, x.astype(jnp.int32), -1)
     values = np.asarray(x)
@@ -83,25 +86,25 @@ def held(name: str, x, bounds):
 
 
 def arrays(name: str, x: Any) -> Any:
-    """x, where it is a list, a tuple or a NumPy array as an array of its dtype."""
+    """Converts lists, tuples and NumPy arrays to JAX arrays of their dtype; others pass."""
     return known(x) if isinstance(x, list | tuple | np.ndarray) else x
 
 
 def trees(name: str, x: Any) -> Any:
-    """Dicts of arrays, where they are NumPy's (as in a loaded model) with JAX's in their place.
+    """Converts the NumPy arrays in nested dicts, such as a loaded model has, to JAX arrays.
 
-    A tracer can't index the others. Without any, it is x itself: eval mode returns its very state.
+    Returns x itself if there are none, as eval mode promises to return its very state.
     """
     if not any(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(x)):
         return x
+    # Indexing NumPy's array by a tracer raises; `jit` over closed-over variables does that.
     return jax.tree.map(lambda a: known(a) if isinstance(a, np.ndarray | np.generic) else a, x)
 
 
 def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
-    """Decorator: f runs under JAX's default rules of promotion, whatever its caller has set.
+    """Decorator: runs f under JAX's default `jax_numpy_rank_promotion` and `..._dtype_promotion`.
 
-    They are `jax_numpy_rank_promotion` and `jax_numpy_dtype_promotion`. Where they are as they are
-    by default, nothing happens.
+    Nothing happens where the caller has the defaults already.
     """
 
     @functools.wraps(f)
@@ -117,7 +120,7 @@ def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
 
 
 def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None = None):
-    """Decorator of what users call: its arguments become the arrays that its annotations name.
+    """Decorator of public functions: converts arguments to the arrays that their annotations name.
 
     Lists, tuples, NumPy and JAX arrays are taken for `Float[Array, ...]` (`floats`),
     `Int[Array, ...]` (`integers`) and `Array`; for a sequence or a NamedTuple of them, one by one.
@@ -125,7 +128,7 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
 
     Args:
         f: the function.
-        enters: of the argument at a place its name and conversion, beside those of annotations.
+        enters: {position: (name, conversion)} of arguments beside those that annotations name.
 
     Example:
         >>> @boundary
@@ -157,6 +160,8 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
                 raise
             raise remedied from None
 
+    # The function itself and not True: `functools.wraps` copies attributes, so a wrapper around
+    # this one would otherwise look like a boundary; see `is_boundary`.
     entering.entered = entering  # type: ignore[attr-defined]
     return entering
 
@@ -169,7 +174,8 @@ REMEDY = (
 
 
 def with_remedy(error: Exception) -> Exception:
-    """The error; with what to do about it if it is one of JAX about Explicit axes of a mesh."""
+    """Returns the error, with a remedy in its text if JAX raised it about Explicit mesh axes."""
+    # By name and by text: JAX exports no class for these errors.
     of_axes = type(error).__name__ == "ShardingTypeError" or "not found in mesh" in str(error)
     if not of_axes or REMEDY in str(error):
         return error
@@ -177,12 +183,12 @@ def with_remedy(error: Exception) -> Exception:
 
 
 def is_boundary(f: Callable) -> bool:
-    """Whether f is what `boundary` returned, and not a function around it."""
+    """Returns whether f is what `boundary` returned, and not a function around it."""
     return getattr(f, "entered", None) is f
 
 
 def annotated(f: Callable) -> dict[int, tuple[str, Enter]]:
-    """Of each argument whose annotation names an array: its place, name and conversion."""
+    """Returns {position: (name, conversion)} of the arguments whose annotation names an array."""
     try:
         parameters = inspect.signature(f).parameters.values()
     except ValueError:  # some builtins have none
@@ -195,11 +201,12 @@ OF_DTYPE: dict[Any, Enter] = {Float: floats, Int: integers, Bool: arrays, Shaped
 
 
 def conversion(annotation) -> Enter | None:
-    """What an argument of this annotation passes through; None: nothing."""
+    """Returns the conversion for an annotation, or None if it names no array."""
     if annotation is jax.Array:
         return arrays
     if isinstance(annotation, type) and issubclass(annotation, tuple):
         return of_fields(getattr(annotation, "__annotations__", {}))
+    # jaxtyping's `Float[Array, "..."]` keeps Array as `array_type`, and Float as `dtype`.
     if getattr(annotation, "array_type", None) is jax.Array:
         return OF_DTYPE.get(annotation.dtype)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -212,7 +219,7 @@ def conversion(annotation) -> Enter | None:
 
 
 def of_fields(annotations: Mapping[str, Any]) -> Enter | None:
-    """For a NamedTuple: its fields by their own annotations."""
+    """Returns the conversion for a NamedTuple: each field by its own annotation."""
     found = {field: conversion(a) for field, a in annotations.items()}
     enters = {field: enter for field, enter in found.items() if enter is not None}
 
@@ -224,10 +231,11 @@ def of_fields(annotations: Mapping[str, Any]) -> Enter | None:
 
 
 def unless_scalar(enter: Enter) -> Enter:
-    """For an argument that may be a number, or None, as well."""
+    """Returns the conversion for an argument that may be a number, or None, as well."""
+    # A Python number stays as it is: `floats` would refuse the integer 1.
     return lambda name, x: x if x is None or isinstance(x, float | int) else enter(name, x)
 
 
 def each(enter: Enter) -> Enter:
-    """For an argument that is a sequence of arrays."""
+    """Returns the conversion for a sequence of arrays, element by element."""
     return lambda name, x: tuple(enter(f"{name}[{i}]", v) for i, v in enumerate(x))

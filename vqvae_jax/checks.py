@@ -1,4 +1,4 @@
-"""Checks of arguments: errors that name the argument, what it must be and what was given."""
+"""Checks of arguments, with errors that name the argument, its expected and its actual value."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Array
 
 Number = float | Array
-"""A hyper-parameter: `scheduled` gives it as a traced scalar."""
+"""A hyper-parameter: a Python number, or a traced scalar under `scheduled`."""
 
 
 def check_same_shape(name: str, x, other_name: str, y) -> None:
-    """Raises a ValueError where (8, 1) - (8,) would broadcast in silence."""
+    """Raises a ValueError unless shapes are equal: (8, 1) - (8,) would broadcast in silence."""
     if x.shape != y.shape:
         raise ValueError(
             f"{name} and {other_name} must have equal shapes, got {x.shape}, {y.shape}"
@@ -18,7 +18,7 @@ def check_same_shape(name: str, x, other_name: str, y) -> None:
 
 
 def check_float(name: str, x: Array) -> None:
-    """Raises a TypeError for pixels that were not scaled."""
+    """Raises a TypeError unless x is float: integers may be pixels that were not scaled."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be float, got {x.dtype}: use vqvae_jax.data.pipeline.preprocess"
@@ -80,7 +80,7 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
 
 
 def streams_hint(shape: tuple[int, ...], streams: int) -> str:
-    """What to do about indices of this shape that lack streams."""
+    """Returns a hint for the error about indices of this shape, which lack streams."""
     if streams == 1:
         return ": the axis of streams is missing, as indices[..., None] has it"
     missing = streams - shape[-1] if shape else 0

@@ -1,4 +1,4 @@
-"""Options of `jax.jit`: names that come and go with the versions of XLA."""
+"""Compiler options of `jax.jit` for fast compilation, and checks that XLA knows an option."""
 
 from functools import cache
 from typing import Any
@@ -15,19 +15,21 @@ HASTE = {
 
 @cache
 def fast_compile() -> dict[str, Any]:
-    """Options of `jax.jit` on a CPU: a third of the time to compile, and slower code.
+    """Returns options of `jax.jit` for a CPU: a third of the time to compile, and slower code.
 
-    Those that the installed compiler knows; `{}` where the default device is not a CPU.
+    Options that the installed compiler does not know are left out; `{}` where the default device
+    is not a CPU.
 
     >>> jax.jit(jnp.sin, compiler_options=fast_compile())(0.0)
     Array(0., dtype=float32, weak_type=True)
     """
+    # Each option is tried: XLA adds and drops names, and one unknown name fails every compilation.
     haste = HASTE if jax.default_backend() == "cpu" else {}
     return {name: value for name, value in haste.items() if refusal(name, value) is None}
 
 
 def refusal(name: str, value: Any) -> str | None:
-    """What the compiler says against an option, or None if it compiles a trivial program."""
+    """Returns the compiler's error about an option, or None if it compiles a trivial program."""
     try:
         jax.jit(lambda: jnp.zeros(()), compiler_options={name: value}).lower().compile()
     except Exception as error:  # JaxRuntimeError, or a TypeError or ValueError for the value's type

@@ -24,7 +24,7 @@ from vqvae_jax.search.exact import nearest
 
 
 class Quantized(NamedTuple):
-    """What `quantize` returns."""
+    """The result of `quantize`: z_q, indices and losses."""
 
     z_q: Float[Array, "*rows D"]  # value e_k, gradient of the straight-through estimator
     indices: Int[Array, "*rows"]

@@ -16,19 +16,21 @@ Estimator = Callable[[Array, Array], Array]
 
 @boundary
 def exactly(z_q: Array, surrogate: Array) -> Array:
-    """sg[z_q] + (surrogate - sg[surrogate]): the value of z_q bit for bit, another's gradient.
+    """Returns sg[z_q] + (surrogate - sg[surrogate]): the value of z_q, the surrogate's gradient.
 
     Example:
         >>> jax.value_and_grad(lambda z: exactly(jnp.round(z), z**2))(1.6)
         (Array(2., dtype=float32, weak_type=True), Array(3.2, dtype=float32, weak_type=True))
     """
+    # surrogate - sg(surrogate) is exactly 0, so nothing is rounded away: z_e + sg(z_q - z_e), as
+    # often written, differs from the code in the last bits, and decode(indices) must equal it.
     return sg(z_q) + (surrogate - sg(surrogate))
 
 
 @named
 @boundary
 def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-    """z / |z|, and 0 with a finite gradient for z = 0.
+    """Returns z / |z|, and 0 with a finite gradient for z = 0.
 
     Example:
         >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
@@ -38,6 +40,7 @@ def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     largest = jnp.max(jnp.abs(z), axis=-1, keepdims=True)
     z = z / sg(jnp.where(largest > 0, largest, 1))  # so that no square over- or underflows
     square = jnp.sum(z * z, axis=-1, keepdims=True)
+    # The inner where keeps rsqrt finite at 0: else its infinite slope times 0 is a NaN gradient.
     return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
@@ -68,7 +71,7 @@ def straight_through(
 def rotation_trick(
     z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """The rotation trick: z_q, as if it were sg[|z_q| / |z_e| R] z_e with R turning z_e onto z_q.
+    """The rotation trick: z_q with the gradient of sg[|z_q| / |z_e| R] z_e, R turning z_e onto z_q.
 
     With u = z_e / |z_e|, v = z_q / |z_q|, r = (u + v) / |u + v|: R = I - 2 r r^T + 2 v u^T is the
     rotation in the plane of both: a gradient at z_q keeps its angle to z_q when it comes to z_e.
@@ -83,11 +86,14 @@ def rotation_trick(
         Array([0.5, 0. ], dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
+    # The map from z_e to z_q is a constant to the gradient, as in the paper: only z_e itself, on
+    # which it acts, is differentiated.
     length = jnp.linalg.norm(sg(z_e), axis=-1, keepdims=True)
     some, stretch = length > 0, jnp.linalg.norm(sg(z_q), axis=-1, keepdims=True)
     stretch = jnp.where(some, stretch / jnp.where(some, length, 1), 0)
     u, v = unit(sg(z_e)), unit(sg(z_q))
     r = unit(u + v)
+    # R z_e by dot products: the matrix R would take D^2 numbers for each row.
     turned = z_e - 2 * dot(z_e, r) * r + 2 * dot(z_e, u) * v
     return exactly(z_q, stretch * turned)
 
@@ -98,7 +104,7 @@ def dot(x: Float[Array, "*rows D"], y: Float[Array, "*rows D"]) -> Float[Array, 
 
 @described
 def synchronized(nu: float | Array = 0.2) -> Function:
-    """Straight-through, and nu times the gradient of the task to the codes as well.
+    """Returns a straight-through estimator that also passes nu times the gradient to the codes.
 
     sg[z_q] + (z_e - sg[z_e]) + nu (z_q - sg[z_q]): the codebook moves in the step of the encoder
     instead of one behind it. arXiv:2305.08842. For codebooks that gradients move. Others have found

@@ -1,4 +1,4 @@
-"""p(x|z): what a decoder's outputs say about pixels, each a proper law of the 256 grey levels.
+"""Likelihoods p(x|z) of 8-bit pixels: distributions over the 256 grey levels, given by a decoder.
 
 Everywhere x is as `preprocess` makes it, k / 255 - 0.5 for the grey level k; a scale is in the same
 unit, so that 1 / 255 is one grey level. Channels of y are dealt in blocks as wide as x: all means,
@@ -24,7 +24,7 @@ LEAST, MOST = GREY_LEVEL / 2, 10.0  # of a scale
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Likelihood(Described):
-    """A record of pure functions: the law of x [B, ..., C] given y [B, ..., C * outputs].
+    """A record of pure functions: the likelihood of x [B, ..., C] given y [B, ..., C * outputs].
 
     Attributes:
         outputs: how many channels the decoder needs for each channel of x.
@@ -123,7 +123,7 @@ def mixture(n: int) -> Likelihood:
 
 @described
 def categorical() -> Likelihood:
-    """A softmax over the 256 levels, which knows nothing of their order: 256 logits an element."""
+    """A softmax over the 256 levels, regardless of their order: 256 logits for each element."""
 
     def log_mass(x, y):
         logits, k = blocks(y, LEVELS), grey(x).astype(jnp.int32)[..., None]
@@ -142,7 +142,7 @@ def categorical() -> Likelihood:
 
 @described
 def dequantized_gaussian(scale: float) -> Likelihood:
-    """A density, not a law of the levels: E_u ln N(k + u; mu, s^2), u uniform in [-1/2, 1/2].
+    """Uniform dequantization, a density: E_u ln N(k + u; mu, s^2), u uniform in [-1/2, 1/2].
 
     In units of a level, -ln(s sqrt(2 pi)) - ((k - mu)^2 + 1/12) / (2 s^2), the mean over u in
     closed form. By Jensen's inequality it is a lower bound of the mass of the level's cell
@@ -169,7 +169,7 @@ def dequantized_gaussian(scale: float) -> Likelihood:
 
 
 def task_loss(likelihood: Likelihood) -> Callable[[Array, Array], dict[str, Array]]:
-    """The `task_loss` of `make_train_step`: {"reconstruction": -ln p(x|y) / dims}, nats an element.
+    """Returns a `task_loss` for `make_train_step`: {"reconstruction": -ln p(x|y) / dims}, in nats.
 
     Example:
         >>> loss = task_loss(categorical())(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4, 256)))
@@ -184,7 +184,7 @@ def task_loss(likelihood: Likelihood) -> Callable[[Array, Array], dict[str, Arra
 
 
 def location_scale(scale: float | None, log_mass, noise) -> Likelihood:
-    """The law of mu + s noise, rounded to a level; mu and perhaps ln s come from the decoder."""
+    """Likelihood of mu + s noise, rounded to a level; mu and perhaps ln s come from the decoder."""
     if scale is not None:
         check_range(LEAST, MOST, scale=scale)
     outputs = 2 if scale is None else 1
@@ -220,6 +220,8 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
     """ln P(k) of the discretised Gaussian: ln(Q(a) - Q(b)) = ln Q(a) + ln(1 - Q(b) / Q(a))."""
     s = s / GREY_LEVEL
     z = (k - unrounded_grey(mu)) / s
+    # On the side of the upper tail, by symmetry: there both Q are small and keep their digits,
+    # where a difference of numbers near 1 would lose them.
     near, far = log_upper(jnp.abs(z) - 0.5 / s), log_upper(jnp.abs(z) + 0.5 / s)
     # The slope of -ln Q exceeds t: a bound that matters only where rounding leaves no difference.
     difference = jnp.maximum(near - far, jnp.abs(z) / s)
@@ -229,10 +231,10 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
 
 
 def log_upper(t: Array) -> Array:
-    """ln Q(t) = ln(1 - Phi(t)) with a gradient that is right in the far tail.
-
-    That of `log_ndtr` is exp of a difference of squares, which is noise from t of some hundreds.
-    """
+    """ln Q(t) = ln(1 - Phi(t)) with a gradient that is right in the far tail."""
+    # The gradient of `log_ndtr` is exp of a difference of squares, which is noise from t of some
+    # hundreds. Each branch sees arguments of its own side: `where` multiplies the other's slope
+    # by 0, and 0 times infinity is NaN.
     edge = 10.0
     far = jnp.maximum(t, edge)
     square = 1 / jnp.square(far)
@@ -247,12 +249,12 @@ def log_normal(z: Array) -> Array:
 
 
 def clipped_scale(log_scale: Array) -> Array:
-    """s = e^log_scale, not below half a grey level, nor so large that its cells can't be told."""
+    """Returns s = e^log_scale, within [LEAST, MOST]: beyond, cells can't be told apart."""
     return jnp.exp(jnp.clip(log_scale, math.log(LEAST), math.log(MOST)))
 
 
 def summed(log_mass, outputs: int) -> Callable[[Array, Array], Array]:
-    """log_prob: the sum of `log_mass` over the elements of each example."""
+    """Returns log_prob, the sum of `log_mass` over the elements of each example."""
 
     def log_prob(
         x: Float[Array, "B *spatial C"], y: Float[Array, "B *spatial P"]
@@ -269,28 +271,29 @@ def summed(log_mass, outputs: int) -> Callable[[Array, Array], Array]:
 
 
 def blocks(y: Array, outputs: int) -> Float[Array, "*rows C outputs"]:
-    """y [..., outputs * C] as float32 [..., C, outputs], which XLA sums fastest over the last."""
+    """Splits y [..., outputs * C] into float32 [..., C, outputs]."""
     if y.shape[-1] % outputs:
         raise ValueError(f"y must have a multiple of {outputs} channels, got shape {y.shape}")
     apart = jnp.asarray(y, jnp.float32).reshape(*y.shape[:-1], outputs, -1)
+    # Parameters on the last axis: over it XLA CPU sums fastest.
     return jnp.swapaxes(apart, -1, -2)
 
 
 def grey(x: Array) -> Array:
-    """The level of x, 0 to 255, as float32: this and what follows stay exact."""
+    """Returns the level of x, 0 to 255, as float32, in which integers are exact."""
     return jnp.clip(jnp.round(unrounded_grey(x)), 0, LEVELS - 1)
 
 
 def unrounded_grey(x: Array) -> Array:
-    """x in grey levels."""
+    """Converts x to grey levels, not rounded."""
     return (x.astype(jnp.float32) + 0.5) * (LEVELS - 1)
 
 
 def pixel(k: Array) -> Array:
-    """A level in the scale of x, bit by bit as `preprocess` gives it."""
+    """Returns a level in the scale of x, equal bit by bit to that of `preprocess`."""
     return (k.astype(jnp.float32) - (LEVELS - 1) / 2) * GREY_LEVEL
 
 
 def on_grid(x: Array) -> Array:
-    """x rounded to the nearest level and clipped."""
+    """Rounds x to the nearest level and clips it."""
     return pixel(grey(x))

@@ -1,4 +1,4 @@
-"""The terms of the loss. Each is a mean over elements: this is what gives beta its meaning."""
+"""Codebook and commitment loss of VQ-VAE, each a mean over elements."""
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
@@ -16,7 +16,7 @@ def codebook_loss(
     weights: Float[Array, "*rows"] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """|sg[z_e] - z_q|^2, the mean over elements: moves the codes to the encoder's outputs.
+    """Codebook loss |sg[z_e] - z_q|^2, mean over elements: moves codes to the encoder's outputs.
 
     The second term of equation 3 of arXiv:1711.00937; beta does not multiply it.
 
@@ -34,6 +34,7 @@ def codebook_loss(
         Array(5., dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
+    # A mean over elements and not a sum over D: so beta means the same for every width D.
     return mean(jnp.square(sg(z_e) - z_q), weights, axis_name)
 
 
@@ -44,7 +45,7 @@ def commitment_loss(
     weights: Float[Array, "*rows"] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """|z_e - sg[z_q]|^2, the mean over elements: keeps the encoder near the codes it chose.
+    """Commitment loss |z_e - sg[z_q]|^2, mean over elements: keeps the encoder near its codes.
 
     The third term of equation 3 of arXiv:1711.00937, without its factor beta. Beta belongs here and
     only here; the widely copied code of taming-transformers has it on the codebook term by default.

@@ -1,4 +1,4 @@
-"""What an evaluation reads: how the codes are used, and how good the pictures are."""
+"""Metrics of evaluation: usage of the codes, and the quality of images (PSNR, SSIM, Frechet)."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ def code_counts(
     mask: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> tuple[Float[Array, "K"], ...]:
-    """How often each code of each of the Q streams occurs; add them up over an evaluation set.
+    """Counts how often each code of each of the Q streams occurs.
+
+    Counts of batches are added up over an evaluation set, and read by `usage`.
 
     Args:
         vocab: the sizes K of the streams, `Quantizer.vocab`.
@@ -61,7 +63,7 @@ def code_counts(
 
 @boundary
 def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Float[Array, ""]]:
-    """How one stream of codes is used, from its counts [K] over a whole evaluation set.
+    """Usage of one stream of codes, from its counts [K] over a whole evaluation set.
 
     Args:
         counts: of all codes, or in any order of those alone that occur.
@@ -94,9 +96,9 @@ def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Floa
 
 @boundary
 def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Float[Array, ""]:
-    """Perplexity of one stream's codes in one batch, of all replicas; -1 is not counted.
+    """Perplexity of one stream's codes in one batch of all replicas, as in `usage`; -1 is left out.
 
-    As `usage` has it. Its cost does not grow with K beyond 2^20: there the codes are sorted, and
+    Its cost does not grow with K beyond 2^20: there the codes are sorted, and
     the lengths of the runs are the counts.
 
     Example:
@@ -106,6 +108,8 @@ def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) ->
     """
     if size <= LISTED:
         return usage(code_counts((size,), k[..., None], None, axis_name)[0])["perplexity"]
+    # A lookup-free quantizer may have 2^28 codes: so many counters at each step would cost far
+    # more than the step. A batch has few, so its sorted codes are numbered run by run.
     everywhere = k if axis_name is None else jax.lax.all_gather(k, axis_name)
     k = jnp.sort(everywhere.ravel())
     run = jnp.cumsum(jnp.diff(k, prepend=k[:1]) != 0, dtype=jnp.int32)
@@ -154,6 +158,8 @@ def ssim(
         raise ValueError(f"ssim needs images of at least 11 x 11 pixels, got {x.shape}")
 
     def moment(v):
+        # The window is separable, so two banded matrices apply it. In full precision: the variances
+        # below are differences of close numbers, and TF32 or bfloat16 products would spoil them.
         rows, columns = gaussian_windows(v.shape[-3]), gaussian_windows(v.shape[-2])
         return jnp.einsum(
             "hi,wj,...ijc->...hwc", rows, columns, v, precision=jax.lax.Precision.HIGHEST
@@ -169,7 +175,7 @@ def ssim(
 
 
 def gaussian_windows(n: int) -> Float[Array, "m n"]:
-    """Each row is a normalised Gaussian of 11 pixels, sigma 1.5, at one place within n pixels."""
+    """Matrix of Gaussian windows of 11 pixels, sigma 1.5, sum 1: one row for each place."""
     offset = jnp.arange(n, dtype=jnp.float32) - jnp.arange(n - 10, dtype=jnp.float32)[:, None] - 5
     window = jnp.where(jnp.abs(offset) <= 5, jnp.exp(-(offset**2) / (2 * 1.5**2)), 0)
     return window / jnp.sum(window, axis=1, keepdims=True)
@@ -177,11 +183,11 @@ def gaussian_windows(n: int) -> Float[Array, "m n"]:
 
 @boundary
 def sharpness(x: Float[Array, "*b H W C"]) -> Float[Array, "*b"]:
-    """How sharp each image is: the mean absolute Laplacian, mean |x_n + x_s + x_w + x_e - 4 x|.
+    """Sharpness of each image, its mean absolute Laplacian: mean |x_n + x_s + x_w + x_e - 4 x|.
 
-    Over channels and over the pixels that have all four neighbours. It grows in proportion to
-    contrast, in units of the pixels, and noise raises it as edges do: compare it with that of real
-    images, a ratio below 1 is blur.
+    The mean is over channels and over the pixels that have all four neighbours. It grows in
+    proportion to contrast, in units of the pixels, and noise raises it as edges do: compare it with
+    that of real images, a ratio below 1 is blur.
 
     Raises:
         ValueError: if a side is shorter than 3 pixels.
@@ -214,6 +220,7 @@ def moments(
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"features must be finite [N >= 2, F], got shape {x.shape}")
     mu = x.mean(axis=0)
+    # Centred first: E[x^2] - mu^2 loses the covariance of features with a large mean.
     return mu, (x - mu).T @ (x - mu) / (len(x) - 1)
 
 
@@ -223,11 +230,11 @@ def frechet_distance(
     mu_2: Float[np.ndarray, "F"],
     cov_2: Float[np.ndarray, "F F"],
 ) -> float:
-    """|mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^{1/2}), between two Gaussians.
+    """Frechet distance of two Gaussians: |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^{1/2}).
 
-    Of the `moments` of two sets of features it says how far apart the sets are: features of a
-    network of one's own, on one's own data. Only those of the Inception network give what the
-    literature calls FID (arXiv:1706.08500). Compare values of equal N only: fewer samples give
+    Computed from the `moments` of two sets of features, it measures how far apart the sets are. Any
+    network may give the features, but only those of the Inception network give what the literature
+    calls FID (arXiv:1706.08500). Compare values of equal N only: fewer samples give
     larger distances.
 
     With C = A A^T the last trace is the sum of the singular values of A_1^T A_2: exact for singular
@@ -245,6 +252,8 @@ def frechet_distance(
     for name, cov in (("cov_1", cov_1), ("cov_2", cov_2)):
         if cov.shape != mu_1.shape * 2 or not np.allclose(cov, cov.T):
             raise ValueError(f"{name} must be symmetric, {mu_1.shape * 2}; got shape {cov.shape}")
+    # scipy.linalg.sqrtm of C_1 C_2 may be complex, or fail, where a covariance is singular, as it
+    # is with fewer rows than features; singular values are real and not negative.
     common = np.linalg.svd(factor(cov_1).T @ factor(cov_2), compute_uv=False).sum()
     distance = np.sum((mu_1 - mu_2) ** 2) + np.trace(cov_1) + np.trace(cov_2) - 2 * common
     return max(float(distance), 0.0)  # rounding, where they are equal

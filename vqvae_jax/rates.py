@@ -1,4 +1,4 @@
-"""How many bits codes and images take: the rate of the codes and the bits of each element of x."""
+"""Rates: bits of the codes under a uniform or a histogram prior, and bits per dimension of x."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class BitsPerDim(NamedTuple):
 def bits_per_dim(
     distortion: Float[Array, "*b"] | float, rate: Float[Array, "*b"] | float, dims: int
 ) -> BitsPerDim:
-    """(-log2 p(x|z) + R(z)) / dims: x takes no more bits, since z can be sent and then x given z.
+    """Bits per dimension, (-log2 p(x|z) + R(z)) / dims: the cost of sending z, then x given z.
 
     -ln p(x) <= -ln p(x|z) - ln p(z) for the one z that a deterministic quantizer chooses, which is
     Jensen's inequality with a q that has no entropy (arXiv:1711.00937, 3.3). For a VAE distortion
@@ -51,7 +51,7 @@ def bits_per_dim(
 
 @boundary
 def uniform_bits(vocab: Sequence[int], codes: Int[Array, "B *grid Q"]) -> Float[Array, "B"]:
-    """N log2 K: the rate under a uniform prior, of each example.
+    """Rate of each example under a uniform prior: N log2 K.
 
     Args:
         vocab: the sizes K of the Q streams.
@@ -73,7 +73,7 @@ def uniform_bits(vocab: Sequence[int], codes: Int[Array, "B *grid Q"]) -> Float[
 def static_bits(
     counts: Sequence[Float[Array, "_"]], codes: Int[Array, "B *grid Q"]
 ) -> Float[Array, "B"]:
-    """-sum log2 p(k) with p(k) = (n_k + 1) / (n + K): the rate under a histogram, of each example.
+    """Rate of each example under a histogram: -sum log2 p(k), p(k) = (n_k + 1) / (n + K).
 
     A code for new data needs the histogram n_k of the training data; with +1 no code is impossible.
     The entropy of the codes that are sent (`usage`) is less, but no code: it must be sent as well.
@@ -93,6 +93,7 @@ def static_bits(
     check_indices(codes, tuple(len(n) for n in counts))
     smooth = [(n + 1.0) / jnp.sum(n + 1.0) for n in counts]
     bits = [-jnp.log2(p)[codes[..., q]] for q, p in enumerate(smooth)]
+    # -1 has read the bits of the last code: they are dropped here.
     valid = [jnp.where(codes[..., q] >= 0, b, 0) for q, b in enumerate(bits)]
     return sum(
         (b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes), jnp.float32)
@@ -100,7 +101,7 @@ def static_bits(
 
 
 def bpd_gauss_mse(test_mse: float, train_mse: float) -> float:
-    """Bits an element under a Gaussian whose variance is the training error: no code length.
+    """Bits per dimension under a Gaussian whose variance is the training error; no code length.
 
     1/2 log2(2 pi s^2) + MSE / (2 s^2 ln 2) + log2 255 with s^2 the mean squared error on training
     images: what a model trained by squared error is worth after the fact. Where both errors agree

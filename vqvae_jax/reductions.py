@@ -1,4 +1,4 @@
-"""Rows, replicas and codes: the sums that every quantizer needs.
+"""Sums and means over rows, replicas and codes, and lookup of codes.
 
 A *row* is one vector z [D] of an array [..., D]; its weight is 0 where it must not count. Under
 `axis_name` (the name that pmap, shard_map or vmap gives to the replicas) each sum is taken over the
@@ -32,14 +32,16 @@ def pmax(x, axis_name: AxisName = None):
 
 
 def vary(x, axis_name: AxisName = None):
-    """`x`, which is the same on all replicas, as the type of what may differ (`jax.shard_map`)."""
+    """Casts `x`, equal on all replicas, to the type of arrays that may differ (`jax.shard_map`)."""
+    # shard_map types what differs between replicas apart from what doesn't, and loops and
+    # branches demand one type throughout: without the cast tracing fails.
     return x if axis_name is None else jax.lax.pcast(x, axis_name, to="varying")
 
 
 def in_shard(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Int[Array, "*rows"]:
-    """The index among the `size` codes of this device, -1 for those of the others.
+    """Index within this device's shard of `size` codes, -1 for codes of other devices.
 
-    Of codes that are sharded over the axis; the index itself without one.
+    Without an axis, over which codes are sharded, it is the index itself.
     """
     if axis_name is None:
         return k
@@ -48,7 +50,7 @@ def in_shard(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> I
 
 
 def is_valid(z: Float[Array, "*rows D"]) -> Bool[Array, "*rows"]:
-    """Whether each row is finite, and small enough for its square to be summed in float32.
+    """Returns whether each row is finite, and small enough for its square to be summed in float32.
 
     Example:
         >>> is_valid(jnp.array([[1.0, 2.0], [jnp.nan, 0.0], [1e20, 0.0]]))
@@ -71,7 +73,7 @@ class Rows(NamedTuple):
 def valid_rows(
     z: Float[Array, "*rows D"], mask: ArrayLike | None = None, axis_name: AxisName = None
 ) -> Rows:
-    """Sorts out the rows that count: those that are finite and whose mask is > 0.
+    """Finds the rows that count, finite and of mask > 0, and sets the others to 0.
 
     Args:
         z: rows, `[..., D]`.
@@ -88,6 +90,8 @@ def valid_rows(
         weights = jnp.broadcast_to(jnp.where(mask > 0, mask, 0), finite.shape)
     w = jnp.where(finite, weights, 0)
     rows = jnp.where((w > 0)[..., None], z, 0).astype(jnp.float32)
+    # All replicas must agree whether to update: a batch without a valid row anywhere changes
+    # nothing, but one replica without any still takes part.
     n, invalid = psum((jnp.sum(w), jnp.sum((weights > 0) & ~finite, dtype=jnp.float32)), axis_name)
     return Rows(rows, w, n > 0, invalid)
 
@@ -97,7 +101,7 @@ def mean(
     weights: Float[Array, "*rows"] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """Weighted mean of x over the rows of all replicas and over what x has beyond them; else 0.
+    """Weighted mean of x over the rows of all replicas and over its axes beyond them.
 
     sum_i w_i x_i / sum_i w_i for x `[*rows, *rest]`, weights `[*rows]`. No row at all, or none that
     counts, gives 0, never NaN.
@@ -107,6 +111,9 @@ def mean(
         Array(2., dtype=float32)
     """
     weights = jnp.ones(x.shape, x.dtype) if weights is None else weights
+    # Sums cross the replicas, and one division follows: a mean of the replicas' means would weigh
+    # unequal masks wrongly, and make the gradient wrong inside shard_map (4 times too large on 4
+    # devices).
     w = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim)), x.shape)
     total, n = psum((jnp.sum(x * w), jnp.sum(w)), axis_name)
     return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), 0)
@@ -144,6 +151,7 @@ def sum_by_code(
         Array([1., 0., 6.], dtype=float32)
     """
     rows, rest = indices.size, x.shape[indices.ndim :]
+    # `size` is out of range, and segment_sum drops what is out of range.
     segments = jnp.where(indices < 0, size, indices).reshape(rows)
     return psum(jax.ops.segment_sum(x.reshape((rows, *rest)), segments, size), axis_name)
 
@@ -152,9 +160,9 @@ def sum_by_code(
 def lookup(
     codebook: Float[Array, "K D"], k: Int[Array, "*rows"], axis_name: AxisName = None
 ) -> Float[Array, "*rows D"]:
-    """z_q = e_k, and 0 for k = -1: a code that was not sent, or lies outside the codebook.
+    """Looks up z_q = e_k; 0 for k = -1, which was not sent, and for k outside the codebook.
 
-    With `axis_name`, as in `nearest`, of a codebook that is sharded over this mesh axis.
+    With `axis_name`, as in `nearest`, the codebook is sharded over this mesh axis.
 
     Example:
         >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1]))
@@ -162,6 +170,8 @@ def lookup(
                [0., 0.]], dtype=float32)
     """
     k = in_shard(k, codebook.shape[0], axis_name)
+    # Plain indexing takes -1 for the last code, and clips what is too large. In shards exactly
+    # one device has a code: the others add 0.
     known = (k >= 0) & (k < codebook.shape[0])
     return psum(jnp.where(known[..., None], codebook[jnp.where(known, k, 0)], 0), axis_name)
 
@@ -173,7 +183,7 @@ def sample_rows(
     n: int,
     axis_name: AxisName = None,
 ) -> Float[Array, "n D"]:
-    """n rows of the global batch that count, the same on every replica.
+    """Draws n valid rows of the global batch, the same on every replica.
 
     One row is drawn from each n-th part of the batch, in random order: all are different where
     there are n rows or more, else rows repeat. The first replica's key decides; no row gives 0.
@@ -184,6 +194,8 @@ def sample_rows(
     rank = jnp.cumsum(here, dtype=jnp.int32)
     me = jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
     replicas = jnp.arange(1 if axis_name is None else jax.lax.psum(1, axis_name), dtype=jnp.int32)
+    # A psum of one-hot numbers and not all_gather: shard_map knows a psum to be equal everywhere,
+    # and the rows drawn must count as equal, or the state could not stay replicated.
     counts = psum(jnp.where(replicas == me, rank[-1], 0), axis_name)
     key_order, key_place, key_turn = jax.random.split(key, 3)
     part = jax.random.permutation(key_order, jnp.arange(n, dtype=jnp.int32))
@@ -195,8 +207,11 @@ def sample_rows(
     drawn = (
         drawn + jax.random.randint(key_turn, (), 0, total, dtype=jnp.int32)
     ) % total  # no row is favoured
+    # Replicas may have different keys; states stay bit-equal since the first one decides.
     drawn = psum(jnp.where(me == 0, drawn, 0), axis_name)
     local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0), dtype=jnp.int32)
+    # The first place at which the count of valid rows reaches local + 1 is that valid row; on
+    # replicas that do not hold it the place means nothing, and `mine` drops it.
     row = z[jnp.minimum(jnp.searchsorted(rank, local + 1), z.shape[0] - 1)]
     mine = (local >= 0) & (local < rank[-1])
     return psum(jnp.where(mine[:, None], row, 0), axis_name)

@@ -1,4 +1,4 @@
-"""Batches that are decoded while the steps before them run, by threads of Grain."""
+"""Background loading of batches, decoded by threads of Grain while earlier steps run."""
 
 import sys
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ def record_batches(
     process_count: int = 1,
     workers: int = 2,
 ) -> Iterator[Shaped[np.ndarray, "B ..."]]:
-    """The batches of `pipeline.batches`, bit for bit, made ahead in the background.
+    """Yields the batches of `pipeline.batches`, bit for bit, made ahead in the background.
 
-    A worker makes a whole batch; `2 * workers` of them are under way or wait. That much memory
-    it takes, and that of `batch_indices` for the order.
+    A worker makes a whole batch; `2 * workers` of them are under way or wait. They, and the order
+    of `batch_indices`, take memory.
 
     Args:
         data: `[N, ...]`, usually `Records`.
@@ -45,5 +45,7 @@ def record_batches(
     load = batch_of(data, seed, batch_size, process_index, process_count)
     batch_indices(seed, start, batch_size, len(data))  # the order, once and not in every thread
     grain = require("grain")
+    # A data set of step numbers, so that Grain keeps their order and nothing of its own state
+    # decides which examples a batch has.
     steps = grain.MapDataset.range(start, sys.maxsize).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(workers, 2 * workers)))

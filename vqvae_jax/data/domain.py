@@ -1,4 +1,4 @@
-"""What a model takes: its scale is part of the model, so that other data can't enter unseen."""
+"""Domains: the range and dtype of a model's inputs, kept with the model and checked."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.saving.describe import Described, described
 
 Input = Shaped[Array, "B *spatial C"]
-"""What models take: floats, or of what their domain reads."""
+"""Input of models: floats, or another dtype that their domain reads."""
 
 OVERSHOOT = 0.1  # beyond [-0.5, 0.5]: what resizing and decoders add to pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Domain(Described):
-    """What an autoencoder takes, given to it as `domain=`.
+    """Inputs that an autoencoder takes, given to it as `domain=`.
 
     Attributes:
         low, high: floats beyond these are refused.
-        dtype: in which x is given best: what exported files take.
+        dtype: the preferred one of x, which exported files take.
         read: `(x) -> floats`, for x of other dtypes than floats.
-        words: what is taken, for people.
-        answer: what a decoder gives, for people.
-        remedy: `(low, high) -> text`: what to do with values that were found in this range.
+        words: description of inputs, for people.
+        answer: description of a decoder's outputs, for people.
+        remedy: `(low, high) -> text`: advice about values that were found in this range.
     """
 
     low: float
@@ -42,7 +42,7 @@ class Domain(Described):
 
 @described
 def pixels() -> Domain:
-    """uint8 pixels, or floats in [-0.5, 0.5] as `preprocess` makes them.
+    """Domain of uint8 pixels, or of floats in [-0.5, 0.5] as `preprocess` makes them.
 
     Decoders answer in that scale; `to_pixels` makes uint8 of it. Floats that are at most 0.1 beyond
     pass, as resizing and decoders overshoot.
@@ -68,7 +68,7 @@ def pixels() -> Domain:
 
 @described
 def values(low: float, high: float) -> Domain:
-    """Floats in [low, high], whatever they mean.
+    """Domain of floats in [low, high] of any meaning.
 
     Raises:
         ValueError: unless low < high.
@@ -85,12 +85,13 @@ def values(low: float, high: float) -> Domain:
 
 
 def scale_of_pixels(low: float, high: float) -> str:
-    """What to do with floats from low to high, were they pixels.
+    """Advice on how to scale floats from low to high, if they are pixels.
 
     Example:
         >>> scale_of_pixels(0, 255)
         'grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)'
     """
+    # A guess from the range: scales of pixels in use are few, and each has its own remedy.
     if low >= 0 and high <= 1:
         return "pixels in [0, 1] need - 0.5, or np.round(x * 255).astype(np.uint8)"
     if low >= 0 and high <= 255:
@@ -103,7 +104,7 @@ def scale_of_pixels(low: float, high: float) -> str:
 def admit(
     domain: Domain | None, x: Shaped[Array | np.ndarray, "B *shape"], check: bool = True
 ) -> Any:
-    """x as an encoder takes it, in the scale of the domain; without a domain, as it is.
+    """Converts x to the scale of the domain, as an encoder takes it; returns x without a domain.
 
     Where values are known, those out of the domain raise. While `jit` traces they are not known:
     there an example with any becomes NaN, and a quantizer gives such rows index -1.
@@ -129,6 +130,8 @@ def admit(
     if not check:
         return x
     if isinstance(x, jax.core.Tracer):
+        # Compiled code can't raise: NaN makes the codes -1 and is counted, where pixels in [0,
+        # 255] would silently give wrong codes.
         each = inside(domain, x).reshape(-1, *(1,) * (x.ndim - 1))
         return jnp.where(each, x, jnp.nan)
     with jax.ensure_compile_time_eval():  # x is known, also where it is closed over
@@ -142,7 +145,7 @@ def admit(
 
 
 def finite_range(x: Shaped[Array | np.ndarray, "..."]) -> tuple[float, float]:
-    """The least and the largest finite value; infinity and its negative if there is none."""
+    """Returns the least and the largest finite value; inf and -inf if there is none."""
     finite = jnp.isfinite(x)
     least, largest = (
         f(x, where=finite, initial=start) for f, start in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf))
@@ -151,6 +154,7 @@ def finite_range(x: Shaped[Array | np.ndarray, "..."]) -> tuple[float, float]:
 
 
 def inside(domain: Domain, x: Shaped[Array | np.ndarray, "B *shape"]) -> Bool[Array, "B"]:
-    """Whether all finite values of an example are in the domain."""
+    """Returns whether all finite values of each example are in the domain."""
+    # NaN is padding or a damaged example, which quantizers drop: no matter of scale.
     outside = jnp.isfinite(x) & ((x < domain.low) | (x > domain.high))
     return ~outside.any(axis=tuple(range(1, x.ndim)))

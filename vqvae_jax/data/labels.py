@@ -1,4 +1,4 @@
-"""The classes of examples, where a source knows them: in the order of its examples."""
+"""Class labels of a source's examples, in their order, where the source has labels."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +14,11 @@ from vqvae_jax.data.readers import require
 
 
 class Labels(NamedTuple):
-    """What a source's examples are.
+    """Labels of a source: names of the classes, and a reader of each split.
 
     Attributes:
         names: of the classes 0, 1, ...
-        read: from "train" or "test" to the class of each example, int32 `[N]`; it raises the
+        read: maps "train" or "test" to the class of each example, int32 `[N]`; it raises the
             `DataError` of the source.
     """
 
@@ -27,7 +27,7 @@ class Labels(NamedTuple):
 
 
 def open_labels(text: str) -> Labels | None:
-    """The labels of `sources.open_source(text)`, or None where it has none.
+    """Returns the labels of `sources.open_source(text)`, or None if it has none.
 
     The embedded set, TFDS sets with a feature of classes, and folders of IDX files that hold
     `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`, plain or gzipped, have labels.
@@ -60,6 +60,7 @@ def _of_builder(builder: Any, name: str) -> Labels | None:
 def _of_idx(path: Path) -> Labels | None:
     if any(readers.idx_file(path, stem) is None for stem in readers.IDX_LABELS.values()):
         return None
+    # IDX files hold no names, and a split may lack the last classes: count over both.
     known = [readers.read_idx_labels(path, split) for split in readers.IDX_LABELS]
     count = int(max(found.max(initial=0) for found in known)) + 1
     return Labels(tuple(map(str, range(count))), partial(readers.read_idx_labels, path))

@@ -1,4 +1,4 @@
-"""From arrays to batches: the one change of scale, and an order that depends on (seed, step) alone.
+"""Batches from arrays: preprocessing, and an order that depends on (seed, step) alone.
 
 A run that stops at step s and resumes there sees the batches that it would have seen, and nothing
 about the order needs to be saved.
@@ -23,7 +23,7 @@ _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 @runtime_checkable
 class Examples(Protocol):
-    """What the order needs of data: a NumPy array, or `records.Records`, decoded when indexed."""
+    """Protocol of data: a NumPy array, or `records.Records`, which are decoded when indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -39,7 +39,7 @@ class Examples(Protocol):
 def preprocess(
     pixels: Shaped[jax.Array | np.ndarray, "*shape"] | list | tuple,
 ) -> Float[jax.Array, "*shape"]:
-    """uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
+    """Scales uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
 
     This is the only place where scale changes, and it works inside `jit`: batches travel to the
     accelerator as bytes.
@@ -81,7 +81,7 @@ def to_pixels(x: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array, "*
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarray, "B"]:
-    """Indices of the examples in the batch of step `step`.
+    """Returns the indices of the examples in the batch of step `step`.
 
         position = step * batch_size + [0, ..., batch_size - 1]
         index    = permutation(seed, position // n)[position % n]
@@ -109,6 +109,8 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
     """
     _check(seed, step, batch_size, n)
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    # Positions and not a cursor: the batch of any step is known without those before it, so a run
+    # resumes from its step alone, and a batch that spans epochs has its full size.
     epochs, offsets = np.divmod(positions, n)
     parts = [
         _in_epoch(seed, epoch, n, offsets[epochs == epoch])
@@ -126,7 +128,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Shaped[np.ndarray, "B ..."]]:
-    """The batches of steps `start`, `start + 1`, ... without end.
+    """Yields the batches of steps `start`, `start + 1`, ... without end.
 
     Args:
         data: `[N, ...]` of any dtype.
@@ -155,7 +157,7 @@ def batch_of(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Callable[[int], Shaped[np.ndarray, "B ..."]]:
-    """The function from a step to this process's share of its batch.
+    """Returns the function from a step to this process's share of its batch.
 
     The shares of processes 0, 1, ... put together are the batch, as `parallel` places them.
 
@@ -177,6 +179,7 @@ def batch_of(
             f"expected a process whose number is below a divisor of the batch size {batch_size}, "
             f"found process {process_index} of {process_count}"
         )
+    # The order is that of one process, cut afterwards: the number of processes changes no batch.
     share = batch_size // process_count
     mine = slice(share * process_index, share * (process_index + 1))
     return lambda step: data[batch_indices(seed, step, batch_size, len(data))[mine]]
@@ -185,7 +188,7 @@ def batch_of(
 def take_batches(
     data: Shaped[Examples, "N ..."], batch_size: int
 ) -> Iterator[tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]]:
-    """Every example once and in order, for evaluation with a single compiled shape.
+    """Yields every example once and in order, for evaluation with a single compiled shape.
 
     Args:
         data: `[N, ...]` of any dtype.
@@ -211,6 +214,7 @@ def take_batches(
 def _padded(
     rows: Shaped[np.ndarray, "M ..."], batch_size: int
 ) -> tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]:
+    # Padded, since a shorter last batch would be another shape and compile again.
     batch = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
     batch[: len(rows)] = rows
     return batch, (np.arange(batch_size) < len(rows)).astype(np.float32)
@@ -228,11 +232,9 @@ def _check(seed: int, step: int, batch_size: int, n: int) -> None:
 
 
 def _in_epoch(seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]):
-    """The indices at these places of an epoch's order.
-
-    A table is fast, and the order of every run so far. One of 10^10 examples would take 80 GB and
-    minutes, and so much for each epoch again, before the first batch.
-    """
+    """Returns the indices at these places of an epoch's order."""
+    # A table is fast. For 10^10 examples it would take 80 GB, and minutes before the first batch of
+    # each epoch. Small sets keep the table, so that older runs resume in the order they began with.
     if n > TABLED:
         return shuffled(seed, epoch, n, places)
     return _permutation(seed, epoch, n)[places]

@@ -1,4 +1,4 @@
-"""How sets that TFDS prepared become one array; TFDS is imported on first use."""
+"""Readers of data sets prepared by TFDS, as one array; TFDS is imported on first use."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,38 +19,39 @@ def _prepare(name: str) -> str:
 
 
 def read_embedded(split: str) -> UInt8[np.ndarray, "N H W C"]:
-    """The split of the images inside the package."""
+    """Reads a split of the images inside the package."""
     return _filled(embedded_builder(), EMBEDDED, split)
 
 
 def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.ndarray, "N H W C"]:
-    """The split of a prepared TFDS set."""
+    """Reads a split of a prepared TFDS set."""
     return _filled(tfds_builder(name, data_dir), name, split)
 
 
 def stream_tfds(
     name: str, data_dir: str | Path | None, split: str
 ) -> tuple[str, int, Iterator[bytes]]:
-    """The split of a prepared TFDS set: mode, count, and its encoded images one by one."""
+    """Opens a split of a prepared TFDS set: mode, count, and its encoded images one by one."""
     return _read_builder(tfds_builder(name, data_dir), name, split)
 
 
 def read_labels(builder: Any, name: str, key: str, split: str) -> Int32[np.ndarray, "N"]:
-    """The feature `key`, a class, of all examples of a split."""
+    """Reads the feature `key`, a class, of all examples of a split."""
     image, _ = _image_feature(builder, name)
     check_split(builder, name, split)
+    # Only labels are read: the images need not be decoded.
     skip = {image: require("tensorflow_datasets").decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=skip)
     return np.fromiter(_each(records, key, f"{name} {split}"), np.int32, len(records))
 
 
 def embedded_builder() -> Any:
-    """The builder of the images inside the package."""
+    """Returns the TFDS builder of the images inside the package."""
     return require("tensorflow_datasets").builder_from_directory(str(_EMBEDDED_DIR))
 
 
 def tfds_builder(name: str, data_dir: str | Path | None) -> Any:
-    """The builder of a TFDS set."""
+    """Returns the builder of a TFDS set."""
     tfds = require("tensorflow_datasets")
     try:
         return tfds.builder(name, data_dir=data_dir)
@@ -112,7 +113,8 @@ def _image_feature(builder: Any, name: str) -> tuple[str, str]:
 def _fill(
     images: Iterator[UInt8[np.ndarray, "_ _ _"]], count: int, name: str
 ) -> UInt8[np.ndarray, "N H W C"]:
-    """One array of exactly the needed size: a list and a stack would hold the set twice."""
+    """Collects images in one array."""
+    # Of exactly the needed size: a list and a stack would hold the set twice.
     first = next(images)
     out = np.empty((count, *first.shape), np.uint8)
     for i, image in enumerate(itertools.chain([first], images)):

@@ -1,4 +1,4 @@
-"""How files of images and arrays become one array: the readers behind `sources`.
+"""Readers of image files, IDX files and .npy files, for `sources`.
 
 Pillow is imported on first use, so that training on arrays does without.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""The mode in which Pillow decodes to so many channels."""
+"""Pillow's mode for each number of channels."""
 IDX_NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 IDX_LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
 _UNIT = {"images": "pixels", "labels": "labels"}
@@ -26,11 +26,11 @@ _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
 
 
 class DataError(ValueError):
-    """Data that cannot be used: one line with what was expected, found, and what to run."""
+    """Error about unusable data: one line that says what was expected, found, and what to run."""
 
 
 def require(module: str) -> Any:
-    """The module, imported on first use; a DataError names the extra that brings it."""
+    """Imports a module on first use; a DataError names the extra that brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -41,16 +41,18 @@ def require(module: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of the error's message."""
+    """Returns the first line of the error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
-    """One image, turned as its EXIF says, in the mode "RGB" or "L"; transparency over white."""
+    """Decodes one image, turned as its EXIF says, in the given mode; transparency over white."""
     pil, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
+            # Cameras store a tag instead of turning the pixels: without this, portraits lie on
+            # their side.
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
         raise DataError(f"{name}: expected a readable image, found: {first_line(error)}") from error
@@ -60,6 +62,7 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
         found = "16 bits" if deep else f"mode {image.mode}"
         raise DataError(f"{name}: expected 8 bits per channel, found {found}; convert the image")
     if image.has_transparency_data and mode != "RGBA":
+        # Dropping alpha would show the colour under transparent pixels, which is often black.
         white = pil.new("RGBA", image.size, "white")
         image = pil.alpha_composite(white, image.convert("RGBA"))
     values = np.asarray(image.convert(mode))
@@ -67,11 +70,13 @@ def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H 
 
 
 def image_files(root: Path) -> Iterator[Path]:
-    """The files under `root` whose suffix is that of an image, in no order."""
+    """Yields the files under `root` with the suffix of an image, in no order."""
     return (p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
 
 
 def _in_test(relative: str) -> bool:
+    # By a hash of its name: an image stays in its split when others come or go, and `hash()`
+    # would differ between processes.
     return int.from_bytes(hashlib.sha256(relative.encode()).digest()) % 10 == 0
 
 
@@ -92,14 +97,14 @@ def _grid(image: UInt8[np.ndarray, "H W C"], size: int) -> UInt8[np.ndarray, "K 
 
 
 def read_folder(root: Path, size: int, mode: str, split: str) -> UInt8[np.ndarray, "N S S C"]:
-    """The split's crops, of all images in the order of their relative names."""
+    """Reads the crops of a split, of all images in the order of their relative names."""
     return np.concatenate([crops for _, crops in _cropped(root, size, mode, split)])
 
 
 def stream_folder(
     root: Path, size: int, mode: str, split: str
 ) -> Iterator[bytes | UInt8[np.ndarray, "S S C"]]:
-    """The same crops one by one; an image which is a single crop, as its file has it."""
+    """Yields the crops of a split one by one; an image that is one crop as its file's bytes."""
     for file, crops in _cropped(root, size, mode, split):
         yield from crops if file is None else [file.read_bytes()]
 
@@ -107,7 +112,7 @@ def stream_folder(
 def _cropped(
     root: Path, size: int, mode: str, split: str
 ) -> Iterator[tuple[Path | None, UInt8[np.ndarray, "K S S C"]]]:
-    """For each image its crops, and its file where that holds nothing else."""
+    """Yields for each image its crops, and its file if that holds nothing else."""
     files = _split_files(root, split)
     if not files:
         raise DataError(
@@ -130,17 +135,17 @@ def _cropped(
 
 
 def read_idx(root: Path, split: str) -> UInt8[np.ndarray, "N H W 1"]:
-    """The split's images of a folder of IDX files."""
+    """Reads the images of a split from a folder of IDX files."""
     return _idx_array(root, IDX_NAMES[split], "images", axes=3)[..., None]
 
 
 def read_idx_labels(root: Path, split: str) -> Int32[np.ndarray, "N"]:
-    """The split's labels of a folder of IDX files."""
+    """Reads the labels of a split from a folder of IDX files."""
     return _idx_array(root, IDX_LABELS[split], "labels", axes=1).astype(np.int32)
 
 
 def idx_file(root: Path, stem: str) -> Path | None:
-    """The file of that name in the folder, plain or gzipped."""
+    """Returns the file of that name in the folder, plain or gzipped; None if there is none."""
     return next((f for f in (root / stem, root / f"{stem}.gz") if f.is_file()), None)
 
 
@@ -156,6 +161,7 @@ def _idx_array(root: Path, stem: str, what: str, axes: int) -> UInt8[np.ndarray,
     if len(raw) < start or raw[:4] != bytes([0, 0, 8, axes]):
         raise DataError(f"{file}: expected the header of uint8 {what}, found {raw[:4]!r}")
     shape = tuple(int.from_bytes(raw[i : i + 4]) for i in range(4, start, 4))
+    # The header is not believed: a truncated download is an error here, not a shorter set.
     if len(raw) != start + np.prod(shape):
         found = len(raw) - start
         raise DataError(f"{file}: expected {shape} {_UNIT[what]}, found {found} bytes")
@@ -169,11 +175,12 @@ def _numeric(dtype: np.dtype) -> bool:
 def read_array(
     path_or_array: str | Path | Shaped[np.ndarray, "..."], split: str
 ) -> Shaped[np.ndarray, "N ..."]:
-    """The split of an array in memory or in a .npy file."""
+    """Reads a split of an array in memory or in a .npy file."""
     try:
         rows = (
             path_or_array
             if isinstance(path_or_array, np.ndarray)
+            # Mapped: it may be larger than memory. No pickle, which would run its code.
             else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
         )
     except (OSError, ValueError, EOFError) as error:

@@ -1,4 +1,4 @@
-"""Data larger than memory: a folder of ArrayRecord shards, whose rows are decoded when indexed.
+"""Data sets larger than memory: folders of ArrayRecord shards, decoded when indexed.
 
     records.json                        count, shape, dtype of each split, and what its shards are
     train-00000-of-00004.array_record   record i of a split is number i // 4 of shard i % 4
@@ -27,14 +27,14 @@ FORMAT = 1
 
 
 class Spec(NamedTuple):
-    """What every record of a split is."""
+    """Shape, dtype and encoding of every record of a split."""
 
     shape: tuple[int, ...]
     dtype: str
     encoding: str  # "image" or "npy"
 
     def encode(self, row: Shaped[np.ndarray, "..."]) -> bytes:
-        """One record."""
+        """Encodes a row as one record."""
         out = io.BytesIO()
         if self.encoding == "image":
             grey = row[..., 0] if row.shape[-1] == 1 else row  # Pillow has no axis for one channel
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
         return out.getvalue()
 
     def decode(self, record: bytes, name: str) -> Shaped[np.ndarray, "..."]:
-        """The row of a record; a `DataError` begins with `name`."""
+        """Decodes a record to its row; a `DataError` begins with `name`."""
         if self.encoding == "image":
             return self.checked(pixels(record, MODES[self.shape[-1]], name), name)
         try:
@@ -55,13 +55,13 @@ class Spec(NamedTuple):
         return self.checked(row, name)
 
     def checked(self, row: Shaped[np.ndarray, "..."], name: str) -> Shaped[np.ndarray, "..."]:
-        """The row itself, if it is what all are."""
+        """Returns the row if it has the split's shape and dtype, else raises a `DataError`."""
         _same(name, f"{self.dtype} {self.shape}", f"{row.dtype} {row.shape}")
         return row
 
 
 def spec_of(row: Shaped[np.ndarray, "..."]) -> Spec:
-    """How rows like this one are kept.
+    """Returns the spec for rows like this one.
 
     >>> spec_of(np.zeros([8, 8, 3], np.uint8)), spec_of(np.zeros([8], np.float16)).encoding
     (Spec(shape=(8, 8, 3), dtype='uint8', encoding='image'), 'npy')
@@ -72,7 +72,7 @@ def spec_of(row: Shaped[np.ndarray, "..."]) -> Spec:
 
 @dataclass(frozen=True)
 class Records:
-    """Rows that are decoded when they are asked for; otherwise as an array `[N, ...]`.
+    """Rows that are decoded when indexed; otherwise like an array `[N, ...]`.
 
     >>> rows = Records((3, 2), np.dtype(int), lambda i: np.array([i, 10 * i]))
     >>> rows[1:].tolist(), rows[np.array([2, 0])].tolist(), len(rows)
@@ -82,7 +82,7 @@ class Records:
     shape: tuple[int, ...]
     dtype: np.dtype
     example: Callable[[int], Shaped[np.ndarray, "..."]]
-    """From a row's number to the row, `shape[1:]`."""
+    """Maps a row's number to the row, `shape[1:]`."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -91,12 +91,13 @@ class Records:
         numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
         out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for i, number in enumerate(numbers):
+            # `range` takes negative numbers, and raises an IndexError, as an array does.
             out[i] = self.example(range(len(self))[number])
         return out
 
 
 def open_records(folder: str | Path, split: str) -> Records:
-    """The rows of a split; nothing is decoded yet.
+    """Opens the rows of a split; nothing is decoded yet.
 
     Indexing raises a `DataError` naming shard and record, if that is damaged or is not what the
     description says. Shards are checked by their sizes; `check_records` reads all of them.
@@ -113,6 +114,8 @@ def open_records(folder: str | Path, split: str) -> Records:
     source = require("grain").sources.ArrayRecordDataSource(parts)
 
     def example(number: int) -> Shaped[np.ndarray, "..."]:
+        # Records are dealt to shards in turn when written, so that a stream can be written
+        # without knowing its length.
         place, shard = divmod(number, len(files))
         name = f"{files[shard]} record {place}"
         try:
@@ -134,7 +137,7 @@ def check_records(folder: str | Path) -> None:
 
 
 def shard_files(folder: Path, split: str, shards: int) -> list[Path]:
-    """The files of a split.
+    """Returns the paths of a split's shards.
 
     >>> [file.name for file in shard_files(Path(), "test", 1)]
     ['test-00000-of-00001.array_record']
@@ -143,6 +146,7 @@ def shard_files(folder: Path, split: str, shards: int) -> list[Path]:
 
 
 def _whole_files(folder: Path, split: str, shards: list[dict[str, Any]]) -> list[Path]:
+    # Sizes and not digests: hashing would read the whole set at each start; see `check_records`.
     files = shard_files(folder, split, len(shards))
     for file, shard in zip(files, shards, strict=True):
         found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
@@ -151,7 +155,7 @@ def _whole_files(folder: Path, split: str, shards: list[dict[str, Any]]) -> list
 
 
 def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str, Any]]]:
-    """(count, spec, bytes and SHA-256 of each shard) of a split."""
+    """Reads (count, spec, bytes and SHA-256 of each shard) of a split."""
     splits = _splits(folder)
     if split not in splits:
         raise DataError(f"{folder}: expected a split {split!r}, found {sorted(splits)}")
@@ -160,6 +164,8 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
         spec = Spec(tuple(map(int, found["shape"])), found["dtype"], found["encoding"])
         shards = [{"bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in found["shards"]]
         count, dtype = int(found["count"]), np.dtype(spec.dtype)
+        # The description is not trusted: objects would be unpickled, and a huge shape would
+        # fill memory with the first batch.
         if dtype.hasobject or min(spec.shape, default=0) < 0 or nbytes(spec.shape, dtype) > LIMIT:
             raise ValueError(f"rows of {dtype} {spec.shape}")
     except (KeyError, TypeError, ValueError) as error:
@@ -175,7 +181,7 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
 
 
 def nbytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """The size of an array."""
+    """Returns the size of an array."""
     return math.prod(shape) * dtype.itemsize
 
 
@@ -194,7 +200,7 @@ def _splits(folder: Path) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """What Grain asks about a file, so that it need not open all of them to count."""
+    """File description for Grain, which then need not open all files to count records."""
 
     filename: str
     skip: int
@@ -203,7 +209,7 @@ class _Part(NamedTuple):
 
 
 def sha256(file: Path) -> str:
-    """Of a file of any size."""
+    """Returns the SHA-256 of a file of any size."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""A permutation of any size that is computed where it is asked for, and takes no memory.
+"""Random permutations of any size, computed at the places asked for, without a table.
 
 `grain.experimental.index_shuffle` is of this kind too. It is not used here: it belongs to an extra,
 takes one index at a time, and may change with a version of Grain, where a run that resumes needs
@@ -15,7 +15,7 @@ ODD = np.uint64(0xD6E8FEB86659FD93)  # the constant of the mixer known as degski
 def shuffled(
     seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]
 ) -> Int64[np.ndarray, "B"]:
-    """What stands at these places of the permutation of 0, ..., n - 1 of (seed, epoch).
+    """Returns the values at these places of the permutation of 0, ..., n - 1 by (seed, epoch).
 
     A Feistel network permutes the numbers of 2 h bits, of which there are between n and 4 n; a
     result of n or more goes through it again, until it is below n.
@@ -35,6 +35,8 @@ def shuffled(
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
     x = places.astype(np.uint64)
     outside = np.ones(len(x), bool)
+    # Cycle walking: the network is a bijection, so the cycle of a number below n comes back below
+    # n. There are at most 4 n numbers, so 4 passes are enough on average.
     while outside.any():
         x[outside] = feistel(x[outside], np.uint64(half), keys)
         outside = x >= n
@@ -44,15 +46,17 @@ def shuffled(
 def feistel(
     x: UInt64[np.ndarray, "B"], half: np.uint64, keys: UInt64[np.ndarray, "R"]
 ) -> UInt64[np.ndarray, "B"]:
-    """Two halves of bits: each round, (left, right) becomes (right, left xor f(right))."""
+    """Feistel network on two halves of bits: (left, right) -> (right, left xor f(right))."""
     left, right = x >> half, x & ((np.uint64(1) << half) - np.uint64(1))
+    # A round can be undone whatever `mixed` does, so this is a bijection for any key. Sums and
+    # products wrap at 2^64, as they should.
     for key in keys:
         left, right = right, left ^ (mixed(right + key) >> (np.uint64(64) - half))
     return left << half | right
 
 
 def mixed(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
-    """Every bit of x changes every bit with a chance of about a half."""
+    """Mixes bits: every bit of x flips every bit of the result with a chance of about a half."""
     for _ in range(2):
         x = (x ^ (x >> np.uint64(32))) * ODD
     return x ^ (x >> np.uint64(32))

@@ -1,11 +1,10 @@
-"""Where examples come from: a source is a function from a split to one array in memory.
+"""Sources of examples: functions from a split to one array in memory.
 
     source(split) -> [N, H, W, C] uint8 for images, [N, ..., C] of any dtype for arrays
 
-with split "train" or "test"; of a folder of records, to `Records` that are decoded when indexed.
-Scale is not touched here: see `pipeline.preprocess`. Whatever is
-wrong with the data is a `DataError` of one line. TFDS and Pillow are imported on first use, so
-that training on arrays needs neither.
+with split "train" or "test". For a folder of records it is `Records`, decoded when indexed. Scale
+is not touched here: see `pipeline.preprocess`. Whatever is wrong with the data is a `DataError` of
+one line. TFDS and Pillow are imported on first use, so that training on arrays needs neither.
 """
 
 import re
@@ -29,7 +28,7 @@ _TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
 
 def embedded() -> Source:
-    """10,000 Fashion-MNIST images inside the package, train 8,000 and test 2,000, balanced.
+    """Source of 10,000 Fashion-MNIST images in the package, 8,000 train and 2,000 test, balanced.
 
     Returns:
         A source of uint8 `[N, 28, 28, 1]`. It raises `DataError` if TFDS or Pillow is missing.
@@ -41,7 +40,7 @@ def embedded() -> Source:
 
 
 def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
-    """A TFDS image set which is already prepared on this machine as array_record.
+    """Source of a TFDS image set that is prepared on this machine as array_record.
 
     Args:
         name: `set[/config][:version]`; nothing is downloaded.
@@ -59,7 +58,7 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
 
 
 def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
-    """Crops of the PNG, JPEG and WebP files under `path`, in the order of their relative names.
+    """Source of crops of the PNG, JPEG and WebP files under `path`, by order of relative names.
 
     An image of `h x w` pixels gives the centred grid of `(h // size) * (w // size)` crops;
     smaller images are skipped with a warning. The splits are the sub-folders `train` and `test`
@@ -89,7 +88,7 @@ def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
 
 
 def idx(path: str | Path) -> Source:
-    """The images of a folder of MNIST-style IDX files, each plain or gzipped.
+    """Source of the images in a folder of MNIST-style IDX files, each plain or gzipped.
 
     Returns:
         A source of uint8 `[N, H, W, 1]`. It raises `DataError` if the split's file is missing,
@@ -103,7 +102,7 @@ def idx(path: str | Path) -> Source:
 
 
 def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
-    """Rows of an array `[N, ..., C]` or of a .npy file, which is mapped and not read at once.
+    """Source of the rows of an array `[N, ..., C]` or a .npy file, which is memory-mapped.
 
     Test is the last `N // 10` rows, train the rows before.
 
@@ -120,7 +119,7 @@ def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
 
 
 def sharded(path: str | Path) -> Source:
-    """A folder of `writing.write_records`, of which nothing is decoded before it is indexed.
+    """Source of a folder of `writing.write_records`, decoded when indexed.
 
     Returns:
         A source of `Records`. It raises `DataError` as `open_records` does.
@@ -133,7 +132,7 @@ def sharded(path: str | Path) -> Source:
 
 
 def open_source(text: str, *, size: int | None = None) -> Source:
-    """The source that a command line's text means.
+    """Returns the source that a command line's text names.
 
     In this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with IDX
     files, with images, and last the name of a prepared TFDS set.
@@ -150,6 +149,7 @@ def open_source(text: str, *, size: int | None = None) -> Source:
     dtype('uint8')
     """
     path = Path(text)
+    # By name first: a folder that happens to be called so must not take its place.
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():
@@ -172,7 +172,7 @@ class Stream(NamedTuple):
 
 
 def stream(text: str, split: str, *, size: int | None = None) -> Stream:
-    """What `open_source(text, size=size)(split)` holds, without holding it.
+    """Streams the examples of `open_source(text, size=size)(split)`, without holding them.
 
     Images come as their files have them where no crop changes them, so that JPEG stays small.
 

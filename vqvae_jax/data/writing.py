@@ -1,4 +1,4 @@
-"""The writer of folders of records; `records` is what reads them."""
+"""Writer of folders of ArrayRecord shards, which `records` reads."""
 
 import json
 import os
@@ -103,5 +103,6 @@ def _done(file: Path, call: Callable, *args) -> Any:
 
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
+        # Before the folder gets its name: a crash of the machine then leaves no empty shards.
         os.fsync(opened.fileno())
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}

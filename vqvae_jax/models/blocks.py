@@ -1,4 +1,4 @@
-"""Encoders and decoders: the convolutional pair of the VQ-VAE paper, an MLP for plain vectors."""
+"""Encoders and decoders: the convolutional pair of the VQ-VAE paper, and an MLP for vectors."""
 
 import itertools
 from typing import Any
@@ -15,10 +15,10 @@ from vqvae_jax.models.masks import of_rows, within
 
 
 class Encoder(nn.Module):
-    """x [B, *spatial, channels] -> z_e [B, *spatial / 2^downsamplings, dim] (arXiv:1711.00937).
+    """Convolutional encoder, x [B, *spatial, channels] -> z_e [B, *spatial / 2^downsamplings, dim].
 
-    Strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1 convolution to dim. One, two or
-    three spatial axes; each must be divisible by 2^downsamplings.
+    arXiv:1711.00937, 4.1: strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1
+    convolution to dim. One, two or three spatial axes; each must be divisible by 2^downsamplings.
 
     With a mask of the samples, `[B, *spatial]`, an example is encoded as if it stood alone, padded
     with zeros to the next multiple of 2^downsamplings: what is beyond is 0 before each convolution,
@@ -64,9 +64,12 @@ class Encoder(nn.Module):
             x = within(x, mask)
             sides = (side // 2**n for side, n in zip(x.shape[1:-1], halvings, strict=True))
             real = of_rows(mask, jnp.empty((x.shape[0], *sides, 0)))
+        # Padding is set to 0 before each convolution: after a bias and a relu it no longer is,
+        # and would leak into the samples beside it, which alone see zeros there.
         for i in reversed(range(max(halvings))):
             width = self.width if i == 0 else max(self.width // 2, 1)
             strides = tuple(2 if i < n else 1 for n in halvings)
+            # 4 taps for stride 2 see each sample equally often; 3 would favour every second one.
             taps = tuple(4 if s == 2 else 3 for s in strides)
             x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)
         x = Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
@@ -74,12 +77,12 @@ class Encoder(nn.Module):
         return Conv(self.dim, (1,) * rank, dtype=self.dtype)(x)
 
     def check(self, x: Array) -> None:
-        """Raises unless x is what the module takes, or was made for at init."""
+        """Raises unless x has the channels, sides and rank that the module takes."""
         check_input("x", x, self.channels, self.downsamplings, spatial_axes(self))
 
 
 class Decoder(nn.Module):
-    """z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels]: `Encoder` mirrored.
+    """Decoder z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels], mirror of `Encoder`.
 
     With a mask of the rows, `[B, *grid]`, an example is decoded as if it stood alone; the rest of
     x' is 0.
@@ -113,14 +116,16 @@ class Decoder(nn.Module):
         for i in range(last + 1):
             width = self.channels if i == last else max(self.width // 2, 1)
             doubled = tuple(i < n for n in doublings)
+            # `within` spreads the mask over sides that have been doubled any number of times.
             x = Upsample(width, self.dtype, doubled)(within(x, mask))
             x = x if i == last else nn.relu(x)
         if last < 0:
             x = Conv(self.channels, (1,) * rank, dtype=self.dtype)(x)
+        # float32 also for bfloat16 activations: losses are differences of close numbers.
         return within(x.astype(jnp.float32), mask)
 
     def check(self, z_q: Array) -> None:
-        """Raises unless z_q is what the module takes, or was made for at init."""
+        """Raises unless z_q has the channels and rank that the module takes."""
         rank = spatial_axes(self)
         if rank is None and isinstance(self.upsamplings, tuple):
             rank = len(self.upsamplings)
@@ -128,7 +133,7 @@ class Decoder(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """`depth` times x + conv1x1(relu(conv3x3(relu(x)))), then relu (arXiv:1711.00937, 4.1)."""
+    """Residual blocks: `depth` times x + conv1x1(relu(conv3x3(relu(x)))), then relu."""
 
     width: int
     depth: int
@@ -157,7 +162,7 @@ class Upsample(nn.Module):
     Attributes:
         features: channels of the output.
         dtype: of the activations.
-        doubled: None for all axes, or for each whether it is; one that is not has 3 taps.
+        doubled: which axes are doubled, one bool for each, None for all; the others have 3 taps.
     """
 
     features: int
@@ -177,19 +182,23 @@ class Upsample(nn.Module):
         features = len(phases) * self.features
         y = Conv(features, kernel, padding="VALID", use_bias=False, dtype=self.dtype)(x)
         y = y.reshape(*y.shape[:-1], len(phases), self.features)
+        # Output pixel 2i + p sees inputs i - 1 + p and i + p: so phase p of the padded
+        # convolution begins at p.
         y = [y[(slice(None), *window(p, sides), i)] for i, p in enumerate(phases)]
         y = jnp.stack(y, axis=-2).reshape(batch, *sides, *factors, self.features)
         between = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
         y = y.transpose(0, *between, 1 + 2 * rank)
         large = (factor * side for factor, side in zip(factors, sides, strict=True))
         y = y.reshape(batch, *large, self.features)
+        # One bias for a feature, added after the pixels are dealt: one for each phase would be a
+        # function that the transposed convolution does not have.
         return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
             y.dtype
         )
 
 
 class MLP(nn.Module):
-    """[..., any] -> [..., features]; one as encoder and one as decoder make a VQ-VAE of vectors.
+    """Multilayer perceptron [..., any] -> [..., features], as encoder or decoder of vectors.
 
     Attributes:
         features: width of the output.
@@ -216,6 +225,7 @@ class MLP(nn.Module):
     def check(self, x: Array) -> None:
         """Raises unless x is float, of the width that the module was made for at init."""
         check_float("x", x)
+        # Flax would say only that a kernel named Dense_0 has another shape.
         first: Any = self.get_variable("params", "Dense_0", {})
         if "kernel" in first and x.shape[-1:] != first["kernel"].shape[:1]:
             width = first["kernel"].shape[0]

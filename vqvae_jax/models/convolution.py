@@ -12,8 +12,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 LARGE = 2**21  # numbers in x or y
+# No argument: layers of any module call `convolve`, and Flax passes nothing on to them.
 IN_LOOP = ContextVar("IN_LOOP", default=False)
-"""Whether what is traced is the body of a loop, where XLA CPU has no fast gradients."""
+"""True while the body of a loop is traced: XLA CPU has no fast gradients of convolutions there."""
 
 
 def convolve(
@@ -47,20 +48,27 @@ def convolve(
             x, w, window_strides, padding, precision=precision, **rest
         )
 
+    # Anything else that `nn.Conv` may ask for (groups, dilations, padding by numbers, mixed
+    # dtypes) is left to XLA rather than written twice.
     dilations = (rest.get(f"{side}_dilation") or () for side in ("lhs", "rhs"))
     plain = {1}.issuperset(itertools.chain(*dilations)) and x.shape[-1] == w.shape[-2]
     known = x.dtype == w.dtype and (x.dtype == jnp.float32 or IN_LOOP.get())
     if not (plain and isinstance(padding, str) and known):
         return native(x, w)
     taps = max(w.shape[:-2])
+    # The form is chosen at lowering, by `platform_dependent`, and not here: the same traced
+    # program may be exported for a GPU, where the native form is fast.
     if set(window_strides) == {1} and (taps == 1 or (taps == 2 and padding == "VALID")):
         products = partial(by_products, precision=precision)
         return jax.lax.platform_dependent(x, w, cpu=products, default=native)
     large = x.ndim > 3 and is_large(x, jax.eval_shape(native, x, w))
+    # All patches of a large picture together would be taps times the picture, more than caches
+    # and perhaps more than memory hold.
     form = by_rows if large else by_patches
     products = partial(form, strides=window_strides, padding=padding, precision=precision)
     if IN_LOOP.get():
         return jax.lax.platform_dependent(x, w, cpu=products, default=native)
+    # Value and gradient of x stay XLA's, which are fast: only the gradient of w is slow.
     return (with_tangent(native, products) if large else native)(x, w)
 
 
@@ -68,12 +76,14 @@ Conv = partial(nn.Conv, conv_general_dilated=convolve)
 
 
 def is_large(*arrays: Array | jax.ShapeDtypeStruct) -> bool:
-    """Whether one of them is; not if sizes are unknown, as in an export for any batch."""
+    """Returns whether an array is large; False for symbolic sizes, as in exports for any batch."""
     return all(isinstance(a.size, int) for a in arrays) and max(a.size for a in arrays) >= LARGE
 
 
 def with_tangent(native: Callable, products: Callable) -> Callable[[Array, Array], Array]:
-    """`native`, whose tangent, and so gradient, of w is that of `products` on CPU."""
+    """Returns `native` with the tangent, and so the gradient, of w from `products` on CPU."""
+    # A custom JVP and not a VJP: the convolution is linear in w, so JAX transposes the tangent
+    # for the gradient, and forward mode and second derivatives keep working.
     convolution = jax.custom_jvp(native)
 
     @partial(convolution.defjvp, symbolic_zeros=True)
@@ -81,6 +91,7 @@ def with_tangent(native: Callable, products: Callable) -> Callable[[Array, Array
         (x, w), (dx, dw) = primals, tangents
         of_w = partial(jax.lax.platform_dependent, x, cpu=products, default=native)
         parts: list[tuple[Callable, Array]] = [(partial(native, w=w), dx), (of_w, dw)]
+        # A tangent that is known to be zero, as that of the pixels, costs no convolution.
         moves = [part(d) for part, d in parts if not isinstance(d, SymbolicZero)]
         return native(x, w), reduce(jnp.add, moves)
 
@@ -92,10 +103,10 @@ def by_products(
     w: Float[Array, "*taps C F"],
     precision: jax.lax.PrecisionLike = None,
 ) -> Float[Array, "B *fewer F"]:
-    """y_i = sum_t x_{i+t} w_t over the taps t: one product, before or after which pixels shift.
+    """Convolution by one matrix product: y_i = sum_t x_{i+t} w_t over the taps t.
 
-    Whichever moves fewer numbers: the products `[..., T F]` of each pixel with T taps, or patches
-    `[..., T C]`.
+    Shifts either the products `[..., T F]` of each pixel with T taps, or the pixels, as patches
+    `[..., T C]`: whichever are fewer numbers.
 
     Example:
         >>> by_products(jnp.array([[[1.0], [2.0], [4.0]]]), jnp.array([[[10.0]], [[1.0]]]))
@@ -107,6 +118,7 @@ def by_products(
     sides = [n - k + 1 for n, k in zip(x.shape[1:-1], kernel, strict=True)]
     if len(taps) == 1 or len(taps) * features <= channels:
         each = jnp.moveaxis(w, -2, 0).reshape(channels, -1)
+        # Shift and add after the product: with fewer features than channels that is less to move.
         y = product(x, each, precision).reshape(*x.shape[:-1], len(taps), features)
         return reduce(jnp.add, [y[(slice(None), *window(t, sides), i)] for i, t in enumerate(taps)])
     return by_patches(x, w, [1] * len(kernel), "VALID", precision)
@@ -119,7 +131,7 @@ def by_patches(
     padding: str,
     precision: jax.lax.PrecisionLike = None,
 ) -> Float[Array, "B *fewer F"]:
-    """y_i = sum_t x_{i s + t} w_t for strides s: one product, of patches `[..., T C]`."""
+    """Convolution with strides s by patches `[..., T C]`: y_i = sum_t x_{i s + t} w_t."""
     *kernel, _, features = w.shape
     x = padded(x, kernel, strides, padding)
     sides = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], kernel, strides, strict=True)]
@@ -135,9 +147,9 @@ def by_rows(
     padding: str,
     precision: jax.lax.PrecisionLike = None,
 ) -> Float[Array, "B *fewer F"]:
-    """The same by patches, for one place of the first axis after another: these fit into caches.
+    """Convolution as `by_patches`, looping over the first spatial axis: its patches fit in caches.
 
-    The batch is not cut: it may be sharded. Patches are made again for the gradient.
+    Patches are made again for the gradient.
 
     Example:
         >>> by_rows(jnp.ones((1, 2, 3, 1)), jnp.ones((3, 3, 1, 1)), (1, 1), "SAME")[0, ..., 0]
@@ -147,6 +159,8 @@ def by_rows(
     kernel = w.shape[:-2]
     x = padded(x, kernel, strides, padding)
 
+    # A loop over rows and not over the batch, which may be sharded over devices. Without
+    # checkpoint the loop would keep the patches of all rows for the gradient.
     @jax.checkpoint
     def row(i):
         rows = jax.lax.dynamic_slice_in_dim(x, i * strides[0], kernel[0], axis=1)
@@ -157,7 +171,7 @@ def by_rows(
 
 
 def padded(x: Array, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Array:
-    """x with the zeros that "SAME" asks for."""
+    """Pads x with the zeros that "SAME" asks for."""
     pads = jax.lax.padtype_to_pads(x.shape[1:-1], kernel, strides, padding)
     return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
@@ -165,12 +179,12 @@ def padded(x: Array, kernel: Sequence[int], strides: Sequence[int], padding: str
 def window(
     first: Sequence[int], sides: Sequence[int], strides: Sequence[int] | None = None
 ) -> tuple[slice, ...]:
-    """`sides` pixels of each axis from `first` on."""
+    """Slices of `sides` pixels along each axis, from `first` on."""
     each = zip(first, sides, strides or [1] * len(sides), strict=True)
     return tuple(slice(a, a + s * n, s) for a, n, s in each)
 
 
 def product(x: Float[Array, "*rows I"], w: Float[Array, "I O"], precision) -> Array:
-    """x w, of matrices: XLA CPU is slower with more axes."""
+    """Product x w, flattened to matrices: XLA CPU is slower with more axes."""
     y = jnp.matmul(x.reshape(-1, x.shape[-1]), w, precision=precision)
     return y.reshape(*x.shape[:-1], -1)

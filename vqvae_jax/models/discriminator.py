@@ -1,4 +1,4 @@
-"""The second player of adversarial training: real or reconstructed, patch by patch."""
+"""Patch discriminator for adversarial training: real or reconstructed, a logit for each patch."""
 
 import math
 
@@ -12,11 +12,12 @@ from vqvae_jax.models.convolution import Conv
 
 
 class PatchDiscriminator(nn.Module):
-    """x [B, *spatial, C] -> a logit for each patch [B, *patches] (PatchGAN, arXiv:1611.07004).
+    """PatchGAN discriminator, x [B, *spatial, C] -> a logit for each patch [B, *patches].
 
-    `downsamplings` strided 4x4 convolutions of growing width, a 4x4 one, and one to a logit: high
-    where a patch looks real. One, two or three spatial axes of any sides. Normalised by groups of
-    channels of each example (arXiv:1803.08494), so that nothing depends on the rest of the batch.
+    arXiv:1611.07004: `downsamplings` strided 4x4 convolutions of growing width, a 4x4 one, and one
+    to a logit: high where a patch looks real. One, two or three spatial axes of any sides.
+    Normalised by groups of channels of each example (arXiv:1803.08494), so that nothing depends on
+    the rest of the batch.
 
     Attributes:
         width: channels after the first convolution; they double up to 8 times as many.
@@ -49,6 +50,8 @@ class PatchDiscriminator(nn.Module):
             stride = 1 if i == self.downsamplings else 2
             x = Conv(features, kernel, stride, dtype=self.dtype)(x)
             if i > 0:
+                # The most groups that divide the features evenly. Batch normalisation, as in
+                # pix2pix, would tie examples together, and replicas too.
                 groups = math.gcd(self.groups, features)
                 x = nn.GroupNorm(num_groups=groups, dtype=self.dtype)(x)
             x = nn.leaky_relu(x, 0.2)

@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit each other, and what a caller gives: errors in his words."""
+"""Checks that the parts of a model fit each other and the arrays given, with errors that say so."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from vqvae_jax.models.inputs import check_input, per_axis, spatial_axes
 
 
 def innermost(module: nn.Module) -> nn.Module:
-    """The module itself, or the one that it wraps, as `InParts` does."""
+    """Returns the module itself, or the one inside wrappers such as `InParts`."""
     return innermost(module.inner) if hasattr(module, "inner") else module
 
 
 def widths(module: nn.Module) -> tuple[int | None, int | None]:
-    """How many channels a module takes and gives; None where its attributes don't say.
+    """Number of channels a module takes and gives; None where its attributes don't say.
 
     Example:
         >>> widths(Encoder(channels=3, dim=8)), widths(Decoder(channels=3, dim=8)), widths(MLP(5))
@@ -75,6 +75,7 @@ def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
     chain = [innermost(encoder) for encoder in encoders]
     if not all(isinstance(encoder, Encoder) for encoder in chain):
         return
+    # One with a number for each axis tells the rank for all; the others may hold one number.
     known = (len(e.downsamplings) for e in chain if isinstance(e.downsamplings, Sequence))
     rank = next(known, max(x.ndim - 2, 1))
     each = [per_axis("downsamplings", encoder.downsamplings, rank) for encoder in chain]
@@ -84,7 +85,7 @@ def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def in_words(name: str, array: Array) -> Iterator[None]:
-    """Says which of the caller's arrays does not fit the parameters, where Flax names a layer."""
+    """Context manager: names the caller's array in errors where Flax names only a layer."""
     try:
         yield
     except ScopeParamShapeError as error:

@@ -1,4 +1,4 @@
-"""What encoders and decoders take: ranks, channels, sides, dtypes, with errors that say so."""
+"""Checks of inputs of encoders and decoders: rank, channels, sides and dtype."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,18 +22,19 @@ def check_dtype(dtype) -> None:
 
 
 def spatial_axes(module: nn.Module) -> int | None:
-    """How many spatial axes the parameters of an encoder or decoder are for; None before init."""
+    """Number of spatial axes that the module's parameters are for; None before init."""
     first: Any = module.get_variable("params", "Conv_0", {})
     return first["kernel"].ndim - 2 if "kernel" in first else None
 
 
 def per_axis(name: str, n: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """n for each of the spatial axes, or n itself if it has one number for each.
+    """Returns n as a tuple with a number for each of the spatial axes.
 
     Raises:
         ValueError: unless these are integers >= 0, one for each axis.
     """
     each = (n,) * rank if isinstance(n, int | np.integer) else n
+    # True and False are ints too, and would pass as 1 and 0.
     known = isinstance(each, Sequence) and len(each) == rank
     if not known or not all(type(i) is not bool and isinstance(i, int) and i >= 0 for i in each):
         raise ValueError(

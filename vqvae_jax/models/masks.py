@@ -1,4 +1,4 @@
-"""Which examples, samples and rows of codes are real, and which are padding."""
+"""Padding masks of examples, of samples and of rows of codes, and their conversions."""
 
 import inspect
 
@@ -13,7 +13,7 @@ from vqvae_jax.data.domain import Input
 
 @boundary
 def sequence_mask(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch n"]:
-    """The mask of sequences of these lengths that are padded to one size: i < length.
+    """Padding mask of sequences of these lengths, padded to one size: i < length.
 
     It serves as the mask of a `VQVAE` over signals `[B, size, C]`. For the frames of a video
     `[B, size, H, W, C]`, which are real or padding as a whole, `mask[:, :, None, None]`.
@@ -41,7 +41,7 @@ def sequence_mask(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*bat
 
 
 def of_rows(mask, z: Shaped[Array, "B *grid D"]):
-    """A mask of the rows of z from one of examples, rows, or samples that the rows were made of.
+    """Converts a mask of examples, rows, or the samples that rows were made of to one of rows of z.
 
     Each row takes the greatest weight of its samples: it counts if any of them does.
 
@@ -69,17 +69,21 @@ def of_rows(mask, z: Shaped[Array, "B *grid D"]):
         )
     if all(m in (1, n) for m, n in zip(sides, grid, strict=True)):
         return mask.reshape(mask.shape[0], *sides)
+    # One reshape splits each side into blocks and the samples within, for any rank.
     blocks = [(1, 1) if m == 1 else (n, m // n) for m, n in zip(sides, grid, strict=True)]
     apart = mask.reshape(mask.shape[0], *(side for block in blocks for side in block))
+    # The maximum, not the mean: half a row of padding is still a row to be sent, whole.
     return jnp.max(apart, axis=range(2, apart.ndim, 2))
 
 
 def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
-    """The mask of the samples of x, `[B, *spatial]`; None if it is of whole examples or of rows."""
+    """Returns the mask of the samples of x, `[B, *spatial]`; None if it is of examples or rows."""
     if mask is None:
         return None
     mask = jnp.asarray(mask)
     sides, spatial = mask.shape[1:], x.shape[1:-1]
+    # Only a mask that tells samples apart hides padding within an example; one of rows, or of
+    # whole examples, is left to the quantizer.
     if len(sides) != len(spatial) or {1}.issuperset(sides):
         return None
     fits = all(m in (1, n) for m, n in zip(mask.shape, x.shape[:-1], strict=True))
@@ -87,7 +91,8 @@ def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
 
 
 def hidden(x: Input, samples) -> Input:
-    """x, and NaN where a mask of its samples is not > 0: there a domain looks at no value."""
+    """Returns x with NaN where the mask of its samples is not > 0: domains ignore NaN."""
+    # uint8 can hold no NaN and needs none: bytes are in the domain whatever they are.
     if samples is None or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(samples[..., None] > 0, x, jnp.nan)
@@ -96,7 +101,7 @@ def hidden(x: Input, samples) -> Input:
 def within(
     x: Float[Array, "B *spatial C"], mask: Shaped[Array, "B *grid"] | None
 ) -> Float[Array, "B *spatial C"]:
-    """x, and 0 where the mask of a grid, spread over the sides of x, is not > 0.
+    """Returns x with 0 where the mask of a grid, spread over the sides of x, is not > 0.
 
     Example:
         >>> within(jnp.ones((1, 4, 1)), jnp.array([[1, 0]])).ravel()
@@ -106,12 +111,14 @@ def within(
         return x
     for axis in range(1, mask.ndim):
         mask = jnp.repeat(mask, x.shape[axis] // mask.shape[axis], axis)
+    # A where and not a product: padding may be NaN, and NaN times 0 is NaN.
     return jnp.where(mask[..., None] > 0, x, jnp.zeros((), x.dtype))
 
 
 def masked(module, x: Float[Array, "B *shape"], mask) -> Float[Array, "B *other"]:
-    """module(x, mask), or module(x) if its call takes no mask: x is 0 where the mask is."""
+    """Returns module(x, mask), or module(x) if its call takes no mask; x is set to 0 in padding."""
     if mask is None:
         return module(x)
+    # A user's module need not know of masks: zeros as padding are the best it can get.
     options = {"mask": mask} if "mask" in inspect.signature(module.__call__).parameters else {}
     return module(within(x, mask), **options)

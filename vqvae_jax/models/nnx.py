@@ -9,7 +9,7 @@ from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 
 class QuantizerState(nnx.Variable):
-    """What data moves: not a `nnx.Param`, so no gradient is taken for it."""
+    """Variable for state that data moves: not a `nnx.Param`, so no gradient is taken for it."""
 
 
 def is_variable(leaf) -> bool:
@@ -19,8 +19,8 @@ def is_variable(leaf) -> bool:
 class QuantizeNNX(nnx.Module):
     """A quantizer in an NNX module; each of its arrays is one variable.
 
-    As `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model that it is
-    part of, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
+    Like `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model around
+    it, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
     the default one.
 
     Attributes:
@@ -44,10 +44,13 @@ class QuantizeNNX(nnx.Module):
 
     def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):
         params, state = quantizer.init(rngs.params())
+        # Static, and equal if the same call made it: so nnx.jit does not compile again for a copy.
         self.quantizer = nnx.static(quantizer)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))
         self.deterministic = deterministic
+        # Forked, so that quantizers that share rngs do not draw from one stream in turn: then
+        # what one draws would depend on the others.
         known = RNG in rngs or "default" in rngs
         self.rngs = rngs[RNG].fork() if known else nnx.data(None)
 
@@ -77,11 +80,12 @@ class QuantizeNNX(nnx.Module):
 
         Args:
             z: `[..., D]`.
-            train: None, or in the place of what `train()` or `eval()` said.
-            key: None, or in the place of one of the module's own stream.
-            mask, axis_name: as of `Quantizer.apply`.
+            train: overrides what `train()` or `eval()` said; None does not.
+            key: used instead of one from the module's own stream; None for the latter.
+            mask, axis_name: as in `Quantizer.apply`.
         """
         train = not self.deterministic if train is None else train
+        # In training alone: evaluation between steps must not change what later steps draw.
         if train and key is None and self.rngs is not None:
             key = self.rngs()
         params, state = self.tree()

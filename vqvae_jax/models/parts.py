@@ -1,4 +1,4 @@
-"""Large batches on small devices: a module applied to a part of the batch after another."""
+"""Gradient accumulation and rematerialisation: a module applied to parts of the batch in turn."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vqvae_jax.models.masks import masked
 
 
 def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
-    """inner(x), in the body of a loop."""
+    """Returns inner(x) with `IN_LOOP` set, so that convolutions take their form for loops."""
     token = IN_LOOP.set(True)
     try:
         return masked(inner, x, mask)
@@ -20,7 +20,7 @@ def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
 
 
 class InParts(nn.Module):
-    """inner(x), for a part of the batch at a time: the activations of one part exist, not of all.
+    """Applies inner to a part of the batch at a time: only one part's activations exist at once.
 
     For encoders and decoders in a `VQVAE`: gradients are accumulated over the parts, whose
     activations are computed again for them (rematerialisation), while the quantizer between sees
@@ -49,6 +49,7 @@ class InParts(nn.Module):
     parts: int = 1
 
     def setup(self) -> None:
+        # The same names of variables as without this wrapper.
         nn.share_scope(self, self.inner)
 
     @boundary
@@ -62,11 +63,14 @@ class InParts(nn.Module):
             raise ValueError(f"a batch of {x.shape[0]} can't be cut into {self.parts} equal parts")
         if self.parts == 1:
             return nn.remat(masked)(self.inner, x, mask)
-        # Dealt like cards, so that a batch sharded over devices is sharded in each part.
+        # Example i goes to part i mod n: a batch that is sharded over devices is so in each part.
+        # Cut into blocks instead, a part would lie on few devices, and the others would wait.
         arrays = (
             (x,) if mask is None else (x, jnp.broadcast_to(mask, (x.shape[0], *mask.shape[1:])))
         )
         dealt = [a.reshape(-1, self.parts, *a.shape[1:]).swapaxes(0, 1) for a in arrays]
+        # Without remat scan would keep the activations of all parts for the gradient, which is
+        # what this module is there to avoid.
         each = nn.scan(
             nn.remat(lambda inner, carry, *part: (carry, in_loop(inner, *part))),
             variable_broadcast="params",

@@ -25,7 +25,7 @@ Maps = Sequence[Int[Array, "B ... Q"]]
 
 
 class Phi(nn.Module):
-    """h -> (1 - ratio) h + ratio conv(h), which mends what upsampling blurs (arXiv:2404.02905).
+    """Blend (1 - ratio) h + ratio conv(h), applied after upsampling (arXiv:2404.02905).
 
     The convolution has no bias, so that a code that was not sent adds nothing.
 
@@ -63,7 +63,7 @@ class Pyramid(nn.Module):
         phi: None, or a module `[B, *grid, D]` -> the same; each scale has its own copy.
         upsampling: method of `jax.image.resize`.
         estimator: `(f, f_S)` -> the value of f_S with a gradient for f.
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -102,7 +102,7 @@ class Pyramid(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """All of it, for training and evaluation.
+        """Encodes, quantizes and decodes x, for training and evaluation.
 
         Args:
             x: float `[B, ..., C]`.
@@ -131,7 +131,7 @@ class Pyramid(nn.Module):
         return self.embed(x)
 
     def embed(self, x: Input, check: bool = True) -> Float[Array, "B *grid D"]:
-        """f = enc(x), after a look at the values of x."""
+        """f = enc(x), after a check of the values of x."""
         with in_words("x", x):
             f = self.encoder(admit(self.domain, x, check=check))
         if f.shape[1:-1] != tuple(self.sizes[-1]):
@@ -153,9 +153,11 @@ class Pyramid(nn.Module):
         rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)  # a row is an example
         z = rows.z.reshape(f.shape)
         residuals, maps, sums = self.chain(z, rows)
+        # All scales in one call: the codebook gets one update, and losses are means over all rows.
         inner = self.codes(
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )
+        # Not the encoder, hence sg: it has the commitment terms, at each scale.
         errors = [mean(jnp.square(sg(z) - f_s), rows.weights, axis_name) for f_s in sums]
         losses = inner.losses | {"pyramid": sum(errors, jnp.zeros((), jnp.float32)) / len(errors)}
         metrics = inner.metrics | self.named(map(sg, errors), "error")
@@ -163,19 +165,20 @@ class Pyramid(nn.Module):
         return Output(self.estimator(z, sums[-1]).astype(f.dtype), flat(maps), losses, metrics)
 
     def chain(self, z: Float[Array, "B *grid D"], rows: Rows):
-        """Per scale: the rows that are quantized, their indices, and f_s after it."""
+        """Returns, for each scale, the rows that are quantized, their indices, and f_s after it."""
         f_s, residuals, maps, sums = jnp.zeros_like(z), [], [], []
         valid = (rows.weights > 0).reshape(-1, *(1,) * (z.ndim - 1))
         for s, size in enumerate(self.sizes):
             residuals.append(area(z - sg(f_s), size))
-            # Of every row and in eval mode: weights and noise have no say in the codes.
+            # In eval mode, so that neither weights nor noise change the codes of this scale, on
+            # which all finer ones depend; `quantize` updates the codebook from all scales at once.
             maps.append(jnp.where(valid, self.codes(residuals[-1]).indices, -1))
             f_s = f_s + self.layer(s, maps[-1])
             sums.append(f_s)
         return residuals, maps, sums
 
     def layer(self, s: int, indices: Int[Array, "B *size Q"]) -> Float[Array, "B *grid D"]:
-        """phi_s(upsample(e[k_s])), what scale s adds to the sum."""
+        """phi_s(upsample(e[k_s])), the term that scale s adds to the sum."""
         e = self.codes.decode(indices)
         shape = (e.shape[0], *self.sizes[-1], e.shape[-1])
         h = e if e.shape == shape else jax.image.resize(e, shape, self.upsampling)
@@ -188,7 +191,7 @@ class Pyramid(nn.Module):
 
     @boundary
     def tokenize(self, x: Input) -> Maps:
-        """x -> a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
+        """Maps x to indices `[B, *size, Q]` for each scale, coarse to fine."""
         f = self.encode(x)
         rows = valid_rows(f.reshape(f.shape[0], -1))
         return tuple(self.chain(rows.z.reshape(f.shape), rows)[1])
@@ -211,12 +214,12 @@ class Pyramid(nn.Module):
 
     @boundary
     def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
-        """The first m maps, or all -> x'."""
+        """Decodes the first m maps, or all, to x'."""
         return self.decode(self.assemble(maps))
 
     @boundary
     def split(self, indices: Int[Array, "B N Q"]) -> tuple[Int[Array, "B ... Q"], ...]:
-        """Flat indices as a map for each scale."""
+        """Splits flat indices into a map for each scale."""
         ends = np.cumsum([math.prod(size) for size in self.sizes])[:-1]
         parts = jnp.split(indices, ends, axis=1)
         return tuple(
@@ -225,13 +228,13 @@ class Pyramid(nn.Module):
         )
 
     def named(self, values: Iterable, name: str = "") -> dict:
-        """The value of each scale under its size: "2x2/error"."""
+        """Names the value of each scale by its size: "2x2/error"."""
         sizes = ("x".join(map(str, size)) for size in self.sizes)
         return {f"{size}/{name}": value for size, value in zip(sizes, values, strict=True)}
 
 
 def flat(maps: Sequence[Array]) -> Array:
-    """Maps [B, *size, W] one after the other: [B, N, W]."""
+    """Flattens maps [B, *size, W] and joins them: [B, N, W]."""
     return jnp.concatenate([m.reshape(m.shape[0], -1, m.shape[-1]) for m in maps], axis=1)
 
 

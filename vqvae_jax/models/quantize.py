@@ -33,7 +33,8 @@ class Quantize(nn.Module):
         if not self.is_initializing():
             return
         params, state = self.quantizer.init(self.make_rng("params"))
-        # One name each, and not the same: so a Linen model can become an NNX one (ToNNX).
+        # One name each, and not the same: ToNNX merges the collections into one namespace, and
+        # refuses a parameter and a state variable that are both called "q".
         for collection, name, tree in (("params", "weights", params), (STATE, "state", state)):
             if jax.tree.leaves(tree):
                 self.put_variable(collection, name, tree)
@@ -44,6 +45,7 @@ class Quantize(nn.Module):
             self.get_variable("params", "weights", {}),
             self.get_variable(STATE, "state", {}),
         )
+        # Shapes alone, for which nothing is computed: they tell what the variables must hold.
         shapes = jax.eval_shape(self.quantizer.init, jax.random.key(0))
         names = '"params"', f'"{STATE}", of what data moves'
         return tuple(complete(*three) for three in zip(found, shapes, names, strict=True))
@@ -52,6 +54,7 @@ class Quantize(nn.Module):
         self, z: Float[Array, "*rows D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
         """`Quantizer.apply`; in training the new state replaces the old one."""
+        # init with train=True must not move the state that it is about to return.
         train = train and not self.is_initializing()
         key = self.make_rng(RNG) if train and self.has_rng(RNG) else None
         params, state = self.tree()
@@ -61,6 +64,7 @@ class Quantize(nn.Module):
             out, new = self.quantizer.apply(
                 params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
             )
+        # Quantizers without state must work where the collection is not mutable.
         if train and jax.tree.leaves(state):
             self.put_variable(STATE, "state", new)
         return out
@@ -72,7 +76,7 @@ class Quantize(nn.Module):
 
 @contextmanager
 def keys_from(source: str) -> Iterator[None]:
-    """Says where a key that a quantizer needs comes from in Flax, instead of key=."""
+    """Context manager: errors about a missing key= name the source of keys in Flax instead."""
     try:
         yield
     except KeyNeeded as error:
@@ -80,7 +84,7 @@ def keys_from(source: str) -> Iterator[None]:
 
 
 def complete(found: dict, shapes: dict, collection: str) -> dict:
-    """`found` with the empty dicts that `shapes` has: files and Flax's collections drop them.
+    """Fills `found` with the empty dicts of `shapes`, which files and Flax's collections drop.
 
     Raises:
         ValueError: naming the collection and an array that it lacks.

@@ -1,4 +1,4 @@
-"""Frozen tokenizers: they turn vectors into codes for good, and nothing turns the codes back."""
+"""Frozen tokenizers: vectors to codes, without training and without a decoder."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,14 +35,14 @@ class Tokenizer(Model):
     vocab: tuple[int, ...]
 
     def enters(self, name: str) -> dict:
-        """The state may be of NumPy."""
+        """Converts NumPy's arrays in the state, as a loaded model has them."""
         return {0: ("state", trees)} if name == "encode" else {}
 
 
 @named
 @boundary
 def layer_norm(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-    """(x - mean) / sqrt(variance + 1e-5) of each row: layer normalisation without parameters.
+    """Layer normalisation without parameters: (x - mean) / sqrt(variance + 1e-5) of each row.
 
     Example:
         >>> layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]])).round(3)

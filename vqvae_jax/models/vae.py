@@ -1,4 +1,4 @@
-"""Autoencoders without codes: one with Gaussian noise and a prior (VAE), and one with neither."""
+"""Autoencoders without codes: the variational autoencoder (VAE) and the plain autoencoder."""
 
 import math
 
@@ -21,17 +21,18 @@ Posterior = tuple[Float[Array, "B *grid D"], Float[Array, "B *grid D"]]
 
 
 class VAE(nn.Module):
-    """z = mu + sigma epsilon, x' = dec(z), loss beta KL(q(z|x) | N(0, 1)) (arXiv:1312.6114).
+    """Variational autoencoder: z = mu + sigma epsilon, loss beta KL(q(z|x) | N(0, 1)).
 
-    The loss is divided by the number of elements of x, as task losses are means over elements. So
-    beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an element. `squared_error`
-    is a Gaussian of variance 1/2 up to a constant: for the bound with variance s^2, beta = 2 s^2.
+    arXiv:1312.6114. The loss is divided by the number of elements of x, as task losses are means
+    over elements. So beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an
+    element. `squared_error` is a Gaussian of variance 1/2 up to a constant: for the
+    bound with variance s^2, beta = 2 s^2.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
         decoder: a module z `[B, ..., D]` -> `[B, ..., P]`.
         beta: weight of the divergence (other than 1: beta-VAE, Higgins et al. 2017).
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -57,12 +58,12 @@ class VAE(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """All of it, for training and evaluation.
+        """Encodes, draws z and decodes it, for training and evaluation.
 
         Args:
             x: float `[B, ..., C]`.
             train: whether z is drawn, which needs the rng `RNG`; else it is the mean.
-            mask: None, or weights of examples, samples of x, or rows of z, as of `VQVAE`.
+            mask: None, or weights of examples, samples of x, or rows of z, as in `VQVAE`.
             axis_name: of the replicas.
 
         Returns:
@@ -75,26 +76,31 @@ class VAE(nn.Module):
         if train and not self.is_initializing():
             if not self.has_rng(RNG):
                 raise ValueError(f'needs rngs={{"{RNG}": key}} when train=True: it draws z')
+            # The replica's number is folded into the key, or all replicas would draw the same
+            # noise.
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
         kl = gaussian_kl(mu, log_variance)
         if mask is not None:
             mask = jnp.broadcast_to(of_rows(jnp.asarray(mask, jnp.float32), z), kl.shape)
         nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # of an example
+        # Divided by the elements of x and not of z: so beta = 1 beside a mean over elements of x
+        # is the evidence bound.
         losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
         if samples is not None:
+            # So far nats are of an example without padding; one with padding has a share of them.
             nats = nats * real_share(mask, axis_name)
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         y = self.decode(z, samples)
         return Reconstruction(y, mu, z, no_streams(z), losses, metrics)
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a look at the values of x."""
+        """enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def posterior(self, x: Input, mask=None) -> Posterior:
-        """q(z|x) as its mean and log variance."""
+        """The posterior q(z|x), as its mean and log variance."""
         return halves(self.embed(x, of_samples(mask, x)))
 
     @boundary
@@ -104,18 +110,20 @@ class VAE(nn.Module):
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as of `VQVAE.decode`."""
+        """x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
 
 class Autoencoder(nn.Module):
-    """x' = dec(enc(x)): what a `VQVAE` is without its quantizer, the limit of its reconstruction.
+    """Plain autoencoder x' = dec(enc(x)): a `VQVAE` without its quantizer.
+
+    Its reconstruction is the limit that codes of a `VQVAE` can approach.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z `[B, ..., D]`.
         decoder: a module z `[B, ..., D]` -> x' `[B, ..., C]`.
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -136,36 +144,37 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """As `VQVAE`; z_q is z_e, there are no losses; of the options the mask alone matters."""
+        """Encodes and decodes x; z_q is z_e, there are no losses, and only the mask matters."""
         samples = of_samples(mask, x)
         z = self.embed(x, samples, check=not train)
         return Reconstruction(self.decode(z, samples), z, z, no_streams(z), {}, {})
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a look at the values of x."""
+        """enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """z = enc(x); mask as of `VQVAE.encode`."""
+        """z = enc(x); mask as in `VQVAE.encode`."""
         return self.embed(x, of_samples(mask, x))
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as of `VQVAE.decode`."""
+        """x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
 
 def halves(both: Float[Array, "B *grid W"]) -> Posterior:
-    """Mean and log variance, of what an encoder gives.
+    """Splits an encoder's output into mean and log variance.
 
     Raises:
         ValueError: if its width is odd.
     """
     if both.shape[-1] % 2:
         raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
+    # In float32 also for a bfloat16 encoder: e^v - 1 - v would vanish near the prior.
     mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
     return mu, log_variance
 
@@ -173,7 +182,7 @@ def halves(both: Float[Array, "B *grid W"]) -> Posterior:
 def draw(
     key: PRNGKeyArray, mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
+    """Draws mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
     return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape, jnp.float32)
 
 
@@ -193,11 +202,11 @@ def gaussian_kl(
 
 
 def real_share(mask: Float[Array, "B *grid"], axis_name) -> Float[Array, ""]:
-    """The mean, over the examples that count, of the share of their rows that do."""
+    """Mean share of rows that count, over the examples that have any."""
     each = jnp.mean(jnp.float32(mask > 0), axis=tuple(range(1, mask.ndim)))
     return mean(each, jnp.float32(each > 0), axis_name)
 
 
 def no_streams(z: Float[Array, "B *grid D"]) -> Array:
-    """Indices [B, *grid, 0]: of codes there are none."""
+    """Empty indices [B, *grid, 0]: there are no codes."""
     return jnp.zeros((*z.shape[:-1], 0), jnp.int32)

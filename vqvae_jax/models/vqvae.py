@@ -1,4 +1,4 @@
-"""VQ-VAE: an encoder, a quantizer and a decoder in one module; and the same as plain functions."""
+"""VQ-VAE: encoder, quantizer and decoder in one module, and its methods as pure functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from vqvae_jax.saving.describe import where_set
 
 
 class Reconstruction(NamedTuple):
-    """What a VQ-VAE makes of x: everything a loss or a picture needs."""
+    """Output of a VQ-VAE: reconstruction, latents, indices, losses and metrics."""
 
     x: Float[Array, "B *spatial C"]  # x' = dec(z_q)
     z_e: Float[Array, "B *grid D"]  # enc(x)
@@ -34,14 +34,16 @@ class Reconstruction(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q) (arXiv:1711.00937).
+    """VQ-VAE: z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q).
+
+    arXiv:1711.00937; `vqvae_jax.equations` has its equations one by one.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z_e `[B, ..., D]`.
         quantizer: any `Quantizer` of width D.
         decoder: a module z_q `[B, ..., D]` -> x' `[B, ..., C]`.
-        domain: None, or what x may be: `pixels()`, which takes uint8 too, or `values(low, high)`.
-            x out of it raises a ValueError; under `jit`, such examples get index -1.
+        domain: None, or the range that x must be in: `pixels()`, which takes uint8 too, or
+            `values(low, high)`. Other x raises a ValueError; under `jit` it gets index -1.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -69,7 +71,7 @@ class VQVAE(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """All of it, for training and evaluation.
+        """Encodes, quantizes and decodes x, for training and evaluation.
 
         Args:
             x: float `[B, ..., C]`.
@@ -84,6 +86,8 @@ class VQVAE(nn.Module):
             ValueError: if x or the mask is not what the model takes or was made for.
         """
         samples = of_samples(mask, x)
+        # Values are not checked in training: the train step gives examples out of the domain
+        # weight 0, and one bad example must not stop a run.
         z_e = self.embed(x, samples, check=not train)
         out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
@@ -94,11 +98,11 @@ class VQVAE(nn.Module):
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """z_e = enc(x); under a mask of the samples, of each example as if it stood alone."""
+        """z_e = enc(x); with a mask of the samples, each example as if it stood alone."""
         return self.embed(x, of_samples(mask, x))
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid D"]:
-        """enc(x) under a mask of its samples, after a look at the values of x."""
+        """enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
@@ -112,15 +116,15 @@ class VQVAE(nn.Module):
 
     @boundary
     def decode(self, z_q: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial C"]:
-        """x' = dec(z_q); under a mask of rows or samples, of each example as if it stood alone."""
+        """x' = dec(z_q); with a mask of rows or samples, each example as if it stood alone."""
         with in_words("z_q", z_q):
             return masked(self.decoder, z_q, of_rows(mask, z_q))
 
     @boundary
     def tokenize(self, x: Input, mask=None) -> Int[Array, "B *grid Q"]:
-        """x -> indices, with an axis Q of streams even where Q = 1; -1 where the mask is 0.
+        """Maps x to indices, with an axis Q of streams even where Q = 1; -1 where the mask is 0.
 
-        x must have the scale of the training data; what that is, `domain` says and checks.
+        x must have the scale of the training data, which `domain` names and checks.
         """
         return self.quantize(self.encode(x, mask), mask=mask).indices
 
@@ -128,7 +132,7 @@ class VQVAE(nn.Module):
     def detokenize(
         self, indices: Int[Array, "B *grid Q"], mask=None
     ) -> Float[Array, "B *spatial C"]:
-        """indices -> x' in the scale of x. -1 decodes from the zero vector; mask as of `decode`."""
+        """Decodes indices to x' in the scale of x. -1 is the zero vector; mask as in `decode`."""
         check_map("indices", indices, self.quantizer.vocab, self.decoder)
         return self.decode(self.codes.decode(indices), mask)
 
@@ -136,7 +140,7 @@ class VQVAE(nn.Module):
 def batch_perplexity(
     vocab: tuple[int, ...], indices: Int[Array, "B *grid Q"], axis_name, prefix: str = ""
 ) -> dict[str, Array]:
-    """The perplexity of the codes of one batch, of each stream, by its metric's name."""
+    """Perplexity of the codes of one batch: a metric for each stream."""
     return {
         f"{prefix}{'' if len(vocab) == 1 else f'{q}/'}perplexity_batch": perplexity(
             indices[..., q], size, axis_name
@@ -146,7 +150,7 @@ def batch_perplexity(
 
 
 class Functions(NamedTuple):
-    """A model as pure functions of (variables, array), for pipelines that know nothing of Flax."""
+    """A model as pure functions of (variables, array), for pipelines without Flax."""
 
     init: Callable[..., Any]  # (key, x) -> variables
     encode: Callable[..., Array]  # (variables, x, mask=None) -> z_e
@@ -157,7 +161,7 @@ class Functions(NamedTuple):
 
 
 def as_functions(model: nn.Module) -> Functions:
-    """The methods of a VQ-VAE (or of any module that has them) as pure functions.
+    """Returns the methods of a VQ-VAE, or of any module that has them, as pure functions.
 
     Each can be jitted, vmapped and exported, and takes the mask of its method as `mask=`.
 

@@ -1,4 +1,4 @@
-"""VQ-VAE-2: codes in levels, from the top, which sees all of x, down to the details."""
+"""VQ-VAE-2: a hierarchy of codes, from the top level, which sees all of x, down to details."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Maps = Sequence[Int[Array, "B ... _"] | None]
 
 
 class Hierarchy(NamedTuple):
-    """What a VQ-VAE-2 makes of x: as `Reconstruction`, with one entry for each level."""
+    """Output of a VQ-VAE-2: as `Reconstruction`, with one entry for each level."""
 
     x: Float[Array, "B *spatial C"]
     z_e: tuple[Float[Array, "B ... _"], ...]
@@ -44,7 +44,7 @@ class Hierarchy(NamedTuple):
 
 
 class VQVAE2(nn.Module):
-    """Hierarchical VQ-VAE: each level is told what the levels above decode to (arXiv:1906.00446).
+    """Hierarchical VQ-VAE: each level sees the decoded levels above it (arXiv:1906.00446).
 
     With L levels, 0 the top and L - 1 the bottom:
 
@@ -62,7 +62,7 @@ class VQVAE2(nn.Module):
         quantizers: a `Quantizer` for each level.
         decoders: modules, the top one first; that of level l makes the grid of level l + 1, the
             last one x'. All but the first see d_{l-1} beside q_l, in the last channels.
-        domain: None, or what x may be, as of `VQVAE`.
+        domain: None, or the range that x must be in, as in `VQVAE`.
 
     Raises:
         ValueError: if there is no level, the numbers of the three differ, or a module gives the
@@ -105,7 +105,7 @@ class VQVAE2(nn.Module):
 
     @boundary
     def __call__(self, x: Input, *, train: bool = False, mask=None, axis_name=None) -> Hierarchy:
-        """All of it, for training and evaluation; arguments as of `VQVAE`.
+        """Encodes, quantizes and decodes x; arguments as in `VQVAE`.
 
         A mask is of the examples, `[B]`, or of the samples of x, `[B, *spatial]`: then a row of any
         level counts if any of its samples does.
@@ -132,7 +132,7 @@ class VQVAE2(nn.Module):
         return self.ascend(admit(self.domain, hidden(x, samples)), samples)
 
     def ascend(self, x: Input, samples) -> tuple[Float[Array, "B ... _"], ...]:
-        """From x in the scale of the domain: h_l of each level."""
+        """Encodes x, in the scale of the domain, from the bottom up: h_l of each level."""
         check_chain(x, self.encoders)
         h = [x]
         for encoder in reversed(self.encoders):
@@ -141,12 +141,14 @@ class VQVAE2(nn.Module):
         return tuple(reversed(h[1:]))
 
     def descend(self, h: Sequence[Float[Array, "B ... _"]], **options):
-        """From h_l of each level: (z_l of each level, their `Output`s, x')."""
+        """Quantizes and decodes h_l from the top down: (z_l of each level, their `Output`s, x')."""
         mask = options.pop("mask", None)
+        # A mask of whole examples hides nothing within one: encoders and decoders need not see it.
         samples = None if mask is None or jnp.ndim(mask) < 2 else mask
         z_e, outs = [], []
         d = h[0][..., :0]  # nothing is above the top
         for level, h_l in enumerate(h):
+            # Dense over channels is the 1x1 convolution, whatever the rank of the grid.
             z = self.joins[level - 1](together(h_l, d)) if level else h_l
             check_width(z, self.quantizers[level].dim)
             out = self.codes[level](z, mask=of_rows(mask, z), **options)
@@ -180,6 +182,7 @@ class VQVAE2(nn.Module):
         top: Any = z_q[0]
         d = top[..., :0]
         for level, (decoder, z_l) in enumerate(zip(self.decoders, z_q, strict=True)):
+            # The grid of a level that is not sent is that of the decoder above.
             missing = jnp.zeros((*d.shape[:-1], self.quantizers[level].dim), d.dtype)
             with in_words(f"level {level}", d if z_l is None else z_l):
                 x = together(missing if z_l is None else z_l, d)
@@ -188,12 +191,12 @@ class VQVAE2(nn.Module):
 
     @boundary
     def tokenize(self, x: Input, mask=None) -> tuple[Int[Array, "B ... _"], ...]:
-        """x -> a map of indices `[B, *grid, Q]` for each level, the top one first."""
+        """Maps x to indices `[B, *grid, Q]` for each level, the top one first."""
         return tuple(out.indices for out in self.quantize(self.encode(x, mask), mask=mask))
 
     @boundary
     def detokenize(self, maps: Maps, mask=None) -> Float[Array, "B *spatial C"]:
-        """A map for each level, top-down -> x'. Indices of -1 decode to 0, and so does None.
+        """Decodes a map for each level, top-down, to x'. Indices of -1, and None, decode to 0.
 
         The grid of each level follows from the top's, so the top must be given.
         """
@@ -207,7 +210,7 @@ class VQVAE2(nn.Module):
 
 
 def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Array:
-    """[x, d] along the channels.
+    """Joins [x, d] along the channels.
 
     Raises:
         ValueError: if their grids differ.
@@ -217,6 +220,7 @@ def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Arra
             f"a level must have the batch and grid that the decoder above makes, {d.shape[:-1]},"
             f" got {x.shape[:-1]}"
         )
+    # In the dtype of x: float32 of a decoder must not turn a bfloat16 level into float32.
     return jnp.concatenate([x, d.astype(x.dtype)], axis=-1) if d.shape[-1] else x
 
 

@@ -1,4 +1,4 @@
-"""What a prior over codes sees: codes as vectors, their places, and what is told beside them."""
+"""Inputs of priors over codes: embeddings of codes and places, labels, metadata, coarser levels."""
 
 import math
 from typing import NamedTuple
@@ -17,17 +17,17 @@ Level = tuple[tuple[int, ...], tuple[int, ...]]
 LARGEST_VOCAB = 2**20
 
 EXCLUDED = -1e9
-"""The logit of what can't be: finite, so that sums and differences of two are no NaN."""
+"""Logit of an impossible code: finite, so that sums and differences of two are no NaN."""
 
 INIT = nn.initializers.normal(0.02)
 
 
 class Condition(NamedTuple):
-    """What a prior is told about each example; each part where the prior was made for it.
+    """Condition c of each example; each part only where the prior was made for it.
 
     Attributes:
-        label: class of each example `[B]`, -1 where it is not told; None: of no example. Values
-            beyond the classes raise, or are as -1 where they are traced.
+        label: class of each example `[B]`, -1 where it is not given; None: given for no example.
+            Values beyond the classes raise, or are as -1 where they are traced.
         coarse: the codes `[B, *grid_l, Q_l]` of all coarser levels, coarse to fine.
         metadata: numbers `[B, M]`, best of a size near 1.
     """
@@ -70,20 +70,22 @@ class CodeEmbedding(nn.Module):
         return jnp.asarray(self.param(*args, jnp.float32))
 
     def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
-        """Codes and places, as a sequence."""
+        """Embeds codes with their places, as a sequence."""
         tokens = codes.reshape(codes.shape[0], -1)
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        # Apart, as an autoregressive prior adds the content of token t - 1 to the place of token t.
         return self.content(tokens, t) + self.place(t)
 
     def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
-        """The vectors of codes that are tokens number t, wherever t is; -1 has one as well."""
+        """Embeds codes that are tokens number t, without their places; -1 has a vector as well."""
         q, sizes = t % len(self.vocab), np.asarray(self.vocab, np.int32)
+        # K differs between streams: the table of stream q begins after those of the streams before.
         row = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)[q] + codes
         known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])
         return self.codes[jnp.where(known, row, sum(self.vocab))]
 
     def place(self, t: Int[Array, "*shape"]) -> Float[Array, "*shape W"]:
-        """The vectors of the places of tokens number t."""
+        """Embeds the places of tokens number t: position and stream."""
         return self.positions[t // len(self.vocab)] + self.streams[t % len(self.vocab)]
 
 
@@ -98,6 +100,8 @@ class CodeHead(nn.Module):
 
     def setup(self) -> None:
         shape = (len(self.vocab), self.width, max(self.vocab))
+        # One kernel, padded to the largest K, so that a traced q can pick a stream. Each stream
+        # is a map of its own: batch_axis keeps their number out of the fan-in.
         init = nn.initializers.lecun_normal(batch_axis=(0,))
         # Arrays that tracers can index, which NumPy's are not.
         self.kernel = jnp.asarray(self.param("kernel", init, shape, jnp.float32))
@@ -112,13 +116,14 @@ class CodeHead(nn.Module):
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
+        # Logits in float32: bfloat16 has 8 bits, and likelihoods are sums over thousands of codes.
         y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)
 
 
 class GlobalCondition(nn.Module):
-    """Label and metadata as vectors `[B, n, W]`; n of 0 to 2 is what the prior was made for."""
+    """Embeds label and metadata as `[B, n, W]`; n is 0 to 2, as the prior was made."""
 
     classes: int
     metadata: int
@@ -126,11 +131,12 @@ class GlobalCondition(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition, batch: int) -> Float[Array, "B n W"]:
+        # An empty part, so that there is something to concatenate without label and metadata.
         parts = [jnp.zeros((batch, 0, self.width), jnp.float32)]
         if self.classes:
             label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
             told = (label >= 0) & (label < self.classes)
-            row = jnp.where(told, label, self.classes)  # the last row: not told
+            row = jnp.where(told, label, self.classes)  # the last row: not given
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
         if self.metadata and condition.metadata is not None:  # `check_condition` saw to it
@@ -140,7 +146,7 @@ class GlobalCondition(nn.Module):
 
 
 class Prefix(nn.Module):
-    """A condition as the sequence `[B, P, W]` before the tokens: label, metadata, coarser codes."""
+    """Embeds a condition as a sequence `[B, P, W]`: label, metadata, codes of coarser levels."""
 
     classes: int
     coarse: tuple[Level, ...]
@@ -156,7 +162,7 @@ class Prefix(nn.Module):
 
 
 def is_code(codes: Int[Array, "*rows Q"], vocab: tuple[int, ...]) -> Bool[Array, "*rows Q"]:
-    """Whether each is a code of its stream: -1 is none.
+    """Returns whether each index is a code of its stream; -1 is none.
 
     Example:
         >>> is_code(jnp.array([[0, -1], [3, 3]]), (2, 4))

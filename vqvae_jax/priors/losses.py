@@ -1,4 +1,4 @@
-"""Losses of priors over codes, for `gradient_step`."""
+"""Training losses of autoregressive and masked priors over codes, for `gradient_step`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from vqvae_jax.training.step import Aux, Loss, TrainState, step_key
 
 
 class CodeBatch(NamedTuple):
-    """Codes of examples, what a prior is told about them, and their weights."""
+    """A batch for priors: codes, the condition of each example, and weights of the examples."""
 
     codes: Int[Array, "B *grid Q"]  # -1 where one is not known: it does not count
     condition: Condition = UNCONDITIONAL
@@ -25,18 +25,18 @@ class CodeBatch(NamedTuple):
 
 
 def prior_loss(prior, unconditional: float = 0.1) -> Loss:
-    """-log p(k_t | k_1, ..., k_{t-1}, c), the mean nats of each code, for an autoregressive prior.
+    """Loss of an autoregressive prior: -log p(k_t | k_1, ..., k_{t-1}, c), mean nats of a code.
 
     Args:
         prior: `TransformerPrior` or `PixelCNN`.
-        unconditional: the share of examples whose label is not told, for guidance in sampling.
+        unconditional: the share of examples whose label is dropped, for guidance in sampling.
 
     Returns:
         A loss for `gradient_step`, of a `CodeBatch`. The mean is over all codes of the valid
         examples of all replicas. Metrics: loss and nll (both this mean), bits (of all codes of an
         item together, the mean over items) and accuracy (of the likeliest code). Examples whose
         metadata is not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not
-        count. A label beyond the classes raises; traced, it is not told, or where `unconditional`
+        count. A label beyond the classes raises; traced, it is dropped, or where `unconditional`
         is 0, so that this is not learnt, its example does not count; metrics["invalid_labels"] of
         them. But for dropout, the randomness of an example does not depend on how many replicas
         share a batch.
@@ -59,27 +59,27 @@ def prior_loss(prior, unconditional: float = 0.1) -> Loss:
 
 
 def masked_prior_loss(prior, unconditional: float = 0.1) -> Loss:
-    """-log p(k_t | codes that are not masked, c), the mean nats of each masked code.
+    """Loss of a masked prior: -log p(k_t | unmasked codes, c), the mean nats of each masked code.
 
-    In each example `random_mask` chooses anew. Otherwise as `prior_loss`, for a `MaskedPrior`; nll,
-    bits and accuracy are of the masked codes alone.
+    `random_mask` draws a new mask for each example. Otherwise as `prior_loss`, for a `MaskedPrior`;
+    nll, bits and accuracy are of the masked codes alone.
     """
     return code_loss(prior, unconditional, masked_codes)
 
 
 def all_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
-    """(what the prior sees of one example, whether each code is to be predicted): all, and all."""
+    """Returns (codes that the prior sees, which ones it predicts) of one example: all of them."""
     return codes, jnp.ones(codes.shape, bool)
 
 
 def masked_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
-    """The same for a `MaskedPrior`: it sees what it need not predict."""
+    """Returns (codes that a `MaskedPrior` sees, which ones it predicts): the masked ones."""
     masked = random_mask(key, codes.shape)
     return jnp.where(masked, -1, codes), masked
 
 
 def code_loss(prior, unconditional: float, show: Callable) -> Loss:
-    """The loss of `prior_loss`, of the codes that `show` wants predicted."""
+    """Returns the loss of `prior_loss` over the codes that `show` selects for prediction."""
     if not 0 <= unconditional <= 1:
         raise ValueError(f"unconditional must be in [0, 1], got {unconditional!r}")
 
@@ -87,8 +87,11 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         codes, condition, mask = entered(batch)
         condition, weights, invalid = valid_conditions(condition, len(codes), mask)
         condition, wrong = known_labels(prior, condition)
+        # "Not given" has a vector of its own, trained by the labels that are dropped. If none is
+        # dropped it stays random, and would be noise in the place of a wrong label.
         weights = weights if unconditional else jnp.where(wrong, 0, weights)
         keys = example_keys(step_key(state), len(codes), axis_name)
+        # Two keys an example: dropping labels must not be tied to which codes are masked.
         condition = untold(keys[:, 0], condition, unconditional)
         seen, predicted = jax.vmap(show)(keys[:, 1], codes)
         logits = prior.apply(
@@ -96,12 +99,15 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             seen,
             condition,
             train=True,
+            # Flax draws dropout for a whole array: with one key all replicas would drop alike.
             rngs={"dropout": local_key(step_key(state), axis_name)},
         )
         counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)
+        # The mean is over codes and not over examples: one with few masked codes counts less.
         nll = -log_probs(logits, codes) * counted
         each = counted * jnp.expand_dims(weights, range(1, codes.ndim))
         loss = mean(nll, each, axis_name)
+        # A sum, where nll is a mean: it is the code length of an example, to compare with others.
         bits = jnp.sum(nll, axis=range(1, codes.ndim)) / jnp.log(2.0)
         right = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
         metrics = {
@@ -120,12 +126,13 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
 
 @boundary
 def entered(batch: CodeBatch) -> CodeBatch:
-    """The batch, its codes and labels as int32."""
+    """Returns the batch with codes and labels converted to int32 by `boundary`."""
+    # A function of its own, since the loss that `gradient_step` calls is no boundary itself.
     return batch
 
 
 def known_labels(prior, condition: Condition) -> tuple[Condition, Bool[Array, "*B"]]:
-    """The condition with -1 for labels beyond the classes, and whether each is."""
+    """Replaces labels beyond the classes by -1; returns the condition, and which were replaced."""
     if condition.label is None:
         return condition, jnp.zeros((), bool)
     check_label(condition.label, prior.classes)
@@ -136,18 +143,21 @@ def known_labels(prior, condition: Condition) -> tuple[Condition, Bool[Array, "*
 def valid_conditions(
     condition: Condition, batch: int, mask: Float[Array, "B"] | None
 ) -> tuple[Condition, Float[Array, "B"], Float[Array, ""]]:
-    """The condition with 0 for metadata that is not finite; weights; how many were not."""
+    """Sets metadata that is not finite to 0; returns condition, weights and how many."""
     weights = jnp.ones(batch, jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
     if condition.metadata is None:
         return condition, weights, jnp.zeros((), jnp.float32)
     finite = jnp.isfinite(condition.metadata).all(axis=1)
+    # Weight 0 alone would not do: 0 times the NaN gradient of such an example is NaN.
     condition = condition._replace(metadata=jnp.where(finite[:, None], condition.metadata, 0))
     invalid = jnp.sum(~finite, dtype=jnp.float32)
     return condition, jnp.where(finite, weights, 0), invalid
 
 
 def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
-    """Two keys `[B, 2]` for each example, by its number in the batch of all replicas."""
+    """Two keys `[B, 2]` for each example, from its number in the batch of all replicas."""
+    # A key for each example and not for each replica: so the same examples draw the same masks on
+    # any number of replicas, and parallel modes agree with one device.
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
         first + jnp.arange(batch, dtype=jnp.int32)
@@ -155,7 +165,7 @@ def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
 
 
 def untold(keys: Array, condition: Condition, rate: float) -> Condition:
-    """The condition without the labels of a share of the examples."""
+    """Drops the labels of a share of the examples, which classifier-free guidance needs."""
     if condition.label is None:
         return condition
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(rate)))(keys)

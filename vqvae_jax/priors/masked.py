@@ -1,4 +1,4 @@
-"""A Transformer that predicts the codes that are masked from those that are not."""
+"""Masked prior over codes (MaskGIT): a bidirectional Transformer that predicts masked codes."""
 
 import flax.linen as nn
 import jax
@@ -21,13 +21,13 @@ from vqvae_jax.priors.transformer import Transformer
 
 
 class MaskedPrior(nn.Module):
-    """p(k_t | the codes that are not masked, c) of each masked code k_t (arXiv:2202.04200).
+    """Masked prior: p(k_t | unmasked codes, c) of each masked code k_t (arXiv:2202.04200).
 
     A bidirectional Transformer: each token sees all others and the condition. Sampled by
     `sample_masked`, trained by `masked_prior_loss`.
 
     Attributes:
-        vocab, grid, classes, coarse, metadata: as of `TransformerPrior`.
+        vocab, grid, classes, coarse, metadata: as in `TransformerPrior`.
         width, depth, heads, dropout, dtype: of the `Transformer`.
 
     Example:
@@ -76,13 +76,14 @@ class MaskedPrior(nn.Module):
         tokens = CodeEmbedding(self.vocab, self.grid, self.width)(codes)
         x = jnp.concatenate([told, tokens], axis=1)
         transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
+        # All see all: a mask of one row is broadcast over the tokens.
         y, _ = transformer(x, jnp.ones((1, x.shape[1]), bool), train=train)
         y = y[:, told.shape[1] :].reshape(*codes.shape, self.width)
         return CodeHead(self.vocab, self.width)(y)
 
 
 def masked_share(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """How much is masked after the part r in [0, 1] of the decoding: cos(pi r / 2).
+    """Share of the codes that is masked after the part r in [0, 1] of decoding: cos(pi r / 2).
 
     Example:
         >>> masked_share(jnp.array([0.0, 2 / 3, 1.0])).round(3)
@@ -92,21 +93,25 @@ def masked_share(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def random_mask(key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """Which of the codes of one example to mask in training: ceil(T cos(pi r / 2)) of all T.
+    """Draws the mask of one example's codes in training: ceil(T cos(pi r / 2)) of all T.
 
     r is uniform in [0, 1), and so are the places: as in section 3.1 of arXiv:2202.04200.
     """
     key_share, key_places = jax.random.split(key)
     places = jax.random.uniform(key_places, shape, jnp.float32)
     n = jnp.ceil(places.size * masked_share(jax.random.uniform(key_share, dtype=jnp.float32)))
+    # How many are masked is traced, and shapes can't depend on it: so the n lowest ranks, not a
+    # draw of n places.
     return ranks(places.reshape(-1)).reshape(shape) < n
 
 
 def ranks(x: Float[Array, "*rows n"]) -> Int[Array, "*rows n"]:
-    """How many of the row come before each number in ascending order; of equal ones, the first.
+    """Rank of each number of a row in ascending order, from 0; of equal ones the first is lower.
 
     Example:
         >>> ranks(jnp.array([0.3, 0.1, 0.2]))
         Array([2, 0, 1], dtype=int32)
     """
+    # The inverse of the sorting permutation. A threshold at the n-th smallest would take more
+    # than n where numbers are equal.
     return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Codes drawn from a `MaskedPrior`: many at a time, the most confident first."""
+"""Sampling from a `MaskedPrior` by iterative decoding: many codes at a time."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -27,7 +27,7 @@ def sample_masked(
     filters: Sequence[Filter] = (),
     guidance: Number | None = None,
 ) -> Int[Array, "B *grid Q"]:
-    """Iterative decoding (arXiv:2202.04200, section 3.2).
+    """Samples codes by iterative decoding (arXiv:2202.04200, section 3.2).
 
     In each of the steps all masked codes are drawn; the least confident are masked again. After
     step s of S, floor(N cos(pi s / (2 S))) of the N codes that are not given stay masked, and at
@@ -48,7 +48,7 @@ def sample_masked(
         guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
 
     Raises:
-        ValueError, TypeError: as of the prior; if guidance has no classes.
+        ValueError, TypeError: from the prior; if guidance has no classes.
 
     Example:
         >>> from vqvae_jax import MaskedPrior
@@ -70,20 +70,26 @@ def sample_masked(
         key_draw, key_noise = jax.random.split(jax.random.fold_in(key, s))
         kept = reduce(lambda x, f: f(x), filters, logits)
         drawn = jax.random.categorical(key_draw, kept).astype(codes.dtype)
+        # By the logits before the filters: after top_k(1) each code would have probability 1, and
+        # the confidence would tell nothing. Codes that stand already have infinite confidence, so
+        # that they are never masked again.
         gumbel = noise * (1 - done) * jax.random.gumbel(key_noise, codes.shape, jnp.float32)
         confidence = jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)
+        # One code less at least, or a step would be wasted where the schedule rounds to no change.
+        # In the last step cos(pi / 2) may round to below 0: then n = -1, and no rank is below that.
         left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True, dtype=jnp.int32) - 1
         n = jnp.minimum(left, jnp.floor(free * masked_share(done)).astype(left.dtype))
         again = ranks(confidence.reshape(len(codes), -1)).reshape(codes.shape) < n
         return jnp.where(again, -1, jnp.where(masked, drawn, codes)), None
 
+    # A scan with masks of fixed shape compiles one step, whatever their number.
     return jax.lax.scan(refine, given, jnp.arange(1, steps + 1, dtype=jnp.int32))[0]
 
 
 def predictor(
     prior, variables, condition: Condition, batch: int, guidance: Number | None
 ) -> Callable[[Array], Array]:
-    """codes -> logits, guided or not."""
+    """Returns the function codes -> logits, with or without guidance."""
     if guidance is None:
         return lambda codes: prior.apply(variables, codes, condition)
     both = with_untold(prior, condition, batch)

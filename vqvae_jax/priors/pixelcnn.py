@@ -1,4 +1,4 @@
-"""The gated PixelCNN: convolutions that predict codes one after another."""
+"""Gated PixelCNN: an autoregressive prior over codes by causal convolutions."""
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from vqvae_jax.priors.conditioning import (
 
 
 class PixelCNN(nn.Module):
-    """p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), by gated convolutions (arXiv:1606.05328).
+    """Autoregressive prior p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c) (arXiv:1606.05328).
 
     A vertical stack sees the rows above, a horizontal one the places to the left in the same row;
     together all places before, without a blind spot, up to `depth * (kernel // 2)` rows and columns
@@ -83,12 +83,17 @@ class PixelCNN(nn.Module):
             content.shape[1:]
         )
         x = jnp.sum(content, axis=-2).astype(self.dtype)
+        # Inputs move by one place, and later layers pad on one side only: kernels are as small as
+        # what they see, where masked ones would multiply by zeros.
         rows, columns = moved(x, 1), moved(x, 2)
+        # The head reads the sum of all layers, each of which sees a little further than the last.
         skip = jnp.zeros((), self.dtype)
         for _ in range(self.depth):
             layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
             rows, columns, out = layer(rows, columns, told, train=train)
             skip = skip + out
+        # The stacks end at the place before: streams of this place are ordered here, by a sum
+        # over those already known.
         before = jnp.cumsum(moved(content, 3), axis=3)  # of the streams before, at this place
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
@@ -107,7 +112,7 @@ class PixelCNN(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks: tanh(a) sigmoid(b), a residual in the horizontal one, a skip."""
+    """One layer of both stacks: gated activation, horizontal residual connection, skip output."""
 
     width: int
     kernel: int
@@ -134,6 +139,8 @@ class GatedLayer(nn.Module):
         up = jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))
         left = jnp.pad(columns, ((0, 0), (0, 0), (far, 0), (0, 0)))
         vertical = conv((far + 1, self.kernel), up)
+        # From the vertical stack to the horizontal one, never back: vertical kernels reach to the
+        # right, and would see codes that are still to come.
         horizontal = conv((1, far + 1), left) + dense(twice, vertical)
         rows = gate(vertical + dense(twice, told))
         out = gate(horizontal + dense(twice, told))
@@ -142,7 +149,7 @@ class GatedLayer(nn.Module):
 
 
 class Context(nn.Module):
-    """A condition as a map `[B, *grid, C]`, or `[B, 1, 1, C]` without coarser levels."""
+    """Embeds a condition as a map `[B, *grid, C]`, or `[B, 1, 1, C]` without coarser levels."""
 
     grid: tuple[int, ...]
     classes: int
@@ -165,13 +172,13 @@ class Context(nn.Module):
 
 
 def gate(x: Float[Array, "B H W two_C"]) -> Float[Array, "B H W C"]:
-    """tanh(a) sigmoid(b) of the two halves of x."""
+    """Gated activation tanh(a) sigmoid(b) of the two halves of x."""
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.tanh(a) * nn.sigmoid(b)
 
 
 def moved(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
-    """x moved by one place along an axis; zeros come in.
+    """Shifts x by one place along an axis; zeros come in.
 
     Example:
         >>> moved(jnp.array([1.0, 2.0, 3.0]), 0)

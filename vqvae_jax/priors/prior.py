@@ -1,4 +1,4 @@
-"""A Transformer that predicts codes one after another."""
+"""Autoregressive prior over codes: a causal Transformer."""
 
 import math
 
@@ -23,7 +23,7 @@ from vqvae_jax.priors.transformer import Cache, Transformer, causal
 
 
 class TransformerPrior(nn.Module):
-    """p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), by a causal Transformer.
+    """Autoregressive prior p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), a causal Transformer.
 
     The codes `[B, *grid, Q]` are a sequence of T = prod(grid) Q tokens in raster order, the stream
     innermost. The condition c is a prefix that all tokens see: the label, the metadata, and the
@@ -88,6 +88,8 @@ class TransformerPrior(nn.Module):
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         content = self.embedding.content(tokens, t)
         begin = jnp.broadcast_to(self.begin, (len(codes), 1, self.width))
+        # Shifted by one, so that a token may see itself in attention: input t holds code t - 1,
+        # but the place of code t, which is to be predicted.
         before = jnp.concatenate([begin, content[:, :-1]], axis=1) + self.embedding.place(t)
         prefix = self.prefix(condition, len(codes))
         x = jnp.concatenate([prefix, before], axis=1)
@@ -101,6 +103,8 @@ class TransformerPrior(nn.Module):
         check_condition(self, condition, batch)
         prefix = self.prefix(condition, batch)
         told = prefix.shape[1]
+        # All that there will ever be: a cache that grows would be another shape, and compilation,
+        # for each token.
         length = told + math.prod(self.grid) * len(self.vocab)
         shape = (batch, self.heads, length, self.width // self.heads)
         empty = Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
@@ -115,7 +119,9 @@ class TransformerPrior(nn.Module):
     ) -> tuple[Float[Array, "B K"], tuple[Cache, ...]]:
         """The logits of token t given token t - 1 (of any value where t = 0) and the cache."""
         streams, length = len(self.vocab), cache[0].keys.shape[2]
+        # The prefix comes first in the cache, and its length is what the codes leave.
         at = length - math.prod(self.grid) * streams + t
+        # One program for all t, which is traced: at t = 0 a token is looked up in vain.
         content = jnp.where(t == 0, self.begin, self.embedding.content(before, t - 1))
         x = (content + self.embedding.place(t))[:, None]
         y, cache = self.transformer(x, causal(at, 1, length), cache, at)

@@ -1,4 +1,4 @@
-"""Codes drawn from a prior, one after another, and how likely given ones are."""
+"""Sampling from autoregressive priors, filters of logits, guidance, and likelihood of codes."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -26,7 +26,7 @@ Stepper = Callable[..., tuple[Any, Step]]
 
 @described
 def temperature(t: float) -> Filter:
-    """Logits / t: t < 1 favours what is likely; 0 is `top_k(1)`.
+    """Divides logits by t: t < 1 favours likely codes; 0 is `top_k(1)`.
 
     Example:
         >>> temperature(0.5)(jnp.array([1.0, 2.0]))
@@ -44,7 +44,7 @@ def temperature(t: float) -> Filter:
 
 @described
 def top_k(k: int) -> Filter:
-    """Only the k likeliest codes, and those as likely as the last of them (arXiv:1805.04833).
+    """Keeps the k likeliest codes, and those as likely as the last of them (arXiv:1805.04833).
 
     Example:
         >>> top_k(2)(jnp.array([1.0, 2.0, 3.0])) > EXCLUDED
@@ -53,6 +53,7 @@ def top_k(k: int) -> Filter:
     check_size(k=k)
 
     def keep(logits: Float[Array, "*rows K"]):
+        # A threshold and not the indices of the k: among equal codes no order would be fair.
         least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
         return jnp.where(logits >= least, logits, EXCLUDED)
 
@@ -61,7 +62,7 @@ def top_k(k: int) -> Filter:
 
 @described
 def top_p(p: float) -> Filter:
-    """The fewest codes, likeliest first, of probability p or more together (arXiv:1904.09751).
+    """Keeps the fewest likeliest codes of total probability p or more (arXiv:1904.09751).
 
     Codes as likely as the last of them stay as well.
 
@@ -76,10 +77,13 @@ def top_p(p: float) -> Filter:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
 
     def keep(logits: Float[Array, "*rows K"]):
+        # Rounded sums reach 1 before the last codes, which would be lost.
         if p == 1:
             return logits
         ordered = jnp.sort(logits, axis=-1, descending=True)
         probabilities = jax.nn.softmax(ordered)
+        # What comes before a code decides, without the code itself: so the one that passes p is
+        # kept, and the likeliest one always.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.min(jnp.where(before < p, ordered, jnp.inf), axis=-1, keepdims=True)
         return jnp.where(logits >= least, logits, EXCLUDED)
@@ -88,11 +92,12 @@ def top_p(p: float) -> Filter:
 
 
 def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
-    """The stepper of `TransformerPrior`: keys and values of the tokens before are kept."""
+    """Stepper of `TransformerPrior` with a cache of the keys and values of all tokens before."""
     if not hasattr(prior, "step"):
         raise TypeError(f"{type(prior).__name__} keeps no cache: use stepper=uncached")
 
     def step(cache, tokens, t):
+        # Any token will do at t = 0, where the prior has a vector for the beginning.
         before = jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(t - 1, 0), 1, keepdims=False)
         return prior.apply(variables, cache, before, t, method="step")
 
@@ -100,9 +105,10 @@ def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Ste
 
 
 def uncached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
-    """The stepper of any prior: all logits are computed for each token."""
+    """Stepper of any prior, which computes all logits again for each token."""
 
     def step(state, tokens, t):
+        # Tokens from t on are -1 or given: a causal prior does not see them.
         codes = tokens.reshape(batch, *prior.grid, len(prior.vocab))
         logits = prior.apply(variables, codes, condition).reshape(*tokens.shape, -1)
         return jax.lax.dynamic_index_in_dim(logits, t, 1, keepdims=False), state
@@ -111,13 +117,14 @@ def uncached(prior, variables, condition: Condition, batch: int) -> tuple[Any, S
 
 
 def guided(stepper: Stepper, w: Number) -> Stepper:
-    """The stepper whose logits are those of `guide`."""
+    """Returns a stepper with classifier-free guidance of weight w, see `guide`."""
 
     def start(prior, variables, condition, batch):
         both = with_untold(prior, condition, batch)
         state, step = stepper(prior, variables, both, 2 * batch)
 
         def guided_step(state, tokens, t):
+            # Both halves go on from the guided tokens: one pass of twice the batch, with one cache.
             logits, state = step(state, jnp.concatenate([tokens, tokens]), t)
             return guide(logits, w), state
 
@@ -127,7 +134,7 @@ def guided(stepper: Stepper, w: Number) -> Stepper:
 
 
 def with_untold(prior, condition: Condition, batch: int) -> Condition:
-    """The condition of twice the batch: as it is, then without labels."""
+    """Doubles the batch of a condition: as it is, then without labels."""
     if not prior.classes:
         raise ValueError("guidance needs a prior with classes")
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), condition)
@@ -147,7 +154,7 @@ def guide(logits: Float[Array, "two_B *rows K"], w: Number) -> Float[Array, "B *
 
 @boundary
 def free_codes(prior, batch: int) -> Int[Array, "B *grid Q"]:
-    """`given` codes of which none is given: -1."""
+    """Returns codes of -1 for `given`, all of which are to be drawn."""
     return jnp.full((batch, *prior.grid, len(prior.vocab)), -1, jnp.int32)
 
 
@@ -163,7 +170,7 @@ def sample_codes(
     filters: Sequence[Filter] = (),
     guidance: Number | None = None,
 ) -> Int[Array, "B *grid Q"]:
-    """Codes k_t ~ p(k_t | k_1, ..., k_{t-1}, c), one after another in raster order.
+    """Samples codes k_t ~ p(k_t | k_1, ..., k_{t-1}, c) one after another in raster order.
 
     A pure function to be jitted (`prior`, `stepper` and `filters` are static).
 
@@ -178,7 +185,7 @@ def sample_codes(
         guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
 
     Raises:
-        ValueError, TypeError: as of the prior; if guidance has no classes, or the prior no cache.
+        ValueError, TypeError: from the prior; if guidance has no classes, or the prior no cache.
 
     Example:
         >>> from vqvae_jax import TransformerPrior
@@ -197,12 +204,15 @@ def sample_codes(
         state, tokens = carry
         logits, state = step(state, tokens, t)
         logits = reduce(lambda x, f: f(x), filters, logits)
+        # The key follows from t alone: cached and uncached steppers draw the same codes.
         new = jax.random.categorical(jax.random.fold_in(key, t), logits).astype(tokens.dtype)
         old = jax.lax.dynamic_index_in_dim(tokens, t, 1, keepdims=False)
+        # Given codes are drawn too, and dropped: their pass through the prior fills the cache.
         new = jnp.where(old < 0, new, old)
         return (state, jax.lax.dynamic_update_index_in_dim(tokens, new, t, 1)), None
 
     tokens = given.reshape(len(given), -1)
+    # Cache and tokens have fixed shapes, so the scan compiles one step for the whole sequence.
     (_, tokens), _ = jax.lax.scan(
         draw, (state, tokens), jnp.arange(tokens.shape[1], dtype=jnp.int32)
     )
@@ -213,7 +223,7 @@ def sample_codes(
 def log_probs(
     logits: Float[Array, "B *grid Q K"], codes: Int[Array, "B *grid Q"]
 ) -> Float[Array, "B *grid Q"]:
-    """log p of each code in nats, 0 where there is none (-1)."""
+    """Log likelihood of each code in nats, 0 where there is none (-1)."""
     known = is_code(codes, (logits.shape[-1],) * codes.shape[-1])
     row = jnp.where(known, codes, 0)[..., None]
     each = jnp.take_along_axis(jax.nn.log_softmax(logits), row, axis=-1)[..., 0]
@@ -227,7 +237,7 @@ def log_likelihood(
     codes: Int[Array, "B *grid Q"],
     condition: Condition = UNCONDITIONAL,
 ) -> Float[Array, "B"]:
-    """log p(codes | c) in nats of each example, under a prior that is not filtered.
+    """Log likelihood log p(codes | c) of each example in nats, without filters.
 
     Codes that are not known (-1) are left out.
 

@@ -1,4 +1,4 @@
-"""A Transformer with normalisation first, whose keys and values may be kept between calls."""
+"""Pre-normalisation Transformer with an optional cache of keys and values."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Cache(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """`depth` times x + attention(norm(x)), x + MLP(norm(x)); then norm (arXiv:2002.04745).
+    """Transformer: `depth` times x + attention(norm(x)), x + MLP(norm(x)); norm (arXiv:2002.04745).
 
     Attributes:
         width: of the tokens.
@@ -47,7 +47,7 @@ class Transformer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B n W"], tuple[Cache, ...]]:
-        """Tokens -> what each sees, and the keys and values of all.
+        """Applies the layers; returns the tokens, and the keys and values of each layer.
 
         Args:
             x: n tokens of the sequence.
@@ -72,7 +72,7 @@ class Transformer(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(q k / sqrt(d)) v in each of the heads (arXiv:1706.03762)."""
+    """Multi-head attention, softmax(q k / sqrt(d)) v in each head (arXiv:1706.03762)."""
 
     heads: int
     dtype: str = "float32"
@@ -99,7 +99,8 @@ class Attention(nn.Module):
 def write(
     cache: Float[Array, "B H L d"], new: Float[Array, "B H n d"], at: int | Int[Array, ""]
 ) -> Float[Array, "B H L d"]:
-    """The cache with the tokens `new` from number `at` on."""
+    """Returns the cache with the tokens `new` from number `at` on."""
+    # In place under jit, where a concatenation would copy the cache and change its shape.
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), at, axis=2)
 
 
@@ -109,16 +110,19 @@ def attend(
     v: Float[Array, "B H L d"],
     mask: Bool[Array, "#n L"],
 ) -> Float[Array, "B H n d"]:
-    """The mean of v under softmax(q k / sqrt(d)) over what the mask lets each token see."""
+    """Mean of v under softmax(q k / sqrt(d)) over the tokens that the mask lets each token see."""
+    # q is scaled rather than the scores, which are L / d times as many numbers.
     scores = jnp.einsum("bhnd,bhld->bhnl", q / q.shape[-1] ** 0.5, k).astype(jnp.float32)
+    # Softmax in float32, as sums in bfloat16 lose small terms. EXCLUDED is finite: a row without
+    # anything to see would be NaN with -inf.
     scores = jnp.where(mask, scores, EXCLUDED)
     return jnp.einsum("bhnl,bhld->bhnd", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
 def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) -> Bool[Array, "n L"]:
-    """Whether tokens first, ..., first + n - 1 see each of `length` tokens.
+    """Causal mask: whether tokens first, ..., first + n - 1 see each of `length` tokens.
 
-    All see the prefix, its own tokens as well; beyond it each sees itself and those before.
+    All see the whole prefix, also its own tokens; beyond it each sees itself and those before.
 
     Example:
         >>> causal(0, 4, 4, prefix=2).astype(int)
@@ -127,5 +131,7 @@ def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) ->
                [1, 1, 1, 0],
                [1, 1, 1, 1]], dtype=int32)
     """
+    # The last token that each may see; for those of the prefix that is the end of the prefix. It
+    # also keeps a step from the places of a cache that are not filled yet.
     i = jnp.maximum(first + jnp.arange(n, dtype=jnp.int32)[:, None], prefix - 1)
     return jnp.arange(length, dtype=jnp.int32) <= i

@@ -1,7 +1,7 @@
-"""Descriptions: what factories and modules made as plain JSON, and built again from it.
+"""Serialisation of quantizers and models to plain JSON descriptions, and back.
 
-A stranger's text is no danger: it calls what is made for that alone, factories under `described`
-and modules, and names functions that are `named`. Whatever is wrong is a ValueError of one line.
+Untrusted text is safe to read: it can call nothing but factories under `described` and modules, and
+name nothing but functions that are `named`. Whatever is wrong is a ValueError of one line.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from typing import Any, TypeGuard
 from vqvae_jax.saving.describe import FACTORIES, FUNCTIONS, Described
 
 LENGTH, DEPTH, CALLS = 2**24, 200, 2**12
-"""The most characters, levels and calls of a description: far above those of any model."""
+"""Limits of a description, in characters, levels and calls: far above those of any model."""
 
 
 def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | None = None) -> str:
-    """The JSON description of a quantizer, a model or anything made of them.
+    """Returns the JSON description of a quantizer, a model or anything made of them.
 
     Args:
         value: made by factories and modules with public names of `vqvae_jax`.
@@ -62,7 +62,7 @@ def from_json(text: str, names: Mapping[str, Any] | None = None) -> Any:
 
 
 def build(data: Any, names: Mapping[str, Any]) -> Any:
-    """What parsed JSON describes; any failure is a ValueError of one line."""
+    """Builds what parsed JSON describes; any failure is a ValueError of one line."""
     check_extent(data)
     try:
         return from_data(data, names)
@@ -72,6 +72,8 @@ def build(data: Any, names: Mapping[str, Any]) -> Any:
 
 def check_extent(data: Any) -> None:
     """Raises a ValueError if parsed JSON is deeper, or holds more calls, than any model's."""
+    # Level by level and not by recursion, which a deep text would overflow. Building costs time
+    # for each call: a short text could hold thousands of expensive ones.
     level, calls = [data], 0
     for _ in range(DEPTH):
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
@@ -108,6 +110,7 @@ def call_data(factory, args, kwargs, names) -> dict:
 
 def from_data(data: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(data, list):
+        # JSON has no tuples; `freeze` made tuples of lists when the call was remembered.
         return tuple(from_data(v, names) for v in data)
     if not isinstance(data, dict):
         return data
@@ -122,6 +125,7 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
     if not isinstance(kwargs, dict) or not isinstance(args, list):
         found = f"{brief(args)} and {brief(kwargs)}"
         raise ValueError(f"args and kwargs of {call} must be a list and an object, got {found}")
+    # Flax would take `parent` and `name` too, which are not for a description to set.
     if is_module(factory) and not set(kwargs) <= set(parameters(factory)):
         unknown = sorted(set(kwargs) - set(parameters(factory)))
         raise ValueError(f"{call} has no parameters {brief(unknown)}")
@@ -133,28 +137,31 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
 
 
 def is_module(value: Any) -> TypeGuard[type]:
-    """Whether it is a class whose instances are made of their fields, such as a Flax module."""
+    """Returns whether value is a class made of its fields, such as a Flax module."""
     made = isinstance(value, type) and dataclasses.is_dataclass(value)
     return made and not issubclass(value, Described)
 
 
 def parameters(module: type) -> list[str]:
-    """The fields that a description holds: not `parent` and `name`, which are Flax's own."""
+    """Returns the fields in a description: not `parent` and `name`, which are Flax's own."""
     fields = [f.name for f in dataclasses.fields(module) if f.init]
     return [name for name in fields if name not in ("parent", "name")]
 
 
 def unsaid(module: type) -> set[str]:
-    """The fields that a description leaves out where they are None: see `where_set`."""
+    """Returns the fields that a description leaves out where they are None: see `where_set`."""
     return {f.name for f in dataclasses.fields(module) if f.metadata.get("json")}
 
 
 def public(name: Any, names: Mapping[str, Any]) -> Any:
-    """What a description means by a name: the user's own, else one of this package made for it."""
+    """Resolves a name in a description: the user's own, else a public one of this package."""
     found = None
     if isinstance(name, str) and not name.startswith("_"):
         listed = vars(importlib.import_module("vqvae_jax")).get(name)
+        # An allowlist: a public name alone is not enough, or a description could call
+        # `save_model` on a path of its author's.
         ours = is_module(listed) or (inspect.isfunction(listed) and listed in FACTORIES | FUNCTIONS)
+        # The user's own names go first: who gives them trusts them.
         found = names.get(name, listed if ours else None)
     if found is None or inspect.ismodule(found):
         raise ValueError(
@@ -165,7 +172,7 @@ def public(name: Any, names: Mapping[str, Any]) -> Any:
 
 
 def callable_by(name: Any, names: Mapping[str, Any]) -> Any:
-    """What a description may call by a name: a factory under `described`, or a module."""
+    """Resolves a name that a description may call: a factory under `described`, or a module."""
     found = public(name, names)
     if is_module(found) or (inspect.isfunction(found) and found in FACTORIES):
         return found
@@ -175,6 +182,7 @@ def callable_by(name: Any, names: Mapping[str, Any]) -> Any:
 def public_name(value: Any, names: Mapping[str, Any]) -> str:
     name = next((n for n, v in names.items() if v is value), getattr(value, "__name__", ""))
     try:
+        # A function that merely has the name of a public one must not be described by it.
         if public(name, names) is value:
             return name
     except ValueError:
@@ -183,12 +191,12 @@ def public_name(value: Any, names: Mapping[str, Any]) -> str:
 
 
 def brief(value: Any) -> str:
-    """A stranger's value on one line that is not too long."""
+    """Returns the repr of an untrusted value, cut to 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def first_words(error: Exception) -> str:
-    """What went wrong, on one line that is not too long."""
+    """Returns an error's message on one line, cut to 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}..."

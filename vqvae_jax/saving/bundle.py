@@ -1,4 +1,4 @@
-"""A model as a folder: its JSON description and its weights, identified by their SHA-256.
+"""Models saved as folders: JSON description and weights, identified by their SHA-256.
 
     model.json                               the description; dtype and shape of each array
     weights-<start of SHA-256>.safetensors   the arrays
@@ -36,7 +36,7 @@ MODELS = nn.Module, Model
 
 
 class Bundle(NamedTuple):
-    """What `load_model` returns.
+    """A loaded model, returned by `load_model`.
 
     Attributes:
         model: the Flax module, `Quantizer` or `Tokenizer`, equal to the one that was saved.
@@ -83,6 +83,8 @@ def save_model(
         raise ValueError(f"the description takes {len(text)} bytes, more than {LENGTH}")
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / weights_name(digest)
+    # The weights are named by the digest, so new ones never overwrite those that the description
+    # in place still names. Old ones go last.
     write(weights, lambda file: write_arrays(file, arrays, specs))
     write(folder / DESCRIPTION, lambda file: file.write(text))
     for old in set(folder.glob("weights-*.safetensors")) - {weights}:
@@ -93,7 +95,7 @@ def save_model(
 def load_model(
     folder: str | os.PathLike, names: Mapping[str, Any] | None = None, *, limit: int = LIMIT
 ) -> Bundle:
-    """(model, variables, sha256) from a folder written by `save_model`; see `Bundle`.
+    """Loads (model, variables, sha256) from a folder written by `save_model`; see `Bundle`.
 
     Args:
         folder: of the model, or of a run, which keeps it in its folder `model`.
@@ -114,10 +116,12 @@ def load_model(
     """
     path = Path(folder) / DESCRIPTION
     inner = Path(folder, "model", DESCRIPTION)
+    # lexists, as a dangling link is an error to be named, and not a folder without a model.
     if not os.path.lexists(path) and os.path.lexists(inner):
         path = inner
     document = read_description(path)
     weights = path.parent / weights_name(document["sha256"])
+    # Weights before the model: nothing described is called until the digest of both is right.
     arrays = read_arrays(weights, document["arrays"], limit)
     digest = fingerprint(document["model"], arrays)
     if digest != document["sha256"]:
@@ -133,7 +137,7 @@ def load_model(
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The parsed `model.json`, its fields checked."""
+    """Reads `model.json` and checks its fields."""
     if not os.path.lexists(path):
         raise BundleError(f"no model in {path.parent}: {path.name} is missing")
     document = read_json(path)
@@ -144,6 +148,7 @@ def read_description(path: Path) -> dict[str, Any]:
     for field, kind in expected.items():
         if not isinstance(document, dict) or not isinstance(document.get(field), kind):
             raise BundleError(f"{path} is damaged: {field} is missing or not a {kind.__name__}")
+    # It becomes part of a file name: without this check it could lead out of the folder.
     if not re.fullmatch("[0-9a-f]{64}", document["sha256"]):
         raise BundleError(f"{path} is damaged: {brief(document['sha256'])} is no SHA-256")
     specs = check_specs(path, document["arrays"])
@@ -151,5 +156,5 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def weights_name(digest: str) -> str:
-    """The file of the weights."""
+    """Returns the name of the file of the weights."""
     return f"weights-{digest[:16]}.safetensors"

@@ -1,4 +1,4 @@
-"""Objects that remember the call that made them: equality, hash, pickle and JSON come from it.
+"""Records that remember the factory call that made them, for equality, hash, pickle and JSON.
 
 `vq(8, 4) == vq(size=8, dim=4)`, so a jitted function with a quantizer as a static argument does
 not compile twice; and a model is described by plain JSON (`as_json`).
@@ -18,16 +18,16 @@ from vqvae_jax.boundary import boundary, is_boundary
 T = TypeVar("T")
 
 FACTORIES: set[Callable] = set()
-"""What `described` made: a description can call it."""
+"""Factories under `described`, which a description can call."""
 
 FUNCTIONS: set[Callable] = set()
-"""What is `named`: a description can hold its name as an argument, and never calls it."""
+"""Functions under `named`, which a description can hold as arguments, but never calls."""
 
 
 def where_set() -> Any:
-    """A dataclass field of default None that descriptions name only where it has a value.
+    """Returns a dataclass field of default None, left out of descriptions where it is None.
 
-    So a model without it has the description, and the digest, of before there was such a field.
+    A model without it keeps the description, and the digest, that it had before the field existed.
     """
     return dataclasses.field(default=None, metadata={"json": "where set"})
 
@@ -57,10 +57,12 @@ class Described:
         for field in dataclasses.fields(self):
             f = getattr(self, field.name)
             if callable(f) and not is_boundary(f):
+                # The dataclass is frozen, for the hash; `__post_init__` is the one place where
+                # fields are set.
                 object.__setattr__(self, field.name, boundary(f, self.enters(field.name)))
 
     def enters(self, name: str) -> dict:
-        """The `enters` of `boundary` for the function in a field."""
+        """Returns the `enters` of `boundary` for the function in a field."""
         return {}
 
     def __eq__(self, other) -> bool:
@@ -77,6 +79,7 @@ class Described:
     def __reduce__(self):
         if self.call is None:
             raise TypeError(f"{self!r} was not made by a public factory and can't be pickled")
+        # By its call: pickle can't store the closures that its functions are.
         return remake, tuple(self.call)
 
 
@@ -92,11 +95,11 @@ class Function(Described):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model(Described):
-    """A record that is a model of its own, as a Flax module is: `save_model` takes it."""
+    """A record that is a model by itself, as a Flax module is: `save_model` takes it."""
 
 
 def described(factory: Callable[..., T]) -> Callable[..., T]:
-    """Decorator: what the factory returns, a `Described` record, remembers the call.
+    """Decorator of factories: the `Described` record that they return remembers the call.
 
     Example:
         >>> @described
@@ -113,11 +116,14 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
     def remembering(*args, **kwargs):
         record: Any = factory(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
+        # Defaults are part of the call: a description keeps its meaning where a later version has
+        # another default.
         bound.apply_defaults()
         args, kwargs = bound.args, bound.kwargs
         if not by_position:  # each argument by its name, however it was given
             args, kwargs = (), dict(zip(signature.parameters, args, strict=False)) | kwargs
         items = tuple((k, freeze(v)) for k, v in kwargs.items())
+        # `remembering`, not `factory`: a record made again from its call must know the call too.
         return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
     FACTORIES.add(remembering)
@@ -125,7 +131,7 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
 
 
 def named(function: Callable[..., T]) -> Callable[..., T]:
-    """Decorator: descriptions can hold the function's name, as an estimator's; none calls it.
+    """Decorator of functions: descriptions can hold the name as an argument, and never call it.
 
     Example:
         >>> import vqvae_jax
@@ -140,18 +146,18 @@ def named(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def remake(factory: Callable, args: tuple, kwargs: tuple) -> Any:
-    """Makes the call again."""
+    """Calls the factory again, for pickle."""
     return factory(*args, **dict(kwargs))
 
 
 def freeze(value):
-    """Lists and arrays become tuples, so that equal arguments are equal and hashable."""
+    """Converts lists and arrays to tuples, so that equal arguments are equal and hashable."""
     if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
         value = np.asarray(value).tolist()
     return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value
 
 
 def show(value) -> str:
-    """A function is shown by its name."""
+    """Returns the name of a function, the repr of other values."""
     named = callable(value) and not isinstance(value, Described) and hasattr(value, "__name__")
     return value.__name__ if named else repr(value)

@@ -1,4 +1,4 @@
-"""Arrays by name in a safetensors file, of which nothing is believed when it is read.
+"""Weights in safetensors files, which are read without trusting their contents.
 
 A file is opened once, must be a plain one of exactly the size that its arrays have, and must begin
 with the very bytes that are written for them: so nothing in it is parsed, and nothing larger than
@@ -24,10 +24,10 @@ from flax.traverse_util import flatten_dict
 from vqvae_jax.saving.as_json import LENGTH, brief, first_words
 
 LIMIT = 2**33
-"""The most bytes of weights that are read, unless the caller allows more."""
+"""Default limit of the bytes of weights that are read."""
 
 ARRAYS = 2**16
-"""The most arrays of a model."""
+"""Limit of the number of a model's arrays."""
 
 DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
@@ -35,21 +35,22 @@ DTYPES = {
     "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
     "complex64": "C64",
 }  # fmt: skip
-"""The dtypes of arrays, by their names in safetensors files."""
+"""Names of dtypes in safetensors files."""
 
 Spec = tuple[str, tuple[int, ...]]  # dtype and shape of an array
 
 
 class BundleError(ValueError):
-    """A folder that holds no model, or a damaged one; one line, naming the file."""
+    """Error about a folder without a model, or with a damaged one; one line, naming the file."""
 
 
 def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
-    """Dtype and shape of each array; raises a BundleError unless they are plain."""
+    """Parses dtype and shape of each array; raises a BundleError unless they are plain."""
     if len(arrays) > ARRAYS:
         raise BundleError(f"{path} is damaged: {len(arrays)} arrays, more than {ARRAYS}")
     for name, spec in arrays.items():
         match spec:
+            # Parsed JSON of any kind may stand here; whatever is not [name, [sizes]] falls through.
             case [str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= 32:
                 whole = all(type(n) is int and 0 <= n < 2**48 for n in shape)
             case _:
@@ -60,7 +61,7 @@ def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
 
 
 def is_name(name: str) -> bool:
-    """Whether it is a path of printable parts.
+    """Returns whether a name is a path of printable parts.
 
     >>> [is_name(n) for n in ("params/Dense_0/kernel", "a//b", "", "a/", "a\\n")]
     [True, False, False, False, False]
@@ -70,13 +71,16 @@ def is_name(name: str) -> bool:
 
 @contextmanager
 def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
-    """A plain file of at most so many bytes: no link is followed, and no FIFO waited for."""
+    """Opens a plain file of at most `limit` bytes; follows no link, and waits for no FIFO."""
+    # O_NONBLOCK: opening a FIFO would wait for a writer, for ever if there is none.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = os.open(path, flags | getattr(os, "O_BINARY", 0))
     except OSError as error:
         found = "it is a symbolic link" if path.is_symlink() else error.strerror
         raise BundleError(f"{path} can't be read: {found}") from None
+    # Of the open file and not of its path: between a check of the path and opening it, another
+    # file could take its place.
     info = os.fstat(file)
     if not stat.S_ISREG(info.st_mode):
         os.close(file)
@@ -88,7 +92,7 @@ def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON holds; a BundleError naming it if it is no plain one, damaged or huge."""
+    """Reads a JSON file; a BundleError names it if it is no plain file, damaged or too large."""
     with opened(path, LENGTH) as file:
         text = file.read(LENGTH)
     try:
@@ -98,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
-    """How a safetensors file of these arrays begins, their order, and its size.
+    """Returns the header of a safetensors file of these arrays, their order, and the file's size.
 
     The widest dtypes come first, so that each array is aligned.
     """
@@ -109,19 +113,20 @@ def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
         begin, end = end, end + count_bytes(specs[name])
         entries[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(entries).encode()
+    # Spaces, which JSON ignores, so that the arrays begin at a multiple of 8 bytes.
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
     return start, order, len(start) + end
 
 
 def count_bytes(spec: Spec) -> int:
-    """The size of an array."""
+    """Returns the size of an array in bytes."""
     dtype, shape = spec
     return jnp.dtype(dtype).itemsize * math.prod(shape)
 
 
 def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> None:
-    """A safetensors file."""
+    """Writes a safetensors file."""
     start, order, _ = header(specs)
     file.write(start)
     for name in order:
@@ -129,11 +134,14 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> Non
 
 
 def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
-    """The arrays of the file that `write_arrays` makes of these; any other is a BundleError."""
+    """Reads the arrays of a file that `write_arrays` made; any other file is a BundleError."""
     start, order, size = header(specs)
     arrays = {}
     with opened(path, limit) as file:
         found = os.fstat(file.fileno()).st_size
+        # The header is compared and never parsed: offsets that overlap, or point beyond the file,
+        # can do nothing. The size comes first, so that no array is allocated for a file that
+        # lacks it.
         if found != size or file.read(len(start)) != start:
             raise BundleError(f"{path} is damaged: not the arrays that model.json names")
         try:
@@ -147,7 +155,7 @@ def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, 
 
 
 def to_arrays(variables) -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as one flat dict of NumPy arrays; raises if they can't be kept."""
+    """Flattens nested dicts to one dict of NumPy arrays; raises if they can't be saved."""
     if not isinstance(variables, dict | FrozenDict):
         raise TypeError(
             f"variables must be nested dicts of arrays, got {type(variables).__name__};"
@@ -167,9 +175,11 @@ def to_arrays(variables) -> dict[str, np.ndarray]:
 
 
 def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the description and every array: name, dtype, shape and bytes."""
+    """Returns the SHA-256 of the description and every array: name, dtype, shape and bytes."""
+    # Over contents and not over files: the digest is the same however JSON is indented.
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
+        # Dtype and shape too: the same bytes with another shape are another model.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -184,6 +194,7 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
+        # Only after fsync: else a crash of the machine can leave the new name with an empty file.
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The contract of `Quantizer`, as functions that try to catch a quantizer breaking it.
+"""Tests of the contract of `Quantizer`: one function for each law, and `check_quantizer`.
 
 1. Gradients move params, data moves state; both are dicts whose shapes and dtypes training keeps.
 2. Losses and metrics are means over the valid rows of all replicas; the gradient is that of
@@ -176,7 +176,7 @@ def law_no_rows(t: Trial) -> None:
 
 
 def by_vmap(jit: Callable, step: Callable) -> Callable:
-    """The step of all replicas; `state, z, key, mask` have an axis of them, params have none."""
+    """Maps a step over replicas by vmap; `state, z, key, mask` have their axis, params do not."""
     return jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
 
 
@@ -198,7 +198,7 @@ def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
 
 
 def shared(result: dict[str, Any]) -> dict[str, Any]:
-    """The part of a step's result that replicas share."""
+    """Returns the part of a step's result that replicas share."""
     return {name: result[name] for name in ("losses", "metrics", "state", "grads")}
 
 
@@ -276,9 +276,9 @@ LAWS = (law_init, *VALUES, law_codes, law_put_in, law_replicas, law_description)
 
 @contextlib.contextmanager
 def naming(law: Callable, q: Quantizer):
-    """An error becomes an AssertionError that names the law and the quantizer.
+    """Context manager: turns errors into AssertionErrors that name the law and the quantizer.
 
-    Not that of a compiler, a device or the machine: that would accuse a sound quantizer.
+    Errors of a compiler, a device or the machine pass: they would accuse a sound quantizer.
     """
     try:
         yield
@@ -290,6 +290,6 @@ def naming(law: Callable, q: Quantizer):
 
 
 def specs(tree) -> Any:
-    """Structure, shapes, dtypes and weak types."""
+    """Returns structure, shapes, dtypes and weak types as text."""
     shapes = jax.eval_shape(lambda tree: tree, tree)
     return jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}{' weak' * a.weak_type}", shapes)

@@ -1,4 +1,4 @@
-"""What the laws try a quantizer on: its arrays, a step of training, a look in eval mode."""
+"""Trials of a quantizer for the laws: its arrays, a step of training, a look in eval mode."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ REPLICAS = 4
 
 
 class Trial(NamedTuple):
-    """A quantizer and what the laws try it on."""
+    """A quantizer with the arrays and compiled functions that the laws test it with."""
 
     q: Quantizer
     key: PRNGKeyArray
@@ -41,6 +41,7 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
     dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
     spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
     mask = np.ones(spoilt.shape[:-1])
+    # One kind of invalid row for each replica: NaN, infinite, too large to square, masked out.
     spoilt[:, 0, 0], mask[3, 0] = (np.nan, np.inf, 1e20, 5), 0
     params, start = jit(q.init)(key)
     step, look, glance = (jit(partial(f, q)) for f in (training_step, evaluate, look_up))
@@ -51,14 +52,14 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
 
 
 def choose_inputs(q: Quantizer, key=None, z=None) -> tuple[PRNGKeyArray, Array]:
-    """Key and rows as given, or else the usual ones."""
+    """Returns key and rows as given, or else the usual ones."""
     key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
     drawn = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim), jnp.float32)
     return key, drawn if z is None else z
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
-    """A step by the recipe, with the gradient for params and for a shift that all rows share."""
+    """Takes a training step by the recipe, with gradients for params and a shift of all rows."""
 
     def loss(params, shift):
         z_e = z + jnp.broadcast_to(shift, z.shape)
@@ -75,14 +76,14 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
 
 
 def look_up(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Eval mode, decoded under the same compilation."""
+    """Quantizes in eval mode, and decodes under the same compilation."""
     out, new = q.apply(params, state, z)
     decoded = q.decode(params, state, out.indices).astype(z.dtype)
     return out._asdict() | {"decoded": decoded, "state": new}
 
 
 def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """The same, with the gradient of the metrics."""
+    """Runs `look_up`, with the gradient of the metrics."""
 
     def total(params, z):
         result = look_up(q, params, state, z)
@@ -93,7 +94,7 @@ def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
 
 
 def reverse_in_turn(q: Quantizer, editable, params, state):
-    """Of each stream what decodes before and after its codes are reversed; and all reversed."""
+    """Reverses the codes of each stream in turn; returns what decodes before and after each."""
     looks, streams = [], range(len(q.vocab))
     for stream in editable:
         before = [codebook_of(q, params, state, i) for i in streams]
@@ -103,7 +104,7 @@ def reverse_in_turn(q: Quantizer, editable, params, state):
 
 
 def reverse_codes(q: Quantizer, stream: int, params, state):
-    """params and state with the codes of a stream in the opposite order; and what they were."""
+    """Reverses the codes of a stream; returns params, state, and the codes before."""
     seen = []
 
     def reverse(e):

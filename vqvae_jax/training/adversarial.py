@@ -1,10 +1,10 @@
-"""Adversarial training of an autoencoder (VQGAN, arXiv:2012.09841): two players in one train step.
+"""Adversarial training of an autoencoder (VQGAN, arXiv:2012.09841), in one train step.
 
     params = {"model": ..., "discriminator": ...}
 
-One loss for both, of which each term moves one player only: the discriminator is held fixed in the
-generator's term, and x' in the discriminator's. So `gradient_step` trains them as any other model,
-in every parallel mode.
+The autoencoder is the generator. One loss trains both, and each term moves one of them only: the
+discriminator is held fixed in the generator's term, and x' in the discriminator's. So
+`gradient_step` trains them as any other model, in every parallel mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ Balance = Callable[[Array, Array], Array | float]
 
 
 class Game(NamedTuple):
-    """What the players lose, logit by logit of the discriminator D."""
+    """Adversarial losses of generator and discriminator, for each logit of the discriminator D."""
 
     generator: Callable[[Array], Array]  # of D(x')
     real: Callable[[Array], Array]  # the discriminator, of D(x)
@@ -46,16 +46,20 @@ class Game(NamedTuple):
 
 
 HINGE = Game(lambda fake: -fake, lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d))
-"""-D(x'); max(0, 1 - D(x)) and max(0, 1 + D(x')) (arXiv:1705.02894)."""
+"""Hinge loss: -D(x'); max(0, 1 - D(x)) and max(0, 1 + D(x')) (arXiv:1705.02894)."""
 
 NON_SATURATING = Game(lambda d: jax.nn.softplus(-d), lambda d: jax.nn.softplus(-d), jax.nn.softplus)
-"""-ln s(D(x')); -ln s(D(x)) and -ln(1 - s(D(x'))), s the logistic function (arXiv:1406.2661)."""
+"""Non-saturating loss: -ln s(D(x')); -ln s(D(x)) and -ln(1 - s(D(x'))) (arXiv:1406.2661).
+
+s is the logistic function.
+"""
 
 
 def adaptive(reconstruction: Float[Array, ""], generator: Float[Array, ""]) -> Float[Array, ""]:
-    """lambda = |grad L_rec| / (|grad L_G| + 1e-4), in [0, 1e4]: equation 7 of arXiv:2012.09841.
+    """Adaptive weight lambda = |grad L_rec| / (|grad L_G| + 1e-4), clipped to [0, 1e4].
 
-    Of the norms of the gradients of the last layer: there both terms weigh the same.
+    From the norms of the gradients for the last layer, where both terms then weigh the same:
+    equation 7 of arXiv:2012.09841.
 
     Example:
         >>> round(float(adaptive(jnp.float32(0.3), jnp.float32(0.1))), 2)
@@ -67,7 +71,7 @@ def adaptive(reconstruction: Float[Array, ""], generator: Float[Array, ""]) -> F
 def with_features(
     distance: Callable[[Array, Array], Float[Array, "B"]], task_loss: TaskLoss = squared_error
 ) -> TaskLoss:
-    """A task loss with the term "features" besides: a distance of x and x' as a network sees them.
+    """Adds the term "features" to a task loss: a distance of x and x' in a network's features.
 
     Args:
         distance: `(x, x') -> [B]`, weighted as it shall count; a perceptual loss such as LPIPS.
@@ -92,22 +96,22 @@ def adversarial_loss(
     balance: Balance = adaptive,
     r1: float = 0.0,
 ) -> Loss:
-    """L = L_rec + lambda L_G + the losses of the quantizer, and L_D, for `gradient_step`.
+    """Returns the loss L_rec + lambda L_G + losses of the quantizer + L_D, for `gradient_step`.
 
     L_rec is the sum of the task's terms; "generator", lambda L_G; "discriminator", half the mean
     over x and half the mean over x', and r1/2 |grad_x D(x)|^2 for the mean logit D (R1,
-    arXiv:1801.04406). Before step `start` the last two are exactly 0 and nobody plays. Means are
+    arXiv:1801.04406). Before step `start` the last two are exactly 0. Means are
     over the valid examples of all replicas, and over patches; lambda is the same on all replicas
     and has no gradient.
 
     Args:
         model: an autoencoder such as `VQVAE` or `VQVAE2`: it has a method decode(z_q).
         discriminator: a module x `[B, ..., C]` -> logits `[B, ...]` with params alone.
-        start: the first step at which they play: about when x' is as sharp as L_rec makes it.
-        last_layer: the path in the model's params of what lambda looks at, such as
+        start: the first step with adversarial terms: about when x' is as sharp as L_rec makes it.
+        last_layer: the path in the model's params of the layer that lambda is taken from, such as
             `("decoder", "Upsample_1")` for a `Decoder`.
         task_loss: as in `make_train_step`.
-        game: of which the losses are, `HINGE` or `NON_SATURATING`.
+        game: the adversarial losses, `HINGE` or `NON_SATURATING`.
         balance: from the norms of the gradients of L_rec and L_G for the last layer to lambda;
             `lambda rec, gen: 0.1` is a constant weight.
         r1: weight of the gradient penalty.
@@ -136,6 +140,7 @@ def adversarial_loss(
                 "adversarial training takes masks of the examples, [B]: the patches that are judged"
                 f" would see padding; got a mask of samples, {weights.shape}"
             )
+        # Weights of examples: each patch of an example counts as the example does.
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}
@@ -145,16 +150,22 @@ def adversarial_loss(
             return {k: mean(check_term(k, term, x)) for k, term in task_loss(x, y).items()}
 
         def generator(y: Array) -> Array:
+            # The params of D are held fixed: this term moves the model alone.
             return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
 
+        # The norms are of gradients through the last layer alone: from z_q on, without the encoder.
         last = partial(last_layer_norm, model, variables, rec.z_q, last_layer, axis_name)
         weight = balance(last(lambda y: add(task(y))), last(generator))
         played = {
             "generator": weight * generator(rec.x),
+            # x' is held fixed: this term moves the discriminator alone. Both are evaluated at the
+            # same params, so one gradient serves both optimizers.
             "discriminator": discriminator_loss(judge, game, x, sg(rec.x), mean)
             + (r1 / 2 * mean(squared_slope(judge, x)) if r1 else 0.0),
         }
         losses = task(rec.x) | rec.losses
+        # A where and not a Python branch: the step is traced. Its gradient before `start` is
+        # exactly 0; the discriminator then gets gradients of 0 too.
         losses |= {k: jnp.where(state.step >= start, term, 0.0) for k, term in played.items()}
         metrics = {"loss": add(losses), "mse": sg(mean(jnp.square(x - rec.x))), **losses}
         metrics |= rec.metrics | {"adaptive_weight": weight}
@@ -165,31 +176,33 @@ def adversarial_loss(
 
 
 def logits_of(discriminator, params, x: Float[Array, "B *shape"]) -> Float[Array, "B *patches"]:
-    """D(x)."""
+    """Returns the logits D(x)."""
     return discriminator.apply({"params": params}, x)
 
 
 def discriminator_loss(
     judge: Callable[[Array], Array], game: Game, x: Array, y: Array, mean: Callable[[Array], Array]
 ) -> Float[Array, ""]:
-    """Half of what the discriminator loses on real x, and half of what it loses on x'."""
+    """Loss of the discriminator: half its mean loss on real x, and half that on x'."""
     return (mean(game.real(judge(x))) + mean(game.fake(judge(y)))) / 2
 
 
 def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"]:
-    """|grad_x D(x)|^2 of each example, D the mean over its patches."""
+    """Squared norm |grad_x D(x)|^2 of each example, D the mean over its patches."""
 
     def total(x: Array) -> Array:
         logits = judge(x)
         return jnp.sum(jnp.mean(logits, axis=range(1, logits.ndim)))
 
+    # One gradient of the sum over examples gives that of each: no logit depends on another example.
     return jnp.sum(jnp.square(jax.grad(total)(x)), axis=range(1, x.ndim))
 
 
 def last_layer_norm(
     model, variables, z_q, path: Sequence[str], axis_name: AxisName, loss: Callable[[Array], Array]
 ) -> Float[Array, ""]:
-    """|grad| of a loss of x' = dec(z_q) for one layer of the decoder; without gradient itself."""
+    """Norm of the gradient of a loss of x' = dec(z_q) for one layer of the decoder; a constant."""
+    # lambda is a weight, not a term to be minimised: it must carry no gradient of its own.
     variables, z_q = sg((variables, z_q))
 
     def of_layer(layer):
@@ -197,11 +210,12 @@ def last_layer_norm(
         return loss(model.apply(changed, z_q, method="decode"))
 
     gradient = jax.grad(of_layer)(get(variables["params"], path))
+    # The mean over replicas before the norm: norms of local gradients would differ, and so lambda.
     return optax.tree.norm(gradient if axis_name is None else jax.lax.pmean(gradient, axis_name))
 
 
 def get(tree, path: Sequence[str]) -> Any:
-    """The part of nested dicts at a path."""
+    """Returns the part of nested dicts at a path."""
     for i, name in enumerate(path):
         if not isinstance(tree, dict) or name not in tree:
             known = sorted(tree) if isinstance(tree, dict) else "an array"
@@ -211,7 +225,7 @@ def get(tree, path: Sequence[str]) -> Any:
 
 
 def put(tree, path: Sequence[str], value) -> Any:
-    """The same with another part at the path."""
+    """Returns nested dicts with the part at a path replaced."""
     if not path:
         return value
     return {**tree, path[0]: put(tree[path[0]], path[1:], value)}
@@ -225,7 +239,8 @@ def add(terms: dict[str, Array]) -> Float[Array, ""]:
 def players(
     model: optax.GradientTransformation, discriminator: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """An optimizer for each player, as one for `gradient_step`."""
+    """Combines the optimizers of model and discriminator into one for `gradient_step`."""
+    # Labels of whole subtrees: a prefix of the params is all that optax asks for.
     labels = {"model": "model", "discriminator": "discriminator"}
     return optax.partition({"model": model, "discriminator": discriminator}, labels)
 
@@ -238,7 +253,7 @@ def adversarial_state(
     key: PRNGKeyArray,
     example: Shaped[Array | np.ndarray, "B *shape"],
 ) -> TrainState:
-    """The state before the first step of both players.
+    """Returns the state of model and discriminator before the first step.
 
     Args:
         model, discriminator: as in `adversarial_loss`.

@@ -1,4 +1,4 @@
-"""Checkpoints by orbax of the whole `TrainState`, from which a run goes on bit for bit."""
+"""Checkpoints by orbax of the whole `TrainState`, from which a run resumes bit for bit."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Checkpoints:
         self.manager.close()
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return self.manager.latest_step()
 
     def save(self, state: TrainState) -> None:
@@ -35,7 +35,8 @@ class Checkpoints:
             self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, placed on devices as `like` is."""
+        """Reads the newest state, placed on devices as `like` is."""
+        # Shapes, dtypes and shardings alone: a run may resume on other devices than it began on.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         restored = self.manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
         return TrainState(**restored)

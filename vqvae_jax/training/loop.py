@@ -1,4 +1,4 @@
-"""The loop around a train step: hooks at intervals, and a stop that loses nothing."""
+"""Training loop: runs a train step, calls hooks at intervals, stops cleanly on signals."""
 
 import signal
 import threading
@@ -23,6 +23,7 @@ class Interrupt:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
+        # Python lets only the main thread set handlers.
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self.receive) for s in self.SIGNALS}
         return self
@@ -65,8 +66,10 @@ def run_steps(
     later: list[Callable[[], None] | None] = []
     for done, batch in zip(range(first + 1, last + 1), batches, strict=False):
         state, metrics = step(state, batch)
+        # Dispatched, not finished: while the device works, the host writes the last metrics.
         call_each(later)
         due = [hook for hook, every in hooks.items() if done % every == 0 or done == last]
+        # Hooks read the state now: the next step donates its buffers, and leaves only metrics.
         later = [hook(done, state, metrics) for hook in due]
         if interrupted():
             break
@@ -75,7 +78,7 @@ def run_steps(
 
 
 def call_each(functions: Iterable[Callable[[], None] | None]) -> None:
-    """Those that are not None, in order."""
+    """Calls the functions that are not None, in order."""
     for function in functions:
         if function is not None:
             function()

@@ -1,4 +1,4 @@
-"""The same train step on one device or many: `jit` over a mesh, `shard_map`, or `pmap`.
+"""Data parallelism: one train step compiled by `jit` over a mesh, `shard_map`, or `pmap`.
 
 Each function here takes a pure `train_step(state, batch, *, axis_name=None)` and returns a compiled
 `Step`: `(state, batch) -> (state, metrics)` for host batches, this process's share of the global
@@ -32,12 +32,12 @@ class Step(NamedTuple):
 
 
 def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> Iterator:
-    """The batches on the devices, each placed while the steps before it run.
+    """Yields the batches on the devices, each placed while the steps before it run.
 
     Args:
         batches: of the host.
         place: of a `Step`.
-        ahead: at least 1; so many batches are on the devices at a time, beside those in use.
+        ahead: at least 1; number of batches that wait on the devices, beside those in use.
 
     >>> list(prefetch([1, 2, 3], lambda batch: -batch))
     [-1, -2, -3]
@@ -45,6 +45,8 @@ def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> 
     batches = iter(batches)
     placed = deque(map(place, islice(batches, ahead)))
     while placed:
+        # Execution returns here when the next batch is asked for, after the step for this one was
+        # dispatched: so the next transfer overlaps with that step.
         yield placed.popleft()
         placed.extend(map(place, islice(batches, 1)))
 
@@ -52,11 +54,13 @@ def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> 
 def data_mesh(devices=None) -> Mesh:
     """A mesh of all devices, or the given ones, along the one axis `AXIS`."""
     devices = jax.devices() if devices is None else devices
+    # Auto axes: with JAX's default, Explicit ones, gathers, scatters and cumulative sums fail.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def jit_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiled by `jit`: the compiler splits the work as the batch is split."""
+    """Compiles by `jit`: the compiler splits the work as the batch is split."""
+    # Without axis_name: here the step sees the global batch, and its sums are global already.
     step = jax.jit(
         train_step,
         in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))),
@@ -67,7 +71,7 @@ def jit_step(train_step: Callable, mesh: Mesh) -> Step:
 
 
 def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiled by `shard_map`: each device runs the step on its part, sums cross `AXIS`."""
+    """Compiles by `shard_map`: each device runs the step on its part, sums cross `AXIS`."""
     mapped = jax.shard_map(
         partial(train_step, axis_name=AXIS),
         mesh=mesh,
@@ -79,8 +83,9 @@ def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
 
 
 def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiled by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
+    """Compiles by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
     local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    # The state is broadcast and one copy of the results kept: all replicas compute the same.
     step = jax.pmap(
         partial(train_step, axis_name=AXIS),
         axis_name=AXIS,
@@ -89,6 +94,7 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
         donate_argnums=0,
         devices=None if jax.process_count() > 1 else local,
     )
+    # Batches are put where pmap wants them before the step, or it would copy them within the step.
     each = NamedSharding(Mesh(local, (AXIS,)), P(AXIS))
     return Step(
         lambda batch: jax.tree.map(lambda x: jax.device_put(deal(x, len(local)), each), batch),
@@ -103,13 +109,13 @@ def check_batch(size: int, devices: int) -> None:
 
 
 def deal(batch, devices: int):
-    """batch [B, ...] -> [devices, B / devices, ...]."""
+    """Reshapes a batch [B, ...] to [devices, B / devices, ...]."""
     check_batch(batch.shape[0], devices)
     return batch.reshape(devices, -1, *batch.shape[1:])
 
 
 def replicate(state, mesh: Mesh):
-    """The state on every device of the mesh; the same arrays if they are there already."""
+    """Puts the state on every device of the mesh; returns it as is if it is there already."""
     everywhere = NamedSharding(mesh, P())
     found = (getattr(x, "sharding", None) for x in jax.tree.leaves(state))
     if all(sharding == everywhere for sharding in found):
@@ -120,12 +126,13 @@ def replicate(state, mesh: Mesh):
 
 
 def split(batch, mesh: Mesh):
-    """This process's rows as part of one global batch split over the mesh."""
+    """Puts this process's rows on its devices, as part of one global batch split over the mesh."""
     sharding = NamedSharding(mesh, P(AXIS))
     local = max(sum(d.process_index == jax.process_index() for d in mesh.devices.flat), 1)
 
     def put(x):
         check_batch(x.shape[0], local)
+        # No process holds, or sends, rows of another: only the sharding is global.
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(put, batch)

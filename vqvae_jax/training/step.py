@@ -1,4 +1,4 @@
-"""One train step as a pure function; how it is compiled is chosen in `parallel`."""
+"""Train state and train step as a pure function; `parallel` compiles it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ TrainStep = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on: a pytree of arrays."""
+    """State of a run, a pytree of arrays from which it can resume."""
 
     step: Int[Array, ""]  # batches seen
     skipped: Int[Array, ""]  # of them, those that changed nothing
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 @boundary
 def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> dict[str, Array]:
-    """L_rec = |x - x'|^2, the mean over the elements of each example: {"reconstruction": [B]}.
+    """Task loss L_rec = |x - x'|^2, mean over elements of each example: {"reconstruction": [B]}.
 
     Example:
         >>> squared_error(jnp.ones((2, 4)), jnp.zeros((2, 4)))
@@ -57,7 +57,7 @@ def squared_error(x: Float[Array, "B *shape"], y: Float[Array, "B *shape"]) -> d
 
 
 class Aux(NamedTuple):
-    """What a loss gives beside its value."""
+    """Auxiliary results of a loss, beside its value."""
 
     collections: Any  # as they are after the step
     metrics: dict[str, Array]
@@ -71,7 +71,7 @@ def init_state(
     key: PRNGKeyArray,
     example: Shaped[Array | np.ndarray, "B *shape"],
 ) -> TrainState:
-    """The state before the first step of an autoencoder.
+    """Returns the state of an autoencoder before the first step.
 
     Args:
         model: a Flax module such as `VQVAE`.
@@ -87,7 +87,7 @@ def init_state(
 def start_state(
     init: Callable[[PRNGKeyArray], Any], optimizer: optax.GradientTransformation, key: PRNGKeyArray
 ) -> TrainState:
-    """The state before the first step of any model, from `init(key) -> variables`."""
+    """Returns the state of any model before the first step, from `init(key) -> variables`."""
     key_init, key_steps = jax.random.key_data(jax.random.split(key))
     # The generator "rbg" compiles in a fifth of the time that the default takes.
     key_init = jax.random.wrap_key_data(jnp.tile(key_init, 2), impl="rbg")
@@ -109,7 +109,7 @@ def make_train_step(
     task_loss: TaskLoss = squared_error,
     mean: Callable[[Array], Array] = lambda y: y,
 ) -> TrainStep:
-    """L = L_rec + the losses of the quantizer, and one step of the optimizer down its gradient.
+    """Returns a train step of an autoencoder, for L = L_rec + the losses of the quantizer.
 
     Args:
         model: a Flax module whose call returns x', loss, losses and metrics, such as `VQVAE`.
@@ -117,11 +117,11 @@ def make_train_step(
         task_loss: `(x, x') -> dict` of named terms, one value for each example `[B]`; they are
             averaged over the valid examples of all replicas, and added. Where a mask is of samples,
             each sample `[C]` is an example of its own here, so the terms must be of elements.
-        mean: from the decoder's output, which may hold all parameters of a likelihood, to the
-            reconstruction whose squared error metrics["mse"] is.
+        mean: maps the decoder's output, which may hold all parameters of a likelihood, to the
+            reconstruction whose squared error is metrics["mse"].
 
     Returns:
-        `train_step` as of `gradient_step`, for batches that are arrays or `Batch`. Examples that
+        `train_step` as in `gradient_step`, for batches that are arrays or `Batch`. Examples that
         are not finite or out of the model's domain (metrics["invalid_examples"] of them), or whose
         mask is 0, do not count.
     """
@@ -134,6 +134,8 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
     def loss_fn(params, state: TrainState, batch, axis_name: AxisName):
         x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         rec, collections = in_training(model, params, state, x, weights, axis_name)
+        # A term such as squared_error averages over an example: padding would have a share in
+        # that. So each sample is an example of its own where the mask is of samples.
         each_weight, each, y = in_samples(weights, x, rec.x)
         terms = {
             name: average(check_term(name, term, each), each_weight, axis_name)
@@ -150,7 +152,7 @@ def autoencoder_loss(model, task_loss: TaskLoss, mean: Callable[[Array], Array])
 
 
 def in_training(model, params, state: TrainState, x, weights, axis_name: AxisName):
-    """What the model makes of x in this step, and its collections afterwards."""
+    """Applies the model to x in training mode; returns its output and its new collections."""
     return model.apply(
         {"params": params, **state.collections},
         x,
@@ -163,7 +165,7 @@ def in_training(model, params, state: TrainState, x, weights, axis_name: AxisNam
 
 
 def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> TrainStep:
-    """One step of the optimizer down the gradient of any loss.
+    """Returns a train step: one step of the optimizer down the gradient of any loss.
 
     Args:
         loss_fn: `(params, state, batch, axis_name) -> (loss, Aux)`, with a loss that is a mean
@@ -179,8 +181,13 @@ def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> Tra
     @under_defaults
     def train_step(state: TrainState, batch, *, axis_name: AxisName = None):
         grads, aux = jax.grad(loss_fn, has_aux=True)(state.params, state, batch, axis_name)
+        # The loss is a global mean already (sums in it cross the replicas), and pmean of its
+        # gradient is right in every parallel mode; a loss of local means would need another
+        # factor in each.
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         norm = optax.tree.norm(grads)
+        # Decided from sums over all replicas, so that all skip or none. One NaN gradient would
+        # otherwise stay in the moments of Adam for good.
         good = jnp.isfinite(norm) & (aux.weight > 0)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         moved = state._replace(
@@ -188,6 +195,7 @@ def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> Tra
             collections=aux.collections,
             opt_state=opt_state,
         )
+        # Moving averages too: a skipped step must not move the codebook while the encoder stays.
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
         new = new._replace(step=state.step + 1, skipped=state.skipped + jnp.where(good, 0, 1))
         return new, {**aux.metrics, "gradient_norm": norm, "skipped": new.skipped}
@@ -196,14 +204,14 @@ def gradient_step(loss_fn: Loss, optimizer: optax.GradientTransformation) -> Tra
 
 
 def step_key(state: TrainState) -> Array:
-    """The key of this step."""
+    """Returns the key of this step, from seed and step: a resumed run needs no key of its own."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.seed), state.step)
 
 
 def valid_examples(
     batch, domain: Domain | None = None
 ) -> tuple[Array, Float[Array, "B *spatial"], Float[Array, ""]]:
-    """Preprocessed x, zero where an example is not valid; its weights; how many were not.
+    """Returns preprocessed x, 0 in invalid examples; the weights; the number of invalid examples.
 
     An example is valid if it is finite and, given as floats, in the model's domain. Where the mask
     is of samples, those that it hides may be anything.
@@ -214,20 +222,25 @@ def valid_examples(
     of_samples = mask is not None and mask.ndim > 1
     mask = spread(mask, x.shape[:-1]) if of_samples else mask
     floats = jnp.issubdtype(x.dtype, jnp.floating)
+    # Hidden samples are set to 0 before anything looks at them: they may be NaN, which would make
+    # the whole example invalid.
     given = jnp.where(mask[..., None] > 0, x, 0) if of_samples and floats else x
     x = preprocess(given) if domain is None else admit(domain, given, check=False)
     each = tuple(range(1, x.ndim))
     finite = jnp.isfinite(x).all(axis=each)
     if domain is not None and given.dtype != jnp.uint8:
+        # Bytes are in every domain of pixels. A float example out of the domain counts as
+        # invalid: raising is not possible here, and training on it would be silent.
         finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)
     of_each = jnp.expand_dims(finite, each[:-1]) if of_samples else finite
     weights = jnp.where(of_each, jnp.float32(1) if mask is None else mask, 0).astype(jnp.float32)
     invalid = jnp.sum(~finite, dtype=jnp.float32)
+    # Zeroed as well as weighted by 0: NaN in x would reach the gradient through 0 times NaN.
     return jnp.where(jnp.expand_dims(weights > 0, each[weights.ndim - 1 :]), x, 0), weights, invalid
 
 
 def spread(mask: Array, shape: tuple[int, ...]) -> Array:
-    """A mask `[B, *spatial]`, with 1 for the sides along which it is the same, over all samples."""
+    """Broadcasts a mask `[B, *spatial]`, which may have sides of 1, to all samples."""
     fits = (m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
     if mask.ndim != len(shape) or not all(fits):
         raise ValueError(
@@ -238,7 +251,7 @@ def spread(mask: Array, shape: tuple[int, ...]) -> Array:
 
 
 def in_samples(weights: Float[Array, "B *spatial"], *arrays: Array) -> tuple[Array, ...]:
-    """Weights and arrays as they are; where weights are of samples, `[N]` and `[N, C]` of all."""
+    """Flattens weights and arrays to samples, `[N]` and `[N, C]`, where weights are of samples."""
     if weights.ndim == 1:
         return weights, *arrays
     return weights.reshape(-1), *(a.reshape(weights.size, -1) for a in arrays)
