@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
+from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
-from experiments.pages.report import save
+from experiments.pages.html import save
 from experiments.run.runs import strict_json, write_text
 
 
@@ -85,18 +86,16 @@ def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
 
 
 def markdown(part: Part, facts: Mapping[str, Any]) -> str:
-    """The page."""
-    pieces = [f"# Benchmark: {part.name}", part.about, f"```\n{facts['command']}\n```"]
+    """Returns the page of a benchmark as Markdown."""
+    pieces = [md.title(f"Benchmark: {part.name}"), part.about, md.code(facts["command"])]
     for table in part.tables:
-        lines = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
-        pieces += [f"## {table.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        pieces += [md.heading(table.title), md.table([table.head, *table.rows], "---:")]
         pieces += [table.note] if table.note else []
-    pieces += [f"![{name}]({name}.png)" for name in part.figures]
-    pieces += ["\n".join(f"- {line}" for line in part.skipped)] if part.skipped else []
+    pieces += [md.picture(name, f"{name}.png") for name in part.figures]
+    pieces += [md.bullets(part.skipped)] if part.skipped else []
     flat = {"date": facts["date"], **facts["machine"], **facts["versions"]}
-    lines = [f"- {name}: {value}" for name, value in flat.items() if value not in ("", None)]
-    pieces += ["## Machine and versions", "\n".join(lines)]
-    return "\n\n".join(pieces) + "\n"
+    known = {name: value for name, value in flat.items() if value not in ("", None)}
+    return md.page([*pieces, md.heading("Machine and versions"), md.facts(known)])
 
 
 LEGEND = (

@@ -1,7 +1,6 @@
 """The page of samples: pictures, numbers, and what they mean."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,9 @@ from matplotlib.figure import Figure
 from experiments.generation.code_bits import COLUMNS, saved, table_rows
 from experiments.generation.sample_quality import Images, distances
 from experiments.judging.quality import nearest_neighbours
+from experiments.pages import html
 from experiments.pages.charts import draw_mosaic, strip
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
-from experiments.pages.page import html_table
-from experiments.pages.report import document, picture, rows, save
 from experiments.run import runs
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
@@ -107,29 +105,25 @@ def write_page(
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
     for name, png in made.items():
-        save(folder / "pictures" / f"{name}.png", png)
+        html.save(folder / "pictures" / f"{name}.png", png)
     runs.write_text(folder / "evaluation.json", runs.strict_json(numbers, indent=1))
-    figures = "".join(picture(*CAPTIONS[name], png) for name, png in made.items())
-    options = rows(
-        (f"<code>{escape(k)}</code>", escape(str(v))) for k, v in runs.to_plain(config).items()
-    )
-    body = "".join(
-        [
-            f'<section class="headline">{headline(numbers)}</section>',
-            figures,
-            section("Numbers", quality_table(numbers)),
-            section("Bits of the codes of an image", bits_table(tables)),
-            f'<section><h2>Options</h2><table class="options">{options}</table></section>',
-        ]
-    )
+    options = {name: str(value) for name, value in runs.to_plain(config).items()}
+    body = [
+        headline(numbers),
+        *(html.picture(*CAPTIONS[name], png) for name, png in made.items()),
+        section("Numbers", quality_table(numbers)),
+        section("Bits of the codes of an image", bits_table(tables)),
+        html.section(html.heading("Options"), html.options(options)),
+    ]
     lead = f"{images.codes.source} · {len(images.samples):,} samples"
-    save(folder / "report.html", document(f"Samples of {config.run.name}", lead, body).encode())
+    page = html.document(f"Samples of {config.run.name}", lead, "".join(body))
+    html.save(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
 def section(title: str, table: str) -> str:
-    """A table with a heading."""
-    return f'<section><h2>{escape(title)}</h2><div class="scroll">{table}</div></section>'
+    """Returns a section of a table."""
+    return html.section(html.heading(title), html.scroll(table))
 
 
 def headline(numbers: dict[str, float]) -> str:
@@ -141,19 +135,15 @@ def headline(numbers: dict[str, float]) -> str:
     chosen["bits an image, test"] = f"{numbers['test_bits']:.0f}"
     chosen["below static coding"] = f"{saved(numbers):.1%}"
     chosen["repeat a training image's codes"] = f"{numbers['repeated']:.1%}"
-    return "".join(f"<div><b>{v}</b><span>{escape(k)}</span></div>" for k, v in chosen.items())
+    return html.headline(chosen)
 
 
 def quality_table(numbers: dict[str, float]) -> str:
     """The table of `quality_lines`; below it what the numbers are."""
     lines = quality_lines(numbers)
     shown = {title for title, *_ in lines}
-    meanings = [
-        f"<b>{escape(title)}</b>: {escape(meaning)}."
-        for title, _, meaning in KINDS.values()
-        if title in shown
-    ]
-    return f"{html_table(lines)}<p></p>{'<br>'.join(meanings)}"
+    meanings = {title: f"{meaning}." for title, _, meaning in KINDS.values() if title in shown}
+    return html.table(lines) + html.paragraph("") + html.terms(meanings)
 
 
 def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
@@ -171,7 +161,7 @@ def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
 def bits_table(tables: Sequence[dict[str, float]]) -> str:
     """Those of each level: uniform, static, by the priors."""
     lines = [["", *COLUMNS.values(), "test below static"], *table_rows(tables)]
-    return f"{html_table(lines)}<p></p>{escape(BITS)}"
+    return html.table(lines) + html.paragraph("") + html.text(BITS)
 
 
 def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:

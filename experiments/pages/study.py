@@ -103,8 +103,8 @@ def label(row: Row, seeds: int) -> str:
     return f"{row.arm.label} ({', '.join(lost)} of {seeds})" if lost else row.arm.label
 
 
-def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
-    """The titles, then the entries of each row; the best means are `bold`."""
+def entries(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
+    """Returns the head and the lines of a table, with `bold` around the best means."""
     lines = [["", *(column.title for column in study.columns)]]
     lines += [[label(row, len(study.seeds))] for row in rows]
     for column in study.columns:
