@@ -1,4 +1,4 @@
-"""The same model and train step in PyTorch, written plainly. Needs torch."""
+"""The default model and its train step, written plainly in PyTorch. Needs torch."""
 
 from collections.abc import Callable
 
@@ -58,7 +58,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def lookup(self, rows, decay: float = 0.99):
-        """e_k; moves the averages."""
+        """Returns e_k; moves the averages."""
         e = self.sums / self.counts[:, None]
         squares = rows.square().sum(1, keepdim=True), e.square().sum(1)
         k = (squares[0] - 2 * rows @ e.T + squares[1]).argmin(1)
@@ -70,7 +70,7 @@ class Model(nn.Module):
 
 
 def make(sizes: Sizes, x: np.ndarray, compiled: bool) -> Callable[[], float]:
-    """A function that takes one step of training on x, uint8 [B, H, W, C]."""
+    """Returns a function that takes one step of training on x, uint8 [B, H, W, C]."""
     torch.manual_seed(0)
     torch._inductor.config.force_disable_caches = True  # those on disk hide what compiling takes
     model = Model(sizes)
