@@ -1,4 +1,4 @@
-"""The page of samples: pictures, numbers, and what they mean."""
+"""The page of samples: pictures and numbers, with explanations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +28,8 @@ class Shown(NamedTuple):
     interpolations: Rows
 
 
-# Name in evaluation.json: what the page calls it, how it is written, and what it means. Of the
-# first three kinds there are those of reconstructions and of real test images as well.
+# Name in evaluation.json: title on the page, format, and meaning. The first three are measured of
+# reconstructions and of real test images as well, the last one of reconstructions.
 KINDS = {
     "recognised": (
         "Recognised",
@@ -100,7 +100,7 @@ CAPTIONS = {
 def write_page(
     config, images: Images, numbers: dict[str, float], tables: Sequence[dict], shown: Shown
 ) -> Path:
-    """Writes RUN/samples/: pictures/*.png, evaluation.json, and report.html, whose path it is."""
+    """Writes pictures/*.png, evaluation.json and report.html to RUN/samples; returns the page."""
     folder = config.run / "samples"
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
@@ -127,7 +127,7 @@ def section(title: str, table: str) -> str:
 
 
 def headline(numbers: dict[str, float]) -> str:
-    """The few numbers that one looks for first."""
+    """Returns the section of the most important numbers."""
     chosen = {}
     if "recognised" in numbers:
         chosen["recognised as their class"] = f"{numbers['recognised']:.1%}"
@@ -139,7 +139,7 @@ def headline(numbers: dict[str, float]) -> str:
 
 
 def quality_table(numbers: dict[str, float]) -> str:
-    """The table of `quality_lines`; below it what the numbers are."""
+    """Returns the table of `quality_lines`, with the meanings of the numbers below it."""
     lines = quality_lines(numbers)
     shown = {title for title, *_ in lines}
     meanings = {title: f"{meaning}." for title, _, meaning in KINDS.values() if title in shown}
@@ -147,7 +147,7 @@ def quality_table(numbers: dict[str, float]) -> str:
 
 
 def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
-    """Samples beside reconstructions and real test images."""
+    """Returns the lines of the table: samples beside reconstructions and real test images."""
     lines = [["", *OF.values()]]
     for kind, (title, form, _) in KINDS.items():
         names = [kind + ("_samples" if kind == "nearest" and not of else of) for of in OF]
@@ -159,13 +159,13 @@ def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
 
 
 def bits_table(tables: Sequence[dict[str, float]]) -> str:
-    """Those of each level: uniform, static, by the priors."""
+    """Returns the table of the bits of each level: uniform, static, by the priors."""
     lines = [["", *COLUMNS.values(), "test below static"], *table_rows(tables)]
     return html.table(lines) + html.paragraph("") + html.text(BITS)
 
 
 def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
-    """All figures by their names."""
+    """Draws all figures, by their names."""
     made = {name: mosaic(found) for name, found in shown._asdict().items()}
     return made | {
         "neighbours": mosaic(neighbours(images)),
@@ -174,7 +174,7 @@ def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
 
 
 def neighbours(images: Images) -> Rows:
-    """Samples above their nearest training images: the nearest ones, and the first ones."""
+    """Returns samples and their nearest training images: of the nearest samples, and of some."""
     far, index = nearest_neighbours(images.samples, images.train)
     # Evenly over all samples, so that all classes are there.
     some = np.linspace(0, len(far) - 1, min(COLUMN, len(far))).astype(int)
@@ -187,7 +187,7 @@ def neighbours(images: Images) -> Rows:
 
 
 def mosaic(rows: Rows) -> Figure:
-    """Labelled rows of pictures."""
+    """Draws labelled rows of pictures."""
     labels = 0.1 + 0.055 * max(map(len, rows))  # inches
     widest = max(strip(images).shape[1] for images in rows.values())
     height = sum(strip(images).shape[0] for images in rows.values())
@@ -209,7 +209,7 @@ def mosaic(rows: Rows) -> Figure:
 
 
 def draw_distances(found: Mapping[str, np.ndarray]) -> Figure:
-    """The share of images that are nearer than each distance."""
+    """Draws the share of images that are nearer than each distance."""
     figure = new_figure(2.8)
     axes = figure.subplots()
     plain(axes, "share of the images whose nearest training image is within a distance")
