@@ -1,6 +1,6 @@
-"""What an experiment of `arms` leaves: report.md, report.html (whole in one file), results.json.
+"""Pages of an experiment of `arms`: report.md, report.html (whole in one file), results.json.
 
-For papers also results.csv, table.tex and every figure as PDF, see `exports`.
+results.csv, table.tex and all figures as PDF are for papers, see `exports`.
 """
 
 import json
@@ -44,7 +44,7 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
 
 
 def make_figures(study: Study, rows: Sequence[Row]) -> dict[str, tuple[str, Figure]]:
-    """Captions and figures by file name: the plot, pictures of arms that have any, the study's."""
+    """Returns captions and figures by file name: the plot, the study's, pictures of the arms."""
     panels = {c.title: means(c, rows) for c in study.columns if c.drawn}
     made = {"intervals": (INTERVALS, charts.intervals(panels))}
     for i, (caption, figure) in enumerate(study.figures.items()):
@@ -99,7 +99,7 @@ def findings_section(findings: Sequence[Sequence[str]]) -> str:
 
 
 def provenance(study: Study, rows: Sequence[Row]) -> dict[str, str]:
-    """How the results came about: settings, seeds, dates, versions, device, time."""
+    """Returns settings, seeds, dates, versions, device and time of the results."""
     records = [record for row in rows for record in row.records]
     dates = sorted({record["date"] for record in records})
     found: dict[str, set[str]] = {}
@@ -117,7 +117,7 @@ def provenance(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
-    """All numbers of all seeds, without the pictures."""
+    """Returns all numbers of all seeds, without the pictures."""
     arms = [
         {
             "arm": row.arm.name,

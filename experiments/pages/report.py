@@ -1,4 +1,4 @@
-"""The page that a run leaves: `report.html`, whole in one file, without scripts."""
+"""The page of a run: `report.html`, whole in one file, without scripts."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
 
 SHOWN = 16  # test images in the pictures
 
-# Name in evaluation.json: what the page calls it, how it is written, and what it means.
+# Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
     "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), of the mean squared error of all images"),
     "ssim": ("SSIM", "{:.4f}", "structural similarity, the mean over images; 1 where they agree"),
@@ -49,7 +49,7 @@ HEADLINE = (
     "bits_entropy",
 )
 
-# Name of the figure: heading, and what to see.
+# Name of the figure: heading, and caption.
 FIGURES = {
     "reconstructions": (
         "Originals and reconstructions",
@@ -81,15 +81,15 @@ def make_figures(
     metrics: Sequence[dict[str, float]],
     kind: str = "pictures",
 ) -> dict[str, Figure]:
-    """All figures of a run; the two of pictures only where the data are pictures.
+    """Returns all figures of a run; those of pictures only where the data are pictures.
 
     Args:
         model, variables: the trained VQ-VAE.
         test: the test set; pictures are `[N, H, W, 1, 3 or 4]`.
-        counts: for each stream, by its prefix, how often each code occurs in the test set (of a
-            large stream, those that do).
-        metrics: the lines of metrics.jsonl.
-        kind: of the data, a name of `kinds.NOUNS`.
+        counts: counts of codes in the test set, of each stream by its prefix; of a large stream,
+            counts of those that occur.
+        metrics: lines of metrics.jsonl.
+        kind: kind of the data, a name of `kinds.NOUNS`.
     """
     made = {}
     shape = test.shape
@@ -123,18 +123,18 @@ def write_report(
     """Writes `pictures/NAME.png` for each figure, and `report.html` with all of them inside.
 
     Args:
-        folder: of the run.
-        config: the run's options.
-        description: the model's JSON.
-        results: the table of the whole test set, by name.
-        metrics: the lines of metrics.jsonl; the page says where they end.
-        figures: by name; the four of `make_figures` have a place, others follow.
-        data: a line on what they are.
-        units: of errors.
-        remarks: sentences on what may mislead.
+        folder: folder of the run.
+        config: options of the run.
+        description: JSON of the model.
+        results: numbers of the whole test set, by name.
+        metrics: lines of metrics.jsonl; the page tells the last step.
+        figures: figures by name; the four of `make_figures` have a place, others follow.
+        data: sentence on the data.
+        units: units of errors.
+        remarks: sentences on misleading numbers.
 
     Returns:
-        The path of the page, which is there as a whole or not at all.
+        The path of the page, which is written whole or not at all.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = {name: draw.png_bytes(figure) for name, figure in figures.items()}
@@ -156,7 +156,7 @@ def write_report(
 
 
 def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
-    """The line below the title: data, quantizer and steps, as far as known."""
+    """Returns the line below the title: data, quantizer and steps, as far as known."""
     known = [str(config[name]) for name in ("data", "quantizer") if config.get(name) is not None]
     steps = [f"{metrics[-1]['step']:,} steps"] if metrics else []
     name = {"vqvae2": "VQ-VAE-2"}.get(str(config.get("model")), "VQ-VAE")
@@ -164,13 +164,13 @@ def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
 
 
 def headline(results: Mapping[str, float]) -> str:
-    """The few numbers that one looks for first, large."""
+    """Returns the section of the most important numbers."""
     chosen = [name for name in HEADLINE if name in results]
     return html.headline({METRICS[name][0]: number(name, results[name]) for name in chosen})
 
 
 def remarks_section(remarks: Sequence[str]) -> str:
-    """What may mislead; nothing where nothing does."""
+    """Returns the section of the remarks; empty without any."""
     if not remarks:
         return ""
     return html.section(html.heading("What to look at"), html.bullets(remarks))
@@ -190,7 +190,7 @@ def results_section(results: Mapping[str, float], data: str, units: str) -> str:
 
 
 def number(name: str, value: Any) -> str:
-    """A number as its metric is written."""
+    """Returns a number in the format of its metric."""
     form = METRICS.get(name.rpartition("/")[2], ("", "{:.4g}"))[1]
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "infinite" if value in (math.inf, -math.inf) else "not a number"
@@ -203,7 +203,7 @@ def plain(value: Any) -> str:
 
 
 def pretty(description: str) -> str:
-    """JSON indented; other text as it is."""
+    """Returns JSON indented, and other text as it is."""
     try:
         return json.dumps(json.loads(description), indent=2)
     except ValueError:
