@@ -49,6 +49,7 @@ def count(makers: Sequence[Callable], quick: bool) -> Counts:
 def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
     """Returns |z_i - e_j| `[N, K]` in float64, relative to the mean code."""
     z, e = z.astype(np.float64), e.astype(np.float64)
+    # Distances stay the same, and the squares cancel less when the data are far from 0.
     centre = e.mean(axis=0)
     z, e = z - centre, e - centre
     squares = np.sum(z * z, axis=1, keepdims=True) - 2 * z @ e.T + np.sum(e * e, axis=1)

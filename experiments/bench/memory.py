@@ -68,6 +68,7 @@ def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
     inputs, start = z.nbytes + e.nbytes, now()
     function = {"ours": nearest, "plain": plain_nearest}[mode]
     program = jax.jit(function).lower(z, e).compile()
+    # Taken before the peak is reset: compiling may have needed more than the search.
     most, before = peak(), now()
     can_reset = reset_peak()
     begun = time.perf_counter()
@@ -86,6 +87,7 @@ def peak() -> int:
     """Returns the most bytes that this process had in memory, since `reset_peak` where it works."""
     if STATUS.exists():
         return field("VmHWM")
+    # ru_maxrss is in bytes on macOS, and in kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -99,7 +101,7 @@ def field(name: str) -> int:
 def reset_peak() -> bool:
     """Makes the system forget the peak, and returns whether it did (Linux can)."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
     except OSError:
         return False
     return True

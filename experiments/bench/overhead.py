@@ -63,6 +63,7 @@ class Calls:
 
     def __init__(self, compiled: parallel.Step, state: TrainState, x: np.ndarray):
         self.compiled, self.x = compiled, compiled.place(x)
+        # A copy: the step donates its state, and all contestants start from the same one.
         self.state = jax.tree.map(jnp.array, state)
 
     def __call__(self) -> None:

@@ -143,7 +143,7 @@ def importable(names: Mapping[str, object] | tuple[str, ...]) -> tuple[list[str]
         try:
             import_module(name)
             found.append(name)
-        except Exception as error:  # a broken installation fails in its own ways
+        except Exception as error:  # a broken installation may raise any error
             reason = " ".join(str(error).split())
             skipped.append(f"{name} skipped: {reason} (pip install 'vqvae_jax[bench]')")
     return found, skipped

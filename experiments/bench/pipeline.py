@@ -29,7 +29,7 @@ ONE = "one batch that is in place"
 STEPS = 20  # more than batches wait in a reader
 
 Reader = Callable[[np.ndarray, int], Iterator[np.ndarray]]
-"""(images [N, H, W, C], batch size) -> batches without end."""
+"""Function (images [N, H, W, C], batch size) -> batches without end."""
 
 
 def in_memory(images: np.ndarray, batch: int) -> Iterator[np.ndarray]:
@@ -111,6 +111,7 @@ class Steps:
 
     def __init__(self, compiled: parallel.Step, state, order: Iterator):
         self.compiled, self.order = compiled, order
+        # A copy: the step donates its state, and all contestants start from the same one.
         self.state = jax.tree.map(jax.numpy.array, state)
 
     def __call__(self) -> None:

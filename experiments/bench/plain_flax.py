@@ -21,7 +21,7 @@ class Sizes(NamedTuple):
 
 
 class Residual(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
+    """Residual blocks: x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
 
     width: int
     depth: int

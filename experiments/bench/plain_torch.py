@@ -12,7 +12,7 @@ from experiments.bench.plain_flax import Sizes
 
 
 class Residual(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
+    """Residual blocks: x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
 
     def __init__(self, width: int, depth: int):
         super().__init__()
@@ -72,7 +72,7 @@ class Model(nn.Module):
 def make(sizes: Sizes, x: np.ndarray, compiled: bool) -> Callable[[], float]:
     """Returns a function that takes one step of training on x, uint8 [B, H, W, C]."""
     torch.manual_seed(0)
-    torch._inductor.config.force_disable_caches = True  # those on disk hide what compiling takes
+    torch._inductor.config.force_disable_caches = True  # else compiling would look fast
     model = Model(sizes)
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))

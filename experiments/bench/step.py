@@ -37,7 +37,7 @@ QUICK = {
 }
 OVERHEAD = Sizes(batch=32)
 ROUNDS, QUICK_ROUNDS = 15, 5
-COMPILER_OPTIONS: dict | None = None  # tests compile in haste
+COMPILER_OPTIONS: dict | None = None  # tests replace it to compile in less time
 
 ABOUT = (
     "One step of Adam on a VQ-VAE whose codebook follows moving averages, on one batch of random "
@@ -87,7 +87,9 @@ def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], l
     for compiled in (False, True) if "torch" in found else ():
         try:
             entries.append(torch_step(sizes, x, compiled))
-        except Exception as error:  # torch.compile needs a C++ compiler, and says so in many ways
+        except (
+            Exception
+        ) as error:  # torch.compile raises many kinds of errors without a C++ compiler
             reason = str(error).strip().splitlines()
             skipped.append(f"torch skipped: {reason[0] if reason else type(error).__name__}")
     return entries, skipped
@@ -132,6 +134,7 @@ def jax_step(name: str, step: Callable, state, x: np.ndarray) -> Contestant:
     begun = time.perf_counter()
     program = jax.jit(step, donate_argnums=0).lower(state, x).compile(COMPILER_OPTIONS)
     seconds = time.perf_counter() - begun
+    # A copy of the state: the program donates it, and the caller may use its own again.
     return Contestant(name, JaxStep(program, jax.tree.map(jax.numpy.array, state), x), seconds)
 
 

@@ -102,6 +102,7 @@ def race(
     baseline = baseline or names[0]
     if len(set(names)) < len(names) or baseline not in names or rounds < 1:
         raise ValueError(f"need distinct names, {baseline!r} among {names}, and rounds >= 1")
+    # The first call may be slow, with cold caches or compiling: the faster of two is expected.
     expected = {c.name: once(c, clock) for c in contestants}
     expected = {c.name: min(expected[c.name], once(c, clock)) for c in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in names}

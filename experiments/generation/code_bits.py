@@ -30,7 +30,7 @@ def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> floa
     of `DRAWS` such values for each item.
     """
     total, variables = 0.0, jax.tree.map(jnp.asarray, variables)
-    # One size of batch, whatever there is of data: one compilation.
+    # Batches of one size need one compilation; the mask marks the padding of the last one.
     for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), batch_size)):
         found = item_bits(prior, variables, take(data, rows), jax.random.key(i))
         total += float(np.sum(np.asarray(found, np.float64)[mask > 0]))
@@ -48,6 +48,7 @@ def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Ar
         key_n, key_places = jax.random.split(key)
         b = len(batch.codes)
         n = jax.random.randint(key_n, (b, 1), 1, tokens + 1)
+        # Ranks of uniform numbers are a random order, so that exactly n codes are masked.
         masked = ranks(jax.random.uniform(key_places, (b, tokens))) < n
         masked = masked.reshape(batch.codes.shape)
         logits = prior.apply(variables, jnp.where(masked, -1, batch.codes), batch.condition)

@@ -83,7 +83,7 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
         FORMS[form][0](partial, codes)
         files = {name: sha256(partial / name) for name in file_names(partial)}
         write_text(partial / DESCRIPTION, strict_json(description(codes, form, files), indent=1))
-        if folder.exists():
+        if folder.exists():  # a rename cannot replace a folder that holds files
             folder.rename(old)
         partial.rename(folder)
     finally:
@@ -196,7 +196,9 @@ def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
     row = sum(math.prod(x["grid"]) * len(x["vocab"]) for x in document["levels"]) + 1
     for split, count in document["counts"].items():
         with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
-            size = sum(info.file_size for info in file.zip.infolist())  # before any is unpacked
+            # Checked before unpacking: a small damaged or hostile file may claim any size. No
+            # integer has more than 8 bytes, and the headers of the arrays are small.
+            size = sum(info.file_size for info in file.zip.infolist())
             if size > min(LIMIT, 8 * row * count + 10_000):
                 raise ValueError(f"{split}.npz unpacks to {size} bytes")
             maps[split] = tuple(file[f"level{i}"] for i in range(len(document["levels"])))

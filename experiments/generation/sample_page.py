@@ -176,7 +176,7 @@ def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
 def neighbours(images: Images) -> Rows:
     """Returns samples and their nearest training images: of the nearest samples, and of some."""
     far, index = nearest_neighbours(images.samples, images.train)
-    # Evenly over all samples, so that all classes are there.
+    # Evenly spread: samples are ordered by class, and all classes are shown.
     some = np.linspace(0, len(far) - 1, min(COLUMN, len(far))).astype(int)
     return {
         "nearest samples": images.samples[(near := np.argsort(far)[: len(some)])],

@@ -42,7 +42,8 @@ def measure(images: Images, folder: Path, steps: int) -> dict[str, float]:
         return numbers
     known = images.codes.labels["train"]
     classifier = kept_classifier(train, known, steps, folder=folder)
-    n = min(len(samples), len(rec))  # equal numbers, else distances do not compare
+    n = min(len(samples), len(rec))  # Frechet distances of unequal numbers do not compare
+    # Samples are ordered by class: a random choice has all classes.
     order = np.random.default_rng(0).permutation(len(samples))[:n]
     return numbers | {
         "recognised": recognised(classifier, samples, images.label),

@@ -14,7 +14,7 @@ from experiments.sweep.trial import compiler_options
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
-AT_ONCE = 100  # images
+AT_ONCE = 100  # images in a batch
 Images = UInt8[np.ndarray, "n H W C"]
 
 
@@ -50,6 +50,7 @@ def independent(
     codes: Int[np.ndarray, "N *grid Q"], n: int, seed: int
 ) -> Int[np.ndarray, "n *grid Q"]:
     """Draws each code by its frequency at this place and stream, independently of the others."""
+    # Each element comes from an image of its own, so that no two codes depend on each other.
     rows = np.random.default_rng(seed).integers(len(codes), size=(n, *codes.shape[1:]))
     return np.take_along_axis(codes, rows, axis=0)
 
@@ -61,6 +62,7 @@ def of_prior(prior: Prior, vocab, codes, n: int, seed: int, options) -> np.ndarr
     draw = jax.jit(
         lambda key: sample_codes(key, module, {"params": params}, given), compiler_options=options
     )
+    # Batches of one size need one compilation; what exceeds n is cut off.
     keys = jax.random.split(jax.random.key(seed), -(-n // AT_ONCE))
     return np.concatenate([np.asarray(draw(key)) for key in keys])[:n]
 

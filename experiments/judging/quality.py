@@ -58,7 +58,8 @@ def nearest_neighbours(
         raise ValueError(f"images {images.shape} and train {train.shape} must be of equal size")
     x, y = (np.reshape(v, (len(v), -1)).astype(np.float32) / 255 for v in (images, train))
     index = np.asarray(nearest(x, y))
-    parts = (slice(i, i + 1000) for i in range(0, len(x), 1000))  # some rows at a time
+    # Parts bound the memory: all differences at once would be as large as the images.
+    parts = (slice(i, i + 1000) for i in range(0, len(x), 1000))
     squared = [np.mean(np.square(x[p] - y[index[p]], dtype=np.float64), axis=1) for p in parts]
     return np.sqrt(np.concatenate(squared)), index
 

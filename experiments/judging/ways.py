@@ -38,7 +38,7 @@ from vqvae_jax.training.step import (
 )
 
 LAST_LAYER = ("decoder", "Upsample_1")
-TEACHER, JUDGE = 1, 0  # seeds of two classifiers: what is trained for must not be what measures
+TEACHER, JUDGE = 1, 0  # seeds of two classifiers: the one in a loss must not measure as well
 
 
 class Training(NamedTuple):

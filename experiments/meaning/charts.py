@@ -123,6 +123,7 @@ def codebook_map(
     ends = np.stack([places.min(axis=0), places.max(axis=0)])
     spread = np.maximum(ends[1] - ends[0], 1e-9)
     side, limits = 0.035 * spread, ends + [[-0.05], [0.05]] * spread
+    # In reverse, so that the most frequent ones lie on top.
     for (x, y), pixels in list(zip(places[:n], cells, strict=False))[::-1]:
         box = (x - side[0] / 2, x + side[0] / 2, y - side[1] / 2, y + side[1] / 2)
         pictures.imshow(rgba(pixels), extent=box, interpolation="nearest", aspect="auto", zorder=3)

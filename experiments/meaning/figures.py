@@ -19,8 +19,8 @@ from experiments.pages.figures import INK, LINES, WIDTH, new_figure
 
 BRIGHTER, DARKER = LINES[1], LINES[0]
 OUTSIDE = LINES[0]
-FULL = 0.3  # the change of a pixel that has the full colour
-GAP = 0.12  # between pictures, as a share of one
+FULL = 0.3  # change of a pixel that has the full colour
+GAP = 0.12  # space between pictures, as a share of the side of one
 
 
 def codes_table(meaning: Meaning) -> Figure:
@@ -131,7 +131,7 @@ def marked(
     sides = [n // m for n, m in zip(pixels.shape, places.shape, strict=False)]
     there = np.kron(places, np.ones(sides))[..., None]
     found = rgba(pixels)
-    glow = 0.5 + 0.5 * found[..., :3]  # black cells show as well
+    glow = 0.5 + 0.5 * found[..., :3]  # brighter, or black cells would stay black
     orange = np.multiply(glow, to_rgb(BRIGHTER))
     found[..., :3] = np.where(there > 0, orange, 0.55 * found[..., :3])
     return found

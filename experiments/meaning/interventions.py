@@ -53,11 +53,11 @@ class Erased(NamedTuple):
 
     code: int
     second: int  # its nearest code
-    places: Int[np.ndarray, "h w"]  # 1 where it stood
+    places: Int[np.ndarray, "h w"]  # 1 where it stands
     before: Float32[np.ndarray, "H W C"]
-    replaced: Float32[np.ndarray, "H W C"]  # by the second
-    erased: Float32[np.ndarray, "H W C"]  # by nothing, -1
-    errors: dict[str, float]  # mean squared, of the pictures that hold it: before, replaced, erased
+    replaced: Float32[np.ndarray, "H W C"]  # replaced by the second
+    erased: Float32[np.ndarray, "H W C"]  # replaced by no code, -1
+    errors: dict[str, float]  # mean squared errors of pictures with it: before, replaced, erased
 
 
 def erase_codes(
@@ -132,6 +132,7 @@ class Reach(NamedTuple):
 
     def within(self, share: float) -> int:
         """Returns the least distance that holds this share of the change."""
+        # The last share may be a rounding error below 1.
         return int(np.searchsorted(self.share, share - 1e-12))
 
 
@@ -147,6 +148,7 @@ def reach(coder: Coder, maps: Maps, level: int, changes: int = 256, seed: int = 
     """
     rng, k = np.random.default_rng(seed), np.asarray(maps[level])
     n, h, w, _ = k.shape
+    # More draws than changes: two images often have the same code in a cell.
     a, b = rng.integers(0, n, (2, 8 * changes))
     i, j = rng.integers(0, h, 8 * changes), rng.integers(0, w, 8 * changes)
     differ = np.flatnonzero((k[a, i, j] != k[b, i, j]).any(axis=-1))[:changes]

@@ -86,6 +86,7 @@ def crops(images: Float32[np.ndarray, "N H W C"], grid: Sequence[int]) -> np.nda
     around = [(side * (CONTEXT // 2),) * 2 for side in sides]
     padded = np.pad(images, ((0, 0), *around, (0, 0)), constant_values=np.nan)
     windows = [CONTEXT * side for side in sides]
+    # A view without copies: cells overlap in their neighbourhoods.
     view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=(1, 2))
     return view[:, :: sides[0], :: sides[1]]
 
@@ -159,6 +160,7 @@ def information(a: Int[np.ndarray, "*n"], b: Int[np.ndarray, "*n"]) -> dict[str,
     """
 
     def estimate(b, corrected: bool) -> float:
+        # Each pair as one number, whose entropy is the joint one.
         joint = a.astype(np.int64).ravel() * (int(b.max()) + 1) + b.ravel()
         each = (entropy(v.ravel(), corrected) for v in (a, b, joint))
         return next(each) + next(each) - next(each)

@@ -117,6 +117,7 @@ def scale(train, test):
         length = np.sqrt(train.multiply(train).sum() / train.shape[0])
         return train / length, test / length
     mean, deviation = train.mean(axis=0), train.std(axis=0)
+    # A constant feature has the deviation of its rounding errors, which must not be scaled up.
     varies = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
     factor = np.where(varies, 1 / np.where(varies, deviation, 1), 0) / np.sqrt(max(varies.sum(), 1))
     return (train - mean) * factor, (test - mean) * factor
@@ -146,7 +147,7 @@ def vote(train, labels: Int[np.ndarray, "N"], x, ks: Sequence[int]) -> list[Int[
     classes = np.arange(labels.max() + 1)
     found = []
     for k in ks:
-        # Less than one vote: it decides between equals alone, for the one that comes first.
+        # Nearer ones weigh more, but by less than one vote in all: this only breaks ties.
         weight = 1 + 2.0 ** -np.arange(1, k + 1) / k
         votes = ((order[:, :k, None] == classes) * weight[:, None]).sum(axis=1)
         found.append(votes.argmax(axis=1))
@@ -159,7 +160,7 @@ def nearest(train, x, k: int, rows: int = 500) -> Int[np.ndarray, "M k"]:
     parts = []
     for first in range(0, x.shape[0], rows):
         dot = x[first : first + rows] @ train.T
-        # |x|^2, the same for all, is left out.
+        # |x|^2 is left out: it is the same for all rows of `train`.
         distance = length - 2 * np.asarray(dot.todense() if sparse.issparse(dot) else dot)
         near = np.argpartition(distance, k - 1, axis=1)[:, :k]
         order = np.argsort(np.take_along_axis(distance, near, axis=1), axis=1, kind="stable")

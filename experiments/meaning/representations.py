@@ -122,6 +122,7 @@ def trimmed(pair: Pair) -> Pair:
 
     def known_of(x):
         x = x.tocoo()
+        # Clipped, because a column beyond the last known one would have no place.
         place = np.searchsorted(known, x.col).clip(max=len(known) - 1)
         kept = known[place] == x.col
         at = x.row[kept], place[kept]

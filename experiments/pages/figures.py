@@ -105,7 +105,7 @@ def reconstructions(
     bands = math.ceil(n / columns)
     size = min((WIDTH - 0.3) / columns, 1.6)
     figure = new_figure(2 * bands * size * height / width + 0.12 * bands, size * columns + 0.3)
-    # A narrow empty row sets the bands apart: what stands together belongs together.
+    # A narrow empty row sets the bands apart, so that originals and their pictures look paired.
     grid = figure.add_gridspec(3 * bands - 1, columns, height_ratios=([1, 1, 0.08] * bands)[:-1])
     for i in range(n):
         band, column = divmod(i, columns)
