@@ -35,8 +35,8 @@ def heading(text: str) -> str:
 
 def headline(numbers: Mapping[str, str]) -> str:
     """Returns the section of the most important numbers, in large letters, by their names."""
-    pairs = "".join(f"<div>{bold(v)}<span>{escape(k)}</span></div>" for k, v in numbers.items())
-    return f'<section class="headline">{pairs}</section>'
+    shown = "".join(f"<div>{bold(v)}<span>{escape(k)}</span></div>" for k, v in numbers.items())
+    return f'<section class="headline">{shown}</section>'
 
 
 def picture(title: str, caption: str, png: bytes) -> str:
