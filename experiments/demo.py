@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from experiments import interpret, sample, train, train_prior
-from experiments.pages.report import document, save
+from experiments.pages.html import document, save
 from experiments.run.command import run
 from vqvae_jax.data.sources import EMBEDDED
 

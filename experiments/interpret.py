@@ -25,8 +25,8 @@ from experiments.meaning.parts import Found, Part
 from experiments.meaning.probes import Score, linear_probe, neighbour_probe
 from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
 from experiments.pages.figures import png_bytes
-from experiments.pages.page import html_table
-from experiments.pages.report import document, picture, save
+from experiments.pages.html import document, picture, save
+from experiments.pages.html import table as html_table
 from experiments.run import codes
 from experiments.run.command import run
 from experiments.run.progress import make_progress

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
-from experiments.pages.page import markdown_table
+from experiments.pages.markdown import table as markdown_table
 from experiments.pages.study import Study
 from experiments.run.runs import write_text
 from experiments.sweep.arms import Row, version

@@ -1,4 +1,4 @@
-"""Speed and memory beside other libraries: `python -m experiments.bench --help`."""
+"""Benchmarks of speed and memory beside other libraries: `python -m experiments.bench --help`."""
 
 import os
 

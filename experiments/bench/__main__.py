@@ -37,11 +37,11 @@ class Config:
     """Measure speed and memory beside other libraries."""
 
     part: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
-    """search, step, activations, serve, scale, pipeline, sampling, or all."""
+    """Benchmark to run: search, step, activations, serve, scale, pipeline, sampling, or all."""
     quick: bool = False
-    """Fewer problems and rounds: all of it in minutes."""
+    """Fewer problems and rounds, which take minutes."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("runs/bench")
-    """The folder of PART/report.md, results.json and pictures; made if missing."""
+    """Folder of PART/report.md, results.json and pictures; made if missing."""
 
 
 def main(config: Config) -> None:
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
 
 
 def chosen(part: str) -> Sequence[str]:
-    """The benchmarks of a name.
+    """Returns the benchmarks that a name stands for.
 
     Raises:
         ValueError: there is no such benchmark.
@@ -68,7 +68,7 @@ def chosen(part: str) -> Sequence[str]:
 
 
 def command_line(part: str, quick: bool) -> str:
-    """The command that repeats one benchmark."""
+    """Returns the command that repeats one benchmark."""
     words = ["python", "-m", "experiments.bench", part]
     return shlex.join(words + ["--quick"] * quick)
 

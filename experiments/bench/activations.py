@@ -1,7 +1,7 @@
-"""Benchmark `activations`: what parts, remat and bfloat16 save of memory, and take of time.
+"""Benchmark `activations`: memory and time of a train step with parts, remat and bfloat16.
 
-python -m experiments.bench.activations JSON, of a list of sizes and a way, takes two steps and
-prints one line of JSON: the benchmark calls it to see the memory of a process of its own.
+python -m experiments.bench.activations JSON, where JSON is a list of sizes and a way, takes two
+steps and prints one line of JSON. The benchmark calls it to measure the memory of a new process.
 """
 
 import json
@@ -27,7 +27,7 @@ from experiments.bench.timing import Contestant, Race, race
 
 
 class Way(NamedTuple):
-    """Options of experiments.train."""
+    """Options of experiments.train that save memory."""
 
     parts: int | None = None
     dtype: str = "float32"
@@ -57,7 +57,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """Time in turns; memory as XLA plans it and, unless `quick`, as a process has it."""
+    """Measures time, memory as XLA plans it and, unless `quick`, memory of a process."""
     ways, rounds = (QUICK_WAYS, QUICK_ROUNDS) if quick else (WAYS, ROUNDS)
     races, planned, grown = [], [], []
     for title, sizes in (QUICK if quick else MODELS).items():
@@ -76,26 +76,26 @@ def run(quick: bool) -> Part:
 
 
 def contestants(sizes: Sizes, ways: Sequence[Way]) -> tuple[list[Contestant], dict[str, int]]:
-    """The step in each way, and the bytes that XLA plans for what it computes in between."""
+    """Returns the step in each way, and the bytes that XLA plans for its temporary arrays."""
     entries = [contestant(sizes, way) for way in ways]
     plans = {e.name: e.call.step.memory_analysis() for e in entries}
     return entries, {name: plan.temp_size_in_bytes for name, plan in plans.items()}
 
 
 def contestant(sizes: Sizes, way: Way) -> Contestant:
-    """The step in one way."""
+    """Returns the compiled step in one way."""
     x = step.pixels(sizes)
     return step.jax_step(str(way), *step.our_step(sizes, x, optax.adam(1e-3, b2=0.99), *way), x)
 
 
 def growth(sizes: Sizes, way: Way) -> int | None:
-    """By how many bytes a process of its own grows in two steps; None where no system tells."""
+    """Returns the bytes by which a new process grows in two steps; None where it isn't known."""
     return memory.alone("experiments.bench.activations", json.dumps([sizes, way]))["grown"]
 
 
 def grown(sizes: Sizes, way: Way) -> dict[str, int | None]:
-    """The same in this process."""
-    call = contestant(sizes, way).call
+    """Takes two steps, and returns the bytes by which this process grew."""
+    call = contestant(sizes, way).call  # compiled before: the growth is that of the steps alone
     before, can_reset = memory.now(), memory.reset_peak()
     call()
     call()
@@ -103,7 +103,7 @@ def grown(sizes: Sizes, way: Way) -> dict[str, int | None]:
 
 
 def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | None]) -> Table:
-    """Time and memory of each way."""
+    """Returns the table of time and memory of each way."""
     rows = [
         [
             name,
@@ -123,7 +123,7 @@ def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | No
 
 
 def megabytes(size: int | None) -> str:
-    """- where there is none."""
+    """Returns the size in MB, or - where there is none."""
     return "-" if size is None else f"{size / 1e6:,.0f}"
 
 

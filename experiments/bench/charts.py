@@ -12,7 +12,7 @@ from experiments.pages.figures import INK, LINES, new_figure, plain
 
 
 def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
-    """One panel for each problem, one line for each contestant: median and quartiles."""
+    """Draws a panel for each problem, with median and quartiles of each contestant on a line."""
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -37,12 +37,12 @@ def growth(
     unit: str,
     linear: bool = False,
 ) -> Figure:
-    """One panel for each size that varies: log-log lines, and dashed a linear growth.
+    """Draws log-log lines in a panel for each size that varies, and linear growth dashed.
 
     Args:
         panels: {name of the size: {label: [(size, value)]}}.
-        unit: of the values.
-        linear: whether to draw the growth that is linear up to the last value.
+        unit: unit of the values.
+        linear: draws the growth that is linear up to the last value.
     """
     figure = new_figure(2.4)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""How many indices differ from those of float64, and by how much the rows are farther for it."""
+"""Exactness of a search: indices that differ from those of float64, and excess distortion."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,12 +11,11 @@ from experiments.bench.page import Table
 ROWS, CODES, WIDTH = 4096, 1024, 64
 QUICK_ROWS = 1024
 
-
 Counts = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """float32 (rows, codes) by name: normal, then moved and stretched."""
+    """Returns float32 (rows, codes) by name: normal ones, then moved and stretched ones."""
     random = np.random.default_rng(0)
     z, e = random.standard_normal((rows, width)), random.standard_normal((codes, width))
     uneven = np.where(np.arange(width) % 8 == 0, 1000.0, 0.0)
@@ -35,7 +34,7 @@ def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, 
 
 
 def count(makers: Sequence[Callable], quick: bool) -> Counts:
-    """{data: {contestant: counts}}, see `compare`; the bound has no indices."""
+    """Returns {data: {contestant: counts}}, see `compare`; the bound has no indices."""
     found: dict[str, Any] = {}
     for name, (z, e) in data_sets(QUICK_ROWS if quick else ROWS, CODES, WIDTH).items():
         distances = distances64(z, e)
@@ -48,8 +47,9 @@ def count(makers: Sequence[Callable], quick: bool) -> Counts:
 
 
 def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """|z_i - e_j| `[N, K]` in float64, relative to the mean code."""
+    """Returns |z_i - e_j| `[N, K]` in float64, relative to the mean code."""
     z, e = z.astype(np.float64), e.astype(np.float64)
+    # Distances stay the same, and the squares cancel less when the data are far from 0.
     centre = e.mean(axis=0)
     z, e = z - centre, e - centre
     squares = np.sum(z * z, axis=1, keepdims=True) - 2 * z @ e.T + np.sum(e * e, axis=1)
@@ -57,11 +57,11 @@ def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
 
 
 def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, float]:
-    """How many indices aren't float64's, how many of them by more than (D + 8) 2^-22; distortion.
+    """Counts indices that aren't float64's, and those off by more than (D + 8) 2^-22; distortion.
 
     Args:
-        indices: of the rows.
-        distances: of all codes from all rows.
+        indices: index of the code of each row.
+        distances: distance of each row from each code.
         width: D.
 
     Example:
@@ -80,7 +80,7 @@ def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str,
 
 
 def tables(counts: Counts) -> list[Table]:
-    """Wrong indices and excess distortion: a row for each contestant, a column for each data."""
+    """Returns the tables of wrong indices and of excess distortion."""
     total = next(iter(next(iter(counts.values())).values()))["rows"]
     about = f"{total:,} rows, D = {WIDTH}, K = {CODES:,}. "
     wrong = (
@@ -95,7 +95,7 @@ def tables(counts: Counts) -> list[Table]:
 
 
 def table(title: str, counts: Counts, cell: Callable[..., str], note: str) -> Table:
-    """One of them."""
+    """Returns a table with a row for each contestant and a column for each data set."""
     names = next(iter(counts.values()))
     rows = [[name, *(cell(found[name]) for found in counts.values())] for name in names]
     return Table(title, ["contestant", *counts], rows, note)

@@ -1,4 +1,4 @@
-"""What ran, where and when: without it a time says nothing."""
+"""Provenance of a benchmark: command, date, versions of libraries, and machine."""
 
 import datetime
 import importlib.util
@@ -16,7 +16,7 @@ PEERS = ("torch", "vector-quantize-pytorch", "dm-haiku")
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Command, date, versions and machine."""
+    """Returns command, date, versions and machine."""
     return {
         "command": command,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
@@ -26,13 +26,13 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def peer_versions() -> dict[str, str]:
-    """Of the peers that are installed."""
+    """Returns the versions of the peers that are installed."""
     found = {name: version(name) for name in PEERS}
     return {name: number for name, number in found.items() if number != "not installed"}
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, the memory, and who multiplies matrices."""
+    """Returns processor, cores, memory, and the libraries that multiply matrices."""
     return {
         "device": device(),
         "devices": jax.device_count(),
@@ -47,19 +47,19 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """As Linux names it, else what Python knows."""
+    """Returns the processor's name from Linux, else from Python."""
     found = proc("/proc/cpuinfo", "model name")
     return found or platform.processor() or platform.machine()
 
 
 def memory_gib() -> float | None:
-    """Of the machine; None where it isn't known."""
+    """Returns the memory of the machine; None where it isn't known."""
     found = proc("/proc/meminfo", "MemTotal")
     return round(int(found.split()[0]) / 2**20, 1) if found else None
 
 
 def proc(path: str, field: str) -> str:
-    """The first value of a field in a file of lines `field: value`; "" without it."""
+    """Returns the first value of a field in a file of lines `field: value`; "" without it."""
     try:
         with open(path) as file:
             lines = [line.partition(":") for line in file]
@@ -69,13 +69,13 @@ def proc(path: str, field: str) -> str:
 
 
 def numpy_blas() -> str:
-    """Name and version of NumPy's BLAS; XLA has its own."""
+    """Returns name and version of NumPy's BLAS; XLA has its own."""
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
 
 
 def torch_blas() -> str:
-    """PyTorch's BLAS and number of threads; "" without PyTorch."""
+    """Returns PyTorch's BLAS and number of threads; "" without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         return ""
     import torch

@@ -1,4 +1,4 @@
-"""Peak memory of one search, measured in a process of its own.
+"""Peak memory of one search, measured in a new process.
 
 python -m experiments.bench.memory N D K MODE prints one line of JSON.
 """
@@ -17,17 +17,18 @@ MODES = ("ours", "plain")
 
 
 def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -> dict[str, float]:
-    """Bytes and seconds of the search of N rows among K codes.
+    """Measures bytes and seconds of the search of N rows among K codes.
 
     Args:
-        n, d, k: the problem.
+        n, d, k: number of rows, their width, number of codes.
         mode: "ours", or "plain" for the distance matrix.
-        timeout: seconds.
+        timeout: seconds after which the process is stopped.
 
     Returns:
-        "peak": the process' most, less z and the codebook; of it "start" was there before
-        compiling (Python, JAX); "search": how much more the compiled search needed while it ran,
-        where the system tells; "seconds" of that run.
+        "peak": the most memory of the process, less z and the codebook.
+        "start": the part of it that was there before compiling (Python, JAX).
+        "search": memory that the compiled search added while it ran, on systems that tell.
+        "seconds": time of that run.
 
     Raises:
         RuntimeError: the process failed.
@@ -37,7 +38,7 @@ def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -
 
 
 def alone(module: str, *arguments: str, timeout: float = 3600) -> dict[str, Any]:
-    """The JSON that a module prints in a process of its own.
+    """Runs a module in a new process, and returns the JSON that it prints.
 
     Raises:
         RuntimeError: the process failed.
@@ -54,7 +55,7 @@ def alone(module: str, *arguments: str, timeout: float = 3600) -> dict[str, Any]
 
 
 def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
-    """Runs it in this process."""
+    """Runs the search in this process, and returns what `measure` returns."""
     import jax
     import numpy as np
 
@@ -67,6 +68,7 @@ def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
     inputs, start = z.nbytes + e.nbytes, now()
     function = {"ours": nearest, "plain": plain_nearest}[mode]
     program = jax.jit(function).lower(z, e).compile()
+    # Taken before the peak is reset: compiling may have needed more than the search.
     most, before = peak(), now()
     can_reset = reset_peak()
     begun = time.perf_counter()
@@ -77,28 +79,29 @@ def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
 
 
 def now() -> int:
-    """Bytes of this process that are in memory."""
+    """Returns the bytes of this process that are in memory."""
     return field("VmRSS") if STATUS.exists() else peak()
 
 
 def peak() -> int:
-    """The most that it ever had, or since `reset_peak`."""
+    """Returns the most bytes that this process had in memory, since `reset_peak` where it works."""
     if STATUS.exists():
         return field("VmHWM")
+    # ru_maxrss is in bytes on macOS, and in kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def field(name: str) -> int:
-    """Of /proc/self/status, in bytes."""
+    """Returns a field of /proc/self/status in bytes."""
     lines = STATUS.read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
 def reset_peak() -> bool:
-    """Whether the system forgot the peak (Linux can)."""
+    """Makes the system forget the peak, and returns whether it did (Linux can)."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
     except OSError:
         return False
     return True

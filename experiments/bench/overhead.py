@@ -1,7 +1,7 @@
-"""What Python takes of a step: calls of a step that computes nothing.
+"""Time of Python in a train step, measured by calls of a step that computes nothing.
 
-Its arguments and results are those of a train step, the state given away as there. So nothing is
-counted that computing takes, and nothing competes for the cores.
+The empty step has the arguments and results of a train step, and its state is donated as there. So
+the time of the computation is not counted, and no computation competes for the cores.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from vqvae_jax.training import parallel
 from vqvae_jax.training.loop import run_steps
 from vqvae_jax.training.step import TrainState
 
-STEPS = 100  # in one call of a contestant
+STEPS = 100  # steps in one call of a contestant
 LOG_EVERY = 50  # as in experiments.train
 SHORT_STEP = 0.03  # seconds
 WAYS = {
@@ -32,7 +32,7 @@ LOOP = "the loop of experiments.train, data in memory"
 
 
 def nothing(train_step: Callable, state: TrainState, x: np.ndarray) -> Callable:
-    """A step of the same signature that returns the state, but for its counter, and zeros."""
+    """Returns a step of the same signature: it counts, leaves the state as it is, gives zeros."""
     _, metrics = jax.eval_shape(train_step, state, x)
 
     def same(state, batch, axis_name=None):
@@ -43,13 +43,13 @@ def nothing(train_step: Callable, state: TrainState, x: np.ndarray) -> Callable:
 
 
 def measure(train_step: Callable, state: TrainState, x: np.ndarray, rounds: int) -> Race:
-    """Seconds of STEPS calls by each way to compile, and of the loop around them, in turns.
+    """Times STEPS calls in each way to compile, and the loop around them.
 
     Args:
-        train_step: of `make_train_step`.
-        state: its first one.
+        train_step: result of `make_train_step`.
+        state: the first state.
         x: a batch.
-        rounds: of the race.
+        rounds: rounds of the race.
     """
     same, mesh = nothing(train_step, state, x), parallel.data_mesh()
     entries = [Contestant(name, Calls(way(same, mesh), state, x)) for name, way in WAYS.items()]
@@ -63,6 +63,7 @@ class Calls:
 
     def __init__(self, compiled: parallel.Step, state: TrainState, x: np.ndarray):
         self.compiled, self.x = compiled, compiled.place(x)
+        # A copy: the step donates its state, and all contestants start from the same one.
         self.state = jax.tree.map(jnp.array, state)
 
     def __call__(self) -> None:
@@ -87,13 +88,13 @@ class Loop:
 
 
 def fetch(done: int, state: TrainState, metrics) -> Callable[[], None]:
-    """What `Display.log` does, without the writing."""
+    """Fetches the metrics as `Display.log` does, without writing them."""
     jax.copy_to_host_async(metrics)
     return lambda: jax.device_get(metrics)
 
 
 def table(result: Race) -> Table:
-    """Milliseconds of one step, and their share of a short one."""
+    """Returns the milliseconds of one step, and their share of a short one."""
     rows = []
     for name in result.seconds:
         median, low, high = (1000 * t / STEPS for t in result.time(name))

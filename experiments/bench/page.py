@@ -1,4 +1,4 @@
-"""What a benchmark leaves: tables on the terminal, results.json, pictures and report.md."""
+"""Results of a benchmark: tables on the terminal, results.json, pictures and report.md."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,21 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
+from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
-from experiments.pages.report import save
+from experiments.pages.html import save
 from experiments.run.runs import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Text in rows and columns.
+    """A table of text.
 
     Attributes:
-        title: above it.
-        head: of the columns.
-        rows: each as long as the head.
-        note: below it.
+        title: line above the table.
+        head: titles of the columns.
+        rows: entries of each row, as many as the head has.
+        note: paragraph below the table.
     """
 
     title: str
@@ -34,14 +35,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one benchmark found.
+    """Results of one benchmark.
 
     Attributes:
-        name: its subcommand.
-        about: a paragraph.
-        tables: to be read.
+        name: subcommand of the benchmark.
+        about: paragraph on what is measured.
+        tables: tables of the page.
         data: all numbers, as JSON values.
-        figures: by file name.
+        figures: plots by file name.
         skipped: a line for each contestant that couldn't run.
     """
 
@@ -54,7 +55,7 @@ class Part:
 
 
 def show(part: Part, console: Console) -> None:
-    """Prints the tables, and what was skipped."""
+    """Prints the tables and the skipped contestants."""
     for table in part.tables:
         shown = RichTable(title=table.title, title_justify="left", caption=table.note or None)
         for i, title in enumerate(table.head):
@@ -67,12 +68,12 @@ def show(part: Part, console: Console) -> None:
 
 
 def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
-    """Writes NAME/results.json, NAME/*.png and NAME/report.md in the folder, and returns the last.
+    """Writes NAME/results.json, NAME/*.png and NAME/report.md, and returns the path of the page.
 
     Args:
-        folder: of all benchmarks.
-        part: one of them.
-        facts: `machine.provenance`.
+        folder: folder of all benchmarks.
+        part: results of one benchmark.
+        facts: result of `machine.provenance`.
     """
     home = folder / part.name
     home.mkdir(parents=True, exist_ok=True)
@@ -85,18 +86,16 @@ def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
 
 
 def markdown(part: Part, facts: Mapping[str, Any]) -> str:
-    """The page."""
-    pieces = [f"# Benchmark: {part.name}", part.about, f"```\n{facts['command']}\n```"]
+    """Returns the page of a benchmark as Markdown."""
+    pieces = [md.title(f"Benchmark: {part.name}"), part.about, md.code(facts["command"])]
     for table in part.tables:
-        lines = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
-        pieces += [f"## {table.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        pieces += [md.heading(table.title), md.table([table.head, *table.rows], "---:")]
         pieces += [table.note] if table.note else []
-    pieces += [f"![{name}]({name}.png)" for name in part.figures]
-    pieces += ["\n".join(f"- {line}" for line in part.skipped)] if part.skipped else []
+    pieces += [md.picture(name, f"{name}.png") for name in part.figures]
+    pieces += [md.bullets(part.skipped)] if part.skipped else []
     flat = {"date": facts["date"], **facts["machine"], **facts["versions"]}
-    lines = [f"- {name}: {value}" for name, value in flat.items() if value not in ("", None)]
-    pieces += ["## Machine and versions", "\n".join(lines)]
-    return "\n\n".join(pieces) + "\n"
+    known = {name: value for name, value in flat.items() if value not in ("", None)}
+    return md.page([*pieces, md.heading("Machine and versions"), md.facts(known)])
 
 
 LEGEND = (
@@ -106,7 +105,7 @@ LEGEND = (
 
 
 def race_json(race: Race) -> dict[str, Any]:
-    """All times of a race, its medians and ratios."""
+    """Returns all times of a race, with medians and ratios, as JSON values."""
     return {
         **dataclasses.asdict(race),
         "median_seconds": {name: race.time(name).median for name in race.seconds},
@@ -115,7 +114,7 @@ def race_json(race: Race) -> dict[str, Any]:
 
 
 def spread_text(values: Spread, form: str = "{:.2f}", scale: float = 1.0) -> str:
-    """`median [first quartile, third quartile]`.
+    """Returns `median [first quartile, third quartile]`.
 
     Example:
         >>> spread_text(Spread(0.5, 0.25, 0.75), "{:.0f}", 1000)
@@ -126,17 +125,17 @@ def spread_text(values: Spread, form: str = "{:.2f}", scale: float = 1.0) -> str
 
 
 def time_text(values: Spread) -> str:
-    """Milliseconds."""
+    """Returns a time in milliseconds, with quartiles."""
     return spread_text(values, "{:.3g}", 1000)
 
 
 def compile_text(race: Race, name: str) -> str:
-    """Seconds of compiling; empty where nothing compiles ahead."""
+    """Returns the seconds of compiling; empty where nothing compiles ahead."""
     seconds = race.compile_seconds.get(name)
     return "" if seconds is None else f"{seconds:.2f}"
 
 
 def rate(race: Race, name: str) -> Spread:
-    """Examples a second, where `race.sizes` has the batch."""
+    """Returns examples a second; `race.sizes` must have the batch."""
     median, low, high = race.time(name)
     return Spread(*(race.sizes["batch"] / seconds for seconds in (median, high, low)))

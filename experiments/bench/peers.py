@@ -1,6 +1,6 @@
-"""The nearest code as other libraries find it; a library that isn't there is skipped with a line.
+"""Searches for the nearest code, by this library and by others; missing libraries are skipped.
 
-Each function takes z `[N, D]` and a codebook `[K, D]` as NumPy arrays and returns a contestant, and
+Each function takes z `[N, D]` and a codebook `[K, D]` as NumPy arrays, and returns a contestant and
 a function that gives the indices as a NumPy array.
 """
 
@@ -20,19 +20,19 @@ OURS, BOUND = "vqvae_jax.nearest", "matmul and min, no index"
 
 
 class Search(NamedTuple):
-    """A way to find the nearest codes of some rows."""
+    """A search for the nearest codes of some rows."""
 
     contestant: Contestant
     indices: Callable[[], np.ndarray]
 
 
 def ours(z: np.ndarray, e: np.ndarray) -> Search:
-    """The library's."""
+    """Search of this library."""
     return jax_search(OURS, nearest, z, e)
 
 
 def in_bfloat16(z: np.ndarray, e: np.ndarray, candidates: int = 8) -> Search:
-    """The library's in low precision."""
+    """Search of this library in low precision."""
     find = partial(nearest_in_bfloat16, candidates=candidates)
     return jax_search(f"vqvae_jax.nearest_in_bfloat16, {candidates} candidates", find, z, e)
 
@@ -41,7 +41,7 @@ one_in_bfloat16 = partial(in_bfloat16, candidates=1)
 
 
 def bound(z: np.ndarray, e: np.ndarray) -> Search:
-    """The products and their minimum, which gives no index: about the least a search must do."""
+    """Products and their minimum, without an index: about the least work of any search."""
 
     def least(z, e):
         return jnp.min(jnp.sum(e * e, axis=1) - 2 * z @ e.T, axis=1)
@@ -50,24 +50,24 @@ def bound(z: np.ndarray, e: np.ndarray) -> Search:
 
 
 def plain(z: np.ndarray, e: np.ndarray) -> Search:
-    """The distance matrix and `jnp.argmin`, as most JAX code has it."""
+    """Distance matrix and `jnp.argmin`, as most JAX code has it."""
     return jax_search("JAX distance matrix, argmin", plain_nearest, z, e)
 
 
 def plain_nearest(z: jax.Array, e: jax.Array) -> jax.Array:
-    """argmin_j of |z|^2 - 2 z.e_j + |e_j|^2."""
+    """Returns argmin_j of |z|^2 - 2 z.e_j + |e_j|^2."""
     squares = jnp.sum(z * z, axis=1, keepdims=True), jnp.sum(e * e, axis=1)
     return jnp.argmin(squares[0] - 2 * z @ e.T + squares[1], axis=1)
 
 
 def jax_search(name: str, function: Callable, z: np.ndarray, e: np.ndarray) -> Search:
-    """A compiled function of (z, e)."""
+    """Compiles a function of (z, e)."""
     contestant = compiled(name, function, jnp.asarray(z), jnp.asarray(e))
     return Search(contestant, lambda: np.asarray(contestant.call()))
 
 
 def torch_cdist(z: np.ndarray, e: np.ndarray) -> Search:
-    """torch.cdist and argmin."""
+    """PyTorch: torch.cdist and argmin."""
     import torch
 
     return torch_search("torch.cdist, argmin", lambda z, e: torch.cdist(z, e).argmin(1), z, e)
@@ -83,7 +83,7 @@ def torch_matmul(z: np.ndarray, e: np.ndarray) -> Search:
 
 
 def torch_search(name: str, function: Callable, z: np.ndarray, e: np.ndarray) -> Search:
-    """A function of tensors (z, e), without gradients."""
+    """Wraps a function of tensors (z, e), without gradients."""
     import torch
 
     tensors = torch.from_numpy(z), torch.from_numpy(e)
@@ -96,7 +96,7 @@ def torch_search(name: str, function: Callable, z: np.ndarray, e: np.ndarray) ->
 
 
 def vector_quantize_pytorch(z: np.ndarray, e: np.ndarray) -> Search:
-    """The eval forward of its VectorQuantize, with this codebook."""
+    """Forward pass of its VectorQuantize in eval mode, with this codebook."""
     import torch
     from vector_quantize_pytorch import VectorQuantize
 
@@ -113,7 +113,7 @@ def vector_quantize_pytorch(z: np.ndarray, e: np.ndarray) -> Search:
 
 
 def haiku(z: np.ndarray, e: np.ndarray) -> Search:
-    """The eval forward of dm-haiku's VectorQuantizer: z_q and indices, the rest left to XLA."""
+    """Forward pass of dm-haiku's VectorQuantizer in eval mode: z_q and indices alone."""
     import haiku as hk
 
     def forward(z):
@@ -133,17 +133,17 @@ PEERS: Mapping[str, tuple[Callable[[np.ndarray, np.ndarray], Search], ...]] = {
     "vector_quantize_pytorch": (vector_quantize_pytorch,),
     "haiku": (haiku,),
 }
-"""By the module that they need."""
+"""Searches of other libraries, by the module that they need."""
 
 
 def importable(names: Mapping[str, object] | tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Which of these modules can be imported, and a line for each that can't."""
+    """Returns the modules that can be imported, and a line for each that can't."""
     found, skipped = [], []
     for name in names:
         try:
             import_module(name)
             found.append(name)
-        except Exception as error:  # a broken installation fails in its own ways
+        except Exception as error:  # a broken installation may raise any error
             reason = " ".join(str(error).split())
             skipped.append(f"{name} skipped: {reason} (pip install 'vqvae_jax[bench]')")
     return found, skipped

@@ -1,4 +1,4 @@
-"""Benchmark `pipeline`: how many images a second are read, beside what a train step takes."""
+"""Benchmark `pipeline`: images a second of each reader, beside those of a train step."""
 
 import itertools
 import tempfile
@@ -29,16 +29,16 @@ ONE = "one batch that is in place"
 STEPS = 20  # more than batches wait in a reader
 
 Reader = Callable[[np.ndarray, int], Iterator[np.ndarray]]
-"""(images [N, H, W, C], batch size) -> batches without end."""
+"""Function (images [N, H, W, C], batch size) -> batches without end."""
 
 
 def in_memory(images: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    """Shuffled batches of an array."""
+    """Yields shuffled batches of an array."""
     return batches(images, seed=0, batch_size=batch)
 
 
 def from_records(images: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    """Shuffled batches of PNG images in four ArrayRecord shards, decoded in the background."""
+    """Yields shuffled batches of PNG images in four ArrayRecord shards, decoded in background."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "images")
         write_records(folder, {"train": images, "test": images[:4]}, shards=4)
@@ -49,7 +49,7 @@ READERS: list[tuple[str, Reader]] = [
     ("array in memory, `batches`", in_memory),
     ("shards of PNG images, `record_batches`", from_records),
 ]
-"""A row of the table each: append (name, function) to add a reader."""
+"""Readers by name, each a row of the table: append (name, function) to add one."""
 
 ABOUT = (
     "Images a second that each reader gives, in batches ready for the train step, while nothing "
@@ -60,7 +60,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """All readers beside the train step, and the step fed by each."""
+    """Times all readers beside the train step, and training with each reader."""
     images = load_data(EMBEDDED, None)[0]
     rounds, sizes = (QUICK_ROUNDS, (32,)) if quick else (ROUNDS, (32, 128))
     races = [feed(images, batch, rounds) for batch in sizes]
@@ -72,7 +72,7 @@ def run(quick: bool) -> Part:
 
 
 def feed(images: np.ndarray, batch: int, rounds: int) -> Race:
-    """The train step, then each reader, for batches of one size."""
+    """Times the train step and each reader, for batches of one size."""
     x = images[:batch]
     readers = [reader(name, function(images, batch)) for name, function in READERS]
     entries = [step.jax_step(STEP, *our_step(x), x), *readers]
@@ -80,22 +80,22 @@ def feed(images: np.ndarray, batch: int, rounds: int) -> Race:
 
 
 def our_step(x: np.ndarray) -> tuple[Callable, Any]:
-    """Of the default model, for a batch like x, and its first state."""
+    """Returns the train step of the default model for batches like x, and its first state."""
     return step.our_step(Sizes(batch=len(x)), x, optax.adam(1e-3, b2=0.99))
 
 
 def describe(x: np.ndarray) -> str:
-    """A batch."""
+    """Returns the sizes of a batch in words."""
     return f"batch {len(x)}, {' x '.join(map(str, x.shape[1:]))}"
 
 
 def reader(name: str, order: Iterator[np.ndarray]) -> Contestant:
-    """One call gives one batch."""
+    """Returns a contestant whose call gives one batch."""
     return Contestant(name, lambda: next(order))
 
 
 def train(images: np.ndarray, batch: int, rounds: int) -> Race:
-    """STEPS steps on one batch, and on those of each reader."""
+    """Times STEPS steps on one batch, and on the batches of each reader."""
     x = images[:batch]
     function, state = our_step(x)
     compiled = parallel.jit_step(function, parallel.data_mesh())
@@ -107,10 +107,11 @@ def train(images: np.ndarray, batch: int, rounds: int) -> Race:
 
 
 class Steps:
-    """STEPS steps of training on the next batches; only the last one is waited for."""
+    """Takes STEPS steps of training on the next batches, and waits for the last one only."""
 
     def __init__(self, compiled: parallel.Step, state, order: Iterator):
         self.compiled, self.order = compiled, order
+        # A copy: the step donates its state, and all contestants start from the same one.
         self.state = jax.tree.map(jax.numpy.array, state)
 
     def __call__(self) -> None:
@@ -120,7 +121,7 @@ class Steps:
 
 
 def table(result: Race) -> Table:
-    """Images a second, time of a batch, and that over the time of a step."""
+    """Returns images a second, the time of a batch, and the rate over that of the step."""
     rows = [
         [
             name,
@@ -135,7 +136,7 @@ def table(result: Race) -> Table:
 
 
 def train_table(result: Race) -> Table:
-    """Steps a second, data included."""
+    """Returns the steps a second, data included."""
     rows = [
         [
             name,

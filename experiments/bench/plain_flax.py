@@ -1,4 +1,4 @@
-"""The default model as one writes it plainly in Flax: no code of the library but the data scale."""
+"""The default model and its train step, written plainly in Flax without code of this library."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import optax
 
 
 class Sizes(NamedTuple):
-    """Of a model and its batches."""
+    """Sizes of a model and its batches."""
 
     side: int = 28
     channels: int = 1
@@ -21,7 +21,7 @@ class Sizes(NamedTuple):
 
 
 class Residual(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
+    """Residual blocks: x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
 
     width: int
     depth: int
@@ -35,7 +35,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x -> z_e."""
+    """Encoder: x -> z_e."""
 
     sizes: Sizes
 
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z_q -> x'."""
+    """Decoder: z_q -> x'."""
 
     sizes: Sizes
 
@@ -72,7 +72,7 @@ class Model(nn.Module):
         return Decoder(self.sizes)(z_q), commitment
 
     def quantize(self, z, decay: float = 0.99, beta: float = 0.25):
-        """Straight-through z_q and the commitment loss; moves the averages."""
+        """Returns straight-through z_q and the commitment loss; moves the averages."""
         shape = (self.sizes.codes, self.sizes.dim)
         sums = self.variable(
             "ema", "sums", lambda: jax.random.normal(self.make_rng("params"), shape)
@@ -92,7 +92,7 @@ class Model(nn.Module):
 
 
 def make(sizes: Sizes, x, optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
-    """(train step, first state): `step(state, x) -> (state, loss)` for x uint8."""
+    """Returns (train step, first state): `step(state, x) -> (state, loss)` for x uint8."""
     model = Model(sizes)
     variables = dict(model.init(jax.random.key(0), jnp.zeros(x.shape)))
     params = variables.pop("params")

@@ -1,4 +1,4 @@
-"""The same model and train step in PyTorch, written plainly. Needs torch."""
+"""The default model and its train step, written plainly in PyTorch. Needs torch."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from experiments.bench.plain_flax import Sizes
 
 
 class Residual(nn.Module):
-    """x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
+    """Residual blocks: x + conv1x1(relu(conv3x3(relu(x)))), `depth` times, then relu."""
 
     def __init__(self, width: int, depth: int):
         super().__init__()
@@ -58,7 +58,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def lookup(self, rows, decay: float = 0.99):
-        """e_k; moves the averages."""
+        """Returns e_k; moves the averages."""
         e = self.sums / self.counts[:, None]
         squares = rows.square().sum(1, keepdim=True), e.square().sum(1)
         k = (squares[0] - 2 * rows @ e.T + squares[1]).argmin(1)
@@ -70,9 +70,9 @@ class Model(nn.Module):
 
 
 def make(sizes: Sizes, x: np.ndarray, compiled: bool) -> Callable[[], float]:
-    """A function that takes one step of training on x, uint8 [B, H, W, C]."""
+    """Returns a function that takes one step of training on x, uint8 [B, H, W, C]."""
     torch.manual_seed(0)
-    torch._inductor.config.force_disable_caches = True  # those on disk hide what compiling takes
+    torch._inductor.config.force_disable_caches = True  # else compiling would look fast
     model = Model(sizes)
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))

@@ -34,7 +34,7 @@ MASKED, PIXELCNN = "MaskedPrior, 8 steps", "PixelCNN"
 
 
 class Sizes(NamedTuple):
-    """Of a problem: codes of one stream on a square grid."""
+    """Sizes of a problem: codes of one stream on a square grid."""
 
     side: int
     batch: int = 16
@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
 
 PROBLEMS = (Sizes(7), Sizes(16, pixelcnn_depth=0, rounds=3))  # a minute a batch without a cache
 QUICK = (Sizes(7, rounds=3),)
-BARS = {7: 4.0, 16: 10.0}  # cached over uncached: at least so many times as fast
+BARS = {7: 4.0, 16: 10.0}  # least speed-up by the cache, by the side of the grid
 
 ABOUT = (
     "Codes drawn from priors with random weights: a batch in one compiled program. Cached and "
@@ -60,7 +60,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """Each grid, one after another."""
+    """Times the contestants on each grid."""
     races = [
         race(title(sizes), contestants(sizes), sizes.rounds, CACHED, sizes=sizes._asdict())
         for sizes in (QUICK if quick else PROBLEMS)
@@ -74,14 +74,14 @@ AXIS = f"time / {CACHED}"
 
 
 def title(sizes: Sizes) -> str:
-    """What is drawn."""
+    """Returns the sizes in words."""
     return (
         f"{sizes.side} x {sizes.side} = {sizes.side**2} codes of {sizes.codes}, batch {sizes.batch}"
     )
 
 
 def contestants(sizes: Sizes) -> list[Contestant]:
-    """What takes part."""
+    """Returns the ways to draw codes for one problem."""
     size = {"width": sizes.width, "depth": sizes.depth, "heads": sizes.heads}
     problem = (sizes.codes,), (sizes.side, sizes.side)
     causal = TransformerPrior(*problem, **size)
@@ -98,14 +98,14 @@ def contestants(sizes: Sizes) -> list[Contestant]:
 
 
 def contestant(name: str, draw: Callable, prior, batch: int) -> Contestant:
-    """Draws a batch of codes, none of which is given."""
+    """Compiles the drawing of a batch of codes, none of which is given."""
     given, key = free_codes(prior, batch), jax.random.key(0)
     variables = jax.jit(prior.init)(key, given[:1])
     return compiled(name, lambda *args: draw(args[0], prior, *args[1:]), key, variables, given)
 
 
 def table(result: Race) -> Table:
-    """Times, images a second, times over those with a cache."""
+    """Returns times, images a second, and times over those with a cache."""
     rows = [
         [
             name,

@@ -31,7 +31,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """Times over each size, memory over K."""
+    """Measures time over each size, and memory over K."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     sizes = QUICK_SIZES if quick else SIZES
     races = {name: times(name, values, rounds) for name, values in sizes.items()}
@@ -49,7 +49,7 @@ def run(quick: bool) -> Part:
 
 
 def times(name: str, values: Sequence[int], rounds: int) -> Race:
-    """The search at each value of one size; the baseline is the first."""
+    """Times the search at each value of one size; the baseline is the first."""
     entries = []
     for value in values:
         search = peers.ours(*arrays(BASE._replace(**{name: value})))
@@ -59,7 +59,7 @@ def times(name: str, values: Sequence[int], rounds: int) -> Race:
 
 
 def time_table(name: str, result: Race) -> Table:
-    """Times, and how they grow beside the size."""
+    """Returns the times, their ratios, and these over the ratios of the size."""
     rows = []
     for value in result.seconds:
         grown, ratio = int(value) / int(result.baseline), result.ratio(value)
@@ -72,7 +72,7 @@ def time_table(name: str, result: Race) -> Table:
 
 
 def memory_points(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Each problem's sizes with what both modes need, None where the matrix is too large."""
+    """Measures both modes on each problem; None where the matrix is too large."""
     points = []
     for problem in problems:
         small = 4 * problem.n * problem.k <= PLAIN_LIMIT
@@ -82,7 +82,7 @@ def memory_points(problems: Sequence[Problem]) -> list[dict[str, Any]]:
 
 
 def memory_table(points: Sequence[Mapping[str, Any]]) -> Table:
-    """MB, of the process and of the search alone."""
+    """Returns the MB of the process and of the search alone."""
     rows = []
     for p in points:
         cells = [megabytes(p[mode], what) for what in ("peak", "search") for mode in memory.MODES]
@@ -98,12 +98,12 @@ def memory_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def megabytes(found: Mapping[str, float] | None, what: str) -> str:
-    """One number of a point; - where there is none."""
+    """Returns one number of a point in MB, or - where there is none."""
     return "-" if found is None or what not in found else f"{found[what] / 1e6:,.0f}"
 
 
 def time_lines(races: Mapping[str, Race]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """For the plot: milliseconds over each size."""
+    """Returns the lines of the plot of milliseconds over each size."""
     return {
         name.upper(): {peers.OURS: [(int(v), 1000 * r.time(v).median) for v in r.seconds]}
         for name, r in races.items()
@@ -111,7 +111,7 @@ def time_lines(races: Mapping[str, Race]) -> dict[str, dict[str, list[tuple[floa
 
 
 def memory_lines(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
-    """For the plot: megabytes over K."""
+    """Returns the lines of the plot of megabytes over K."""
     lines = {}
     for mode in memory.MODES:
         for what in ("peak", "search"):

@@ -1,4 +1,4 @@
-"""Benchmark `search`: the nearest code, how fast, how exact, and what follows it in training."""
+"""Benchmark `search`: speed and exactness of the nearest code, and of its use in training."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from vqvae_jax.reductions import sum_by_code
 
 
 class Problem(NamedTuple):
-    """N rows of width D and K codes."""
+    """Sizes of a search: N rows of width D, and K codes."""
 
     n: int
     d: int
@@ -51,7 +51,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """Speed, exactness and the gradient path."""
+    """Measures speed, exactness, and the operations that follow in training."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     makers, skipped = contestants()
     races = [speed(problem, makers, rounds) for problem in (QUICK if quick else PROBLEMS)]
@@ -73,7 +73,7 @@ def run(quick: bool) -> Part:
 
 
 def contestants() -> tuple[list[Callable], list[str]]:
-    """Those that can run here, and a line for each library that is missing."""
+    """Returns the searches that can run here, and a line for each library that is missing."""
     found, skipped = peers.importable(peers.PEERS)
     others = [make for name in found for make in peers.PEERS[name]]
     low = peers.in_bfloat16, peers.one_in_bfloat16
@@ -81,7 +81,7 @@ def contestants() -> tuple[list[Callable], list[str]]:
 
 
 def arrays(problem: Problem, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Normal rows and codes."""
+    """Returns normal rows and codes."""
     random = np.random.default_rng(seed)
     shapes = (problem.n, problem.d), (problem.k, problem.d)
     z, e = (random.standard_normal(shape, np.float32) for shape in shapes)
@@ -89,21 +89,21 @@ def arrays(problem: Problem, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def speed(problem: Problem, makers: Sequence[Callable], rounds: int) -> Race:
-    """All contestants on one problem."""
+    """Times all contestants on one problem."""
     z, e = arrays(problem)
     entries = [make(z, e).contestant for make in makers]
     return race(str(problem), entries, rounds, peers.BOUND, sizes=problem._asdict())
 
 
 def rate(result: Race, name: str) -> Spread:
-    """GF/s."""
+    """Returns the GF/s of a contestant."""
     work = 2e-9 * np.prod([float(size) for size in result.sizes.values()])
     median, low, high = result.time(name)
     return Spread(work / median, work / high, work / low)
 
 
 def speed_table(result: Race) -> Table:
-    """Rates, times, and times over that of the baseline."""
+    """Returns rates, times, and times over those of the baseline."""
     rows = [
         [
             name,
@@ -121,7 +121,7 @@ def speed_table(result: Race) -> Table:
 
 
 def training_path(problem: Problem, rounds: int) -> Race:
-    """What a training step with moving averages does with the indices, beside the search."""
+    """Times what a training step with moving averages does with the indices, and the search."""
     z, e = map(jnp.asarray, arrays(problem))
     k = nearest(z, e)
 
@@ -141,7 +141,7 @@ def training_path(problem: Problem, rounds: int) -> Race:
 
 
 def path_table(result: Race) -> Table:
-    """Times over that of the search."""
+    """Returns the times, and their ratios to that of the search."""
     rows = [
         [name, time_text(result.time(name)), spread_text(result.ratio(name), "{:.3f}")]
         for name in result.seconds

@@ -29,11 +29,11 @@ ABOUT = (
     "distance matrix and argmin, e[k]. All take and give float32 pixels and int32 codes."
 )
 Codec = tuple[Callable, Callable]
-"""(tokenize, detokenize)"""
+"""Functions (tokenize, detokenize)."""
 
 
 def run(quick: bool) -> Part:
-    """Both directions at each batch size."""
+    """Times both directions at each batch size."""
     rounds, contestants = QUICK_ROUNDS if quick else ROUNDS, codecs()
     races = []
     for batch in BATCHES:
@@ -50,7 +50,7 @@ AXIS = f"time / {OURS}"
 
 
 def codecs() -> dict[str, Codec]:
-    """What takes part."""
+    """Returns the contestants: tokenize and detokenize of each, by name."""
     model, example = step.our_model(SIZES), step.pixels(SIZES._replace(batch=1)) / np.float32(255)
     variables = jax.jit(model.init)(jax.random.key(0), example)
     f = as_functions(model)
@@ -66,12 +66,12 @@ def codecs() -> dict[str, Codec]:
 
 
 def platforms() -> tuple[str, ...]:
-    """The one at hand, by the name that `jax.export` has for it."""
+    """Returns the platform at hand, by its name in `jax.export`."""
     return (jax.export.default_export_platform(),)
 
 
 def plain(sizes: Sizes) -> Codec:
-    """Encoder, distance matrix and argmin; e[k] and decoder."""
+    """Returns a plain codec: encoder, distance matrix and argmin; e[k] and decoder."""
     encoder, decoder = plain_flax.Encoder(sizes), plain_flax.Decoder(sizes)
     keys = jax.random.split(jax.random.key(0), 3)
     e = jax.random.normal(keys[0], (sizes.codes, sizes.dim))
@@ -92,7 +92,7 @@ def plain(sizes: Sizes) -> Codec:
 
 
 def speed(title: str, array: np.ndarray, codecs: Mapping[str, Codec], i: int, rounds: int) -> Race:
-    """All of them, from an array of the host to one that is ready on the device."""
+    """Times one direction, from an array of the host to one that is ready on the device."""
     entries = [
         Contestant(name, lambda call=both[i]: jax.block_until_ready(call(array)))
         for name, both in codecs.items()
@@ -101,7 +101,7 @@ def speed(title: str, array: np.ndarray, codecs: Mapping[str, Codec], i: int, ro
 
 
 def table(result: Race) -> Table:
-    """Images a second, times, and times over ours."""
+    """Returns images a second, times, and times over ours."""
     rows = [
         [
             name,

@@ -37,7 +37,7 @@ QUICK = {
 }
 OVERHEAD = Sizes(batch=32)
 ROUNDS, QUICK_ROUNDS = 15, 5
-COMPILER_OPTIONS: dict | None = None  # tests compile in haste
+COMPILER_OPTIONS: dict | None = None  # tests replace it to compile in less time
 
 ABOUT = (
     "One step of Adam on a VQ-VAE whose codebook follows moving averages, on one batch of random "
@@ -49,7 +49,7 @@ ABOUT = (
 
 
 def run(quick: bool) -> Part:
-    """All models, and the time that Python takes of a step."""
+    """Times a step of all models, and the time of Python in a step."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     found, skipped = peers.importable(("torch",))
     races = []
@@ -73,12 +73,12 @@ AXIS = f"time / {PLAIN}"
 
 
 def short(result: Race) -> str:
-    """Of a title: what fits above a panel."""
+    """Returns a title that fits above a panel."""
     return "{channels} channels, width {width}, batch {batch}".format(**result.sizes)
 
 
 def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], list[str]]:
-    """Ours, plain Flax, and PyTorch if it is `found`; a line for each that doesn't compile."""
+    """Returns the steps, PyTorch's if it is `found`, and a line for each that can't compile."""
     x = pixels(sizes)
     optimizer = optax.adam(1e-3, b2=0.99)
     step, state = plain_flax.make(sizes, x, optimizer)
@@ -87,20 +87,22 @@ def contestants(sizes: Sizes, found: Sequence[str]) -> tuple[list[Contestant], l
     for compiled in (False, True) if "torch" in found else ():
         try:
             entries.append(torch_step(sizes, x, compiled))
-        except Exception as error:  # torch.compile needs a C++ compiler, and says so in many ways
+        except (
+            Exception
+        ) as error:  # torch.compile raises many kinds of errors without a C++ compiler
             reason = str(error).strip().splitlines()
             skipped.append(f"torch skipped: {reason[0] if reason else type(error).__name__}")
     return entries, skipped
 
 
 def pixels(sizes: Sizes) -> np.ndarray:
-    """A batch of random images."""
+    """Returns a batch of random images."""
     shape = (sizes.batch, sizes.side, sizes.side, sizes.channels)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def our_model(sizes: Sizes, dtype: str = "float32") -> VQVAE:
-    """The default model of experiments.train."""
+    """Returns the default model of experiments.train."""
     quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), revive=underused(0.1))
     inner = {"width": sizes.width, "depth": sizes.depth, "dtype": dtype}
     encoder = Encoder(sizes.channels, sizes.dim, **inner)
@@ -110,7 +112,7 @@ def our_model(sizes: Sizes, dtype: str = "float32") -> VQVAE:
 def our_step(
     sizes: Sizes, x: np.ndarray, optimizer, parts: int | None = None, dtype: str = "float32"
 ) -> tuple[Callable, TrainState]:
-    """The train step of the default model, and its first state."""
+    """Returns the train step of the default model, and its first state."""
     model = our_model(sizes, dtype)
     state = init_state(model, optimizer, jax.random.key(0), x)
     return make_train_step(in_parts(model, parts), optimizer), state
@@ -128,15 +130,16 @@ class JaxStep:
 
 
 def jax_step(name: str, step: Callable, state, x: np.ndarray) -> Contestant:
-    """Compiles a step, which may reuse the memory of its state."""
+    """Compiles a step that may reuse the memory of its state."""
     begun = time.perf_counter()
     program = jax.jit(step, donate_argnums=0).lower(state, x).compile(COMPILER_OPTIONS)
     seconds = time.perf_counter() - begun
+    # A copy of the state: the program donates it, and the caller may use its own again.
     return Contestant(name, JaxStep(program, jax.tree.map(jax.numpy.array, state), x), seconds)
 
 
 def torch_step(sizes: Sizes, x: np.ndarray, compiled: bool) -> Contestant:
-    """PyTorch, eager or compiled; compiling happens in the first call."""
+    """Returns the step of PyTorch, eager or compiled; compiling happens in the first call."""
     from experiments.bench import plain_torch
 
     step = plain_torch.make(sizes, x, compiled)
@@ -147,7 +150,7 @@ def torch_step(sizes: Sizes, x: np.ndarray, compiled: bool) -> Contestant:
 
 
 def step_table(result: Race) -> Table:
-    """Times, examples a second, and times over those of plain Flax."""
+    """Returns times, examples a second, and times over those of plain Flax."""
     rows = [
         [
             name,

@@ -1,7 +1,7 @@
-"""Times that can be compared: the contestants take turns, and a ratio is taken inside a turn.
+"""Timing of contestants in turns, with ratios taken within a round.
 
-A machine that others use is slow for minutes and then fast again. So each round times every
-contestant once, one after another, and the ratio to the baseline is that of the same round.
+A shared machine is slow for minutes and then fast again. So each round times every contestant once,
+one after another, and a ratio to the baseline is taken from times of the same round.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Contestant(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Median and quartiles."""
+    """Median, first and third quartile."""
 
     median: float
     low: float
@@ -34,7 +34,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, first and third quartile.
+    """Returns median, first and third quartile.
 
     Example:
         >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
@@ -46,14 +46,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Race:
-    """What the contestants needed.
+    """Times of the contestants.
 
     Attributes:
-        title: what was timed, with its sizes.
-        baseline: the contestant to which ratios refer.
-        seconds: of one call, by contestant; entry i is that of round i.
-        compile_seconds: of those that compile ahead.
-        sizes: of the problem, by name.
+        title: name of the problem, with its sizes.
+        baseline: contestant to which ratios refer.
+        seconds: times of one call, by contestant; entry i belongs to round i.
+        compile_seconds: times of compiling, by contestant that compiles ahead.
+        sizes: sizes of the problem, by name.
     """
 
     title: str
@@ -63,16 +63,16 @@ class Race:
     sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def time(self, name: str) -> Spread:
-        """Seconds of one call."""
+        """Returns the seconds of one call."""
         return spread(self.seconds[name])
 
     def ratio(self, name: str) -> Spread:
-        """Time over the baseline's time in the same round."""
+        """Returns the time over the baseline's time in the same round."""
         pairs = zip(self.seconds[name], self.seconds[self.baseline], strict=False)
         return spread([a / b for a, b in pairs])
 
     def faster(self, name: str) -> Spread:
-        """The baseline's time over this one's in the same round."""
+        """Returns the baseline's time over this one's in the same round."""
         median, low, high = self.ratio(name)
         return Spread(1 / median, 1 / high, 1 / low)
 
@@ -88,12 +88,12 @@ def race(
     """Times all contestants `rounds` times, in turns.
 
     Args:
-        title: of the result.
-        contestants: with different names; each is called once before the first round.
-        rounds: at least 1.
-        baseline: a contestant's name; by default the first.
-        clock: seconds.
-        sizes: of the problem, for the record.
+        title: title of the result.
+        contestants: functions with different names, called twice before the first round.
+        rounds: number of rounds, at least 1.
+        baseline: name of a contestant; by default the first.
+        clock: function that returns seconds.
+        sizes: sizes of the problem, for the record.
 
     Raises:
         ValueError: two contestants of one name, no such baseline, or no round.
@@ -102,6 +102,7 @@ def race(
     baseline = baseline or names[0]
     if len(set(names)) < len(names) or baseline not in names or rounds < 1:
         raise ValueError(f"need distinct names, {baseline!r} among {names}, and rounds >= 1")
+    # The first call may be slow, with cold caches or compiling: the faster of two is expected.
     expected = {c.name: once(c, clock) for c in contestants}
     expected = {c.name: min(expected[c.name], once(c, clock)) for c in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -114,14 +115,14 @@ def race(
 
 
 def once(contestant: Contestant, clock: Clock) -> float:
-    """Seconds of a single call."""
+    """Returns the seconds of a single call."""
     begun = clock()
     contestant.call()
     return clock() - begun
 
 
 def measure(contestant: Contestant, expected: Mapping[str, float], clock: Clock) -> float:
-    """Seconds of one call: the mean over as many as take SHORT seconds, the first not counted."""
+    """Returns the mean seconds of as many calls as take SHORT seconds, the first not counted."""
     calls = calls_for(expected[contestant.name])
     if calls > 1:
         contestant.call()  # caches hold this contestant's data again, others' threads have stopped
@@ -132,7 +133,7 @@ def measure(contestant: Contestant, expected: Mapping[str, float], clock: Clock)
 
 
 def calls_for(seconds: float) -> int:
-    """How many calls one measurement has.
+    """Returns the number of calls in one measurement.
 
     Example:
         >>> calls_for(1.0), calls_for(0.02), calls_for(1e-7)
@@ -142,13 +143,13 @@ def calls_for(seconds: float) -> int:
 
 
 def compiled(name: str, function: Callable, *args, **options) -> Contestant:
-    """A contestant of a function that XLA compiles for these arguments; compiling is timed once.
+    """Compiles a function for these arguments, and returns it with the time of compiling.
 
     Args:
-        name: of the contestant.
-        function: takes arrays.
-        args: its arguments.
-        options: of `jax.jit`.
+        name: name of the contestant.
+        function: function of arrays.
+        args: arguments of the function.
+        options: options of `jax.jit`.
     """
     begun = time.perf_counter()
     program = jax.jit(function, **options).lower(*args).compile()

@@ -1,1 +1,1 @@
-"""Codes as files, priors over them, and what is drawn from both."""
+"""Files of codes, priors over codes, and samples from them."""

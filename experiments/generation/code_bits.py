@@ -1,4 +1,4 @@
-"""How many bits the codes of an item take: by a prior, one by one, and by none."""
+"""Bits of an item's codes: under a prior, under a histogram, and under a uniform distribution."""
 
 import math
 from functools import partial
@@ -22,14 +22,15 @@ DRAWS = 8  # orders of the estimate of a `MaskedPrior`
 
 
 def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> float:
-    """-log2 p(codes | condition) of an item, the mean over all; an estimate for a `MaskedPrior`.
+    """Returns the mean -log2 p(codes | condition) of an item; an estimate for a `MaskedPrior`.
 
-    That gives probabilities in any order of the codes. With n uniform in 1, ..., T, and n of the T
-    codes masked at random, T / n sum -log2 p(masked codes | the others) is, on the average, the
-    bits of an item sent in a random order (arXiv:2110.02037): `DRAWS` of them for each item.
+    A `MaskedPrior` gives probabilities in any order of the codes. With n uniform in 1, ..., T, and
+    n of the T codes masked at random, T / n sum -log2 p(masked codes | the others) is, on the
+    average, the bits of an item sent in a random order (arXiv:2110.02037). The estimate is the mean
+    of `DRAWS` such values for each item.
     """
     total, variables = 0.0, jax.tree.map(jnp.asarray, variables)
-    # One size of batch, whatever there is of data: one compilation.
+    # Batches of one size need one compilation; the mask marks the padding of the last one.
     for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), batch_size)):
         found = item_bits(prior, variables, take(data, rows), jax.random.key(i))
         total += float(np.sum(np.asarray(found, np.float64)[mask > 0]))
@@ -38,7 +39,7 @@ def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> floa
 
 @partial(jax.jit, static_argnums=0)
 def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Array, "B"]:
-    """Of each item."""
+    """Returns the bits of each item."""
     if not isinstance(prior, MaskedPrior):
         return -log_likelihood(prior, variables, *batch[:2]) / jnp.log(2.0)
     tokens = batch.codes[0].size
@@ -47,6 +48,7 @@ def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Ar
         key_n, key_places = jax.random.split(key)
         b = len(batch.codes)
         n = jax.random.randint(key_n, (b, 1), 1, tokens + 1)
+        # Ranks of uniform numbers are a random order, so that exactly n codes are masked.
         masked = ranks(jax.random.uniform(key_places, (b, tokens))) < n
         masked = masked.reshape(batch.codes.shape)
         logits = prior.apply(variables, jnp.where(masked, -1, batch.codes), batch.condition)
@@ -57,13 +59,13 @@ def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Ar
 
 
 def uniform(codes: Codes, level: int) -> float:
-    """log2 K for each code of an item."""
+    """Returns the bits of an item at log2 K for each code."""
     grid, vocab = codes.levels[level]
     return math.prod(grid) * sum(map(math.log2, vocab))
 
 
 def static(codes: Codes, level: int) -> float:
-    """Of an item of the test set, its codes one by one under the histogram of the training set."""
+    """Returns the mean bits of a test item, each code by itself under the training histogram."""
     vocab = codes.levels[level][1]
     train, test = (jnp.asarray(codes.maps[split][level]) for split in ("train", "test"))
     return float(np.mean(np.asarray(static_bits(code_counts(vocab, train), test), np.float64)))
@@ -90,7 +92,7 @@ def show(tables: list[dict[str, float]], title: str) -> None:
 
 
 def table_rows(tables: list[dict[str, float]]) -> list[list[str]]:
-    """Each level, and all together where there are several."""
+    """Returns the row of each level, and of all together where there are several."""
     named = {f"level {i}": table for i, table in enumerate(tables)}
     if len(tables) > 1:
         named["all"] = {name: sum(t[name] for t in tables) for name in COLUMNS}
@@ -101,5 +103,5 @@ def table_rows(tables: list[dict[str, float]]) -> list[list[str]]:
 
 
 def saved(table: dict[str, float]) -> float:
-    """By how much the prior's bits of the test set are below the static ones."""
+    """Returns the share of the static bits of the test set that the prior saves."""
     return 1 - table["test_bits"] / table["static_bits"]

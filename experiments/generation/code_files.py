@@ -1,8 +1,8 @@
-"""The codes of a whole data set: what `tokenize` writes, and priors are trained on.
+"""Files of the codes of a whole data set: `tokenize` writes them, priors are trained on them.
 
 codes.json            grid and vocab of each level, classes, the model, SHA-256 of each file
 train.npz, test.npz   level0 [N, *grid, Q], level1, ...; label [N] where the source has labels
-records/              or instead of them ArrayRecord: all codes of an item, and its label, are a row
+records/              ArrayRecord instead of .npz: each row is all codes of an item, and its label
 """
 
 import math
@@ -33,12 +33,12 @@ class Codes(NamedTuple):
     """The codes of both splits of a source.
 
     Attributes:
-        maps: of "train" and "test", for each level, the top one first, ints `[N, *grid, Q]`.
-        labels: of both splits the class of each item; empty where the source has none.
-        classes: their names.
+        maps: ints `[N, *grid, Q]` of "train" and "test" for each level, the top one first.
+        labels: class of each item of both splits; empty where the source has none.
+        classes: names of the classes.
         levels: (grid, vocab) of each level.
         model: SHA-256 of the model.
-        source, crop: the data, as `load_data` takes them.
+        source, crop: arguments of `load_data` for the data.
     """
 
     maps: dict[str, tuple[Int[np.ndarray, "N ..."], ...]]
@@ -51,16 +51,16 @@ class Codes(NamedTuple):
 
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
-        """Of each level."""
+        """Grid of each level."""
         return tuple(grid for grid, _ in self.levels)
 
     @property
     def vocab(self) -> tuple[tuple[int, ...], ...]:
-        """Of each level the sizes K of its streams."""
+        """Sizes K of the streams of each level."""
         return tuple(vocab for _, vocab in self.levels)
 
     def label(self, split: str) -> Int[np.ndarray, "N"] | None:
-        """The classes of a split, None without labels."""
+        """Returns the classes of a split, None without labels."""
         return self.labels.get(split)
 
 
@@ -68,8 +68,8 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
     """Writes a folder whole or not at all; codes that are there already are replaced.
 
     Args:
-        folder: new, empty, or with codes.
-        codes: what to write.
+        folder: a new or empty folder, or one of codes.
+        codes: codes to write.
         form: "npz" or "records".
 
     Raises:
@@ -83,7 +83,7 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
         FORMS[form][0](partial, codes)
         files = {name: sha256(partial / name) for name in file_names(partial)}
         write_text(partial / DESCRIPTION, strict_json(description(codes, form, files), indent=1))
-        if folder.exists():
+        if folder.exists():  # a rename cannot replace a folder that holds files
             folder.rename(old)
         partial.rename(folder)
     finally:
@@ -92,10 +92,10 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
 
 
 def open_codes(folder: Path) -> Codes:
-    """The codes that `write_codes` wrote.
+    """Reads the codes that `write_codes` wrote.
 
     Raises:
-        DataError: in one line, if a file is missing, or not what was written.
+        DataError: if a file is missing or was changed; the message has one line.
     """
     path = folder / DESCRIPTION
     try:
@@ -111,12 +111,12 @@ def open_codes(folder: Path) -> Codes:
         return codes
     except DataError:
         raise
-    except Exception as error:  # of any kind: the files are a stranger's
+    except Exception as error:  # any kind: the files may come from anyone
         raise DataError(f"{path}: expected a description of codes, found: {error!r}") from error
 
 
 def description(codes: Codes, form: str, files: dict[str, str]) -> dict[str, Any]:
-    """The content of codes.json."""
+    """Returns the content of codes.json."""
     levels = [{"grid": grid, "vocab": vocab} for grid, vocab in codes.levels]
     counts = {split: len(maps[0]) for split, maps in codes.maps.items()}
     facts = {"source": codes.source, "crop": codes.crop, "model": codes.model}
@@ -125,7 +125,7 @@ def description(codes: Codes, form: str, files: dict[str, str]) -> dict[str, Any
 
 
 def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
-    """`Codes` from the content of codes.json and what the files hold."""
+    """Makes `Codes` from the content of codes.json and the arrays of the files."""
     levels = tuple((tuple(x["grid"]), tuple(x["vocab"])) for x in document["levels"])
     classes = tuple(document["classes"])
     for split, label in labels.items() if classes else ():
@@ -144,7 +144,7 @@ def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Raises a DataError naming the first file whose SHA-256 is another, or that is a link."""
+    """Raises a DataError that names the first file with another SHA-256, or that is a link."""
     here = set(file_names(folder))
     for name, digest in files.items():
         found = sha256(folder / name) if name in here else "no such file"
@@ -166,13 +166,13 @@ def check_maps(codes: Codes, counts: dict[str, int]) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """All files of a folder, and in its sub-folders; no links."""
+    """Returns all files of a folder and of its sub-folders, without links."""
     files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     return sorted(p.relative_to(folder).as_posix() for p in files)
 
 
 def smallest(vocab: tuple[int, ...]) -> type[np.signedinteger]:
-    """int16 where it holds all codes, and -1.
+    """Returns int16 where it holds all codes and -1, else int32.
 
     Example:
         >>> smallest((512, 32768)).__name__, smallest((32769,)).__name__
@@ -182,7 +182,7 @@ def smallest(vocab: tuple[int, ...]) -> type[np.signedinteger]:
 
 
 def write_npz(folder: Path, codes: Codes) -> None:
-    """A file of arrays for each split."""
+    """Writes a file of arrays for each split."""
     for split, maps in codes.maps.items():
         arrays = {f"level{i}": k for i, k in enumerate(maps)}
         if codes.labels:
@@ -191,12 +191,14 @@ def write_npz(folder: Path, codes: Codes) -> None:
 
 
 def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
-    """The inverse."""
+    """Reads what `write_npz` wrote."""
     maps, labels = {}, {}
     row = sum(math.prod(x["grid"]) * len(x["vocab"]) for x in document["levels"]) + 1
     for split, count in document["counts"].items():
         with np.load(folder / f"{split}.npz", allow_pickle=False) as file:
-            size = sum(info.file_size for info in file.zip.infolist())  # before any is unpacked
+            # Checked before unpacking: a small damaged or hostile file may claim any size. No
+            # integer has more than 8 bytes, and the headers of the arrays are small.
+            size = sum(info.file_size for info in file.zip.infolist())
             if size > min(LIMIT, 8 * row * count + 10_000):
                 raise ValueError(f"{split}.npz unpacks to {size} bytes")
             maps[split] = tuple(file[f"level{i}"] for i in range(len(document["levels"])))
@@ -205,7 +207,7 @@ def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
 
 
 def write_rows(folder: Path, codes: Codes) -> None:
-    """A record for each item: the codes of all levels, flat, then its label."""
+    """Writes a record for each item: the codes of all levels, flat, then its label."""
     rows = {}
     for split, maps in codes.maps.items():
         parts = flat(maps)
@@ -216,7 +218,7 @@ def write_rows(folder: Path, codes: Codes) -> None:
 
 
 def read_rows(folder: Path, document: dict[str, Any]) -> Codes:
-    """The inverse."""
+    """Reads what `write_rows` wrote."""
     maps, labels = {}, {}
     shapes = [(*x["grid"], len(x["vocab"])) for x in document["levels"]]
     ends = np.cumsum([math.prod(shape) for shape in shapes])
@@ -231,7 +233,7 @@ def read_rows(folder: Path, document: dict[str, Any]) -> Codes:
 
 
 def flat(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> list[Int[np.ndarray, "N _"]]:
-    """The codes of each level as rows, one an item."""
+    """Returns the codes of each level as rows, one for each item."""
     return [k.reshape(len(k), -1) for k in maps]
 
 

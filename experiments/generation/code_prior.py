@@ -1,4 +1,4 @@
-"""A prior fitted to the codes of training images, and how many bits codes take under it."""
+"""A prior fitted to the codes of training images, and the bits of codes under it."""
 
 import dataclasses
 import math
@@ -18,12 +18,12 @@ from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
 
 Maps = tuple[np.ndarray, ...]
-"""The codes of all images, `[N, *grid, Q]` for each level, the top one first."""
+"""Codes of all images: `[N, *grid, Q]` for each level, the top one first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """The learned prior of every level of codes."""
+    """Options of the learned prior, which are the same for every level of codes."""
 
     steps: int = 1000
     tokens: int = 2048  # codes in a batch, however many an image has
@@ -39,10 +39,10 @@ class Prior:
 def learned_bits(
     prior: Prior, vocabs, level: int, train: Maps, test: Maps, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of each image's codes of one level under a prior fitted to those of the training set.
+    """Fits a prior to the training codes of one level, and measures the bits of each image.
 
     Returns:
-        Of as many training images as there are test images, and of the test images.
+        The bits of as many training images as there are test images, and of the test images.
     """
     sides = [codes.shape[1:-1] for codes in train]
     known = tuple(zip(sides[:level], vocabs[:level], strict=True))
@@ -52,7 +52,7 @@ def learned_bits(
 
 
 class Coder(NamedTuple):
-    """The prior of one level."""
+    """Prior of one level, with functions to fit it and to measure bits."""
 
     module: TransformerPrior
     fit: Callable[..., Any]  # (maps, seed) -> params
@@ -61,7 +61,7 @@ class Coder(NamedTuple):
 
 @cache
 def coder(prior: Prior, vocab, grid, coarse=()) -> Coder:
-    """For codes of this vocab and grid, given coarser ones: all seeds share what is compiled."""
+    """Makes the prior of this vocab and grid, given coarser codes; compiled once for all seeds."""
     level, length = len(coarse), math.prod(grid) * len(vocab)
     inner = {name: getattr(prior, name) for name in ("width", "depth", "heads", "dropout")}
     module = TransformerPrior(vocab, grid, coarse=coarse, **inner)

@@ -1,4 +1,4 @@
-"""Pictures that nobody took: codes drawn from priors, completed, and mixed, then decoded."""
+"""Generated pictures: codes are drawn from priors, completed or mixed, and then decoded."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -34,17 +34,17 @@ AT_ONCE = 100  # examples in a batch
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How codes are drawn; static, and the same for all levels."""
+    """Options of drawing codes, the same for all levels; static arguments of `jax.jit`."""
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 0.0
-    steps: int = 12  # of a MaskedPrior
+    steps: int = 12  # forward passes of a MaskedPrior
 
     @property
     def filters(self) -> tuple[Filter, ...]:
-        """Those that change anything."""
+        """Filters of the logits that change anything."""
         chosen = [temperature(self.temperature)] if self.temperature != 1 else []
         chosen += [top_k(self.top_k)] if self.top_k is not None else []
         chosen += [top_p(self.top_p)] if self.top_p is not None else []
@@ -58,14 +58,14 @@ def draw(
     label: Int[np.ndarray, "N"] | None,
     how: How,
 ) -> Maps:
-    """Codes of all levels: the top one first, each level given all those above.
+    """Draws the codes of all levels: the top one first, each level given all those above.
 
     Args:
-        key: consumed.
-        priors: of each level.
-        given: of each level, the codes to keep; -1 where they are drawn.
-        label: classes; None without.
-        how: temperature and such.
+        key: random key, consumed.
+        priors: prior of each level.
+        given: codes to keep in each level; -1 where they are drawn.
+        label: class of each example; None without classes.
+        how: options such as the temperature.
     """
     n, parts = len(given[0]), []
     for i, (rows, mask) in enumerate(take_batches(np.arange(n), min(AT_ONCE, n))):
@@ -81,7 +81,7 @@ def draw(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def draw_level(prior, how: How, variables, key, given: Array, condition: Condition) -> Array:
-    """Of one level, by what its prior is drawn from."""
+    """Draws the codes of one level with the sampler of its kind of prior."""
     options = {"filters": how.filters, "guidance": how.guidance or None}
     if isinstance(prior, MaskedPrior):
         options["steps"] = how.steps
@@ -91,12 +91,12 @@ def draw_level(prior, how: How, variables, key, given: Array, condition: Conditi
 
 
 def nothing_given(priors: Sequence[Bundle], n: int) -> Maps:
-    """Maps of -1."""
+    """Returns maps of -1, in which all codes are drawn."""
     return tuple(np.asarray(free_codes(prior, n)) for prior, *_ in priors)
 
 
 def upper_half(maps: Maps) -> Maps:
-    """The codes of the upper half of each map, -1 below."""
+    """Returns the codes of the upper half of each map, -1 below."""
     rows = (np.arange(k.shape[1]) < k.shape[1] // 2 for k in maps)
     return tuple(
         np.where(row.reshape(-1, *[1] * (k.ndim - 2)), k, -1)
@@ -105,7 +105,7 @@ def upper_half(maps: Maps) -> Maps:
 
 
 def decode(bundle: Bundle, maps: Maps) -> UInt8[np.ndarray, "N H W C"]:
-    """The pictures of codes."""
+    """Decodes codes to pictures."""
     parts = []
     for rows, mask in take_batches(np.arange(len(maps[0])), min(AT_ONCE, len(maps[0]))):
         batch = tuple(jnp.asarray(k[rows], jnp.int32) for k in maps)
@@ -115,7 +115,7 @@ def decode(bundle: Bundle, maps: Maps) -> UInt8[np.ndarray, "N H W C"]:
 
 @partial(jax.jit, static_argnums=0)
 def decode_batch(model, variables, maps):
-    """Of one batch."""
+    """Decodes one batch."""
     indices = maps if isinstance(model, VQVAE2) else maps[0]
     return to_pixels(model.apply(variables, indices, method="detokenize"))
 
@@ -123,14 +123,14 @@ def decode_batch(model, variables, maps):
 def mixed_vectors(
     bundle: Bundle, a: Shaped[np.ndarray, "N H W C"], b: Shaped[np.ndarray, "N H W C"], steps: int
 ) -> Iterator[UInt8[np.ndarray, "N H W C"]]:
-    """From a to b: (1 - t) z(a) + t z(b), of what the encoder makes of both, quantized."""
+    """Yields pictures from a to b: (1 - t) z(a) + t z(b) of the encoder's outputs, quantized."""
     for t in np.linspace(0, 1, steps):
         yield np.asarray(mix_batch(bundle.model, bundle.variables, a, b, t))
 
 
 @partial(jax.jit, static_argnums=0)
 def mix_batch(model, variables, a, b, t):
-    """At one t."""
+    """Returns the mixed pictures at one t."""
     apply = partial(model.apply, variables)
     ends = (apply(preprocess(x), method="encode") for x in (a, b))
     z = jax.tree.map(lambda x, y: (1 - t) * x + t * y, *ends)
@@ -140,7 +140,7 @@ def mix_batch(model, variables, a, b, t):
 
 
 def mixed_codes(a: Maps, b: Maps, steps: int, seed: int) -> Iterator[Maps]:
-    """From a to b: one place after the other, in random order, gets its code from b."""
+    """Yields codes from a to b: one place after another, in random order, gets its code from b."""
     rng = np.random.default_rng(seed)
     places = [rng.permutation(k[0, ..., 0].size).reshape((*k.shape[1:-1], 1)) for k in a]
     for t in np.linspace(0, 1, steps):

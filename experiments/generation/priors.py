@@ -1,4 +1,4 @@
-"""Priors over the codes of a run: their data, what they are, and what they say about codes."""
+"""Priors over the codes of a run: models, optimizer, data, and loading."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ PRIORS = {"transformer": TransformerPrior, "pixelcnn": PixelCNN, "masked": Maske
 
 
 def make_prior(config, codes: Codes, level: int):
-    """The prior of the options for the codes of a level, which is told all coarser ones."""
+    """Makes the prior of the options for one level of codes, given all coarser levels."""
     *coarse, (grid, vocab) = (with_grid(found) for found in codes.levels[: level + 1])
     heads = {} if config.prior == "pixelcnn" else {"heads": config.heads}
     return PRIORS[config.prior](
@@ -41,13 +41,13 @@ def make_prior(config, codes: Codes, level: int):
 
 
 def with_grid(level):
-    """A level of one code an item, which has no grid, has one of a single place for a prior."""
+    """Returns the level with a grid: one of a single place where an item has one code."""
     grid, vocab = level
     return grid or (1,), vocab
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine decay."""
+    """Returns AdamW with linear warm-up and cosine decay."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
     )
@@ -57,7 +57,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 def items(
     maps: Sequence[Int[np.ndarray, "N ..."]], label: Int[np.ndarray, "N"] | None, level: int
 ) -> CodeBatch:
-    """The codes of a level, and what its prior is told about each: labels and coarser codes."""
+    """Returns the codes of a level, with labels and coarser codes as the prior's condition."""
     *coarse, codes = (
         np.asarray(k if k.ndim > 2 else k[:, None], np.int32) for k in maps[: level + 1]
     )
@@ -65,12 +65,12 @@ def items(
 
 
 def take(data: CodeBatch, rows: Int[np.ndarray, "B"] | Bool[np.ndarray, "N"]) -> CodeBatch:
-    """Some of the items."""
+    """Returns some of the items."""
     return jax.tree.map(lambda array: array[rows], data)
 
 
 def held_out(label: Int[np.ndarray, "N"] | None, n: int) -> Bool[np.ndarray, "N"]:
-    """The last tenth of each class, or of all: what validates and is not trained on.
+    """Marks the last tenth of each class, or of all, which validates and is not trained on.
 
     Example:
         >>> np.flatnonzero(held_out(np.repeat([0, 1], [20, 10]), 30))
@@ -85,13 +85,13 @@ def held_out(label: Int[np.ndarray, "N"] | None, n: int) -> Bool[np.ndarray, "N"
 
 
 def load_priors(run: Path, name: str, model: str, levels: int) -> list[Bundle]:
-    """The prior of each level.
+    """Loads the prior of each level.
 
     Args:
-        run: its folder.
-        name: of the priors in it.
-        model: SHA-256 of the model whose codes they must be of.
-        levels: of the model.
+        run: folder of the run.
+        name: name of the priors in the folder.
+        model: SHA-256 of the model on whose codes the priors must be trained.
+        levels: number of levels of the model.
 
     Raises:
         BundleError: if one is missing or damaged, or was trained on the codes of another model.

@@ -1,7 +1,6 @@
-"""The page of samples: pictures, numbers, and what they mean."""
+"""The page of samples: pictures and numbers, with explanations."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,9 @@ from matplotlib.figure import Figure
 from experiments.generation.code_bits import COLUMNS, saved, table_rows
 from experiments.generation.sample_quality import Images, distances
 from experiments.judging.quality import nearest_neighbours
+from experiments.pages import html
 from experiments.pages.charts import draw_mosaic, strip
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
-from experiments.pages.page import html_table
-from experiments.pages.report import document, picture, rows, save
 from experiments.run import runs
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
@@ -30,8 +28,8 @@ class Shown(NamedTuple):
     interpolations: Rows
 
 
-# Name in evaluation.json: what the page calls it, how it is written, and what it means. Of the
-# first three kinds there are those of reconstructions and of real test images as well.
+# Name in evaluation.json: title on the page, format, and meaning. The first three are measured of
+# reconstructions and of real test images as well, the last one of reconstructions.
 KINDS = {
     "recognised": (
         "Recognised",
@@ -102,38 +100,34 @@ CAPTIONS = {
 def write_page(
     config, images: Images, numbers: dict[str, float], tables: Sequence[dict], shown: Shown
 ) -> Path:
-    """Writes RUN/samples/: pictures/*.png, evaluation.json, and report.html, whose path it is."""
+    """Writes pictures/*.png, evaluation.json and report.html to RUN/samples; returns the page."""
     folder = config.run / "samples"
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
     for name, png in made.items():
-        save(folder / "pictures" / f"{name}.png", png)
+        html.save(folder / "pictures" / f"{name}.png", png)
     runs.write_text(folder / "evaluation.json", runs.strict_json(numbers, indent=1))
-    figures = "".join(picture(*CAPTIONS[name], png) for name, png in made.items())
-    options = rows(
-        (f"<code>{escape(k)}</code>", escape(str(v))) for k, v in runs.to_plain(config).items()
-    )
-    body = "".join(
-        [
-            f'<section class="headline">{headline(numbers)}</section>',
-            figures,
-            section("Numbers", quality_table(numbers)),
-            section("Bits of the codes of an image", bits_table(tables)),
-            f'<section><h2>Options</h2><table class="options">{options}</table></section>',
-        ]
-    )
+    options = {name: str(value) for name, value in runs.to_plain(config).items()}
+    body = [
+        headline(numbers),
+        *(html.picture(*CAPTIONS[name], png) for name, png in made.items()),
+        section("Numbers", quality_table(numbers)),
+        section("Bits of the codes of an image", bits_table(tables)),
+        html.section(html.heading("Options"), html.options(options)),
+    ]
     lead = f"{images.codes.source} · {len(images.samples):,} samples"
-    save(folder / "report.html", document(f"Samples of {config.run.name}", lead, body).encode())
+    page = html.document(f"Samples of {config.run.name}", lead, "".join(body))
+    html.save(folder / "report.html", page.encode())
     return folder / "report.html"
 
 
 def section(title: str, table: str) -> str:
-    """A table with a heading."""
-    return f'<section><h2>{escape(title)}</h2><div class="scroll">{table}</div></section>'
+    """Returns a section of a table."""
+    return html.section(html.heading(title), html.scroll(table))
 
 
 def headline(numbers: dict[str, float]) -> str:
-    """The few numbers that one looks for first."""
+    """Returns the section of the most important numbers."""
     chosen = {}
     if "recognised" in numbers:
         chosen["recognised as their class"] = f"{numbers['recognised']:.1%}"
@@ -141,23 +135,19 @@ def headline(numbers: dict[str, float]) -> str:
     chosen["bits an image, test"] = f"{numbers['test_bits']:.0f}"
     chosen["below static coding"] = f"{saved(numbers):.1%}"
     chosen["repeat a training image's codes"] = f"{numbers['repeated']:.1%}"
-    return "".join(f"<div><b>{v}</b><span>{escape(k)}</span></div>" for k, v in chosen.items())
+    return html.headline(chosen)
 
 
 def quality_table(numbers: dict[str, float]) -> str:
-    """The table of `quality_lines`; below it what the numbers are."""
+    """Returns the table of `quality_lines`, with the meanings of the numbers below it."""
     lines = quality_lines(numbers)
     shown = {title for title, *_ in lines}
-    meanings = [
-        f"<b>{escape(title)}</b>: {escape(meaning)}."
-        for title, _, meaning in KINDS.values()
-        if title in shown
-    ]
-    return f"{html_table(lines)}<p></p>{'<br>'.join(meanings)}"
+    meanings = {title: f"{meaning}." for title, _, meaning in KINDS.values() if title in shown}
+    return html.table(lines) + html.paragraph("") + html.terms(meanings)
 
 
 def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
-    """Samples beside reconstructions and real test images."""
+    """Returns the lines of the table: samples beside reconstructions and real test images."""
     lines = [["", *OF.values()]]
     for kind, (title, form, _) in KINDS.items():
         names = [kind + ("_samples" if kind == "nearest" and not of else of) for of in OF]
@@ -169,13 +159,13 @@ def quality_lines(numbers: dict[str, float]) -> list[list[str]]:
 
 
 def bits_table(tables: Sequence[dict[str, float]]) -> str:
-    """Those of each level: uniform, static, by the priors."""
+    """Returns the table of the bits of each level: uniform, static, by the priors."""
     lines = [["", *COLUMNS.values(), "test below static"], *table_rows(tables)]
-    return f"{html_table(lines)}<p></p>{escape(BITS)}"
+    return html.table(lines) + html.paragraph("") + html.text(BITS)
 
 
 def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
-    """All figures by their names."""
+    """Draws all figures, by their names."""
     made = {name: mosaic(found) for name, found in shown._asdict().items()}
     return made | {
         "neighbours": mosaic(neighbours(images)),
@@ -184,9 +174,9 @@ def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
 
 
 def neighbours(images: Images) -> Rows:
-    """Samples above their nearest training images: the nearest ones, and the first ones."""
+    """Returns samples and their nearest training images: of the nearest samples, and of some."""
     far, index = nearest_neighbours(images.samples, images.train)
-    # Evenly over all samples, so that all classes are there.
+    # Evenly spread: samples are ordered by class, and all classes are shown.
     some = np.linspace(0, len(far) - 1, min(COLUMN, len(far))).astype(int)
     return {
         "nearest samples": images.samples[(near := np.argsort(far)[: len(some)])],
@@ -197,7 +187,7 @@ def neighbours(images: Images) -> Rows:
 
 
 def mosaic(rows: Rows) -> Figure:
-    """Labelled rows of pictures."""
+    """Draws labelled rows of pictures."""
     labels = 0.1 + 0.055 * max(map(len, rows))  # inches
     widest = max(strip(images).shape[1] for images in rows.values())
     height = sum(strip(images).shape[0] for images in rows.values())
@@ -219,7 +209,7 @@ def mosaic(rows: Rows) -> Figure:
 
 
 def draw_distances(found: Mapping[str, np.ndarray]) -> Figure:
-    """The share of images that are nearer than each distance."""
+    """Draws the share of images that are nearer than each distance."""
     figure = new_figure(2.8)
     axes = figure.subplots()
     plain(axes, "share of the images whose nearest training image is within a distance")

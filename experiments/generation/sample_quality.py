@@ -1,4 +1,4 @@
-"""The numbers of samples, beside those of reconstructions and of real test images."""
+"""Numbers on the quality of samples, beside those of reconstructions and real test images."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,19 +16,19 @@ Pictures = UInt8[np.ndarray, "N H W C"]
 
 
 class Images(NamedTuple):
-    """Samples, and what they are compared with."""
+    """Samples, and the images that they are compared with."""
 
     train: Pictures
     test: Pictures
     samples: Pictures
-    reconstructions: Pictures  # of as many test images as there are samples, or of all
-    codes: Codes  # of train and test
-    maps: Maps  # of the samples
-    label: Int[np.ndarray, "N"] | None  # of the samples
+    reconstructions: Pictures  # as many as there are samples, or one of each test image
+    codes: Codes  # codes of train and test
+    maps: Maps  # codes of the samples
+    label: Int[np.ndarray, "N"] | None  # classes of the samples
 
 
 def measure(images: Images, folder: Path, steps: int) -> dict[str, float]:
-    """All numbers; those of a classifier, kept in `folder`, only where there are classes."""
+    """Measures samples; a classifier, kept in `folder`, takes part only where there are classes."""
     train, samples, rec = images.train, images.samples, images.reconstructions
     numbers = {"samples": float(len(samples)), "different": unique_share(images.maps)}
     numbers["repeated"] = repeated(images.maps, images.codes.maps["train"])
@@ -42,7 +42,8 @@ def measure(images: Images, folder: Path, steps: int) -> dict[str, float]:
         return numbers
     known = images.codes.labels["train"]
     classifier = kept_classifier(train, known, steps, folder=folder)
-    n = min(len(samples), len(rec))  # equal numbers, else distances do not compare
+    n = min(len(samples), len(rec))  # Frechet distances of unequal numbers do not compare
+    # Samples are ordered by class: a random choice has all classes.
     order = np.random.default_rng(0).permutation(len(samples))[:n]
     return numbers | {
         "recognised": recognised(classifier, samples, images.label),
@@ -55,7 +56,7 @@ def measure(images: Images, folder: Path, steps: int) -> dict[str, float]:
 
 
 def repeated(maps: Maps, train: Maps) -> float:
-    """The share of the samples whose codes, of all levels, are those of a training image.
+    """Returns the share of the samples whose codes of all levels are those of a training image.
 
     Example:
         >>> repeated((np.array([[1, 2], [1, 3]]),), (np.array([[1, 3], [0, 0]]),))
@@ -66,12 +67,12 @@ def repeated(maps: Maps, train: Maps) -> float:
 
 
 def as_rows(maps: Maps) -> Int[np.ndarray, "N T"]:
-    """All codes of an item in a row."""
+    """Returns all codes of each item in one row."""
     return np.concatenate(flat(maps), axis=1).astype(np.int32)
 
 
 def distances(images: Images) -> dict[str, Float64[np.ndarray, "_"]]:
-    """How far each image is from its nearest training image."""
+    """Returns the distance of each image from its nearest training image."""
     named = {"test": images.test, "samples": images.samples}
     named["reconstructions"] = images.reconstructions
     return {name: nearest_neighbours(x, images.train)[0] for name, x in named.items()}

@@ -14,23 +14,23 @@ from experiments.sweep.trial import compiler_options
 from vqvae_jax import VAE, VQVAE, free_codes, sample_codes
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
-AT_ONCE = 100  # images
+AT_ONCE = 100  # images in a batch
 Images = UInt8[np.ndarray, "n H W C"]
 
 
 def samples(
     model, variables, train: Images, n: int, seed: int, prior: Prior | None, fast: bool = False
 ) -> dict[str, Images]:
-    """n images by the name of what was drawn: "independent", and "prior" of a model with codes.
+    """Returns n images by the way to draw: "independent", and "prior" for a model with codes.
 
     Args:
         model: a `VQVAE`, `VAE` or `Autoencoder`.
-        variables: of the model.
-        train: images it was trained with.
-        n: how many of each.
-        seed: of all that is drawn.
-        prior: fitted to the codes of these images; None to do without.
-        fast: whether to compile in haste.
+        variables: variables of the model.
+        train: images that the model was trained with.
+        n: number of images for each way.
+        seed: seed of all draws.
+        prior: options of the prior that is fitted to the codes of `train`; None for no prior.
+        fast: compiles in less time, to slower programs.
     """
     options = compiler_options(fast)
     if not isinstance(model, VQVAE):
@@ -49,24 +49,26 @@ def samples(
 def independent(
     codes: Int[np.ndarray, "N *grid Q"], n: int, seed: int
 ) -> Int[np.ndarray, "n *grid Q"]:
-    """Each code as often as in the codes of this place and stream, whatever the others are."""
+    """Draws each code by its frequency at this place and stream, independently of the others."""
+    # Each element comes from an image of its own, so that no two codes depend on each other.
     rows = np.random.default_rng(seed).integers(len(codes), size=(n, *codes.shape[1:]))
     return np.take_along_axis(codes, rows, axis=0)
 
 
 def of_prior(prior: Prior, vocab, codes, n: int, seed: int, options) -> np.ndarray:
-    """Codes from a Transformer that was fitted to these."""
+    """Draws codes from a Transformer that is fitted to these."""
     module, fit, _ = coder(prior, vocab, codes.shape[1:-1])
     params, given = fit((codes,), seed), free_codes(module, AT_ONCE)
     draw = jax.jit(
         lambda key: sample_codes(key, module, {"params": params}, given), compiler_options=options
     )
+    # Batches of one size need one compilation; what exceeds n is cut off.
     keys = jax.random.split(jax.random.key(seed), -(-n // AT_ONCE))
     return np.concatenate([np.asarray(draw(key)) for key in keys])[:n]
 
 
 def encoded(model, variables, x: Images, method: str, options) -> np.ndarray:
-    """z ("encode") or the codes ("tokenize") of images."""
+    """Returns z ("encode") or the codes ("tokenize") of images."""
     look = jax.jit(
         lambda batch: model.apply(variables, preprocess(batch), method=method),
         compiler_options=options,
@@ -75,7 +77,7 @@ def encoded(model, variables, x: Images, method: str, options) -> np.ndarray:
 
 
 def decoded(model, variables, z: np.ndarray, method: str, options) -> Images:
-    """The images of z ("decode") or of codes ("detokenize")."""
+    """Returns the images of z ("decode") or of codes ("detokenize")."""
     look = jax.jit(
         lambda batch: to_pixels(model.apply(variables, batch, method=method)),
         compiler_options=options,

@@ -1,1 +1,1 @@
-"""What reconstructions and samples are worth: bits, classifiers, and sentences about them."""
+"""Measures of reconstructions and samples: bits, classifiers, and sentences about the numbers."""

@@ -1,6 +1,6 @@
-"""A small classifier of real images: an eye of one's own for what models make.
+"""A small classifier of real images, which judges the images that models make.
 
-Its features give the Frechet distance and the feature loss, its answers say whether a sample is
+Its features give the Frechet distance and the feature loss; its answers tell whether a sample is
 recognised. It learns from labelled images in less than a minute of CPU, and is kept:
 
     runs/classifier-<hash of images, labels, options and VERSION>/
@@ -28,11 +28,11 @@ from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
 
 VERSION = 1  # raise it when the same data and options give another classifier
 STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2000, 64, 3e-3, 1e-2
-SHIFT = 1  # pixels, at most, by which training images move
+SHIFT = 1  # pixels: the largest shift of training images
 
 
 class Seen(NamedTuple):
-    """What the network makes of images."""
+    """Outputs of the network."""
 
     maps: tuple[Float[Array, "B h w C"], ...]  # after each convolution
     features: Float[Array, "B F"]
@@ -43,8 +43,8 @@ class ConvNet(nn.Module):
     """Three convolutions of stride 2 and two linear layers: x [B, H, W, C] -> `Seen`.
 
     Attributes:
-        classes: K.
-        width: F, and the channels after the first convolution, of which there are half.
+        classes: number of classes, K.
+        width: number of features, F; the convolutions have F / 2, F and 2 F channels.
     """
 
     classes: int
@@ -70,29 +70,29 @@ class Classifier:
     variables: Any
 
     def see(self, x: Float[Array, "B H W C"]) -> Seen:
-        """All of one batch of floats, with gradients."""
+        """Returns all outputs for one batch of floats, with gradients."""
         return self.net.apply(self.variables, x)  # type: ignore[return-value]
 
     def features(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N F"]:
-        """The layer before the last."""
+        """Returns the outputs of the layer before the last."""
         return self.in_batches(images).features
 
     def logits(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N K"]:
-        """One for each class."""
+        """Returns one logit for each class."""
         return self.in_batches(images).logits
 
     def predict(self, images: Shaped[np.ndarray, "N H W C"]) -> Int[np.ndarray, "N"]:
-        """The most likely class of each image."""
+        """Returns the most likely class of each image."""
         return self.logits(images).argmax(axis=1)
 
     def accuracy(
         self, images: Shaped[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"]
     ) -> float:
-        """The share of the images that are seen as what their labels say."""
+        """Returns the share of the images whose most likely class is their label."""
         return float(np.mean(self.predict(images) == np.asarray(labels)))
 
     def in_batches(self, images: Shaped[np.ndarray, "N H W C"], batch_size: int = 200) -> Seen:
-        """Features and logits of any number of images."""
+        """Returns features and logits of any number of images."""
         look, parts = compiled_look(self.net), []
         for batch, mask in take_batches(images, batch_size):
             seen = jax.device_get(look(self.variables, batch))
@@ -103,15 +103,15 @@ class Classifier:
 
 @cache
 def compiled_look(net: ConvNet) -> Callable[..., tuple[Array, Array]]:
-    """(variables, images) -> features and logits, compiled once."""
+    """Returns (variables, images) -> (features, logits), compiled once."""
     return jax.jit(lambda variables, x: net.apply(variables, preprocess(x))[1:])
 
 
 def perceptual(classifier: Classifier) -> Callable[[Array, Array], Float[Array, "B"]]:
-    """The feature loss of two batches of floats: (x, x') -> [B].
+    """Returns the feature loss of two batches of floats: (x, x') -> [B].
 
     sum_l mean_hw |n_l(x) - n_l(x')|^2, with n_l the maps of layer l, each place of unit length:
-    LPIPS (arXiv:1801.03924) with all weights 1, and a network of one's own.
+    LPIPS (arXiv:1801.03924) with all weights 1, and the features of this classifier.
     """
 
     def unit(y: Array) -> Array:
@@ -135,7 +135,7 @@ def train_classifier(
     seed: int = 0,
     width: int = 64,
 ) -> Classifier:
-    """A classifier of these images, by AdamW with a cosine decay, on flipped and shifted batches.
+    """Trains a classifier by AdamW with cosine decay, on flipped and shifted batches.
 
     Raises:
         ValueError: if there are not as many labels as images, or a label is below 0.
@@ -155,7 +155,7 @@ def train_classifier(
 
 @cache
 def compiled_step(net: ConvNet, steps: int):
-    """The optimizer and the train step of batches (images, labels)."""
+    """Returns the optimizer and the train step of batches (images, labels)."""
     rate = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, max(steps // 10, 1), steps + 1)
     optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
 
@@ -169,7 +169,7 @@ def compiled_step(net: ConvNet, steps: int):
 
 
 def augment(key: PRNGKeyArray, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Each image flipped from left to right or not, and shifted by up to `SHIFT` pixels."""
+    """Flips each image from left to right or not, and shifts it by up to `SHIFT` pixels."""
     key_flip, key_shift = jax.random.split(key)
     flip = jax.random.bernoulli(key_flip, 0.5, (len(x), 1, 1, 1))
     x = jnp.where(flip, x[:, :, ::-1], x)
@@ -187,7 +187,7 @@ def kept_classifier(
     width: int = 64,
     folder: Path = Path("runs"),
 ) -> Classifier:
-    """`train_classifier`, or what it gave before for the same arguments and code."""
+    """Loads the classifier of these arguments and this `VERSION`, or trains and saves it."""
     images, labels = np.asarray(images), np.asarray(labels)
     check_labels(images, labels)
     place = folder / f"classifier-{digest(images, labels, steps, seed, width)}"
@@ -202,7 +202,7 @@ def kept_classifier(
 
 
 def digest(images: np.ndarray, labels: np.ndarray, *options: int) -> str:
-    """Identifies all that a classifier depends on: the version of this file, data and options."""
+    """Returns a hash of all that a classifier depends on: `VERSION`, data and options."""
     found = hashlib.sha256(
         f"{VERSION} {images.shape} {images.dtype} {labels.dtype} {options}".encode()
     )

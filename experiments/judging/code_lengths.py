@@ -1,8 +1,8 @@
-"""The length of an image's code, term by term: one training for every model, then its bits.
+"""Code length of images, term by term, for models that are all trained alike.
 
 -log2 p(x) <= -log2 p(x|z) + R(z), distortion and rate. For codes the rate is that of a uniform
 prior, of the histogram of the training codes, or of a Transformer that predicts one code after
-another. For a VAE it is KL(q(z|x) | p(z)), and the distortion a mean over draws of z.
+another. For a VAE the rate is KL(q(z|x) | p(z)), and the distortion is a mean over draws of z.
 """
 
 import dataclasses
@@ -37,20 +37,20 @@ from vqvae_jax import (
 )
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
-DRAWS = 4  # of z for each test image, where z is drawn
+DRAWS = 4  # draws of z for each test image
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget(trial.Budget):
-    """What every model gets."""
+    """Options of training and measuring, the same for all models."""
 
-    coded_images: int = 8000  # of the training set, for histogram and prior
+    coded_images: int = 8000  # training images whose codes give histogram and prior
 
 
 def make_arm(
     name: str, label: str, model, likelihood: Likelihood, budget: Budget, prior: Prior
 ) -> Arm:
-    """The arm of a model and the likelihood of its decoder's outputs."""
+    """Returns the arm of a model and the likelihood of its decoder's outputs."""
     definition = {
         "model": json.loads(to_json(model)),
         "likelihood": json.loads(to_json(likelihood)),
@@ -136,14 +136,14 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
 
 
 def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
-    """The reconstruction as pixels, and its squared error."""
+    """Returns the reconstruction as pixels, and its squared error."""
     mean = likelihood.mean(y)
     error = jnp.mean(jnp.square(x - mean), axis=range(1, x.ndim))
     return {"error": error, "pictures": to_pixels(mean)}
 
 
 def numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:
-    """Means over images of distortion, rates and totals, in bits an element; by suffix."""
+    """Returns distortion, rates and totals, by suffix: means over images in bits an element."""
 
     def mean(values) -> float:
         return float(np.mean(np.asarray(values, np.float64)))

@@ -1,6 +1,6 @@
-"""One training of an autoencoder with or without codes, and what it is worth.
+"""Training of an autoencoder with or without codes, and its measures.
 
-How well it reconstructs, at how many bits; and what images from it are worth to classifiers.
+The measures are reconstruction, bits, and the quality of samples as classifiers see it.
 """
 
 import math
@@ -27,12 +27,12 @@ SHOWN = 16  # samples in the pictures
 
 
 class Judging(NamedTuple):
-    """How images from a model are judged."""
+    """Options of judging the samples of a model."""
 
-    samples: int  # how many
-    prior: Prior  # of codes
-    classifier: Classifier  # of real training images
-    steps: int  # of the classifier of samples
+    samples: int  # number of samples
+    prior: Prior  # prior of codes
+    classifier: Classifier  # trained on real training images
+    steps: int  # steps of the classifier that is trained on samples
 
 
 def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
@@ -40,8 +40,8 @@ def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
 
     Args:
         model: a `VQVAE`, `VAE` or `Autoencoder`.
-        budget: of its training.
-        judging: of its samples; None to draw none.
+        budget: options of the training.
+        judging: returns the options of judging samples; None to draw no samples.
     """
     (train, _), (test, labels) = labelled(budget.data)
     test, labels = test[: budget.test_images], labels[: budget.test_images]
@@ -63,7 +63,7 @@ def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
 
 
 def measure(model, variables, x) -> dict[str, jax.Array]:
-    """Of one batch of the test set."""
+    """Measures each image of one batch of the test set."""
     x = preprocess(x)
     rec = model.apply(variables, x)
     found = {
@@ -80,7 +80,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
 
 
 def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
-    """Means over the test set."""
+    """Returns the means over the test set."""
     found = whole(partial(look, variables), test)
     means = {name: float(np.mean(v, dtype=np.float64)) for name, v in found.items()}
     return {"psnr": float(vj.psnr(means.pop("error"))), **means}
@@ -89,9 +89,9 @@ def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
 def worth(
     how: Judging, found: dict[str, Images], best: Images, real: tuple[Images, np.ndarray], seed: int
 ) -> dict[str, float]:
-    """What samples are worth to a classifier of real images, and as a teacher of another.
+    """Measures samples by a classifier of real images, and by another that is trained on them.
 
-    Samples have no labels: they get those that the first classifier sees in them.
+    Samples have no labels: for that training they get the first classifier's answers.
     """
     test, labels = real
     seen = how.classifier.predict(best)

@@ -1,6 +1,6 @@
-"""What generated images are worth, by a classifier of real ones and by their nearest neighbours.
+"""Measures of generated images, by a classifier of real ones and by their nearest neighbours.
 
-Arrays in, numbers out. All of it is relative: put the same number of real test images beside it.
+Functions of arrays that return numbers. A number tells only beside that of real test images.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ def frechet(
     real: Shaped[np.ndarray, "N H W C"],
     images: Shaped[np.ndarray, "M H W C"],
 ) -> float:
-    """The Frechet distance between the features of real images and of others.
+    """Returns the Frechet distance between the features of real images and of others.
 
     This is no FID: the features are the classifier's. Values of equal N, M and classifier compare.
     """
@@ -26,7 +26,7 @@ def frechet(
 def recognised(
     classifier: Classifier, images: Shaped[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"]
 ) -> float:
-    """The share of the samples that the classifier takes for what they were meant to be."""
+    """Returns the share of the samples that the classifier takes for their labels."""
     return classifier.accuracy(images, labels)
 
 
@@ -38,10 +38,11 @@ def trained_on(
     steps: int = STEPS,
     seed: int = 0,
 ) -> float:
-    """The classification accuracy score (arXiv:1905.10887).
+    """Returns the classification accuracy score (arXiv:1905.10887).
 
-    A classifier learns from samples alone, and its accuracy on real test images is returned: low
-    where samples lack what real images have, as variety. The yardstick is real training images.
+    A classifier learns from samples alone, and its accuracy on real test images is returned. It is
+    low where samples lack properties of real images, such as variety. Compare it with the accuracy
+    of a classifier that learns from real training images.
     """
     return train_classifier(samples, labels, steps, seed).accuracy(test, test_labels)
 
@@ -49,7 +50,7 @@ def trained_on(
 def nearest_neighbours(
     images: UInt8[np.ndarray, "N H W C"], train: UInt8[np.ndarray, "M H W C"]
 ) -> tuple[Float64[np.ndarray, "N"], Int[np.ndarray, "N"]]:
-    """How far each image is from its nearest training image, and which that is.
+    """Returns the distance of each image from its nearest training image, and that image's index.
 
     The distance is the root of the mean squared difference of pixels in [0, 1].
     """
@@ -57,7 +58,8 @@ def nearest_neighbours(
         raise ValueError(f"images {images.shape} and train {train.shape} must be of equal size")
     x, y = (np.reshape(v, (len(v), -1)).astype(np.float32) / 255 for v in (images, train))
     index = np.asarray(nearest(x, y))
-    parts = (slice(i, i + 1000) for i in range(0, len(x), 1000))  # of the rows at a time
+    # Parts bound the memory: all differences at once would be as large as the images.
+    parts = (slice(i, i + 1000) for i in range(0, len(x), 1000))
     squared = [np.mean(np.square(x[p] - y[index[p]], dtype=np.float64), axis=1) for p in parts]
     return np.sqrt(np.concatenate(squared)), index
 
@@ -67,11 +69,11 @@ def memorised(
     train: UInt8[np.ndarray, "M H W C"],
     test: UInt8[np.ndarray, "K H W C"],
 ) -> dict[str, float]:
-    """Whether samples repeat training images: test images, which can't, are the yardstick.
+    """Measures whether samples repeat training images, compared with test images, which can't.
 
     Returns:
-        nearest_samples, nearest_test: medians of the distance of `nearest_neighbours`.
-        copies: the share of the samples that are nearer than 99 % of the test images are; about
+        nearest_samples, nearest_test: medians of the distances of `nearest_neighbours`.
+        copies: share of the samples that are nearer than 99 % of the test images are; about
             0.01 where samples are as new as test images.
     """
     of_samples, of_test = (nearest_neighbours(x, train)[0] for x in (samples, test))

@@ -1,6 +1,6 @@
-"""Ways to train one autoencoder of labelled images, and what it is worth to a classifier.
+"""Ways to train one autoencoder of labelled images, measured by a classifier.
 
-That classifier took part in none of the trainings.
+The classifier took part in none of the trainings.
 """
 
 from collections.abc import Callable
@@ -38,37 +38,37 @@ from vqvae_jax.training.step import (
 )
 
 LAST_LAYER = ("decoder", "Upsample_1")
-TEACHER, JUDGE = 1, 0  # seeds of two classifiers: what is trained for must not be what measures
+TEACHER, JUDGE = 1, 0  # seeds of two classifiers: the one in a loss must not measure as well
 
 
 class Training(NamedTuple):
-    """One way to train the model."""
+    """A way to train the model."""
 
     start: Callable[[Any], Any]  # key -> state
     step: Callable[..., Any]  # (state, batch) -> (state, metrics)
-    variables: Callable[[Any], dict]  # of the model, from the state
+    variables: Callable[[Any], dict]  # state -> variables of the model
 
 
 def images_and_labels(config):
-    """((images, labels) of training, those of the test)."""
+    """Returns (images, labels) of the training set and of the test set."""
     train, test = labelled(config.data)
     n = make_budget(config).test_images
     return train, (test[0][:n], test[1][:n])
 
 
 def classifier(config, seed: int) -> Classifier:
-    """Trained, or as it was kept."""
+    """Returns the classifier of a seed, trained or loaded."""
     train, _ = images_and_labels(config)
     return kept_classifier(*train, classifier_steps(config), seed, folder=config.classifiers)
 
 
 def classifier_steps(config) -> int:
-    """Of each of the two."""
+    """Returns the steps of each classifier."""
     return 60 if config.quick else STEPS
 
 
 def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
-    """The autoencoder of all arms, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
+    """Returns the autoencoder, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": 1}
     model = vj.VQVAE(
@@ -80,7 +80,7 @@ def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
 
 
 def plain(config, task_loss: TaskLoss) -> Training:
-    """Without a discriminator."""
+    """Returns the training without a discriminator."""
     model, _ = make_models(config)
     optimizer, example = make_optimizer(make_budget(config)), images(config.data)[0][:1]
     return Training(
@@ -91,7 +91,7 @@ def plain(config, task_loss: TaskLoss) -> Training:
 
 
 def against(config, task_loss: TaskLoss) -> Training:
-    """With a discriminator from half of the steps on."""
+    """Returns the training with a discriminator from half of the steps on."""
     model, discriminator = make_models(config)
     optimizer = players(
         make_optimizer(make_budget(config)),
@@ -146,5 +146,5 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
 
 
 def sharpness(pixels: UInt8[np.ndarray, "N H W C"]) -> float:
-    """The mean over images."""
+    """Returns the mean sharpness of images."""
     return float(jnp.mean(vj.sharpness(preprocess(pixels))))

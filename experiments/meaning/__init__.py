@@ -1,1 +1,1 @@
-"""What the codes of a model mean: the parts of `experiments.interpret`."""
+"""Analyses of the codes of a model, the parts of `experiments.interpret`."""

@@ -1,4 +1,4 @@
-"""Charts and maps of what codes mean; the style is that of `figures`."""
+"""Charts and maps of the meaning of codes, in the style of `pages.figures`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
 
 
 def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
-    """The mean change at each distance from the cell, and the share within it, for each level."""
+    """Draws mean change over distance from the cell, and share within it, for each level."""
     figure = new_figure(2.5)
     mean, share = figure.subplots(1, 2)
     plain(mean, "mean |change| of a pixel")
@@ -41,7 +41,7 @@ def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
 
 
 def accuracies(found: Mapping[str, Mapping[str, Score]]) -> Figure:
-    """Test accuracy of each representation by each probe, with its interval."""
+    """Draws the test accuracy of each representation by each probe, with its interval."""
     figure = new_figure(0.75 + 0.28 * len(found))
     axes = figure.subplots()
     plain(axes, "test accuracy, with 95 % intervals")
@@ -64,7 +64,11 @@ def accuracies(found: Mapping[str, Mapping[str, Score]]) -> Figure:
 
 
 def entropy_grids(found: Mapping[str, tuple[Float64[np.ndarray, "h w"], int]]) -> Figure:
-    """Bits at each place, from 0 to log2 K, for each stream by its title with its K."""
+    """Draws bits at each place, from 0 to log2 K, of each stream.
+
+    Args:
+        found: (bits, K) of each stream, by its title.
+    """
     columns = min(len(found), 4)
     lines = -(-len(found) // columns)
     figure = new_figure(2.6 * lines, min(WIDTH, 2.9 * columns + 0.3))
@@ -95,12 +99,12 @@ def codebook_map(
     cells: Float[np.ndarray, "n P R C"],
     explained: Sequence[float],
 ) -> Figure:
-    """The plane of the two main directions of the codes, as dots and as what they decode to.
+    """Draws codes in the plane of their two main directions, as dots and as decoded cells.
 
     Args:
-        places: of all codes, the most frequent first.
-        shares: of the codes; 0 is a ring.
-        cells: what the first n decode to.
+        places: places of all codes, the most frequent first.
+        shares: shares of the codes; a code of share 0 is a ring.
+        cells: decoded cells of the first n codes.
         explained: share of the variance along each axis.
     """
     figure, small = new_figure(3.7), {"color": INK, "fontsize": 8}
@@ -119,6 +123,7 @@ def codebook_map(
     ends = np.stack([places.min(axis=0), places.max(axis=0)])
     spread = np.maximum(ends[1] - ends[0], 1e-9)
     side, limits = 0.035 * spread, ends + [[-0.05], [0.05]] * spread
+    # In reverse, so that the most frequent ones lie on top.
     for (x, y), pixels in list(zip(places[:n], cells, strict=False))[::-1]:
         box = (x - side[0] / 2, x + side[0] / 2, y - side[1] / 2, y + side[1] / 2)
         pictures.imshow(rgba(pixels), extent=box, interpolation="nearest", aspect="auto", zorder=3)

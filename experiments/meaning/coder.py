@@ -1,4 +1,4 @@
-"""A trained model of pictures as functions of arrays of any length, and its streams of codes.
+"""A trained model of pictures, as functions of arrays of any length, and its streams of codes.
 
 Images are uint8 `[N, H, W, 1 or 3]`, decoded ones float32 in the scale of `preprocess`.
 """
@@ -19,7 +19,7 @@ from vqvae_jax.data.pipeline import preprocess, take_batches
 
 
 class Stream(NamedTuple):
-    """One stream of a model's codes: its prefix, its level, its place in there, its size K."""
+    """A stream of a model's codes: its prefix, its level, its place in the level, its size K."""
 
     prefix: str
     level: int
@@ -27,11 +27,11 @@ class Stream(NamedTuple):
     size: int
 
     def of(self, maps: Maps) -> Int[np.ndarray, "B h w"]:
-        """Its codes."""
+        """Returns the codes of this stream."""
         return np.asarray(maps[self.level][..., self.q])
 
     def put(self, maps: Maps, k: Int[np.ndarray, "B h w"]) -> Maps:
-        """The maps with these codes in this stream."""
+        """Returns the maps with these codes in this stream."""
         level = np.array(maps[self.level])
         level[..., self.q] = k
         return (*maps[: self.level], level, *maps[self.level + 1 :])
@@ -39,21 +39,21 @@ class Stream(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coder:
-    """A trained model of pictures, as functions of arrays of any length."""
+    """A trained model of pictures whose methods take arrays of any length."""
 
     model: VQVAE | VQVAE2
     variables: Any
 
     @property
     def streams(self) -> list[Stream]:
-        """All of them, level by level."""
+        """All streams, level by level."""
         levels = codes.quantizers(self.model)
         places = [(i, q) for i, quantizer in enumerate(levels) for q in range(len(quantizer.vocab))]
         sizes = codes.streams(levels).items()
         return [Stream(p, *place, k) for (p, k), place in zip(sizes, places, strict=True)]
 
     def look(self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 100):
-        """The model's `Reconstruction` of all images, with tuples of levels."""
+        """Returns `Seen` of all images."""
         parts = []
         for batch, mask in take_batches(images, min(batch_size, len(images))):
             found = jax.device_get(look(self.model, self.variables, batch))
@@ -61,11 +61,11 @@ class Coder:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     def tokenize(self, images: UInt8[np.ndarray, "N H W C"]) -> Maps:
-        """The maps of codes of each level."""
+        """Returns the map of codes of each level."""
         return self.look(images).indices
 
     def decode(self, maps: Maps, batch_size: int = 64) -> Float32[np.ndarray, "N H W C"]:
-        """What the maps of all levels say; -1 says nothing."""
+        """Decodes the maps of all levels; -1 is no code."""
         parts = []
         for rows, mask in take_batches(np.arange(len(maps[0])), min(batch_size, len(maps[0]))):
             batch = tuple(np.asarray(k)[rows] for k in maps)
@@ -73,11 +73,11 @@ class Coder:
         return np.concatenate(parts)
 
     def silent(self, maps: Maps, n: int) -> Maps:
-        """n times maps without any code."""
+        """Returns n maps of each level without any code."""
         return tuple(np.full((n, *k.shape[1:]), -1, np.int32) for k in maps)
 
     def vectors(self, stream: Stream, k: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n D"]:
-        """What these codes add to z_q."""
+        """Returns the vectors that these codes add to z_q."""
         width = len(codes.quantizers(self.model)[stream.level].vocab)
         indices = np.full((len(k), width), -1, np.int32)
         indices[:, stream.q] = k
@@ -85,7 +85,7 @@ class Coder:
 
 
 class Seen(NamedTuple):
-    """What a model makes of images, in tuples of levels."""
+    """Outputs of a model for images; levels are tuples."""
 
     x: Float[np.ndarray, "N H W C"]
     z_e: tuple[Float[np.ndarray, "N h w _"], ...]
@@ -95,21 +95,21 @@ class Seen(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def look(model, variables, images) -> Seen:
-    """Of one batch."""
+    """Returns the outputs for one batch."""
     rec = model.apply(variables, preprocess(images))
     return Seen(rec.x, *map(as_levels, (rec.z_e, rec.z_q, rec.indices)))
 
 
 @partial(jax.jit, static_argnums=0)
 def decode(model, variables, maps):
-    """One batch."""
+    """Decodes one batch."""
     given = maps if isinstance(model, VQVAE2) else maps[0]
     return model.apply(variables, given, method="detokenize")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def vectors(model, level: int, variables, indices):
-    """Of the codes of one level."""
+    """Returns the vectors of codes of one level."""
 
     def of(bound, k):
         return as_levels(bound.codes)[level].decode(k)
@@ -118,5 +118,5 @@ def vectors(model, level: int, variables, indices):
 
 
 def shown(x: Float32[np.ndarray, "*b H W C"]) -> Float32[np.ndarray, "*b H W C"]:
-    """Decoded pixels as they show, in [0, 1]."""
+    """Returns decoded pixels in [0, 1], for figures."""
     return np.clip(x + np.float32(0.5), 0, 1)

@@ -1,4 +1,4 @@
-"""Figures of what codes mean; the style is that of `figures`.
+"""Figures of the meaning of codes, in the style of `pages.figures`.
 
 Pictures are float `[..., H, W, 1 or 3]` in [0, 1]; NaN, outside of an image, is a faint blue.
 """
@@ -19,12 +19,12 @@ from experiments.pages.figures import INK, LINES, WIDTH, new_figure
 
 BRIGHTER, DARKER = LINES[1], LINES[0]
 OUTSIDE = LINES[0]
-FULL = 0.3  # the change of a pixel that has the full colour
-GAP = 0.12  # between pictures, as a share of one
+FULL = 0.3  # change of a pixel that has the full colour
+GAP = 0.12  # space between pictures, as a share of the side of one
 
 
 def codes_table(meaning: Meaning) -> Figure:
-    """A line for each code, in two columns: where it occurs, and what it decodes to."""
+    """Draws a line for each code, in two columns: places where it occurs, and decoded pictures."""
     n = len(meaning.codes)
     lines = -(-n // 2)
     usual = meaning.context.mean(axis=0)
@@ -59,7 +59,7 @@ def codes_table(meaning: Meaning) -> Figure:
 
 
 def swaps(swap: Swap) -> Figure:
-    """A line for each pair: both, the halves in codes and in pixels, one cell, and its change."""
+    """Draws a line for each pair: both, halves in codes and in pixels, one cell, its change."""
     columns = {
         "A, decoded": rgba(swap.upper),
         "B, decoded": rgba(swap.lower),
@@ -85,7 +85,7 @@ def swaps(swap: Swap) -> Figure:
 
 
 def erasures(found: Sequence[Erased]) -> Figure:
-    """A line for each code: where it stood, the picture with it, without it, and the changes."""
+    """Draws a line for each code: its places, the picture with it and without it, the changes."""
     titles = ("its places", "with it", "its second", "change", "erased", "change")
     size = (WIDTH - 0.5) / len(titles)
     figure = new_figure((len(found) + 0.25) * size)
@@ -110,7 +110,7 @@ def erasures(found: Sequence[Erased]) -> Figure:
 
 
 def rgba(pixels: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
-    """Colours with an alpha: NaN is a faint blue, on a light page and on a dark one."""
+    """Returns colours with an alpha: NaN is a faint blue, on a light page and on a dark one."""
     colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
     there = ~np.isnan(pixels).any(axis=-1, keepdims=True)
     solid = np.concatenate([colours, np.ones_like(pixels[..., :1])], axis=-1).clip(0, 1)
@@ -118,7 +118,7 @@ def rgba(pixels: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]
 
 
 def signed(change: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4"]:
-    """Orange where it is brighter, blue where it is darker, transparent where nothing changed."""
+    """Returns orange where it is brighter, blue where darker, transparent where unchanged."""
     mean = np.nan_to_num(change).mean(axis=-1, keepdims=True)
     colours = np.where(mean > 0, to_rgb(BRIGHTER), to_rgb(DARKER))
     return np.concatenate([colours, np.clip(np.abs(mean) / FULL, 0, 1)], axis=-1)
@@ -127,25 +127,25 @@ def signed(change: Float[np.ndarray, "*b H W C"]) -> Float[np.ndarray, "*b H W 4
 def marked(
     pixels: Float[np.ndarray, "H W C"], places: Int[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "H W 4"]:
-    """The picture, dim but where places are 1."""
+    """Returns the picture, orange where places are 1 and dim elsewhere."""
     sides = [n // m for n, m in zip(pixels.shape, places.shape, strict=False)]
     there = np.kron(places, np.ones(sides))[..., None]
     found = rgba(pixels)
-    glow = 0.5 + 0.5 * found[..., :3]  # black cells show as well
+    glow = 0.5 + 0.5 * found[..., :3]  # brighter, or black cells would stay black
     orange = np.multiply(glow, to_rgb(BRIGHTER))
     found[..., :3] = np.where(there > 0, orange, 0.55 * found[..., :3])
     return found
 
 
 def stage(axes: Axes, width: float, height: float) -> None:
-    """A sheet for pictures of size 1 - GAP, downwards from (0, 0)."""
+    """Sets the axes up for pictures of size 1 - GAP, downwards from (0, 0)."""
     axes.set_axis_off()
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.autoscale(False)
 
 
 def put(axes: Axes, pixels: Float[np.ndarray, "H W 4"], x: float, y: float) -> None:
-    """A picture with its upper left corner there."""
+    """Draws a picture with its upper left corner at (x, y)."""
     end = (x + 1 - GAP, y + 1 - GAP)
     axes.imshow(pixels, extent=(x, end[0], end[1], y), interpolation="nearest", aspect="equal")
     frame(axes, x, y, 1 - GAP, 1 - GAP, INK, 0.3)
@@ -155,10 +155,10 @@ def frame(
     axes: Axes, x: float, y: float, width: float, height: float, colour: str = BRIGHTER,
     line: float = 1.0,
 ) -> None:  # fmt: skip
-    """An outline."""
+    """Draws a rectangle with its upper left corner at (x, y)."""
     axes.add_patch(Rectangle((x, y), width, height, fill=False, ec=colour, lw=line))
 
 
 def text(size: float, align: str, **options) -> dict[str, Any]:
-    """The look of letters."""
+    """Returns the options of text."""
     return {"color": INK, "fontsize": size, "ha": align, "va": "center"} | options

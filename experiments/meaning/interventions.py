@@ -1,4 +1,4 @@
-"""What becomes of a picture when its codes are changed by hand."""
+"""Effects of changed codes on decoded pictures: codes swapped, erased, replaced."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from experiments.run.codes import Maps, tally
 
 
 class Swap(NamedTuple):
-    """Pairs of pictures that gave each other codes; pixels in [0, 1]."""
+    """Pairs of pictures that exchanged codes; pixels in [0, 1]."""
 
     upper: Float32[np.ndarray, "n H W C"]  # decoded codes of one picture
-    lower: Float32[np.ndarray, "n H W C"]  # and of another
+    lower: Float32[np.ndarray, "n H W C"]  # decoded codes of another
     codes: Float32[np.ndarray, "n H W C"]  # decoded: upper half of the one, lower of the other
     pixels: Float32[np.ndarray, "n H W C"]  # the same halves of the decoded pictures
     one: Float32[np.ndarray, "n H W C"]  # the first, with one cell's codes of the other
-    place: Int[np.ndarray, "2"]  # of that cell, in pixels: its first row and column
-    side: Int[np.ndarray, "2"]
+    place: Int[np.ndarray, "2"]  # first row and column of that cell, in pixels
+    side: Int[np.ndarray, "2"]  # height and width of that cell, in pixels
 
 
 def swap(coder: Coder, a: Maps, b: Maps) -> Swap:
-    """Mixes a and b; the one cell is the middle one of the top level."""
+    """Mixes codes of a and b: halves, and the middle cell of the top level."""
     whole, other = shown(coder.decode(a)), shown(coder.decode(b))
     mixed = tuple(halves(x, y) for x, y in zip(a, b, strict=True))
     size, grid = np.array(whole.shape[1:3]), np.array(a[0].shape[1:3])
@@ -38,7 +38,7 @@ def swap(coder: Coder, a: Maps, b: Maps) -> Swap:
 
 
 def halves(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The upper half of a [B, H, ...] above the lower half of b.
+    """Returns the upper half of a [B, H, ...] above the lower half of b.
 
     Example:
         >>> halves(np.zeros((1, 3, 1)), np.ones((1, 3, 1))).ravel()
@@ -49,15 +49,15 @@ def halves(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Erased(NamedTuple):
-    """One code taken out of the picture that holds most of it, and of all that hold it."""
+    """Effects of taking a code out of the picture with most of it, and of others that hold it."""
 
     code: int
     second: int  # its nearest code
-    places: Int[np.ndarray, "h w"]  # 1 where it stood
+    places: Int[np.ndarray, "h w"]  # 1 where it stands
     before: Float32[np.ndarray, "H W C"]
-    replaced: Float32[np.ndarray, "H W C"]  # by the second
-    erased: Float32[np.ndarray, "H W C"]  # by nothing, -1
-    errors: dict[str, float]  # mean squared, of the pictures that hold it: before, replaced, erased
+    replaced: Float32[np.ndarray, "H W C"]  # replaced by the second
+    erased: Float32[np.ndarray, "H W C"]  # replaced by no code, -1
+    errors: dict[str, float]  # mean squared errors of pictures with it: before, replaced, erased
 
 
 def erase_codes(
@@ -72,11 +72,11 @@ def erase_codes(
     """Erases each of the most frequent codes.
 
     Args:
-        coder, stream: of the model.
+        coder, stream: the model, and a stream of it.
         images, maps: pictures and their codes.
-        known: the codes among which the nearest one is looked for.
-        most: how many codes are erased.
-        pictures: how many that hold it count for its errors.
+        known: codes among which the nearest one is looked for.
+        most: number of codes that are erased.
+        pictures: number of pictures with a code, at most, that count for its errors.
     """
     k = stream.of(maps)
     table = coder.vectors(stream, known)
@@ -98,13 +98,13 @@ def erase_codes(
 
 
 def replace(stream: Stream, maps: Maps, code: int, by: int) -> Maps:
-    """The maps with another code wherever this one stood in the stream."""
+    """Returns the maps with another code wherever `code` stood in the stream."""
     k = stream.of(maps)
     return stream.put(maps, np.where(k == code, by, k))
 
 
 def nearest_other(table: Float[np.ndarray, "m D"], known: Int[np.ndarray, "m"], code: int) -> int:
-    """The code whose vector is nearest to that of `code` but is not it; -1 without another.
+    """Returns the other code whose vector is nearest to that of `code`; -1 without another.
 
     Example:
         >>> nearest_other(np.array([[0.0], [3.0], [1.0]]), np.array([4, 5, 9]), 4)
@@ -119,19 +119,20 @@ def nearest_other(table: Float[np.ndarray, "m D"], known: Int[np.ndarray, "m"], 
 
 
 class Reach(NamedTuple):
-    """How far a change of one cell's codes is seen.
+    """Distances at which a change of one cell's codes is seen.
 
     Attributes:
-        mean: |change| of a pixel at each distance 0, 1, ... from the cell, in pixels of range 1;
-            0 is inside the cell. NaN where no pixel is so far.
-        share: of the whole change, what lies within each distance.
+        mean: mean |change| of a pixel of range 1 at each distance 0, 1, ... from the cell; 0 is
+            inside the cell. NaN where no pixel is so far.
+        share: share of the whole change that lies within each distance.
     """
 
     mean: Float64[np.ndarray, "d"]
     share: Float64[np.ndarray, "d"]
 
     def within(self, share: float) -> int:
-        """The least distance that holds this share of the change."""
+        """Returns the least distance that holds this share of the change."""
+        # The last share may be a rounding error below 1.
         return int(np.searchsorted(self.share, share - 1e-12))
 
 
@@ -141,12 +142,13 @@ def reach(coder: Coder, maps: Maps, level: int, changes: int = 256, seed: int = 
     Args:
         coder: the model.
         maps: codes of images.
-        level: whose cells change; in all its streams.
-        changes: how many, of random images and cells where the two differ.
-        seed: of the choice.
+        level: level whose cells change, in all its streams.
+        changes: number of changes, at most, in random images and cells where the two differ.
+        seed: seed of the choice.
     """
     rng, k = np.random.default_rng(seed), np.asarray(maps[level])
     n, h, w, _ = k.shape
+    # More draws than changes: two images often have the same code in a cell.
     a, b = rng.integers(0, n, (2, 8 * changes))
     i, j = rng.integers(0, h, 8 * changes), rng.integers(0, w, 8 * changes)
     differ = np.flatnonzero((k[a, i, j] != k[b, i, j]).any(axis=-1))[:changes]
@@ -168,7 +170,7 @@ def reach(coder: Coder, maps: Maps, level: int, changes: int = 256, seed: int = 
 def distances(
     size: tuple[int, ...], grid: tuple[int, int], cell: tuple[int, int]
 ) -> Int[np.ndarray, "H W"]:
-    """Of each pixel from a cell of the grid, by the larger of rows and columns; 0 inside.
+    """Returns each pixel's distance from a cell: the larger of rows and columns; 0 inside.
 
     Example:
         >>> distances((2, 6), (1, 3), (0, 0))

@@ -1,4 +1,4 @@
-"""What codes stand for, in numbers: where they occur, what they decode to, what they tell.
+"""Meaning of codes in arrays and numbers: places, decoded pictures, entropy, information.
 
 Images are uint8 `[N, H, W, 1 or 3]`; pictures are floats in [0, 1].
 """
@@ -18,15 +18,15 @@ CONTEXT = 3  # cells a side of the pictures around a code
 
 
 class Meaning(NamedTuple):
-    """The codes of a stream that occur most; pictures are in [0, 1], NaN outside of an image."""
+    """The most frequent codes of a stream; pictures are in [0, 1], NaN outside of an image."""
 
     codes: Int[np.ndarray, "n"]
     shares: Float64[np.ndarray, "n"]
-    average: Float32[np.ndarray, "n P R C"]  # of the image where the code occurs
-    examples: Float32[np.ndarray, "n e P R C"]
-    filled: Float32[np.ndarray, "n H W C"]  # the whole grid holds this code, and nothing else
-    alone: Float32[np.ndarray, "n H W C"]  # it stands in the middle, and nothing elsewhere
-    context: Float32[np.ndarray, "n P R C"]  # the mean of images in whose middle it was put
+    average: Float32[np.ndarray, "n P R C"]  # mean image around the code's places
+    examples: Float32[np.ndarray, "n e P R C"]  # images around some of its places
+    filled: Float32[np.ndarray, "n H W C"]  # decoded grid of this code alone
+    alone: Float32[np.ndarray, "n H W C"]  # decoded code in the middle, without other codes
+    context: Float32[np.ndarray, "n P R C"]  # mean of images in whose middle it was put
 
 
 def meaning(
@@ -38,14 +38,14 @@ def meaning(
     examples: int = 4,
     contexts: int = 24,
 ) -> Meaning:
-    """Looks at the `most` frequent codes of a stream.
+    """Describes the `most` frequent codes of a stream.
 
     Args:
-        coder, stream: of the model.
+        coder, stream: the model, and a stream of it.
         images, maps: pictures and their codes.
-        most: how many codes, at most.
-        examples: of each.
-        contexts: images in which each code is tried.
+        most: number of codes, at most.
+        examples: number of examples of each code.
+        contexts: number of images in which each code is tried.
     """
     k = stream.of(maps)
     times = tally(k)
@@ -69,7 +69,7 @@ def meaning(
 
 
 def frequent(times: Counter[int], most: int) -> Int[np.ndarray, "n"]:
-    """The codes that occur, the most frequent first, of equals the lowest; at most so many.
+    """Returns the `most` frequent codes, the most frequent first, of equals the lowest.
 
     Example:
         >>> frequent(Counter({0: 3, 2: 5, 3: 3, 4: 1}), 3)
@@ -81,22 +81,23 @@ def frequent(times: Counter[int], most: int) -> Int[np.ndarray, "n"]:
 
 
 def crops(images: Float32[np.ndarray, "N H W C"], grid: Sequence[int]) -> np.ndarray:
-    """A view [N, h, w, C, P, R]: of each cell of the grid, the `CONTEXT` cells a side around it."""
+    """Returns a view [N, h, w, C, P, R]: `CONTEXT` x `CONTEXT` cells around each cell."""
     sides = [size // n for size, n in zip(images.shape[1:3], grid, strict=True)]
     around = [(side * (CONTEXT // 2),) * 2 for side in sides]
     padded = np.pad(images, ((0, 0), *around, (0, 0)), constant_values=np.nan)
     windows = [CONTEXT * side for side in sides]
+    # A view without copies: cells overlap in their neighbourhoods.
     view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=(1, 2))
     return view[:, :: sides[0], :: sides[1]]
 
 
 def take(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndarray, "m P R C"]:
-    """The pictures at these places (n, i, j) of `crops`."""
+    """Returns the pictures at these places (n, i, j) of `crops`."""
     return np.moveaxis(view[tuple(places.T)], 1, -1)
 
 
 def average(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndarray, "P R C"]:
-    """The mean picture at all these places, of what lies inside the images."""
+    """Returns the mean picture at these places; pixels outside of the images don't count."""
     found = take(view, places)
     inside = ~np.isnan(found)
     total = np.sum(np.where(inside, found, 0), axis=0, dtype=np.float64)
@@ -105,7 +106,7 @@ def average(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndar
 
 
 def pick(view: np.ndarray, places: Int[np.ndarray, "m 3"], n: int) -> np.ndarray:
-    """n of the pictures, from first to last; NaN where there are fewer."""
+    """Returns n of the pictures, spread from first to last; NaN where there are fewer."""
     chosen = places[np.unique(np.linspace(0, len(places) - 1, n).round().astype(int))]
     found = take(view, chosen)
     return np.pad(found, ((0, n - len(found)), *[(0, 0)] * 3), constant_values=np.nan)
@@ -119,7 +120,7 @@ def in_context(
     middle: tuple[int, int],
     contexts: int,
 ) -> Float32[np.ndarray, "n P R C"]:
-    """The mean of decoded images around the middle, once each code was put there."""
+    """Returns the mean of decoded images around the middle, with each code put there."""
     some = tuple(k[:contexts] for k in maps)
     grid, found = stream.of(some).shape[1:], []
     for code in chosen:
@@ -131,12 +132,12 @@ def in_context(
 
 
 def entropies(k: Int[np.ndarray, "N h w"]) -> Float64[np.ndarray, "h w"]:
-    """Bits of the codes at each place, over images; too low by about (K - 1) / (2 N ln 2)."""
+    """Returns bits of the codes at each place, over images; low by about (K - 1) / (2 N ln 2)."""
     return np.array([[entropy(k[:, i, j]) for j in range(k.shape[2])] for i in range(k.shape[1])])
 
 
 def entropy(values: Int[np.ndarray, "N"], corrected: bool = False) -> float:
-    """Bits, -sum_k p_k log2 p_k; corrected by (m - 1) / (2 N ln 2) for m that occur (Miller 1955).
+    """Returns -sum_k p_k log2 p_k, corrected by (m - 1) / (2 N ln 2) for m codes (Miller 1955).
 
     Example:
         >>> entropy(np.array([1, 1, 7, 7])), entropy(np.array([4, 4]))
@@ -149,16 +150,17 @@ def entropy(values: Int[np.ndarray, "N"], corrected: bool = False) -> float:
 
 
 def information(a: Int[np.ndarray, "*n"], b: Int[np.ndarray, "*n"]) -> dict[str, float]:
-    """Mutual information of codes and their neighbours, H(a) + H(b) - H(a, b), in bits.
+    """Returns the mutual information of codes and neighbours, H(a) + H(b) - H(a, b), in bits.
 
     Returns:
-        bits: the plain estimate, which is too high: about K^2 / (2 N ln 2) where pairs are rare.
-        corrected: with the entropies corrected.
-        strangers: the plain estimate where neighbours are those of the next image: bias, and what
-            their places alone say.
+        bits: plain estimate, which is too high: about K^2 / (2 N ln 2) where pairs are rare.
+        corrected: estimate with the entropies corrected.
+        strangers: plain estimate with neighbours from the next image: the bias, and the information
+            in their places alone.
     """
 
     def estimate(b, corrected: bool) -> float:
+        # Each pair as one number, whose entropy is the joint one.
         joint = a.astype(np.int64).ravel() * (int(b.max()) + 1) + b.ravel()
         each = (entropy(v.ravel(), corrected) for v in (a, b, joint))
         return next(each) + next(each) - next(each)
@@ -171,20 +173,20 @@ def information(a: Int[np.ndarray, "*n"], b: Int[np.ndarray, "*n"]) -> dict[str,
 
 
 def neighbours(k: Int[np.ndarray, "N h w"]) -> dict[str, dict[str, float]]:
-    """`information` across and down; nothing where the grid has one cell only."""
+    """Returns `information` across and down, where the grid has more than one cell."""
     pairs = {"across": (k[:, :, :-1], k[:, :, 1:]), "down": (k[:, :-1], k[:, 1:])}
     return {name: information(a, b) for name, (a, b) in pairs.items() if a.size}
 
 
 class Plane(NamedTuple):
-    """The codes' vectors in their two main directions, and the share of the variance along each."""
+    """Vectors of codes along their two main directions, and the variance's share along each."""
 
     places: Float64[np.ndarray, "m 2"]
     explained: tuple[float, float]
 
 
 def plane(vectors: Float[np.ndarray, "m D"], used: np.ndarray) -> Plane:
-    """Principal components of the vectors in use, by their singular values; others join them.
+    """Projects all vectors to the two main principal components of the vectors in use.
 
     Example:
         >>> line = np.array([[0.0, 0, 1], [2, 0, 1], [4, 0, 1]])

@@ -1,4 +1,4 @@
-"""The parts of an interpretation: each gives numbers, and figures with what to see in them."""
+"""The parts of an interpretation: each returns numbers, and figures with captions."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ from experiments.pages import figures
 from experiments.run import codes
 from experiments.run.codes import Maps, tally
 
-LISTED = 65_536  # codes, at most, whose vectors are all computed
-DRAWN = 1024  # codes, at most, on the map that are decoded
-SHOWN = 8  # streams, at most, that have pictures
+LISTED = 65_536  # the largest codebook whose vectors are all computed
+DRAWN = 1024  # number of codes, at most, that are decoded on the map
+SHOWN = 8  # number of streams, at most, that have pictures
 
 
 class Part(NamedTuple):
-    """A figure of the page: the name of its file, its heading, what to see."""
+    """A figure of the page: the name of its file, its heading and its caption."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ Found = tuple[dict[str, Any], list[Part]]
 
 
 def maps_part(coder: Coder, images: UInt8[np.ndarray, "N H W C"], maps: Maps) -> Found:
-    """Code maps of the first images."""
+    """Draws the code maps of the first images."""
     shown_maps = {codes.title(s.prefix): s.of(maps)[:16] for s in coder.streams[: SHOWN - 1]}
     caption = "A code has one colour wherever it occurs; colours that are alike mean nothing."
     figure = figures.code_maps(images[:16], shown_maps)
@@ -55,7 +55,7 @@ def maps_part(coder: Coder, images: UInt8[np.ndarray, "N H W C"], maps: Maps) ->
 def stream_part(
     coder: Coder, stream: Stream, images: UInt8[np.ndarray, "N H W C"], maps: Maps, most: int
 ) -> Found:
-    """The codes of a stream: what they mean, what is missing without them, where they lie."""
+    """Describes the codes of a stream: their meaning, their erasure, their vectors."""
     k = stream.of(maps)
     seen = tally(k)
     known = np.arange(stream.size) if stream.size <= LISTED else np.array(sorted(seen), int)
@@ -83,7 +83,7 @@ def stream_part(
 
 
 def map_figure(coder: Coder, stream: Stream, maps: Maps, known, seen: Counter[int]) -> Figure:
-    """The codes in the plane of their main directions; the most frequent ones are decoded."""
+    """Draws codes in the plane of their main directions; the most frequent ones are decoded."""
     times = np.array([seen[k] for k in known.tolist()])
     order = np.argsort(-times, kind="stable")
     counts = times[order]
@@ -98,7 +98,7 @@ def map_figure(coder: Coder, stream: Stream, maps: Maps, known, seen: Counter[in
 
 
 def information_part(coder: Coder, maps: Maps) -> Found:
-    """Bits at each place, and what neighbours tell of each other."""
+    """Measures bits at each place, and the information of neighbours about each other."""
     numbers, grids = {}, {}
     for stream in coder.streams:
         k = stream.of(maps)
@@ -116,7 +116,7 @@ def information_part(coder: Coder, maps: Maps) -> Found:
 
 
 def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
-    """What neighbours tell of each other, in words."""
+    """Returns the information of neighbours about each other in words."""
     each = [
         f"{way} {n['bits']:.2f} bits ({n['corrected']:.2f} corrected, {n['strangers']:.2f} from "
         "another image's)"
@@ -127,7 +127,7 @@ def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
 
 
 def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
-    """Pictures that exchange codes."""
+    """Draws pictures that exchange codes."""
     n = len(maps[0])
     order = np.random.default_rng(seed).permutation(n)[: 2 * pairs]
     half = max(1, len(order) // 2)
@@ -136,7 +136,7 @@ def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
 
 
 def reach_part(coder: Coder, maps: Maps, size: Sequence[int], seed: int) -> Found:
-    """How far the change of one cell is seen, for each level."""
+    """Measures how far the change of one cell is seen, for each level."""
     numbers, found, sides = {}, {}, {}
     for level, k in enumerate(maps):
         title = f"level {level}" if len(maps) > 1 else "codes"
@@ -159,7 +159,7 @@ def reach_part(coder: Coder, maps: Maps, size: Sequence[int], seed: int) -> Foun
 
 
 def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
-    """The accuracy of each representation, from its dimension and scores."""
+    """Returns numbers and figure of the accuracies, from dimension and scores by name."""
     numbers = {
         name: {"dimension": dim, **{probe: s._asdict() for probe, s in scores.items()}}
         for name, (dim, scores) in found.items()

@@ -1,4 +1,4 @@
-"""What can be read from features by the simplest means: a linear probe, the nearest neighbours.
+"""Probes of features: a linear classifier, and the nearest neighbours.
 
 Features are float `[N, D]` or a sparse matrix of SciPy, labels are ints from 0 on.
 """
@@ -15,11 +15,11 @@ from scipy.special import log_softmax, ndtri
 PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # the strongest first
 TOLERANCE = 1e-4  # a fit ends where a step gains less than this share of the loss
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
-HELD_OUT = 0.2  # of the training set, for the choice of penalty and neighbours
+HELD_OUT = 0.2  # share of the training set that chooses penalty and number of neighbours
 
 
 class Score(NamedTuple):
-    """Accuracy on a test set, its 95 % interval, and the penalty or the number of neighbours."""
+    """Accuracy on a test set, its 95 % interval, and the chosen penalty or neighbours."""
 
     accuracy: float
     low: float
@@ -28,21 +28,21 @@ class Score(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Scores of the classes are x W + b."""
+    """A linear classifier; the scores of the classes are x W + b."""
 
     w: Float[np.ndarray, "D C"]
     b: Float[np.ndarray, "C"]
 
     def predict(self, x) -> Int[np.ndarray, "N"]:
-        """The class of the highest score."""
+        """Returns the class of the highest score."""
         return np.asarray(x @ self.w + self.b).argmax(axis=1)
 
 
 def linear_probe(train, labels, test, test_labels, seed: int = 0) -> Score:
-    """Multinomial logistic regression, its penalty chosen on a part of the training set.
+    """Scores a multinomial logistic regression, its penalty chosen on a part held out.
 
-    Penalties go from the strongest down, each starts from the last solution, until the loss on the
-    part held out rises; then all of the training set is fitted.
+    Penalties go from the strongest down, each fit starting from the last solution, until the loss
+    on the part held out rises; then the whole training set is fitted.
     """
     train, test = scale(train, test)
     fitted, held = split(len(labels), seed)
@@ -66,14 +66,14 @@ def logistic_regression(
     start: Linear | None = None,
     tolerance: float = TOLERANCE,
 ) -> Linear:
-    """argmin of mean_i -ln softmax(x_i W + b)_{y_i} + penalty / 2 |W|^2, by L-BFGS.
+    """Returns the argmin of mean_i -ln softmax(x_i W + b)_{y_i} + penalty / 2 |W|^2, by L-BFGS.
 
     Args:
         x, y: features and labels.
-        classes: C.
-        penalty: of W; b has none.
-        start: where to begin, zeros by default.
-        tolerance: it ends where a step gains less than this share of the loss.
+        classes: number of classes, C.
+        penalty: penalty of W; b has none.
+        start: first solution, zeros by default.
+        tolerance: the fit ends where a step gains less than this share of the loss.
     """
     n, dim = x.shape
     target = np.eye(classes, dtype=x.dtype)[y]
@@ -98,39 +98,40 @@ def logistic_regression(
 
 
 def unpack(flat: Float[np.ndarray, "P"], dim: int, classes: int) -> Linear:
-    """W and b, from one vector."""
+    """Returns W and b from one vector."""
     return Linear(flat[: dim * classes].reshape(dim, classes), flat[dim * classes :])
 
 
 def cross_entropy(model: Linear, x, y: Int[np.ndarray, "N"]) -> float:
-    """The mean of -ln p of the labels, in nats."""
+    """Returns the mean of -ln p of the labels, in nats."""
     logp = log_softmax(np.asarray(x @ model.w + model.b), axis=1)
     return -float(logp[np.arange(len(y)), y].mean())
 
 
 def scale(train, test):
-    """Features of mean 0 and equal deviation, rows of length about 1, as the training set has them.
+    """Scales features to mean 0, equal deviation, and rows of length about 1 in the training set.
 
-    Sparse ones are only divided by the length of the rows.
+    Sparse features are only divided by the root of the rows' mean squared length.
     """
     if sparse.issparse(train):
         length = np.sqrt(train.multiply(train).sum() / train.shape[0])
         return train / length, test / length
     mean, deviation = train.mean(axis=0), train.std(axis=0)
+    # A constant feature has the deviation of its rounding errors, which must not be scaled up.
     varies = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
     factor = np.where(varies, 1 / np.where(varies, deviation, 1), 0) / np.sqrt(max(varies.sum(), 1))
     return (train - mean) * factor, (test - mean) * factor
 
 
 def split(n: int, seed: int) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "h"]]:
-    """(rows to fit, rows held out), each in order."""
+    """Returns (rows to fit, rows held out), each in order."""
     order = np.random.default_rng(seed).permutation(n)
     held = max(1, round(HELD_OUT * n))
     return np.sort(order[held:]), np.sort(order[:held])
 
 
 def neighbour_probe(train, labels, test, test_labels, seed: int = 0) -> Score:
-    """The class that most of the k nearest training examples have, k chosen on a part held out."""
+    """Scores the most frequent class of the k nearest neighbours, k chosen on a part held out."""
     fitted, held = split(len(labels), seed)
     some = [k for k in NEIGHBOURS if k <= len(fitted)]
     votes = vote(train[fitted], labels[fitted], train[held], some)
@@ -141,12 +142,12 @@ def neighbour_probe(train, labels, test, test_labels, seed: int = 0) -> Score:
 
 
 def vote(train, labels: Int[np.ndarray, "N"], x, ks: Sequence[int]) -> list[Int[np.ndarray, "M"]]:
-    """For each k the most frequent class among the k nearest; of equals, that of the nearest."""
+    """Returns, for each k, the most frequent class of the k nearest; of equals, the nearest's."""
     order = labels[nearest(train, x, max(ks))]
     classes = np.arange(labels.max() + 1)
     found = []
     for k in ks:
-        # Less than one vote: it decides between equals alone, for the one that comes first.
+        # Nearer ones weigh more, but by less than one vote in all: this only breaks ties.
         weight = 1 + 2.0 ** -np.arange(1, k + 1) / k
         votes = ((order[:, :k, None] == classes) * weight[:, None]).sum(axis=1)
         found.append(votes.argmax(axis=1))
@@ -154,12 +155,12 @@ def vote(train, labels: Int[np.ndarray, "N"], x, ks: Sequence[int]) -> list[Int[
 
 
 def nearest(train, x, k: int, rows: int = 500) -> Int[np.ndarray, "M k"]:
-    """The k nearest rows of `train` by Euclidean distance, the nearest first."""
+    """Returns the k nearest rows of `train` by Euclidean distance, the nearest first."""
     length = squared(train)
     parts = []
     for first in range(0, x.shape[0], rows):
         dot = x[first : first + rows] @ train.T
-        # |x|^2, the same for all, is left out.
+        # |x|^2 is left out: it is the same for all rows of `train`.
         distance = length - 2 * np.asarray(dot.todense() if sparse.issparse(dot) else dot)
         near = np.argpartition(distance, k - 1, axis=1)[:, :k]
         order = np.argsort(np.take_along_axis(distance, near, axis=1), axis=1, kind="stable")
@@ -168,21 +169,22 @@ def nearest(train, x, k: int, rows: int = 500) -> Int[np.ndarray, "M k"]:
 
 
 def squared(x) -> Float[np.ndarray, "N"]:
-    """|x|^2 of each row."""
+    """Returns |x|^2 of each row."""
     squares = x.multiply(x).sum(axis=1) if sparse.issparse(x) else np.sum(x * x, axis=1)
     return np.asarray(squares).ravel()
 
 
 def score(right: np.ndarray, chosen: float) -> Score:
-    """From whether each test example was right."""
+    """Returns the score for answers that are right or not."""
     hits, n = int(np.sum(right)), len(right)
     return Score(hits / n, *wilson(hits, n), chosen)
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    """Returns Wilson's interval of a share p = hits / n.
 
-    It allows for the test set's being a sample, not for another seed of the training.
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with z the quantile of the level. It
+    covers the choice of the test set, not other seeds of the training.
 
     Raises:
         ValueError: unless 0 <= hits <= n and n >= 1.

@@ -1,4 +1,4 @@
-"""The features that are probed: what a run's codes say, and what they have to beat."""
+"""Features that are probed: those of a run's codes, and others to compare them with."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from vqvae_jax.models.vae import VAE
 from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.training.step import init_state, make_train_step
 
-DENSE = 4096  # codes, at most, whose counts are kept as a full matrix
+DENSE = 4096  # the largest number of codes whose counts are kept as a full matrix
 FIRST = 128  # images of the batch that places the codes of an untrained model
-BETA = 0.02  # of the VAE: the evidence bound for noise of a deviation of 0.1 in the pixels
+BETA = 0.02  # beta of the VAE: the evidence bound for pixel noise of deviation 0.1
 
 MEANING = {
     "pixels": "the images themselves",
@@ -36,7 +36,7 @@ MEANING = {
 
 
 class Pair(NamedTuple):
-    """The images, or their features, of both sets."""
+    """Images of both sets, or their features."""
 
     train: Any
     test: Any
@@ -45,13 +45,13 @@ class Pair(NamedTuple):
 def representations(
     coder: Coder, images: Pair, vae: Callable[[], Coder] | None, seed: int
 ) -> Iterator[tuple[str, Pair]]:
-    """(name, features) one after the other, as they are large.
+    """Yields (name, features) one after another, because they are large.
 
     Args:
         coder: the trained model.
         images: uint8 `[N, H, W, C]` of both sets.
-        vae: trains one, or None where the model's encoder can't be a VAE's.
-        seed: of the weights of the untrained model.
+        vae: trains a VAE; None where the model's encoder can't be that of a VAE.
+        seed: seed of the weights of the untrained model.
     """
     quantizers = codes.quantizers(coder.model)
     yield "pixels", Pair(*(flat(np.asarray(preprocess(x))) for x in images))
@@ -70,23 +70,23 @@ def representations(
 
 
 def flat(*arrays: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N D"]:
-    """All in one row for each example."""
+    """Returns the values of all arrays in one row for each example."""
     return np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1).astype(np.float32)
 
 
 def histogram(quantizers, maps: Maps) -> sparse.csr_matrix | Float[np.ndarray, "N K"]:
-    """How often each code of each stream occurs in each image; sparse where there are many."""
+    """Counts each code of each stream in each image; sparse where there are many codes."""
     counts = counted(*columns(quantizers, maps, placed=False))
     return counts.toarray() if counts.shape[1] <= DENSE else counts
 
 
 def one_hot(quantizers, maps: Maps) -> sparse.csr_matrix:
-    """For each place and each code of its stream: 1 if it stands there, else 0."""
+    """Returns 1 or 0 for each place and each code of its stream: whether it stands there."""
     return counted(*columns(quantizers, maps, placed=True))
 
 
 def columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"], int]:
-    """A number for each code of an image, or for each code at each place, and how many there are.
+    """Returns columns of codes, or of codes at places, and the number of columns.
 
     Example:
         >>> import vqvae_jax as vj
@@ -105,20 +105,24 @@ def columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"
 
 
 def counted(columns: Int[np.ndarray, "N P"], size: int) -> sparse.csr_matrix:
-    """How often each number occurs in each row."""
+    """Counts each number in each row."""
     rows = np.repeat(np.arange(len(columns)), columns.shape[1])
     ones = np.ones(columns.size, np.float32)
     return sparse.coo_matrix((ones, (rows, columns.ravel())), (len(columns), size)).tocsr()
 
 
 def trimmed(pair: Pair) -> Pair:
-    """Beyond 2^20 columns, those alone that occur in training: a probe gives no other a weight."""
+    """Drops columns that never occur in training, where there are more than `codes.LISTED`.
+
+    A probe gives such columns no weight.
+    """
     if pair.train.shape[1] <= codes.LISTED:
         return pair
     known = np.unique(pair.train.indices)
 
     def known_of(x):
         x = x.tocoo()
+        # Clipped, because a column beyond the last known one would have no place.
         place = np.searchsorted(known, x.col).clip(max=len(known) - 1)
         kept = known[place] == x.col
         at = x.row[kept], place[kept]
@@ -128,7 +132,7 @@ def trimmed(pair: Pair) -> Pair:
 
 
 def untrained(coder: Coder, images: UInt8[np.ndarray, "N H W C"], seed: int) -> Coder:
-    """The same model with random weights; one batch may place its codes, and trains nothing."""
+    """Returns the model with random weights; one batch may place its codes, nothing is trained."""
     state = init_state(coder.model, make_optimizer(Config()), jax.random.key(seed), images)
     variables = {"params": state.params, **state.collections}
     _, moved = jax.jit(
@@ -140,9 +144,9 @@ def untrained(coder: Coder, images: UInt8[np.ndarray, "N H W C"], seed: int) -> 
 
 
 def vae_of(model) -> VAE | None:
-    """A VAE of the finest level's encoder, with as many means as z_q has there; None if it can't.
+    """Returns a VAE of the finest level's encoder, with as many means as z_q has numbers there.
 
-    It can where encoder and decoder have a `dim`.
+    None where the encoder or the decoder has no `dim`.
     """
     several = isinstance(model, VQVAE2)
     encoder = model.encoders[-1] if several else model.encoder
@@ -156,7 +160,7 @@ def vae_of(model) -> VAE | None:
 def train_vae(
     model: VAE, images: UInt8[np.ndarray, "N H W C"], config: Config, tick: Callable[[int], Any]
 ) -> Coder:
-    """Trains as `experiments.train` does, with these options of it; `tick(step)` after each."""
+    """Trains a VAE as `experiments.train` does; calls `tick(step)` after each step."""
     optimizer = make_optimizer(config)
     step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
     state = init_state(model, optimizer, jax.random.key(config.seed), images)

@@ -1,4 +1,4 @@
-"""Two figures that compare arms; the style is that of `figures`."""
+"""Figures that compare arms, in the style of `figures`: a plot of intervals, and pictures."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
 
 Panel = Mapping[str, Mapping[str, tuple[float, float]]]
-"""{group: {label: (mean, half-width)}}"""
+"""Means and half-widths of one number: {group: {label: (mean, half-width)}}."""
 
 GAP = 2  # pixels between the images of a mosaic
 
 
 def intervals(panels: Mapping[str, Panel]) -> Figure:
-    """One panel for each number, one line for each label, a colour for each group.
+    """Draws a panel for each number, with a line for each label and a colour for each group.
 
     Args:
-        panels: by title; a half-width of NaN gives a dot alone, a mean of NaN nothing.
+        panels: panels by title; a half-width of NaN gives a dot alone, a mean of NaN nothing.
     """
     labels = list(dict.fromkeys(x for p in panels.values() for group in p.values() for x in group))
     figure = new_figure(0.9 + 0.24 * len(labels))
@@ -38,7 +38,7 @@ def intervals(panels: Mapping[str, Panel]) -> Figure:
 
 
 def draw_panel(axes: Axes, title: str, panel: Panel, labels: list[str]) -> None:
-    """The groups of one number, the marks of one label a little below one another."""
+    """Draws the groups of one number, the marks of a label a little below one another."""
     plain(axes, title)
     for i, (group, values) in enumerate(panel.items()):
         shift = 0.3 * ((i + 0.5) / len(panel) - 0.5)
@@ -53,7 +53,7 @@ def mosaics(
     originals: UInt8[np.ndarray, "n H W C"],
     groups: Mapping[str, Mapping[str, UInt8[np.ndarray, "n H W C"]]],
 ) -> Figure:
-    """For each group the originals, and below them one row of pictures for each label.
+    """Draws for each group the originals, and below them a row of pictures for each label.
 
     Two groups stand side by side, more below one another; groups without pictures are left out.
     """
@@ -78,7 +78,7 @@ def mosaics(
 
 
 def draw_mosaic(axes: Axes, title: str, rows: Mapping[str, UInt8[np.ndarray, "n H W C"]]) -> None:
-    """Labelled rows of images as one picture."""
+    """Draws labelled rows of images as one picture."""
     plain(axes, title)
     axes.grid(False)
     strips = [strip(images) for images in rows.values()]
@@ -91,6 +91,6 @@ def draw_mosaic(axes: Axes, title: str, rows: Mapping[str, UInt8[np.ndarray, "n 
 
 
 def strip(images: UInt8[np.ndarray, "n H W C"]) -> UInt8[np.ndarray, "h w C"]:
-    """Images side by side, with white between and below them."""
+    """Returns images side by side, with white between and below them."""
     framed = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     return np.concatenate(list(framed), axis=1)

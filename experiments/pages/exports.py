@@ -1,4 +1,4 @@
-"""Results in the forms that papers take: CSV, a LaTeX table, figures as PDF."""
+"""Results for papers: CSV, a LaTeX table, and figures as PDF."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ ESCAPES = str.maketrans(
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """All numbers, one line for each arm and seed; empty where there is none."""
+    """Returns all numbers, one line for each arm and seed; empty where there is none."""
     records = [(row.arm, record) for row in rows for record in row.records]
     names = list(dict.fromkeys(name for _, record in records for name in record["numbers"]))
     text = io.StringIO()
@@ -28,7 +28,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def latex(tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
-    """Tables by their titles, each a head and lines, as one tabular; needs the package booktabs."""
+    """Returns tables by title, each a head and lines, as one tabular of the package booktabs."""
     found = list(tables.items())
     columns = len(found[0][1][0]) if found else 1
     lines = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule"]
@@ -42,7 +42,7 @@ def latex(tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
 
 
 def latex_line(entries: Sequence[str]) -> str:
-    """Of a table.
+    """Returns a line of a LaTeX table.
 
     Example:
         >>> latex_line(["a_1", "2 ± 1"])
@@ -52,7 +52,7 @@ def latex_line(entries: Sequence[str]) -> str:
 
 
 def pdf_bytes(figure: Figure) -> bytes:
-    """The figure as a PDF file, without a date: equal figures give equal files."""
+    """Returns the figure as a PDF file, without a date: equal figures give equal files."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()

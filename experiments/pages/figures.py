@@ -1,7 +1,8 @@
-"""Figures of a run, each a pure function from numbers to a matplotlib `Figure`.
+"""Figures of a run: pure functions from numbers to a matplotlib `Figure`.
 
 The background is transparent, and text and lines have colours that show on white as well as on
-black, so that one picture serves a light page and a dark one. Nothing here touches pyplot.
+black, so that one picture serves a light page and a dark one. Figures are made without pyplot,
+which would keep them all.
 """
 
 import colorsys
@@ -30,10 +31,10 @@ LOSSES = ("loss", "reconstruction", "codebook", "commitment", "entropy")
 
 
 def curves(metrics: Sequence[dict[str, float]]) -> Figure:
-    """Losses, PSNR or error, perplexity and the share of codes used, over the steps.
+    """Draws losses, PSNR or error, perplexity and the share of codes used, over the steps.
 
     Args:
-        metrics: the lines of metrics.jsonl; a line may lack any of the values.
+        metrics: lines of metrics.jsonl; a line may lack any of the values.
     """
     figure = new_figure(4.9)
     (losses, quality), (perplexity, used) = figure.subplots(2, 2)
@@ -55,7 +56,7 @@ def curves(metrics: Sequence[dict[str, float]]) -> Figure:
 
 
 def points(metrics: Sequence[dict[str, float]], name: str) -> list[tuple[float, float]]:
-    """The finite (step, value) of one name."""
+    """Returns the finite (step, value) of one name."""
     found = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
     return [(step, value) for step, value in found if math.isfinite(value)]
 
@@ -63,14 +64,14 @@ def points(metrics: Sequence[dict[str, float]], name: str) -> list[tuple[float, 
 def select(
     metrics: Sequence[dict[str, float]], split: str, *kinds: str
 ) -> dict[str, list[tuple[float, float]]]:
-    """The curves `split/kind` and, with several streams, `split/0/kind` and so on, by label."""
+    """Returns the curves `split/kind` and, with several streams, `split/0/kind` etc., by label."""
     names = dict.fromkeys(name for line in metrics for name in line if name.startswith(f"{split}/"))
     chosen = [name for kind in kinds for name in names if name.split("/")[-1] == kind]
     return {label(name, kinds): points(metrics, name) for name in chosen}
 
 
 def label(name: str, kinds: Sequence[str]) -> str:
-    """Of a curve: what tells it from the others of its panel."""
+    """Returns the label of a curve in its panel: its kind or split, and its stream."""
     split, *stream, kind = name.split("/")
     words = [kind] if len(kinds) > 1 else [BATCH if split == "train" else split]
     return ", ".join(words + ([codes.title("/".join(stream))] if stream else []))
@@ -79,7 +80,7 @@ def label(name: str, kinds: Sequence[str]) -> str:
 def draw(
     axes: Axes, title: str, lines: dict[str, list[tuple[float, float]]], first: int = 0
 ) -> None:
-    """One panel: a line, or a few marks where there are only few points, for each label."""
+    """Draws a panel: a line for each label, with marks where there are only few points."""
     plain(axes, title)
     lines = {label: line for label, line in lines.items() if line}
     for i, (text, line) in enumerate(lines.items(), first):
@@ -97,14 +98,14 @@ def draw(
 def reconstructions(
     originals: UInt8[np.ndarray, "n H W C"], reconstructed: UInt8[np.ndarray, "n H W C"]
 ) -> Figure:
-    """Rows of originals, each above a row of what the model makes of them."""
+    """Draws rows of originals, each above a row of their reconstructions."""
     originals, reconstructed = np.asarray(originals), np.asarray(reconstructed)
     n, height, width, _ = originals.shape
     columns = min(n, 8 if max(height, width) <= 96 else 4)
     bands = math.ceil(n / columns)
     size = min((WIDTH - 0.3) / columns, 1.6)
     figure = new_figure(2 * bands * size * height / width + 0.12 * bands, size * columns + 0.3)
-    # A narrow empty row sets the bands apart: what stands together belongs together.
+    # A narrow empty row sets the bands apart, so that originals and their pictures look paired.
     grid = figure.add_gridspec(3 * bands - 1, columns, height_ratios=([1, 1, 0.08] * bands)[:-1])
     for i in range(n):
         band, column = divmod(i, columns)
@@ -121,7 +122,7 @@ def reconstructions(
 def code_maps(
     images: UInt8[np.ndarray, "n H W C"], maps: Mapping[str, Int[np.ndarray, "n _ _"]]
 ) -> Figure:
-    """Each image beside the maps of its codes, one for each stream, by its title.
+    """Draws each image beside the maps of its codes, one for each stream, by its title.
 
     A code has the same colour everywhere; the colours say nothing else.
     """
@@ -144,26 +145,27 @@ def code_maps(
 
 
 def colours(codes: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A colour for each code, the same in every picture; -1, no code, is grey."""
+    """Returns a colour for each code, the same in every picture; -1, no code, is grey."""
     distinct, where = np.unique(codes, return_inverse=True)
     return np.array([colour(int(k)) for k in distinct], np.uint8)[where.reshape(codes.shape)]
 
 
 def colour(code: int) -> tuple[int, int, int]:
-    """Steps of the golden ratio spread the hues of any first few codes around the circle."""
+    """Returns the red, green and blue of a code."""
     if code < 0:
         return (128, 128, 128)
+    # Steps of the golden ratio spread the hues of any first few codes around the circle.
     lightness, saturation = (0.5, 0.35, 0.68)[code % 3], (0.75, 0.45)[code // 3 % 2]
     red, green, blue = colorsys.hls_to_rgb(code * 0.6180339887 % 1, lightness, saturation)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def codebook_usage(counts: Mapping[str, tuple[Shaped[np.ndarray, "_"], int]]) -> Figure:
-    """How often each code occurs, the most frequent first, against a uniform use.
+    """Draws the shares of codes, the most frequent first, against a uniform use.
 
     Args:
-        counts: for each stream, by its title, how often each code occurs in the evaluation set (or
-            each of those that do), and K.
+        counts: (counts, K) of each stream, by its title: counts of all codes in the evaluation set,
+            or of those that occur.
     """
     columns = min(len(counts), 2)
     rows = math.ceil(len(counts) / columns)
@@ -177,7 +179,7 @@ def codebook_usage(counts: Mapping[str, tuple[Shaped[np.ndarray, "_"], int]]) ->
 
 
 def draw_usage(axes: Axes, counts: np.ndarray, size: int, prefix: str) -> None:
-    """One stream's panel."""
+    """Draws the panel of one stream."""
     found = {name: float(v) for name, v in usage(jnp.asarray(counts, jnp.float32), size).items()}
     shares, ranks = np.sort(counts)[::-1] / max(found["seen"], 1), np.arange(len(counts) + 1)
     title = f"{prefix}perplexity {found['perplexity']:,.1f} of {size:,}"
@@ -194,19 +196,20 @@ def draw_usage(axes: Axes, counts: np.ndarray, size: int, prefix: str) -> None:
 def side_by_side(
     original: UInt8[np.ndarray, "H W C"], reconstruction: UInt8[np.ndarray, "H W C"]
 ) -> UInt8[np.ndarray, "H W2 C"]:
-    """Original, `GAP` white columns, reconstruction: all pixels as they are."""
+    """Returns original, `GAP` white columns and reconstruction as one image, pixels unchanged."""
     gap = np.full((original.shape[0], GAP, original.shape[2]), 255, np.uint8)
     return np.concatenate([original, gap, reconstruction], axis=1)
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG file, without the name of the program: equal figures, equal bytes."""
+    """Returns the figure as a PNG file without the program's name: equal figures, equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Returns an empty figure of the common look; sizes are in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     figure = Figure((width, height), layout=layout, facecolor="none")
     FigureCanvasAgg(figure)
@@ -214,7 +217,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def plain(axes: Axes, title: str) -> None:
-    """The common look of the charts."""
+    """Sets the common look of charts."""
     axes.set_title(title, loc="left", color=INK, fontsize=8.5, fontweight="bold")
     axes.set_facecolor("none")
     axes.tick_params(colors=INK, labelsize=7.5, which="both")
@@ -224,7 +227,7 @@ def plain(axes: Axes, title: str) -> None:
 
 
 def show(axes: Axes, image: UInt8[np.ndarray, "H W C"], title: str = "") -> None:
-    """An image, one colour for each pixel, grey for one channel."""
+    """Shows an image without interpolation, grey where it has one channel."""
     pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     axes.imshow(pixels, interpolation="nearest")
     axes.set_axis_on()

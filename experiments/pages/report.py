@@ -1,12 +1,9 @@
-"""The page that a run leaves: `report.html`, whole in one file, without scripts."""
+"""The page of a run: `report.html`, whole in one file, without scripts."""
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import jax
@@ -15,13 +12,13 @@ from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
 from experiments.pages import figures as draw
+from experiments.pages import html
 from experiments.run import codes
 from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
-from vqvae_jax.saving.bundle import write
 
 SHOWN = 16  # test images in the pictures
 
-# Name in evaluation.json: what the page calls it, how it is written, and what it means.
+# Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
     "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), of the mean squared error of all images"),
     "ssim": ("SSIM", "{:.4f}", "structural similarity, the mean over images; 1 where they agree"),
@@ -52,7 +49,7 @@ HEADLINE = (
     "bits_entropy",
 )
 
-# Name of the figure: heading, and what to see.
+# Name of the figure: heading, and caption.
 FIGURES = {
     "reconstructions": (
         "Originals and reconstructions",
@@ -84,15 +81,15 @@ def make_figures(
     metrics: Sequence[dict[str, float]],
     kind: str = "pictures",
 ) -> dict[str, Figure]:
-    """All figures of a run; the two of pictures only where the data are pictures.
+    """Returns all figures of a run; those of pictures only where the data are pictures.
 
     Args:
         model, variables: the trained VQ-VAE.
         test: the test set; pictures are `[N, H, W, 1, 3 or 4]`.
-        counts: for each stream, by its prefix, how often each code occurs in the test set (of a
-            large stream, those that do).
-        metrics: the lines of metrics.jsonl.
-        kind: of the data, a name of `kinds.NOUNS`.
+        counts: counts of codes in the test set, of each stream by its prefix; of a large stream,
+            counts of those that occur.
+        metrics: lines of metrics.jsonl.
+        kind: kind of the data, a name of `kinds.NOUNS`.
     """
     made = {}
     shape = test.shape
@@ -126,45 +123,40 @@ def write_report(
     """Writes `pictures/NAME.png` for each figure, and `report.html` with all of them inside.
 
     Args:
-        folder: of the run.
-        config: the run's options.
-        description: the model's JSON.
-        results: the table of the whole test set, by name.
-        metrics: the lines of metrics.jsonl; the page says where they end.
-        figures: by name; the four of `make_figures` have a place, others follow.
-        data: a line on what they are.
-        units: of errors.
-        remarks: sentences on what may mislead.
+        folder: folder of the run.
+        config: options of the run.
+        description: JSON of the model.
+        results: numbers of the whole test set, by name.
+        metrics: lines of metrics.jsonl; the page tells the last step.
+        figures: figures by name; the four of `make_figures` have a place, others follow.
+        data: sentence on the data.
+        units: units of errors.
+        remarks: sentences on misleading numbers.
 
     Returns:
-        The path of the page, which is there as a whole or not at all.
+        The path of the page, which is written whole or not at all.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = {name: draw.png_bytes(figure) for name, figure in figures.items()}
     for name, png in pictures.items():
-        save(folder / "pictures" / f"{name}.png", png)
+        html.save(folder / "pictures" / f"{name}.png", png)
     in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
-    body = BODY.substitute(
-        headline=headline(results),
-        data=escape(f"Over the whole test set. {data}".strip()),
-        remarks=remarks_section(remarks),
-        results=results_table(results, units),
-        figures="".join(figure_section(name, pictures[name]) for name in in_order),
-        config=rows((f"<code>{escape(str(k))}</code>", plain(v)) for k, v in config.items()),
-        model=escape(pretty(description)),
-    )
-    text = document(str(config.get("name", folder.name)), lead(config, metrics), body)
-    save(folder / "report.html", text.encode())
+    options = {name: plain(value) for name, value in config.items()}
+    body = [
+        headline(results),
+        remarks_section(remarks) + results_section(results, data, units),
+        "".join(html.picture(*FIGURES.get(name, (name, "")), pictures[name]) for name in in_order),
+        html.section(html.heading("Configuration"), html.options(options)),
+        html.folded("Model", pretty(description)),
+    ]
+    title = str(config.get("name", folder.name))
+    text = html.document(title, lead(config, metrics), "\n".join(body))
+    html.save(folder / "report.html", text.encode())
     return folder / "report.html"
 
 
-def save(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    write(path, lambda file: file.write(content))
-
-
 def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
-    """The line below the title: data, quantizer and steps, as far as known."""
+    """Returns the line below the title: data, quantizer and steps, as far as known."""
     known = [str(config[name]) for name in ("data", "quantizer") if config.get(name) is not None]
     steps = [f"{metrics[-1]['step']:,} steps"] if metrics else []
     name = {"vqvae2": "VQ-VAE-2"}.get(str(config.get("model")), "VQ-VAE")
@@ -172,129 +164,47 @@ def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
 
 
 def headline(results: Mapping[str, float]) -> str:
-    """The few numbers that one looks for first, large."""
-    chosen = [
-        (METRICS[name][0], number(name, results[name])) for name in HEADLINE if name in results
-    ]
-    return "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in chosen)
+    """Returns the section of the most important numbers."""
+    chosen = [name for name in HEADLINE if name in results]
+    return html.headline({METRICS[name][0]: number(name, results[name]) for name in chosen})
 
 
 def remarks_section(remarks: Sequence[str]) -> str:
-    """What may mislead; nothing where nothing does."""
+    """Returns the section of the remarks; empty without any."""
     if not remarks:
         return ""
-    items = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
-    return f"<section><h2>What to look at</h2><ul>{items}</ul></section>"
+    return html.section(html.heading("What to look at"), html.bullets(remarks))
 
 
-def results_table(results: Mapping[str, float], units: str = "pixels in [0, 1]") -> str:
-    """All numbers of the test set, each with what it means."""
+def results_section(results: Mapping[str, float], data: str, units: str) -> str:
+    """Returns the section of all numbers of the test set, each with its meaning."""
     lines = []
     for name, value in results.items():
         stream, _, kind = name.rpartition("/")
         title, _, meaning = METRICS.get(kind, (kind, "", ""))
         title += f", {codes.title(stream)}" if stream else ""
-        meaning = f"<small>{escape(meaning.format(units=units))}</small>"
-        lines.append((escape(title) + meaning, f"<b>{escape(number(name, value))}</b>"))
-    return rows(lines)
+        shown = html.explained(title, meaning.format(units=units))
+        lines.append((shown, html.bold(number(name, value))))
+    about = html.paragraph(f"Over the whole test set. {data}".strip())
+    return html.section(html.heading("Results"), about, html.pairs(lines))
 
 
 def number(name: str, value: Any) -> str:
-    """A number as its metric is written."""
+    """Returns a number in the format of its metric."""
     form = METRICS.get(name.rpartition("/")[2], ("", "{:.4g}"))[1]
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "infinite" if value in (math.inf, -math.inf) else "not a number"
     return form.format(value) if isinstance(value, int | float) else str(value)
 
 
-def figure_section(name: str, png: bytes) -> str:
-    """A heading, what to see, and the picture inside the page."""
-    return picture(*FIGURES.get(name, (name, "")), png)
-
-
-def picture(title: str, caption: str, png: bytes) -> str:
-    """A picture inside the page, with its heading and caption."""
-    data = base64.b64encode(png).decode()
-    return (
-        f'<section><h2>{escape(title)}</h2><p>{escape(caption)}</p><div class="scroll">'
-        f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-        "</div></section>"
-    )
-
-
-def document(title: str, lead: str, body: str) -> str:
-    """A whole page of title, lead (plain text) and body (HTML)."""
-    return PAGE.substitute(title=escape(title), lead=escape(lead), body=body)
-
-
-def rows(pairs) -> str:
-    """The rows of a table, from pairs of HTML."""
-    return "".join(f"<tr><th scope=row>{name}</th><td>{value}</td></tr>" for name, value in pairs)
-
-
 def plain(value: Any) -> str:
-    """An option's value as HTML; the values of JSON as JSON writes them, text without quotes."""
-    return escape(value if isinstance(value, str) else json.dumps(value, default=str))
+    """Returns an option's value as JSON writes it, but text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def pretty(description: str) -> str:
-    """JSON indented; other text as it is."""
+    """Returns JSON indented, and other text as it is."""
     try:
         return json.dumps(json.loads(description), indent=2)
     except ValueError:
         return description
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1d2127; --soft: #646b76;
-  --line: #e3e6ea }
-@media (prefers-color-scheme: dark) { :root { --page: #0e1013; --card: #17191d; --ink: #e7e9ec;
-  --soft: #989fab; --line: #2a2e34 } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-main { max-width: 60rem; margin: auto; padding: clamp(1rem, 4vw, 2.5rem) }
-h1 { margin: 0; font-size: 2rem; line-height: 1.2; overflow-wrap: anywhere }
-h2 { margin: 0 0 .25rem; font-size: 1.15rem }
-p, small { color: var(--soft) }
-p { margin: 0 0 1rem; overflow-wrap: anywhere }
-section, details { background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
-  padding: clamp(1rem, 3vw, 1.5rem); margin-top: 1rem }
-.headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr));
-  gap: 1rem }
-.headline b { display: block; font-size: 1.5rem; white-space: nowrap }
-.headline span, small { font-size: .85rem; color: var(--soft) }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
-tr + tr { border-top: 1px solid var(--line) }
-th, td { padding: .45rem 0; text-align: left; vertical-align: top; font-weight: normal }
-th small { display: block }
-td { text-align: right; white-space: nowrap; padding-left: 1rem }
-.options td { white-space: normal; overflow-wrap: anywhere }
-.scroll { overflow-x: auto }
-img { display: block; max-width: max(100%, 36rem); margin: auto }
-summary { cursor: pointer; font-weight: 600; font-size: 1.15rem }
-pre { overflow-x: auto; margin: 1rem 0 0; font-size: .8rem }
-code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace }
-</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-<p>$lead</p>
-$body
-</main>
-</body>
-</html>
-""")
-
-BODY = Template("""<section class="headline">$headline</section>
-$remarks<section><h2>Results</h2><p>$data</p><table>$results</table></section>
-$figures
-<section><h2>Configuration</h2><table class="options">$config</table></section>
-<details><summary>Model</summary><pre>$model</pre></details>""")

@@ -1,4 +1,4 @@
-"""What a page of results holds beside the results, and its tables as text."""
+"""Contents of a page of results beside the results, and the entries of its tables."""
 
 import dataclasses
 import math
@@ -16,16 +16,16 @@ from experiments.sweep.intervals import interval
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A number of the table.
+    """A column of the tables, and a number of the results.
 
     Attributes:
-        name: of the number in each result.
-        title: of the column.
-        form: as in `str.format`.
-        meaning: one line below the tables.
+        name: name of the number in each result.
+        title: title of the column.
+        form: format of the number, as in `str.format`.
+        meaning: line below the tables.
         best: `max` or `min`, where one is better; the best mean of a table is in bold.
-        drawn: whether the plot shows it.
-        constant: equal for all seeds, so that there is no interval.
+        drawn: the plot shows the number.
+        constant: the number is equal for all seeds, so that there is no interval.
     """
 
     name: str
@@ -39,20 +39,20 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All on a page that is not a result.
+    """Contents of a page that are not results.
 
     Attributes:
-        title, about: the heading, and a paragraph of plain text.
-        columns: of the tables.
-        command: that makes the page.
-        seeds: of each arm.
-        settings: what all arms share, by name.
-        note: a warning at the top, such as that the run was a quick one.
-        originals: the images whose reconstructions the arms' pictures are.
-        caption: of these pictures.
-        findings: a table of what the results say: its head, then its lines.
-        figures: further ones, by their captions.
-        cite: a line for those who use the results.
+        title, about: heading, and a paragraph of plain text.
+        columns: columns of the tables.
+        command: command that makes the page.
+        seeds: seeds of each arm.
+        settings: settings that all arms share, by name.
+        note: warning at the top, such as that the run was a quick one.
+        originals: images whose reconstructions the arms' pictures are.
+        caption: caption of these pictures.
+        findings: table of the conclusions: its head, then its lines.
+        figures: further figures, by their captions.
+        cite: line for citations of the results.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Study:
 
 
 def means(column: Column, rows: Sequence[Row]) -> Panel:
-    """Mean and half-width of one number: {group: {label: (mean, half)}}."""
+    """Returns mean and half-width of one number: {group: {label: (mean, half)}}."""
     return {
         group: {row.arm.label: interval(row.values(column.name)) for row in members}
         for group, members in groups(rows).items()
@@ -78,7 +78,7 @@ def means(column: Column, rows: Sequence[Row]) -> Panel:
 
 
 def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each table."""
+    """Returns the rows of each table, by group."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.arm.group, []).append(row)
@@ -86,7 +86,7 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def cell(column: Column, row: Row) -> str:
-    """mean ± half-width, or why there is none."""
+    """Returns mean ± half-width, or the reason for its absence."""
     mean, half = interval(row.values(column.name))
     if math.isnan(mean):
         status = row.records[0]["status"] if row.records else "not run"
@@ -96,15 +96,15 @@ def cell(column: Column, row: Row) -> str:
 
 
 def label(row: Row, seeds: int) -> str:
-    """Of a row, with what became of the seeds that are not in its means."""
+    """Returns the label of a row, with the status of seeds that are not in its means."""
     counts = {status: row.count(status) for status in ("diverged", "failed")}
     counts["not run"] = seeds - len(row.records)
     lost = [f"{n} {status}" for status, n in counts.items() if n]
     return f"{row.arm.label} ({', '.join(lost)} of {seeds})" if lost else row.arm.label
 
 
-def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
-    """The titles, then the entries of each row; the best means are `bold`."""
+def entries(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list[list[str]]:
+    """Returns the head and the lines of a table, with `bold` around the best means."""
     lines = [["", *(column.title for column in study.columns)]]
     lines += [[label(row, len(study.seeds))] for row in rows]
     for column in study.columns:
@@ -118,7 +118,7 @@ def table(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> list
 
 
 def legend(study: Study) -> str:
-    """What the entries of the tables are."""
+    """Returns the explanation of the entries of the tables."""
     n = len(study.seeds)
     if n == 1:
         return "One seed: no intervals. In bold the best value of each table."
