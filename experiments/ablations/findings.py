@@ -1,6 +1,5 @@
 """The page of an ablation, and the table of what all of them found."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from experiments.pages.study import Study
 from experiments.run.runs import write_text
 from experiments.sweep.arms import Row, version
 from experiments.sweep.measuring import SHOWN
-from experiments.sweep.trial import images
+from experiments.sweep.trial import described, images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (
@@ -51,7 +50,7 @@ def study(
         columns=ablation.columns,
         command=command,
         seeds=range(seeds),
-        settings=dataclasses.asdict(setting),
+        settings=described(setting),
         note=QUICK.format(setting.steps) if setting.fast_compile else "",
         originals=images(setting.data)[1][:shown],
         caption=ablation.caption,

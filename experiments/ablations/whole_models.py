@@ -15,22 +15,24 @@ from experiments.ablations.verdicts import (
     spread,
     variance_ratio_of,
 )
-from experiments.compare import levels as compare_levels
-from experiments.compare import likelihood
-from experiments.compare import vae as compare_vae
+from experiments.compare.comparison import Comparison, shrunk
+from experiments.compare.levels import LEVELS
+from experiments.compare.likelihood import LIKELIHOOD
+from experiments.compare.vae import RATES as LEARNING_RATES
+from experiments.compare.vae import VAES
 from experiments.sweep.arms import Arm
 
 EARLIER = "Its rules were written after these arms had been run once, for another page."
 
 
-def arms_of(comparison) -> Callable[[Setting], list[Arm]]:
-    """The arms of a comparison of models at a setting, which says what is not the comparison's."""
+def arms_of(comparison: Comparison) -> Callable[[Setting], list[Arm]]:
+    """Makes the arms of a comparison with the options that a setting has as well."""
 
     def make_arms(setting: Setting) -> list[Arm]:
-        fields = {field.name for field in dataclasses.fields(comparison.Config)}
+        fields = {field.name for field in dataclasses.fields(comparison.options)}
         known = {k: v for k, v in dataclasses.asdict(setting).items() if k in fields}
-        config = comparison.Config(quick=setting.fast_compile, **known)
-        return comparison.make_arms(comparison.shrunk(config) if config.quick else config)
+        options = comparison.options(quick=setting.fast_compile, **known)
+        return comparison.make_arms(shrunk(comparison, options))
 
     return make_arms
 
@@ -66,8 +68,8 @@ HIERARCHY = Ablation(
             "256 x 256 pixels, three levels",
         ),
     ),
-    columns=compare_levels.COLUMNS,
-    make_arms=arms_of(compare_levels),
+    columns=LEVELS.columns,
+    make_arms=arms_of(LEVELS),
     paper=IMAGENET,
     about="The arms of the comparison of levels, the best of two against the best of one. "
     f"{EARLIER}",
@@ -103,15 +105,15 @@ BITS_PER_DIM = Ablation(
              "place, a softmax over 256 levels, and a learnt prior"),
         )
     ),
-    columns=likelihood.COLUMNS,
-    make_arms=arms_of(likelihood),
+    columns=LIKELIHOOD.columns,
+    make_arms=arms_of(LIKELIHOOD),
     paper=CIFAR,
     about="The arms of the comparison of likelihoods. Bits an element of other data can't be "
-    f"compared with the paper's; the order can. {EARLIER}",
+    f"compared with the paper's; the order can. PSNR is that of the mean of p(x|z). {EARLIER}",
 )  # fmt: skip
 
-RATE = "0.002"
-RATES = tuple(f"{rate:g}" for rate in compare_vae.RATES)
+RATES = tuple(f"{rate:g}" for rate in LEARNING_RATES)
+RATE = RATES[1]
 
 
 def of_model(model: str) -> list:
@@ -171,8 +173,8 @@ VAE = Ablation(
             "none",
         ),
     ),
-    columns=compare_vae.COLUMNS,
-    make_arms=arms_of(compare_vae),
+    columns=VAES.columns,
+    make_arms=arms_of(VAES),
     paper=CIFAR,
     about="The arms of the comparison with VAEs: the same encoder, decoder, grid and budget, at "
     f"three learning rates. {EARLIER}",

@@ -6,7 +6,6 @@ another. For a VAE it is KL(q(z|x) | p(z)), and the distortion a mean over draws
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +18,11 @@ import numpy as np
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.run.codes import as_levels, quantizers
 from experiments.sweep import trial
-from experiments.sweep.arms import Arm, Result
+from experiments.sweep.arms import Result
 from experiments.sweep.measuring import SHOWN, whole
 from experiments.sweep.trial import compiler_options, fitter, images
 from vqvae_jax import (
     RNG,
-    VAE,
     Likelihood,
     bits_per_dim,
     code_counts,
@@ -32,7 +30,6 @@ from vqvae_jax import (
     psnr,
     static_bits,
     task_loss,
-    to_json,
     uniform_bits,
 )
 from vqvae_jax.data.pipeline import preprocess, to_pixels
@@ -45,20 +42,6 @@ class Budget(trial.Budget):
     """What every model gets."""
 
     coded_images: int = 8000  # of the training set, for histogram and prior
-
-
-def make_arm(
-    name: str, label: str, model, likelihood: Likelihood, budget: Budget, prior: Prior
-) -> Arm:
-    """The arm of a model and the likelihood of its decoder's outputs."""
-    definition = {
-        "model": json.loads(to_json(model)),
-        "likelihood": json.loads(to_json(likelihood)),
-        "budget": dataclasses.asdict(budget),
-        "prior": dataclasses.asdict(prior),
-    }
-    bits = draw_bits if isinstance(model, VAE) else partial(code_bits, prior=prior)
-    return Arm(name, label, definition, lambda: trainer(model, likelihood, budget, bits))
 
 
 def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[int], Result]:

@@ -1,4 +1,4 @@
-"""What `compare_vae` found, in sentences: each claim with the numbers for or against it."""
+"""Says what `experiments.compare vae` found: each claim with the numbers for or against it."""
 
 import math
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,55 +21,78 @@ from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.combinators.schedules import Transformation
 from vqvae_jax.training.step import init_state, make_train_step
 
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]
+Run = Callable[[int], Result]
 CHUNK = 20  # steps between two looks at the clock and the loss
 CURVE = ("mse", "perplexity_batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every model gets."""
+    """The data and the training that every model gets."""
 
-    data: str
+    data: str = EMBEDDED
     steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 4e-3
-    warmup: int = 100
     test_images: int = 2000
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up: a tenth of all, but no more than 1,000."""
+        return min(self.steps // 10, 1000)
 
-def make_budget(config, rate: float | None = None, quick_images: int = 200) -> Budget:
-    """What the options of a comparison give each arm; a tenth of the steps are warm-up.
+
+def described(budget: Budget) -> dict[str, Any]:
+    """The fields of a budget with its warm-up, as definitions and pages hold them."""
+    return dataclasses.asdict(budget) | {"warmup": budget.warmup}
+
+
+def make_budget(config, rate: float | None = None) -> Budget:
+    """The budget that the options of a comparison give each arm.
 
     Args:
         config: the options.
         rate: the learning rate, where it is not that of the options.
-        quick_images: test images of a quick run.
     """
     return Budget(
         data=config.data,
         steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate if rate is None else rate,
-        warmup=config.steps // 10,
-        test_images=quick_images if config.quick else 2000,
+        test_images=200 if config.quick else 2000,
         fast_compile=config.quick,
     )
 
 
 def make_arm(
-    name: str, label: str, group: str, model, budget: Budget, more: More = lambda *_: {}
+    name: str,
+    label: str,
+    group: str,
+    model,
+    budget: Budget,
+    prepare: Callable[[], Run] | None = None,
+    names: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> Arm:
-    """The arm of a model, defined by the model's JSON and the budget.
+    """The arm of a model under a budget; both are its definition.
 
-    `more(model, variables, test images)` gives further numbers.
+    Args:
+        name, label, group: as in `Arm`.
+        model: of the arm, fit for `to_json`.
+        budget: of its training.
+        prepare: as in `Arm`; without it, `trainer` of model and budget.
+        names: functions in the model that are not public in `vqvae_jax`.
+        further: JSON values in the definition, on which the result depends as well.
     """
-    definition = {"model": json.loads(to_json(model)), "budget": dataclasses.asdict(budget)}
-    return Arm(name, label, definition, lambda: trainer(model, budget, more), group)
+    definition = {"model": json.loads(to_json(model, names)), "budget": described(budget)}
+    prepare = prepare or (lambda: trainer(model, budget))
+    return Arm(name, label, definition | further, prepare, group)
 
 
 def compiler_options(fast: bool = True):
