@@ -1,4 +1,4 @@
-"""How a codebook begins, moves and is kept alive: initialisation, EMA, restarts."""
+"""Ablations of a codebook's initialisation, moving averages and restarts."""
 
 import dataclasses
 

@@ -59,6 +59,6 @@ def panel(axes: Axes, name: str, what: str, lines: Mapping[str, Points]) -> None
 
 
 def legend(axes: Axes) -> None:
-    """Of the lines, where there are any."""
+    """Adds a legend of the lines, where there are any."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=INK, fontsize=7.5)

@@ -33,11 +33,11 @@ def study(
     """The page without its results.
 
     Args:
-        name, ablation: which.
-        setting: of its arms.
-        command: that makes it.
-        seeds: of each arm.
-        rows: for the findings.
+        name, ablation: the ablation and its name.
+        setting: the scale of its arms.
+        command: the command that makes the page.
+        seeds: the number of seeds for each arm.
+        rows: the results, from which the findings follow.
     """
     claims = ablation.claims + (ablation.of_paper if setting.data == ablation.paper.data else ())
     found = judge(claims, rows)
@@ -61,7 +61,7 @@ def study(
 
 
 def line(finding: Finding) -> tuple[str, ...]:
-    """Of the table of findings."""
+    """A line of the table of findings."""
     claim = finding.claim
     rules = "; ".join(map(str, claim.rules))
     ours = "; ".join(map(show, finding.measured))

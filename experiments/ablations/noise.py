@@ -1,4 +1,4 @@
-"""Codes without a moving codebook: bits with an entropy term, and codes drawn at random."""
+"""Ablations of the entropy term of binary codes, and of codes drawn at random."""
 
 import math
 
@@ -82,7 +82,7 @@ def stochastic_arms(setting: Setting) -> list[Arm]:
 
 
 def variance(model, variables, test) -> dict[str, float]:
-    """What SQ-VAE's variance is at the end, over what it was at the start."""
+    """SQ-VAE's variance at the end, over that at the start."""
     paths = jax.tree_util.tree_leaves_with_path(variables["params"])
     logs = [leaf for path, leaf in paths if "log_variance" in jax.tree_util.keystr(path)]
     return {"variance": math.exp(float(logs[0])) / VARIANCE} if logs else {}

@@ -58,15 +58,15 @@ class Ablation:
     Attributes:
         question: in one sentence.
         papers: the arXiv ids of those who answered it.
-        claims: with the rules by which they are judged.
-        columns: of the tables.
+        claims: the papers' claims, with the rules by which they are judged.
+        columns: the numbers in the tables.
         make_arms: `(setting) -> arms`; their names are those in the claims.
         paper: the paper's scale, for an accelerator.
-        about: what the arms are, for the page.
+        about: a paragraph for the page that says which arms there are.
         default: the scale of two cores.
         of_paper: claims that only the paper's own data can bear out.
         draw: further figures of the rows, by caption.
-        caption: of the pictures of the arms.
+        caption: the caption of the arms' pictures.
     """
 
     question: str
@@ -120,14 +120,14 @@ def quantizer_arm(
     """The arm of a quantizer, in the setting's autoencoder.
 
     Args:
-        setting: of all arms.
+        setting: the scale of all arms.
         label: in tables and plots.
         group: the title of its table.
         q: the quantizer.
         optimizer: in place of the budget's.
         marks: the steps at which the training loss is noted.
         more: `(model, variables, test images)` to further numbers.
-        names: of functions that are not public in `vqvae_jax`.
+        names: functions that are not public in `vqvae_jax`, by name.
     """
     model, budget = autoencoder(setting, q), setting.budget()
     return make_arm(
@@ -144,7 +144,7 @@ def quantizer_arm(
 
 
 def arm_name(label: str, group: str = "") -> str:
-    """What the command line and the claims call an arm: words of its titles.
+    """The name of an arm on the command line and in claims: words of its titles.
 
     Example:
         >>> arm_name("beta 0.25", "EMA codebook, re-seeded")
@@ -156,13 +156,13 @@ def arm_name(label: str, group: str = "") -> str:
 
 
 def gain(name: str, first: str, second: str) -> Measure:
-    """How much more of a number one arm has than another."""
+    """The difference of a number between two arms."""
     text = f"{metric(name).title} of {first} less that of {second}"
     return difference_of(text, number(name, first), number(name, second))
 
 
 def times(name: str, first: str, second: str) -> Measure:
-    """How many times as much of a number one arm has as another."""
+    """The ratio of a number of two arms."""
     text = f"{metric(name).title} of {first} over that of {second}"
     return ratio_of(text, number(name, first), number(name, second))
 
@@ -173,6 +173,6 @@ def level(name: str, arm: str) -> Measure:
 
 
 def range_over(name: str, *arms: str) -> Measure:
-    """How far a number of the same seed differs between arms."""
+    """The range of a number over arms, for each seed."""
     text = f"range of {metric(name).title} over {len(arms)} arms, {arms[0]} to {arms[-1]}"
     return mean_of(text, spread(name, *arms))

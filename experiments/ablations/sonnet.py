@@ -21,7 +21,7 @@ LOGGED = {
     100: (0.483, 10.4), 500: (0.147, 34.3), 1000: (0.105, 71.8), 2000: (0.081, 154.0),
     5000: (0.061, 326.7), 10_000: (0.056, 326.3),
 }  # fmt: skip
-"""Of CIFAR-10 by step: squared error over the variance of the pixels, perplexity of a batch."""
+"""The curve of CIFAR-10: by step, squared error over the pixels' variance, batch perplexity."""
 ARM = "sonnet"
 NOTEBOOK = "Sonnet's notebook vqvae_example"
 
@@ -50,13 +50,13 @@ def prepare(make_run: Callable[[], Callable[[int], Result]], data: str) -> Calla
 
 
 def change(name: str, title: str, first: int, second: int) -> Measure:
-    """How many times as large a number of training is at one step as at another."""
+    """The ratio of a number of training at two steps."""
     text = f"{title} at step {first:,} over that at step {second:,}"
     return ratio_of(text, number(f"{name}@{first}", ARM), number(f"{name}@{second}", ARM))
 
 
 def logged(step: int) -> Claim:
-    """That the error is the notebook's, to a tenth."""
+    """The claim that the error is the notebook's, to a tenth."""
     error = LOGGED[step][0]
     measure = mean_of(f"error over variance at step {step:,}", number(f"nmse@{step}", ARM))
     return Claim(

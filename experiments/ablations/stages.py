@@ -1,4 +1,4 @@
-"""Residual stages: few large codebooks or many small ones, and one model for all rates."""
+"""Ablations of residual stages: few large codebooks or many small ones, one model for all rates."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def truncated(model, variables, test: np.ndarray) -> dict[str, float]:
 
 
 def near_alone(depth: int) -> Claim:
-    """That dropout costs little at a depth."""
+    """The claim that dropout costs little at a depth."""
     arm = "stages-of-64-" + arm_name(f"{depth} stages")
     text = f"PSNR of the first {depth} stages of dropout less that of a model of {depth}"
     measure = difference_of(

@@ -1,4 +1,4 @@
-"""Ablations of whole models: what the comparisons of them run, and rules for what they give."""
+"""Ablations of whole models: the arms of comparisons, with rules for their results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def arms_of(comparison: Comparison) -> Callable[[Setting], list[Arm]]:
 
 
 def two_levels(bits: str, one: tuple[str, ...], two: tuple[str, ...]) -> Claim:
-    """That the best of two levels is better than the best of one, at so many bits."""
+    """The claim that the best of two levels is better than the best of one, at so many bits."""
     text = f"PSNR of the best of {', '.join(two)} less that of the best of {', '.join(one)}"
     return Claim(
         f"At {bits} bits an image two levels are better than one.",
@@ -49,7 +49,7 @@ def two_levels(bits: str, one: tuple[str, ...], two: tuple[str, ...]) -> Claim:
 
 
 def top_alone(arm: str):
-    """How much less the PSNR is of what the top alone decodes to."""
+    """The PSNR that is lost when the top alone is decoded."""
     text = f"PSNR of {arm} less that of its top alone"
     return difference_of(text, number("psnr", arm), number("top_psnr", arm))
 
@@ -77,7 +77,7 @@ HIERARCHY = Ablation(
 
 
 def more_bits(first: str, total: str = "total"):
-    """How many more bits an element an arm needs than the VAE."""
+    """The bits an element that an arm needs more than the VAE."""
     text = f"{total.replace('_', ', ')} of {first} less total of vae (bits an element)"
     return difference_of(text, number(total, first), number("total", "vae"))
 

@@ -117,7 +117,7 @@ def about(config: Config, rows: Sequence[Row]) -> str:
 
 
 def findings(rows: Sequence[Row]) -> str:
-    """For each number of bits, whether the best two levels beat the best one level, and by what."""
+    """Says for each number of bits whether, and by what, the best two levels beat the best one."""
     found = []
     for group in dict.fromkeys(row.arm.group for row in rows):
         members = [row for row in rows if row.arm.group == group and row.values("psnr")]

@@ -25,7 +25,7 @@ def compare(
         config: the options; quick ones already as small as they run.
         make_arms: `(config) -> arms`, a function of a module.
         make_study: `(config, rows) -> Study`.
-        name: of the folder in runs.
+        name: the name of the folder in runs.
 
     Raises:
         SystemExit: after the pages are written, if an arm failed.
@@ -60,7 +60,7 @@ def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
 
 
 def names(arm: Arm) -> set[str]:
-    """What `--only` may call an arm: vq-512, or vq for all sizes."""
+    """The names that `--only` may call an arm: vq-512, or vq for all sizes."""
     return {arm.name, arm.name.rpartition("-")[0] or arm.name}
 
 

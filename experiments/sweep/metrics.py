@@ -102,9 +102,10 @@ def metric(name: str) -> Column:
         >>> metric("mse@200").title
         'error at 200'
     """
-    if name in METRICS:
+    numbered = re.fullmatch(r"(\w+[@_])(\d+)", name)
+    if numbered is None:
         return METRICS[name]
-    stem, n = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
-    entry = METRICS[stem] if n else METRICS[name]
+    stem, n = numbered.groups()
+    entry = METRICS[stem]
     title, meaning = (text.replace("{n}", n) for text in (entry.title, entry.meaning))
     return dataclasses.replace(entry, name=name, title=title, meaning=meaning)

@@ -83,10 +83,10 @@ def make_arm(
     """The arm of a model under a budget; both are its definition.
 
     Args:
-        name, label, group: as in `Arm`.
-        model: of the arm, fit for `to_json`.
-        budget: of its training.
-        prepare: as in `Arm`; without it, `trainer` of model and budget.
+        name, label, group: see `Arm`.
+        model: a module that `to_json` takes.
+        budget: the budget of its training.
+        prepare: see `Arm`; without it, `trainer` of model and budget.
         names: functions in the model that are not public in `vqvae_jax`.
         further: JSON values in the definition, on which the result depends as well.
     """
@@ -96,7 +96,7 @@ def make_arm(
 
 
 def compiler_options(fast: bool = True):
-    """For `jax.jit`: those of `fast_compile`, or none."""
+    """The options of `jax.jit`: those of `fast_compile`, or none."""
     return fast_compile() if fast else {}
 
 
@@ -111,7 +111,7 @@ def labelled(data: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray
     """(images, labels) of training, and of the test.
 
     Raises:
-        DataError: of data without labels.
+        DataError: the data have no labels.
     """
     labels = open_labels(data)
     if labels is None:
@@ -130,11 +130,11 @@ def fitter(
     """Returns `fit(seed) -> (variables, counters)`; all seeds share what is compiled.
 
     Args:
-        model: what `make_train_step` takes.
-        budget: of the training.
-        losses: those of `make_train_step`; without them, its own.
+        model: a module that `make_train_step` takes.
+        budget: the budget of the training.
+        losses: arguments of `make_train_step`; without them, its own.
         optimizer: in place of Adam as the budget has it.
-        marks: as in `run_steps`; its curve is among the counters.
+        marks: see `run_steps`; the curve is among the counters.
     """
     train, _ = images(budget.data)
     optimizer = optax.GradientTransformation(*(optimizer or make_optimizer(budget)))
@@ -171,9 +171,9 @@ def trainer(
     """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled.
 
     Args:
-        model, budget: as in `fitter`.
+        model, budget: see `fitter`.
         more: `(model, variables, test images)` to further numbers.
-        options: of `fitter`.
+        options: further arguments of `fitter`.
     """
     fit = fitter(model, budget, **options)
     test = images(budget.data)[1][: budget.test_images]

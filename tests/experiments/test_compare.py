@@ -12,6 +12,7 @@ import pytest
 
 import vqvae_jax as vj
 from experiments import evaluate
+from experiments.compare import COMPARISONS
 from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
@@ -20,6 +21,7 @@ from experiments.run import command
 from experiments.sweep import measuring, trial
 from experiments.sweep.arms import Diverged
 from experiments.sweep.comparison import command_line
+from experiments.sweep.metrics import columns
 
 # One training for all -----------------------------------------------------------------------------
 
@@ -170,6 +172,24 @@ def test_names_of_arms(data, capsys):
     assert capsys.readouterr().out.split() == ["vq-512", "vq-4096", "ema_vq-4096"]
     with pytest.raises(ValueError, match=r"no arm vqq; there are .*vq-4096, vq-512"):
         main(Config(only=("vqq",), data=data))
+
+
+def test_the_list_names_all_comparisons(capsys):
+    command.run(main, Command, ["list"])
+    shown = capsys.readouterr().out
+    assert all(
+        name in shown and comparison.title in shown for name, comparison in COMPARISONS.items()
+    )
+
+
+def test_numbers_of_a_step_share_an_entry():
+    first, second = columns("mse@200", "psnr_2", drawn=("mse@200",))
+    assert (first.name, first.title, first.drawn) == ("mse@200", "error at 200", True)
+    assert first.meaning.endswith("before step 200")
+    assert (second.name, second.title, second.drawn) == ("psnr_2", "PSNR, first 2", False)
+    for unknown in ("psnr2", "ssim_2", "other"):
+        with pytest.raises(KeyError):
+            columns(unknown)
 
 
 def test_a_quick_run_says_so(data):
