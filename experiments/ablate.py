@@ -29,39 +29,32 @@ from experiments.pages.study import Study
 from experiments.run.command import run
 from experiments.sweep.arms import Arm, Row, collect
 from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.options import Running
 from vqvae_jax.checks import check_size
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Running):
     """Run the papers' ablations and judge their claims."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Of ablations; or all, list, or check and a name."""
-    only: tuple[str, ...] = ()
-    """Arms, as --list names them."""
-    list: bool = False
-    """Name the arms and stop."""
-    quick: bool = False
-    """1 seed, 20 steps, 200 test images: says nothing about the claims."""
-    scale: Literal["default", "paper"] = "default"
-    """That of two cores, or the paper's, for an accelerator."""
-    data: str | None = None
-    """Other images than those of the scale: a TFDS name, a folder of records or IDX files, .npy."""
-    steps: int | None = None
-    """Of training, other than those of the scale."""
+    """Names of ablations; or all, list, or check and a name."""
     output: Path | None = None
     """Folder of all ablations; runs/ablations, or runs/ablations-quick, runs/ablations-paper."""
     seeds: int = 5
-    """How many for each arm."""
-    processes: int | None = None
-    """How many arms at a time; without it, one for each core."""
+    """Number of seeds for each arm."""
+    scale: Literal["default", "paper"] = "default"
+    """Scale of the runs: for two cores, or the paper's, for an accelerator."""
+    data: str | None = None
+    """Other images than those of the scale: a TFDS name, a folder of records or IDX files, .npy."""
+    steps: int | None = None
+    """Number of training steps, other than that of the scale."""
     recorded: Path = Path("docs/ablations")
-    """Where check finds results."""
+    """Folder in which check finds results."""
 
 
 def setting(config: Config, ablation: Ablation) -> Setting:
-    """What the options make of an ablation's scale."""
+    """The scale of an ablation with the changes that the options ask for."""
     chosen = ablation.paper if config.scale == "paper" else ablation.default
     given = {"data": config.data, "steps": config.steps}
     chosen = dataclasses.replace(chosen, **{k: v for k, v in given.items() if v is not None})
@@ -69,7 +62,7 @@ def setting(config: Config, ablation: Ablation) -> Setting:
 
 
 def make_arms(config: Config) -> list[Arm]:
-    """Those of the one ablation that is named, or of `only`."""
+    """The arms of the one ablation that is named, or those of `only`."""
     ablation = ABLATIONS[config.names[0]]
     return choose(ablation.make_arms(setting(config, ablation)), config.only)
 
@@ -78,7 +71,7 @@ def make_study(config: Config, rows: Sequence[Row]) -> Study:
     """The page of the one ablation that is named, without its results."""
     name, ablation = config.names[0], ABLATIONS[config.names[0]]
     plain = dataclasses.replace(config, names=(), only=())
-    command = command_line(plain, "experiments.ablate").replace("ablate", f"ablate {name}", 1)
+    command = command_line(plain, "experiments.ablate", name)
     return study(name, ablation, setting(config, ablation), command, config.seeds, rows)
 
 
@@ -135,13 +128,13 @@ def check_one(config: Config, name: str) -> None:
 
 
 def rows_of(config: Config, base: Path, name: str) -> list[Row]:
-    """What is there of an ablation, run now or earlier."""
+    """The results of an ablation that are there, run now or earlier."""
     one = dataclasses.replace(config, names=(name,), only=())
     return collect(make_arms(one), base / name, range(config.seeds))
 
 
 def show() -> None:
-    """What there is."""
+    """Prints the ablations by name."""
     table = Table("name", "question", "papers", "claims")
     for name, ablation in ABLATIONS.items():
         papers = ", ".join(ablation.papers)

@@ -46,7 +46,7 @@ def check(
     """Runs the quickest arms with the first seed that was not recorded, and prints a table.
 
     Args:
-        name: of the ablation.
+        name: the ablation's name.
         results: its results.json.
         make_arms: its arms as they are now; a function of a module, or a `partial` of one.
         output: where the new results go.
@@ -76,7 +76,7 @@ def named(make_arms: Callable[[], Sequence[Arm]], names: Sequence[str]) -> list[
 
 
 def plain(definition) -> Any:
-    """As JSON gives it back."""
+    """The definition as JSON gives it back."""
     return json.loads(json.dumps(definition))
 
 

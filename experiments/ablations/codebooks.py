@@ -1,4 +1,4 @@
-"""How a codebook begins, moves and is kept alive: initialisation, EMA, restarts."""
+"""Ablations of a codebook's initialisation, moving averages and restarts."""
 
 import dataclasses
 
@@ -7,16 +7,15 @@ from experiments.ablations.settings import (
     Ablation,
     Setting,
     arm_name,
-    columns,
     gain,
-    make_arm,
+    quantizer_arm,
     quantizer_arms,
     times,
 )
-from experiments.ablations.shared import CIFAR, NUMBERS, SIZE
+from experiments.ablations.shared import CIFAR, DRAWN, NUMBERS, SIZE
 from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
-from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
+from experiments.sweep.metrics import columns
 
 EARLY = 200  # the step at which errors are compared
 OPTIMIZERS = ("Adam, quarter rate", "Adam", "Adam, fourfold rate", "SGD")
@@ -28,7 +27,7 @@ def ema_arms(setting: Setting) -> list[Arm]:
     factors = dict(zip(OPTIMIZERS, (0.25, 1.0, 4.0, 1.0), strict=True))
     sgd = vj.from_optax("sgd", 0.1, momentum=0.9)
     return [
-        make_arm(
+        quantizer_arm(
             dataclasses.replace(setting, learning_rate=factors[group] * rate),
             label,
             group,
@@ -81,11 +80,9 @@ EMA = Ablation(
             '"less dependent on choice of the optimizer" (Sonnet\'s notebook; no numbers)',
         ),
     ),
-    columns=(
-        *columns("psnr", "ssim"),
-        Column(f"mse@{EARLY}", f"error at {EARLY}", "{:.4f}", "squared error of training batches, "
-               f"mean over the 20 steps before step {EARLY}", min, True),
-        *columns("used", "perplexity", "ms_per_step"),
+    columns=columns(
+        "psnr", "ssim", f"mse@{EARLY}", "used", "perplexity", "ms_per_step",
+        drawn=(*DRAWN, f"mse@{EARLY}"),
     ),
     make_arms=ema_arms,
     paper=CIFAR,

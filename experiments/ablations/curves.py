@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.ablations.settings import title
 from experiments.pages.figures import INK, LINES, new_figure, plain
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
+from experiments.sweep.metrics import metric
 
 Figures = Mapping[str, Figure]  # by caption
 Points = Mapping[float, tuple[float, float]]  # by x: mean and half-width
@@ -28,7 +28,7 @@ def over(what: str, x: Mapping[str, float], *numbers: str) -> Callable[[Sequence
         figure = new_figure(2.6)
         cells = figure.subplots(1, len(numbers), squeeze=False)[0]
         for axes, name in zip(cells, numbers, strict=True):
-            panel(axes, title(name), what, by_group(rows, x, name))
+            panel(axes, metric(name).title, what, by_group(rows, x, name))
         legend(cells[0])
         return {f"Over {what}": figure}
 
@@ -59,6 +59,6 @@ def panel(axes: Axes, name: str, what: str, lines: Mapping[str, Points]) -> None
 
 
 def legend(axes: Axes) -> None:
-    """Of the lines, where there are any."""
+    """Adds a legend of the lines, where there are any."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=INK, fontsize=7.5)

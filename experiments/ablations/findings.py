@@ -1,6 +1,5 @@
 """The page of an ablation, and the table of what all of them found."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from experiments.pages.study import Study
 from experiments.run.runs import write_text
 from experiments.sweep.arms import Row, version
 from experiments.sweep.measuring import SHOWN
-from experiments.sweep.trial import images
+from experiments.sweep.trial import described, images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (
@@ -34,11 +33,11 @@ def study(
     """The page without its results.
 
     Args:
-        name, ablation: which.
-        setting: of its arms.
-        command: that makes it.
-        seeds: of each arm.
-        rows: for the findings.
+        name, ablation: the ablation and its name.
+        setting: the scale of its arms.
+        command: the command that makes the page.
+        seeds: the number of seeds for each arm.
+        rows: the results, from which the findings follow.
     """
     claims = ablation.claims + (ablation.of_paper if setting.data == ablation.paper.data else ())
     found = judge(claims, rows)
@@ -51,7 +50,7 @@ def study(
         columns=ablation.columns,
         command=command,
         seeds=range(seeds),
-        settings=dataclasses.asdict(setting),
+        settings=described(setting),
         note=QUICK.format(setting.steps) if setting.fast_compile else "",
         originals=images(setting.data)[1][:shown],
         caption=ablation.caption,
@@ -62,7 +61,7 @@ def study(
 
 
 def line(finding: Finding) -> tuple[str, ...]:
-    """Of the table of findings."""
+    """A line of the table of findings."""
     claim = finding.claim
     rules = "; ".join(map(str, claim.rules))
     ours = "; ".join(map(show, finding.measured))

@@ -1,4 +1,4 @@
-"""How gradients cross the quantizer: estimators, and the parts of VQ-STE++."""
+"""Ablations of the gradient across the quantizer: estimators, and the parts of VQ-STE++."""
 
 import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, gain, quantizer_arms, times

@@ -1,4 +1,4 @@
-"""Codes without a moving codebook: bits with an entropy term, and codes drawn at random."""
+"""Ablations of the entropy term of binary codes, and of codes drawn at random."""
 
 import math
 
@@ -9,8 +9,8 @@ from experiments.ablations.curves import over
 from experiments.ablations.settings import Ablation, Setting, gain, level, quantizer_arms, times
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
-from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
+from experiments.sweep.metrics import columns
 
 BITS = 9
 LFQ = {"temperature": 4.0, "beta": 0.01}
@@ -82,7 +82,7 @@ def stochastic_arms(setting: Setting) -> list[Arm]:
 
 
 def variance(model, variables, test) -> dict[str, float]:
-    """What SQ-VAE's variance is at the end, over what it was at the start."""
+    """SQ-VAE's variance at the end, over that at the start."""
     paths = jax.tree_util.tree_leaves_with_path(variables["params"])
     logs = [leaf for path, leaf in paths if "log_variance" in jax.tree_util.keystr(path)]
     return {"variance": math.exp(float(logs[0])) / VARIANCE} if logs else {}
@@ -117,10 +117,7 @@ STOCHASTIC = Ablation(
             "100 epochs of batch 32",
         ),
     ),
-    columns=(
-        *ERRORS,
-        Column("variance", "variance", "{:.3f}", "s^2 of SQ-VAE at the end, over that at first"),
-    ),
+    columns=(*ERRORS, *columns("variance")),
     make_arms=stochastic_arms,
     paper=CIFAR,
     about="SQ-VAE's variance begins at 0.1, codes at N(0, 0.01); its terms have the weight 0.01. "

@@ -1,7 +1,6 @@
 """The network, data and budget that all arms of an ablation share, and the arms made with them."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,58 +16,37 @@ from experiments.ablations.verdicts import (
     ratio_of,
     spread,
 )
-from experiments.compare.quantizers import COLUMNS
 from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.trial import Budget, More, images, trainer
-from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer, to_json
-from vqvae_jax.data.sources import EMBEDDED
+from experiments.sweep.metrics import metric
+from experiments.sweep.trial import Budget, More, images, make_arm, trainer
+from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.quantizers.combinators.schedules import Transformation
-
-TITLES = {column.name: column.title for column in COLUMNS}
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class Setting(Budget):
     """The scale of an ablation: by default that of two CPU cores, seconds to a minute a seed.
 
-    Attributes:
-        data: a source of images.
-        steps, batch_size: of training; a tenth of the steps, but no more than 1,000, are warm-up.
-        learning_rate: of Adam, before a cosine to 0.
-        width, depth: of encoder and decoder.
-        halvings: of each side of an image, down to the grid of codes.
+    Attributes, beside those of the budget:
+        width, depth: channels and residual blocks of encoder and decoder.
+        halvings: how often each side of an image is halved, down to the grid of codes.
         dim: D of quantizers that look codes up, unless D is what is compared.
-        test_images: that are measured.
-        fast_compile: in a quarter of the time, to code that takes twice as long.
     """
 
-    data: str = EMBEDDED
-    steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 4e-3
     width: int = 32
     depth: int = 1
     halvings: int = 2
     dim: int = 64
-    test_images: int = 2000
-    fast_compile: bool = False
 
     def budget(self) -> Budget:
-        """What each arm gets."""
-        return Budget(
-            data=self.data,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup=min(self.steps // 10, 1000),
-            test_images=self.test_images,
-            fast_compile=self.fast_compile,
-        )
+        """The budget of each arm."""
+        names = [field.name for field in dataclasses.fields(Budget)]
+        return Budget(**{name: getattr(self, name) for name in names})
 
 
 def quick(setting: Setting) -> Setting:
-    """As small as it runs."""
+    """Makes a setting as small as it runs."""
     steps, shown = min(setting.steps, 20), min(setting.test_images, 200)
     return dataclasses.replace(setting, steps=steps, test_images=shown, fast_compile=True)
 
@@ -80,15 +58,15 @@ class Ablation:
     Attributes:
         question: in one sentence.
         papers: the arXiv ids of those who answered it.
-        claims: with the rules by which they are judged.
-        columns: of the tables.
+        claims: the papers' claims, with the rules by which they are judged.
+        columns: the numbers in the tables.
         make_arms: `(setting) -> arms`; their names are those in the claims.
         paper: the paper's scale, for an accelerator.
-        about: what the arms are, for the page.
+        about: a paragraph for the page that says which arms there are.
         default: the scale of two cores.
         of_paper: claims that only the paper's own data can bear out.
         draw: further figures of the rows, by caption.
-        caption: of the pictures of the arms.
+        caption: the caption of the arms' pictures.
     """
 
     question: str
@@ -120,15 +98,15 @@ def quantizer_arms(
     groups: Mapping[str, Mapping[str, Quantizer]],
     **options: Any,
 ) -> list[Arm]:
-    """An arm for each quantizer, by the titles of its table and of its line; see `make_arm`."""
+    """An arm for each quantizer, by the titles of its table and its line; see `quantizer_arm`."""
     return [
-        make_arm(setting, label, group, q, **options)
+        quantizer_arm(setting, label, group, q, **options)
         for group, members in groups.items()
         for label, q in members.items()
     ]
 
 
-def make_arm(
+def quantizer_arm(
     setting: Setting,
     label: str,
     group: str,
@@ -142,28 +120,31 @@ def make_arm(
     """The arm of a quantizer, in the setting's autoencoder.
 
     Args:
-        setting: of all arms.
+        setting: the scale of all arms.
         label: in tables and plots.
         group: the title of its table.
         q: the quantizer.
         optimizer: in place of the budget's.
         marks: the steps at which the training loss is noted.
         more: `(model, variables, test images)` to further numbers.
-        names: of functions that are not public in `vqvae_jax`.
+        names: functions that are not public in `vqvae_jax`, by name.
     """
     model, budget = autoencoder(setting, q), setting.budget()
-    definition = {
-        "model": json.loads(to_json(model, names)),
-        "budget": dataclasses.asdict(budget),
-        "optimizer": None if optimizer is None else repr(optimizer),
-        "marks": list(marks),
-    }
-    prepare = partial(trainer, model, budget, more, optimizer=optimizer, marks=marks)
-    return Arm(arm_name(label, group), label, definition, prepare, group)
+    return make_arm(
+        arm_name(label, group),
+        label,
+        group,
+        model,
+        budget,
+        partial(trainer, model, budget, more, optimizer=optimizer, marks=marks),
+        names,
+        optimizer=None if optimizer is None else repr(optimizer),
+        marks=list(marks),
+    )
 
 
 def arm_name(label: str, group: str = "") -> str:
-    """What the command line and the claims call an arm: words of its titles.
+    """The name of an arm on the command line and in claims: words of its titles.
 
     Example:
         >>> arm_name("beta 0.25", "EMA codebook, re-seeded")
@@ -174,35 +155,24 @@ def arm_name(label: str, group: str = "") -> str:
     return "-".join(kept.split())
 
 
-def columns(*names: str) -> tuple[Column, ...]:
-    """Those of the quantizers' comparison, by the names of their numbers."""
-    known = {column.name: column for column in COLUMNS}
-    return tuple(known[name] for name in names)
-
-
-def title(name: str) -> str:
-    """Of a number, in words."""
-    return TITLES.get(name, name.replace("_", " "))
-
-
 def gain(name: str, first: str, second: str) -> Measure:
-    """How much more of a number one arm has than another."""
-    text = f"{title(name)} of {first} less that of {second}"
+    """The difference of a number between two arms."""
+    text = f"{metric(name).title} of {first} less that of {second}"
     return difference_of(text, number(name, first), number(name, second))
 
 
 def times(name: str, first: str, second: str) -> Measure:
-    """How many times as much of a number one arm has as another."""
-    text = f"{title(name)} of {first} over that of {second}"
+    """The ratio of a number of two arms."""
+    text = f"{metric(name).title} of {first} over that of {second}"
     return ratio_of(text, number(name, first), number(name, second))
 
 
 def level(name: str, arm: str) -> Measure:
     """A number of one arm."""
-    return mean_of(f"{title(name)} of {arm}", number(name, arm))
+    return mean_of(f"{metric(name).title} of {arm}", number(name, arm))
 
 
 def range_over(name: str, *arms: str) -> Measure:
-    """How far a number of the same seed differs between arms."""
-    text = f"range of {title(name)} over {len(arms)} arms, {arms[0]} to {arms[-1]}"
+    """The range of a number over arms, for each seed."""
+    text = f"range of {metric(name).title} over {len(arms)} arms, {arms[0]} to {arms[-1]}"
     return mean_of(text, spread(name, *arms))

@@ -1,4 +1,4 @@
-"""How many codes, and of how many dimensions."""
+"""Ablations of the number of codes, and of their dimensions."""
 
 from functools import partial
 

@@ -8,19 +8,20 @@ import numpy as np
 
 import vqvae_jax as vj
 from experiments.ablations.curves import Figures, legend, panel
-from experiments.ablations.settings import Ablation, Setting, columns, make_arm
+from experiments.ablations.settings import Ablation, Setting, quantizer_arm
+from experiments.ablations.shared import DRAWN
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
 from experiments.pages.figures import new_figure
-from experiments.pages.study import Column
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
+from experiments.sweep.metrics import columns
 from experiments.sweep.trial import images
 
 LOGGED = {
     100: (0.483, 10.4), 500: (0.147, 34.3), 1000: (0.105, 71.8), 2000: (0.081, 154.0),
     5000: (0.061, 326.7), 10_000: (0.056, 326.3),
 }  # fmt: skip
-"""Of CIFAR-10 by step: squared error over the variance of the pixels, perplexity of a batch."""
+"""The curve of CIFAR-10: by step, squared error over the pixels' variance, batch perplexity."""
 ARM = "sonnet"
 NOTEBOOK = "Sonnet's notebook vqvae_example"
 
@@ -30,7 +31,7 @@ def make_arms(setting: Setting) -> list[Arm]:
     q = vj.ema_vq(512, 64, 0.99, beta=0.25, init=vj.zero_debiased())
     adam = vj.from_optax("adam", 3e-4)
     marks = [step for step in LOGGED if step <= setting.steps]
-    arm = make_arm(setting, "Sonnet", "", q, optimizer=adam, marks=marks)
+    arm = quantizer_arm(setting, "Sonnet", "", q, optimizer=adam, marks=marks)
     return [dataclasses.replace(arm, prepare=partial(prepare, arm.prepare, setting.data))]
 
 
@@ -49,13 +50,13 @@ def prepare(make_run: Callable[[], Callable[[int], Result]], data: str) -> Calla
 
 
 def change(name: str, title: str, first: int, second: int) -> Measure:
-    """How many times as large a number of training is at one step as at another."""
+    """The ratio of a number of training at two steps."""
     text = f"{title} at step {first:,} over that at step {second:,}"
     return ratio_of(text, number(f"{name}@{first}", ARM), number(f"{name}@{second}", ARM))
 
 
 def logged(step: int) -> Claim:
-    """That the error is the notebook's, to a tenth."""
+    """The claim that the error is the notebook's, to a tenth."""
     error = LOGGED[step][0]
     measure = mean_of(f"error over variance at step {step:,}", number(f"nmse@{step}", ARM))
     return Claim(
@@ -102,18 +103,18 @@ SONNET = Ablation(
             DIFFERS,
         ),
     ),
-    columns=(
-        *columns("psnr", "ssim"),
-        *(Column(f"nmse@{step}", f"error at {step}", "{:.3f}", "squared error of training batches "
-                 f"over the variance of the pixels, mean over 20 steps before step {step}")
-          for step in STEPS),
-        *(Column(f"perplexity_batch@{step}", f"perplexity at {step}", "{:.1f}", "of one batch, "
-                 f"mean over 20 steps before step {step}") for step in STEPS),
-        *columns("used", "ms_per_step"),
+    columns=columns(
+        "psnr",
+        "ssim",
+        *(f"nmse@{step}" for step in STEPS),
+        *(f"perplexity_batch@{step}" for step in STEPS),
+        "used",
+        "ms_per_step",
+        drawn=DRAWN,
     ),
     make_arms=make_arms,
     default=Setting(width=128, depth=2),
-    paper=Setting("cifar10", 10_000, 32, 3e-4, 128, 2, test_images=10_000),
+    paper=Setting("cifar10", 10_000, 32, 3e-4, test_images=10_000, width=128, depth=2),
     of_paper=tuple(logged(step) for step in (1000, 5000, 10_000)),
     draw=draw,
     about="512 codes of 64 dimensions, decay 0.99, averages that begin at 0 and are corrected for "

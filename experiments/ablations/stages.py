@@ -1,4 +1,4 @@
-"""Residual stages: few large codebooks or many small ones, and one model for all rates."""
+"""Ablations of residual stages: few large codebooks or many small ones, one model for all rates."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, arm_name, gain, quantizer_arms
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
-from experiments.pages.study import Column
 from experiments.sweep.arms import Arm
 from experiments.sweep.measuring import psnr_of_parts
+from experiments.sweep.metrics import columns
 
 SPLITS = {"1 x 4096": (1, 4096), "2 x 64": (2, 64), "4 x 8": (4, 8), "12 x 2": (12, 2)}
 DEPTHS = (1, 2, 4)  # of the stages of 64 codes
@@ -39,7 +39,7 @@ def truncated(model, variables, test: np.ndarray) -> dict[str, float]:
 
 
 def near_alone(depth: int) -> Claim:
-    """That dropout costs little at a depth."""
+    """The claim that dropout costs little at a depth."""
     arm = "stages-of-64-" + arm_name(f"{depth} stages")
     text = f"PSNR of the first {depth} stages of dropout less that of a model of {depth}"
     measure = difference_of(
@@ -90,16 +90,9 @@ RESIDUAL = Ablation(
             "speech and music",
         ),
     ),
-    columns=(
-        *CODES,
-        *(
-            Column(f"psnr_{n}", f"PSNR, first {n}", "{:.2f}", f"dB, of what the first {n} stages "
-                   "decode to")
-            for n in DEPTHS[:-1]
-        ),
-    ),
+    columns=(*CODES, *columns(*(f"psnr_{n}" for n in DEPTHS[:-1]))),
     make_arms=residual_arms,
     paper=IMAGENET,
     about="Residual stages of EMA codebooks, which begin with k-means and are re-seeded. With "
     "dropout an image uses the first 1, 2, 3 or 4 stages in training, each as often.",
-)  # fmt: skip
+)

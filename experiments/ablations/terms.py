@@ -1,4 +1,4 @@
-"""The terms of the loss: which are needed, and whether beta matters."""
+"""Ablations of the terms of the loss: which are needed, and whether beta matters."""
 
 from jax.lax import stop_gradient as sg
 

@@ -39,14 +39,14 @@ class Region(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """What a rule looks at: its name in words, and the number that runs give."""
+    """A number that runs give, with its interval, and its name in words."""
 
     text: str
     of: Callable[[Sequence[Row]], Interval]
 
 
 class Rule(NamedTuple):
-    """Where a measure must lie."""
+    """A measure, and the region in which it must lie."""
 
     measure: Measure
     region: Region
@@ -57,13 +57,13 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a paper says, and the rules by which it is judged: all must hold.
+    """A paper's statement, and the rules by which it is judged: all must hold.
 
     Attributes:
         text: the claim in one sentence.
         rules: fixed before the runs.
         paper: the paper's number, with its source; or that it has none.
-        differs: what is different in the paper's setting.
+        differs: the differences in the paper's setting.
     """
 
     text: str
@@ -105,7 +105,7 @@ def verdict(region: Region, measured: Interval) -> str:
 
 
 def combine(verdicts: Sequence[str]) -> str:
-    """That of several rules together."""
+    """The verdict of several rules together."""
     if NOT_REPRODUCED in verdicts:
         return NOT_REPRODUCED
     return UNDECIDED if UNDECIDED in verdicts or not verdicts else REPRODUCED

@@ -1,4 +1,4 @@
-"""Ablations of whole models: what the comparisons of them run, and rules for what they give."""
+"""Ablations of whole models: the arms of comparisons, with rules for their results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,28 +15,30 @@ from experiments.ablations.verdicts import (
     spread,
     variance_ratio_of,
 )
-from experiments.compare import levels as compare_levels
-from experiments.compare import likelihood
-from experiments.compare import vae as compare_vae
+from experiments.compare.comparison import Comparison, shrunk
+from experiments.compare.levels import LEVELS
+from experiments.compare.likelihood import LIKELIHOOD
+from experiments.compare.vae import RATES as LEARNING_RATES
+from experiments.compare.vae import VAES
 from experiments.sweep.arms import Arm
 
 EARLIER = "Its rules were written after these arms had been run once, for another page."
 
 
-def arms_of(comparison) -> Callable[[Setting], list[Arm]]:
-    """The arms of a comparison of models at a setting, which says what is not the comparison's."""
+def arms_of(comparison: Comparison) -> Callable[[Setting], list[Arm]]:
+    """Makes the arms of a comparison with the options that a setting has as well."""
 
     def make_arms(setting: Setting) -> list[Arm]:
-        fields = {field.name for field in dataclasses.fields(comparison.Config)}
+        fields = {field.name for field in dataclasses.fields(comparison.options)}
         known = {k: v for k, v in dataclasses.asdict(setting).items() if k in fields}
-        config = comparison.Config(quick=setting.fast_compile, **known)
-        return comparison.make_arms(comparison.shrunk(config) if config.quick else config)
+        options = comparison.options(quick=setting.fast_compile, **known)
+        return comparison.make_arms(shrunk(comparison, options))
 
     return make_arms
 
 
 def two_levels(bits: str, one: tuple[str, ...], two: tuple[str, ...]) -> Claim:
-    """That the best of two levels is better than the best of one, at so many bits."""
+    """The claim that the best of two levels is better than the best of one, at so many bits."""
     text = f"PSNR of the best of {', '.join(two)} less that of the best of {', '.join(one)}"
     return Claim(
         f"At {bits} bits an image two levels are better than one.",
@@ -47,7 +49,7 @@ def two_levels(bits: str, one: tuple[str, ...], two: tuple[str, ...]) -> Claim:
 
 
 def top_alone(arm: str):
-    """How much less the PSNR is of what the top alone decodes to."""
+    """The PSNR that is lost when the top alone is decoded."""
     text = f"PSNR of {arm} less that of its top alone"
     return difference_of(text, number("psnr", arm), number("top_psnr", arm))
 
@@ -66,8 +68,8 @@ HIERARCHY = Ablation(
             "256 x 256 pixels, three levels",
         ),
     ),
-    columns=compare_levels.COLUMNS,
-    make_arms=arms_of(compare_levels),
+    columns=LEVELS.columns,
+    make_arms=arms_of(LEVELS),
     paper=IMAGENET,
     about="The arms of the comparison of levels, the best of two against the best of one. "
     f"{EARLIER}",
@@ -75,7 +77,7 @@ HIERARCHY = Ablation(
 
 
 def more_bits(first: str, total: str = "total"):
-    """How many more bits an element an arm needs than the VAE."""
+    """The bits an element that an arm needs more than the VAE."""
     text = f"{total.replace('_', ', ')} of {first} less total of vae (bits an element)"
     return difference_of(text, number(total, first), number("total", "vae"))
 
@@ -103,15 +105,15 @@ BITS_PER_DIM = Ablation(
              "place, a softmax over 256 levels, and a learnt prior"),
         )
     ),
-    columns=likelihood.COLUMNS,
-    make_arms=arms_of(likelihood),
+    columns=LIKELIHOOD.columns,
+    make_arms=arms_of(LIKELIHOOD),
     paper=CIFAR,
     about="The arms of the comparison of likelihoods. Bits an element of other data can't be "
-    f"compared with the paper's; the order can. {EARLIER}",
+    f"compared with the paper's; the order can. PSNR is that of the mean of p(x|z). {EARLIER}",
 )  # fmt: skip
 
-RATE = "0.002"
-RATES = tuple(f"{rate:g}" for rate in compare_vae.RATES)
+RATES = tuple(f"{rate:g}" for rate in LEARNING_RATES)
+RATE = RATES[1]
 
 
 def of_model(model: str) -> list:
@@ -171,8 +173,8 @@ VAE = Ablation(
             "none",
         ),
     ),
-    columns=compare_vae.COLUMNS,
-    make_arms=arms_of(compare_vae),
+    columns=VAES.columns,
+    make_arms=arms_of(VAES),
     paper=CIFAR,
     about="The arms of the comparison with VAEs: the same encoder, decoder, grid and budget, at "
     f"three learning rates. {EARLIER}",

@@ -1,78 +1,39 @@
-"""One level of codes against two, at the same number of bits an image.
-
-python -m experiments.compare.levels --quick          a minute, to see that it works
-python -m experiments.compare.levels                  all arms; the same command continues
-python -m experiments.compare.levels --list
-
-Writes tables with intervals over seeds, a plot and pictures to runs/levels/report.html (and .md).
-"""
+"""Levels: one level of codes against two, at the same number of bits an image."""
 
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 import vqvae_jax as vj
-from experiments.pages.study import Column, Study
+from experiments.compare.comparison import Comparison
 from experiments.run.codes import as_levels
-from experiments.run.command import run
 from experiments.run.recipe import hierarchy
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.comparison import choose
 from experiments.sweep.intervals import difference
-from experiments.sweep.measuring import SHOWN, psnr_of_parts
-from experiments.sweep.trial import images, make_arm, make_budget
+from experiments.sweep.measuring import psnr_of_parts
+from experiments.sweep.metrics import columns
+from experiments.sweep.options import Options
+from experiments.sweep.trial import described, images, make_arm, make_budget, trainer
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
-from vqvae_jax.checks import check_size
-from vqvae_jax.data.sources import EMBEDDED
 
 DIM = 8  # of the codes: small codebooks do better in few dimensions
 
-COLUMNS = (
-    Column("psnr", "PSNR", "{:.2f}", "dB, of the mean squared error of all test images", max, True),
-    Column("ssim", "SSIM", "{:.4f}", "mean over test images", max),
-    Column("top_psnr", "PSNR, top only", "{:.2f}", "dB, decoded from the codes of the top level, "
-           "with zeros for those below"),
-    Column("used", "used", "{:.3f}", "share of the codes that occur in the test set, mean over "
-           "levels and streams"),
-    Column("bits_uniform", "bits", "{:,.1f}", "of one image, log2 K for each code", constant=True),
-    Column("bits_entropy", "bits, entropy", "{:,.1f}", "of one image, at the entropy of the codes"),
-    Column("parameters", "parameters", "{:,.0f}", "of encoders and decoders", constant=True),
-    Column("ms_per_step", "ms/step", "{:.1f}", "median over chunks of training steps"),
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Train autoencoders with one level of codes and with two, at equal bits, and compare them."""
 
-    only: tuple[str, ...] = ()
-    """Arms, as --list names them, or all of one number of bits."""
-    list: bool = False
-    """Name the arms and stop."""
-    quick: bool = False
-    """Two arms, 1 seed, 20 steps, 200 test images: says nothing about quality."""
-    output: Path | None = None
-    """Folder of results and pages; runs/levels, or runs/levels-quick."""
     seeds: int = 5
-    """How many for each arm."""
-    steps: int = 1000
-    """Of training."""
-    batch_size: int = 32
-    """Images a step."""
+    """Number of seeds for each arm."""
     learning_rate: float = 4e-3
-    """Of Adam, after a warm-up and before a cosine to 0."""
-    width: int = 32
-    """Channels of encoders and decoders."""
+    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
     depth: int = 1
-    """Residual blocks in each."""
-    data: str = EMBEDDED
-    """Images: the embedded set, a TFDS name, a folder of IDX files, or a .npy file."""
-    processes: int | None = None
-    """How many arms at a time; without it, one for each core."""
+    """Number of residual blocks in each encoder and decoder."""
 
 
 def codebook(size: int) -> Quantizer:
@@ -81,7 +42,7 @@ def codebook(size: int) -> Quantizer:
 
 
 def models(channels: int, **inner) -> dict[str, dict[str, VQVAE | VQVAE2]]:
-    """What is compared on images of 28 x 28, by the bits of an image and by label."""
+    """The models for images of 28 x 28, by the bits of an image and by label."""
 
     def one(q: Quantizer, halvings: int) -> VQVAE:
         return VQVAE(
@@ -123,7 +84,8 @@ def make_arms(config: Config) -> list[Arm]:
         for i, (label, model) in enumerate(members.items()):
             levels = len(as_levels(getattr(model, "quantizers", model)))
             name = f"{bits}-{levels}{'abcde'[i]}"
-            arms.append(make_arm(name, label, group, model, budget, top_only))
+            prepare = partial(trainer, model, budget, top_only)
+            arms.append(make_arm(name, label, group, model, budget, prepare))
     return choose(arms[:2] if config.quick else arms, config.only)
 
 
@@ -138,44 +100,24 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
     return numbers | {"top_psnr": alone}
 
 
-def shrunk(config: Config) -> Config:
-    """The options of a quick run."""
-    return dataclasses.replace(config, seeds=1, steps=min(config.steps, 20))
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that all arms share."""
+    return described(make_budget(config)) | {"width": config.width, "depth": config.depth}
 
 
-def main(config: Config) -> Path | None:
-    """Runs what is missing, then writes the pages."""
-    check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config, "experiments.compare.levels")
-    config = shrunk(config) if config.quick else config
-    return compare(config, make_arms, partial(study, command), "levels")
-
-
-def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
-    """The page without its results."""
-    quick = f"A quick run of {config.steps} steps: its numbers say nothing about the models."
-    return Study(
-        title="One level of codes or two",
-        about="The same budget, data and seeds, and in each table the same number of bits an image "
+def about(config: Config, rows: Sequence[Row]) -> str:
+    """The paragraph below the title."""
+    return (
+        "The same budget, data and seeds, and in each table the same number of bits an image "
         "if each code takes log2 K. In a VQ-VAE-2 (arXiv:1906.00446) the bottom sees what the top "
         "decodes to. Two levels are 7 x 7 codes above 14 x 14; one level is 7 x 7 codes of 512, or "
         "two residual stages of 256, and else 14 x 14. Codebooks (ema_vq) have "
-        f"{DIM} dimensions; fsq has 4 x 4 levels, and 8 at the bottom. {findings(rows)}",
-        columns=COLUMNS,
-        command=command,
-        seeds=range(config.seeds),
-        settings={
-            **dataclasses.asdict(make_budget(config)),
-            "width": config.width,
-            "depth": config.depth,
-        },
-        note=quick if config.quick else "",
-        originals=images(config.data)[1][:SHOWN],
+        f"{DIM} dimensions; fsq has 4 x 4 levels, and 8 at the bottom. {findings(rows)}"
     )
 
 
 def findings(rows: Sequence[Row]) -> str:
-    """For each number of bits, whether the best two levels beat the best one level, and by what."""
+    """Says for each number of bits whether, and by what, the best two levels beat the best one."""
     found = []
     for group in dict.fromkeys(row.arm.group for row in rows):
         members = [row for row in rows if row.arm.group == group and row.values("psnr")]
@@ -194,5 +136,15 @@ def findings(rows: Sequence[Row]) -> str:
     return f"The best with two levels against the best with one: {'; '.join(found)}."
 
 
-if __name__ == "__main__":
-    run(main, Config)
+LEVELS = Comparison(
+    options=Config,
+    title="One level of codes or two",
+    about=about,
+    columns=columns(
+        "psnr", "ssim", "top_psnr", "used", "bits_uniform", "bits_entropy", "parameters",
+        "ms_per_step", drawn=("psnr",),
+    ),
+    make_arms=make_arms,
+    settings=settings,
+    quick={"seeds": 1, "steps": 20},
+)  # fmt: skip

@@ -1,89 +1,44 @@
-"""Bits an element of VAE, VQ-VAE and VQ-VAE-2 under the same budget, with every term.
-
-python -m experiments.compare.likelihood --quick          under a minute, to see that it works
-python -m experiments.compare.likelihood                  all arms; the same command continues
-python -m experiments.compare.likelihood --only vae vqvae2
-python -m experiments.compare.likelihood --list
-
-Writes a table with intervals over seeds, a plot and pictures to runs/likelihood/report.html (and
-.md).
-"""
+"""Likelihoods: bits an element of VAE, VQ-VAE and VQ-VAE-2 under one budget, with every term."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import vqvae_jax as vj
+from experiments.compare.comparison import Comparison, in_words
 from experiments.generation.code_prior import Prior
-from experiments.judging.code_lengths import Budget, make_arm
-from experiments.pages.study import Column, Study
-from experiments.run.command import run
+from experiments.judging import code_lengths
+from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.run.recipe import hierarchy
 from experiments.sweep import trial
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose, command_line, compare
-from experiments.sweep.measuring import SHOWN
-from experiments.sweep.trial import images
+from experiments.sweep.comparison import choose
+from experiments.sweep.metrics import columns
+from experiments.sweep.options import Options
+from experiments.sweep.trial import described, images, make_arm
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
-from vqvae_jax.checks import check_size
-from vqvae_jax.data.sources import EMBEDDED
 
 DIM = 64  # of the codes
 LATENT = 16  # of the VAE, at each place
 GROUPS = 10
 
-COLUMNS = (
-    Column("distortion", "distortion", "{:.3f}", "-log2 p(x|z)", None, True),
-    Column("rate_uniform", "rate, uniform", "{:.3f}", "log2 K for each code", constant=True),
-    Column("rate_static", "rate, static", "{:.3f}", "of the codes under the histogram of those of "
-           "the training images, + 1"),
-    Column("rate", "rate", "{:.3f}", "of the codes under a Transformer fitted to those of the "
-           "training images; for the VAE KL(q | p)", None, True),
-    Column("rate_train", "rate, train", "{:.3f}", "the same for training images"),
-    Column("total_uniform", "total, uniform", "{:.3f}", "distortion + rate, uniform", min),
-    Column("total_static", "total, static", "{:.3f}", "distortion + rate, static", min),
-    Column("total", "total", "{:.3f}", "distortion + rate: an upper bound of -log2 p(x)", min,
-           True),
-    Column("psnr", "PSNR", "{:.2f}", "dB, of the mean of p(x|z), over all test images", max),
-    Column("ms_per_step", "ms/step", "{:.1f}", "median over chunks of training steps"),
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Measure how many bits an image takes with each kind of autoencoder."""
 
-    only: tuple[str, ...] = ()
-    """Arms, as --list names them."""
-    list: bool = False
-    """Name the arms and stop."""
-    quick: bool = False
-    """1 seed, 20 steps, few images: says nothing about the models."""
-    output: Path | None = None
-    """Folder of results and pages; runs/likelihood, or runs/likelihood-quick."""
-    seeds: int = 3
-    """How many for each arm."""
-    steps: int = 1000
-    """Of training."""
-    batch_size: int = 32
-    """Images a step."""
     learning_rate: float = 4e-3
-    """Of Adam, after a warm-up and before a cosine to 0."""
+    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
     prior_steps: int = 600
-    """Of each learned prior."""
-    width: int = 32
-    """Channels of encoders and decoders."""
+    """Number of training steps of each learned prior."""
     depth: int = 1
-    """Residual blocks in each."""
-    data: str = EMBEDDED
-    """Images: the embedded set, a TFDS name, a folder of IDX files, or a .npy file."""
-    processes: int | None = None
-    """How many arms at a time; without it, one for each core."""
+    """Number of residual blocks in each encoder and decoder."""
 
 
 def models(channels: int, width: int, depth: int) -> dict[str, tuple[object, Likelihood]]:
-    """What is compared, by name: a model, and the likelihood of its decoder's outputs."""
+    """The models by name, each with the likelihood of its decoder's outputs."""
     inner = {"width": width, "depth": depth}
     logistic, categorical = vj.logistic(), vj.categorical()
     fitted = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
@@ -124,19 +79,34 @@ def make_arms(config: Config) -> list[Arm]:
     """An arm for each model, or those of `only`."""
     channels = images(config.data)[0].shape[-1]
     found = models(channels, config.width, config.depth)
-    settings = make_budget(config), make_prior(config)
-    arms = [make_arm(name, LABELS[name], *found[name], *settings) for name in found]
+    arms = [likelihood_arm(config, name, *found[name]) for name in found]
     return choose(arms, config.only)
 
 
+def likelihood_arm(config: Config, name: str, model, likelihood: Likelihood) -> Arm:
+    """The arm of a model and the likelihood of its decoder's outputs."""
+    budget, prior = make_budget(config), make_prior(config)
+    bits = draw_bits if isinstance(model, VAE) else partial(code_bits, prior=prior)
+    return make_arm(
+        name,
+        LABELS[name],
+        "",
+        model,
+        budget,
+        lambda: code_lengths.trainer(model, likelihood, budget, bits),
+        likelihood=json.loads(vj.to_json(likelihood)),
+        prior=dataclasses.asdict(prior),
+    )
+
+
 def make_budget(config: Config) -> Budget:
-    """What each model gets."""
+    """The budget of each model."""
     shared = dataclasses.asdict(trial.make_budget(config))
     return Budget(**shared, coded_images=500 if config.quick else 8000)
 
 
 def make_prior(config: Config) -> Prior:
-    """That of each level of codes."""
+    """The prior of each level of codes."""
     return Prior(
         steps=config.prior_steps,
         tokens=512 if config.quick else 2048,
@@ -145,51 +115,38 @@ def make_prior(config: Config) -> Prior:
     )
 
 
-def shrunk(config: Config) -> Config:
-    """The options of a quick run."""
-    steps = {name: min(getattr(config, name), 20) for name in ("steps", "prior_steps")}
-    return dataclasses.replace(config, seeds=1, **steps)
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that all arms share."""
+    return described(make_budget(config)) | {
+        "width": config.width,
+        "depth": config.depth,
+        "prior": in_words(make_prior(config)),
+    }
 
 
-def main(config: Config) -> Path | None:
-    """Runs what is missing, then writes the pages."""
-    sizes = ("seeds", "steps", "batch_size", "prior_steps")
-    check_size(**{name: getattr(config, name) for name in sizes})
-    command = command_line(config, "experiments.compare.likelihood")
-    config = shrunk(config) if config.quick else config
-    return compare(config, make_arms, partial(study, command), "likelihood")
-
-
-def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
-    """The page without its results."""
-    budget, prior = make_budget(config), make_prior(config)
-    quick = (
-        f"A quick run, {config.steps} steps in code compiled in haste: its numbers say nothing "
-        "about the models."
-    )
-    return Study(
-        title="Bits of an image",
-        about="How many bits a test image takes if its codes are sent and then the image given "
+def about(config: Config, rows: Sequence[Row]) -> str:
+    """The paragraph below the title."""
+    return (
+        "How many bits a test image takes if its codes are sent and then the image given "
         "them, in bits an element (a pixel of one channel). The law of a pixel is a discretised "
         "logistic whose scale the decoder gives, or a softmax over the 256 levels. Models are "
         "trained by the same number of steps, few; rates count all codes of an image, on all "
         "levels. The VAE's total is its evidence bound, a mean over draws of z. With ten "
         "codebooks of 8 codes at each of 7 x 7 places codes take 1.875 bits an element, as many "
         "as 8 x 8 x 10 codes of 512 take on 32 x 32 x 3 pixels (arXiv:1711.00937); with one of "
-        "512 they take 0.5625.",
-        columns=COLUMNS,
-        command=command,
-        seeds=range(config.seeds),
-        settings={
-            **dataclasses.asdict(budget),
-            "width": config.width,
-            "depth": config.depth,
-            "prior": ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(prior).items()),
-        },
-        note=quick if config.quick else "",
-        originals=images(config.data)[1][:SHOWN],
+        "512 they take 0.5625. PSNR is that of the mean of p(x|z)."
     )
 
 
-if __name__ == "__main__":
-    run(main, Config)
+LIKELIHOOD = Comparison(
+    options=Config,
+    title="Bits of an image",
+    about=about,
+    columns=columns(
+        "distortion", "rate_uniform", "rate_static", "rate", "rate_train", "total_uniform",
+        "total_static", "total", "psnr", "ms_per_step", drawn=("distortion", "rate", "total"),
+    ),
+    make_arms=make_arms,
+    settings=settings,
+    quick={"seeds": 1, "steps": 20, "prior_steps": 20},
+)  # fmt: skip

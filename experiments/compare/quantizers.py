@@ -1,34 +1,23 @@
-"""The same autoencoder under the same budget with every quantizer.
-
-python -m experiments.compare.quantizers --quick          a few minutes, to see that it works
-python -m experiments.compare.quantizers                  all arms; the same command continues
-python -m experiments.compare.quantizers --only vq ema_vq
-python -m experiments.compare.quantizers --list
-
-Writes tables with intervals over seeds, a plot and pictures to runs/compare/report.html (and .md).
-"""
+"""Quantizers: the same autoencoder under the same budget with every one of them."""
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import vqvae_jax as vj
-from experiments.pages.study import Column, Study
-from experiments.run.command import run
+from experiments.compare.comparison import Comparison
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose, command_line, compare
-from experiments.sweep.measuring import SHOWN
-from experiments.sweep.trial import images, make_arm, make_budget
+from experiments.sweep.comparison import choose
+from experiments.sweep.metrics import columns
+from experiments.sweep.options import Options
+from experiments.sweep.trial import described, images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
-from vqvae_jax.checks import check_size
-from vqvae_jax.data.sources import EMBEDDED
 
 DIM = 64  # of quantizers that look codes up; the others have their own
 
 
 def quantizers(codes: int) -> dict[str, Quantizer]:
-    """All that are compared at about 512 or about 4,096 codes, by the label in the tables."""
+    """The quantizers at about 512 or about 4,096 codes, by the label in the tables."""
     bits = codes.bit_length() - 1
     levels = (8,) * (bits // 3)
     large, small = 2 ** (bits - bits // 2), 2 ** (bits // 2)  # two streams
@@ -64,63 +53,25 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
     }
 
 
-COLUMNS = (
-    Column("codes", "codes", "{:,.0f}", "of one place: the product over streams", constant=True),
-    Column("psnr", "PSNR", "{:.2f}", "dB, of the mean squared error of all test images", max, True),
-    Column("ssim", "SSIM", "{:.4f}", "mean over test images", max),
-    Column("used", "used", "{:.3f}", "share of the codes that occur in the test set, mean over "
-           "streams", max, True),
-    Column("perplexity", "perplexity", "{:,.1f}", "of the codes, mean over streams", max, True),
-    Column("bits_uniform", "bits", "{:,.0f}", "of one image, log2 K for each code", constant=True),
-    Column("bits_entropy", "bits, entropy", "{:,.1f}", "of one image, at the entropy of the codes"),
-    Column("quantization_error", "error", "{:.3g}", "mean of (z_e - z_q)^2 over elements; depends "
-           "on the scale of z_e"),
-    Column("quantization_share", "error / variance", "{:.3g}", "that error over the variance of "
-           "z_e around the mean of each channel; may exceed 1 where the quantizer bounds or "
-           "projects z_e first"),
-    Column("ms_per_step", "ms/step", "{:.1f}", "median over chunks of training steps"),
-)  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Train the same autoencoder with every quantizer, and compare them."""
 
-    only: tuple[str, ...] = ()
-    """Arms, as --list names them, or all of one quantizer by the part before the size."""
-    list: bool = False
-    """Name the arms and stop."""
-    quick: bool = False
-    """The first of --codes, 1 seed, 100 steps, 500 test images: says nothing about quality."""
-    output: Path | None = None
-    """Folder of results and pages; runs/compare, or runs/compare-quick."""
     codes: tuple[int, ...] = (512, 4096)
-    """Sizes of the codebooks."""
-    seeds: int = 3
-    """How many for each arm."""
-    steps: int = 1000
-    """Of training."""
-    batch_size: int = 32
-    """Images a step."""
+    """Sizes of the codebooks; a quick run takes the first."""
     learning_rate: float = 4e-3
-    """Of Adam, after a warm-up and before a cosine to 0."""
-    width: int = 32
-    """Channels of encoder and decoder."""
+    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
     depth: int = 1
-    """Residual blocks in each."""
-    data: str = EMBEDDED
-    """Images: the embedded set, a TFDS name, a folder of IDX files, or a .npy file."""
-    processes: int | None = None
-    """How many arms at a time; without it, one for each core."""
+    """Number of residual blocks in encoder and decoder."""
 
 
 def make_arms(config: Config) -> list[Arm]:
     """An arm for each quantizer at each size, or those of `only`."""
-    budget = make_budget(config, quick_images=500)
+    budget = make_budget(config)
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": config.depth}
     arms = []
-    for codes in config.codes:
+    for codes in config.codes[:1] if config.quick else config.codes:
         for label, q in quantizers(codes).items():
             model = VQVAE(Encoder(channels, q.dim, **inner), q, Decoder(channels, q.dim, **inner))
             name = f"{label.replace(',', '').replace(' ', '-')}-{codes}"
@@ -128,40 +79,34 @@ def make_arms(config: Config) -> list[Arm]:
     return choose(arms, config.only)
 
 
-def main(config: Config) -> Path | None:
-    """Runs what is missing, then writes the pages."""
-    check_size(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    command = command_line(config, "experiments.compare.quantizers")
-    if config.quick:
-        steps = min(config.steps, 100)
-        config = dataclasses.replace(config, codes=config.codes[:1], seeds=1, steps=steps)
-    return compare(config, make_arms, partial(study, command), "compare")
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that all arms share."""
+    return described(make_budget(config)) | {"width": config.width, "depth": config.depth}
 
 
-def study(command: str, config: Config, rows: Sequence[Row]) -> Study:
-    """The page without its results."""
-    budget = dataclasses.asdict(make_budget(config, quick_images=500))
-    quick = (
-        f"A quick run, {config.steps} steps in code compiled in haste: its numbers, ms/step "
-        "included, say nothing about the quantizers."
-    )
-    return Study(
-        title="Quantizers compared",
-        about="The same encoder and decoder, the same budget, the same data and seeds; only the "
+def about(config: Config, rows: Sequence[Row]) -> str:
+    """The paragraph below the title."""
+    return (
+        "The same encoder and decoder, the same budget, the same data and seeds; only the "
         "quantizer differs. The number of steps is small, so this shows how quickly each learns "
         "as much as how good it becomes. Settings are the defaults, but for scales that don't fit "
         "here: init, variance, temperature and weights of simvq, lfq, stochastic_vq, gumbel_vq and "
         "sqvae were each the best of two to six values in runs of 400 steps with one seed at 512 "
         "codes: simvq and lfq on 2,000 training images left out, the other three on test images, "
-        "which favours these three a little.",
-        columns=COLUMNS,
-        command=command,
-        seeds=range(config.seeds),
-        settings={**budget, "width": config.width, "depth": config.depth},
-        note=quick if config.quick else "",
-        originals=images(config.data)[1][:SHOWN],
+        "which favours these three a little."
     )
 
 
-if __name__ == "__main__":
-    run(main, Config)
+QUANTIZERS = Comparison(
+    options=Config,
+    title="Quantizers compared",
+    about=about,
+    columns=columns(
+        "codes", "psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy",
+        "quantization_error", "quantization_share", "ms_per_step",
+        drawn=("psnr", "used", "perplexity"),
+    ),
+    make_arms=make_arms,
+    settings=settings,
+    quick={"seeds": 1, "steps": 100},
+)  # fmt: skip

@@ -1,12 +1,11 @@
-"""Code length of images, term by term, for models that are all trained alike.
+"""The length of an image's code, term by term: one training for every model, then its bits.
 
 -log2 p(x) <= -log2 p(x|z) + R(z), distortion and rate. For codes the rate is that of a uniform
 prior, of the histogram of the training codes, or of a Transformer that predicts one code after
-another. For a VAE the rate is KL(q(z|x) | p(z)), and the distortion is a mean over draws of z.
+another. For a VAE it is KL(q(z|x) | p(z)), and the distortion a mean over draws of z.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +18,11 @@ import numpy as np
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.run.codes import as_levels, quantizers
 from experiments.sweep import trial
-from experiments.sweep.arms import Arm, Result
+from experiments.sweep.arms import Result
 from experiments.sweep.measuring import SHOWN, whole
 from experiments.sweep.trial import compiler_options, fitter, images
 from vqvae_jax import (
     RNG,
-    VAE,
     Likelihood,
     bits_per_dim,
     code_counts,
@@ -32,12 +30,11 @@ from vqvae_jax import (
     psnr,
     static_bits,
     task_loss,
-    to_json,
     uniform_bits,
 )
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 
-DRAWS = 4  # draws of z for each test image
+DRAWS = 4  # of z for each test image, where z is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +42,6 @@ class Budget(trial.Budget):
     """Options of training and measuring, the same for all models."""
 
     coded_images: int = 8000  # training images whose codes give histogram and prior
-
-
-def make_arm(
-    name: str, label: str, model, likelihood: Likelihood, budget: Budget, prior: Prior
-) -> Arm:
-    """Returns the arm of a model and the likelihood of its decoder's outputs."""
-    definition = {
-        "model": json.loads(to_json(model)),
-        "likelihood": json.loads(to_json(likelihood)),
-        "budget": dataclasses.asdict(budget),
-        "prior": dataclasses.asdict(prior),
-    }
-    bits = draw_bits if isinstance(model, VAE) else partial(code_bits, prior=prior)
-    return Arm(name, label, definition, lambda: trainer(model, likelihood, budget, bits))
 
 
 def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[int], Result]:
@@ -136,14 +119,14 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
 
 
 def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
-    """Returns the reconstruction as pixels, and its squared error."""
+    """The reconstruction as pixels, and its squared error."""
     mean = likelihood.mean(y)
     error = jnp.mean(jnp.square(x - mean), axis=range(1, x.ndim))
     return {"error": error, "pictures": to_pixels(mean)}
 
 
 def numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:
-    """Returns distortion, rates and totals, by suffix: means over images in bits an element."""
+    """Means over images of distortion, rates and totals, in bits an element; by suffix."""
 
     def mean(values) -> float:
         return float(np.mean(np.asarray(values, np.float64)))

@@ -1,4 +1,4 @@
-"""Findings of `compare.vae` in sentences: each claim with the numbers for or against it."""
+"""Says what `experiments.compare vae` found: each claim with the numbers for or against it."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ OURS, OTHER = "VQ-VAE", "VAE"
 
 
 def findings(rows: Sequence[Row]) -> str:
-    """Returns the findings at equal rate, on samples, and over seeds and learning rates."""
+    """At equal rate, of samples, and over seeds and learning rates."""
     if not any(row.records for row in rows):
         return ""
     parts = [
@@ -33,7 +33,7 @@ OTHER_SAMPLES = "frechet_independent"
 def against(
     rows: Sequence[Row], name: str, what: str, unit: str, other: str = "", *, higher: bool
 ) -> str:
-    """Compares one number of VQ-VAE and VAE, at each learning rate where both have it."""
+    """One number of VQ-VAE less that of VAE, at each learning rate where both have it."""
     found = []
     for group in dict.fromkeys(row.arm.group for row in rows):
         members = {row.arm.label: row for row in rows if row.arm.group == group}
@@ -49,12 +49,12 @@ def against(
 
 
 def values(rows: Sequence[Row], label: str) -> list[list[float]]:
-    """Returns the PSNR of each seed of a model, for each learning rate."""
+    """The PSNR of a model at each learning rate."""
     return [row.values("psnr") for row in rows if row.arm.label == label]
 
 
 def steadier(rows: Sequence[Row]) -> str:
-    """Tests by the F-test whether the variances over seeds differ."""
+    """Whether the variances over seeds differ, by the F-test."""
     (ours, n), (theirs, m) = pooled(values(rows, OURS)), pooled(values(rows, OTHER))
     if not min(n, m) or not min(ours, theirs):
         return ""
@@ -68,7 +68,7 @@ def steadier(rows: Sequence[Row]) -> str:
 
 
 def stability(rows: Sequence[Row], label: str) -> str:
-    """Returns a model's deviation over seeds, range over learning rates, and diverged runs."""
+    """Of one model: deviation over seeds, range over learning rates, runs that diverged."""
     mine = [row for row in rows if row.arm.label == label]
     known = [v for v in values(rows, label) if v]
     if not known:

@@ -39,11 +39,11 @@ class Diverged(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one arm gives for one seed.
+    """The result of one arm for one seed.
 
     Attributes:
         numbers: finite ones, by name.
-        pictures: such as reconstructions of the same few images for every arm.
+        pictures: reconstructions of the same few images for every arm, or samples.
     """
 
     numbers: Mapping[str, float]
@@ -52,7 +52,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One of the things that are compared.
+    """One of the models, or ways of training, that are compared.
 
     Attributes:
         name: unlike any other arm's, and fit for a file name.
@@ -85,9 +85,9 @@ def run_arm(arm: Arm, seed: int, run: Callable[[int], Result]) -> dict[str, Any]
     """The record of one seed, with status "done", "diverged" or, after an exception, "failed".
 
     Args:
-        arm: what is run.
-        seed: of everything random in it.
-        run: what `arm.prepare` returned.
+        arm: the arm that is run.
+        seed: the seed of everything random in it.
+        run: the function that `arm.prepare` returned.
     """
     begun, result, status, reason = time.perf_counter(), Result({}), "done", ""
     try:
@@ -150,7 +150,7 @@ class Row:
     records: Sequence[Mapping[str, Any]]
 
     def count(self, status: str) -> int:
-        """How many seeds ended so."""
+        """The number of seeds that ended so."""
         return sum(record["status"] == status for record in self.records)
 
     def values(self, name: str) -> list[float]:
@@ -158,7 +158,7 @@ class Row:
         return [r["numbers"][name] for r in self.records if name in r["numbers"]]
 
     def pictures(self) -> UInt8[np.ndarray, "n H W C"] | None:
-        """Those of the first seed that has any."""
+        """The pictures of the first seed that has any."""
         packed = [r["pictures"] for r in self.records if r["status"] == "done" and r["pictures"]]
         return unpack(packed[0]) if packed else None
 
@@ -170,7 +170,7 @@ def collect(arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Row
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages on which results depend."""
+    """The versions of Python and of the packages on which results depend."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
@@ -183,14 +183,14 @@ def version(package: str) -> str:
 
 
 def device() -> str:
-    """On what this process computes: the kind of device and, for a CPU, its cores."""
+    """The kind of device on which this process computes and, for a CPU, its cores."""
     if jax.default_backend() != "cpu":
         return jax.devices()[0].device_kind
     return f"CPU, {cores()} core{'' if cores() == 1 else 's'} a process"
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return found or 1
 

@@ -1,7 +1,4 @@
-"""What every command that compares arms does: run what is missing, write the pages.
-
-Such a command's options have, beside their own, only, list, quick, output, seeds and processes.
-"""
+"""Runs the arms of a command that are missing, and writes their pages."""
 
 import dataclasses
 import shlex
@@ -12,11 +9,12 @@ from pathlib import Path
 from experiments.pages.page import write_pages
 from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, collect
+from experiments.sweep.options import Running
 from experiments.sweep.processes import default_processes, run_all
 
 
 def compare(
-    config,
+    config: Running,
     make_arms: Callable[..., list[Arm]],
     make_study: Callable[..., Study],
     name: str,
@@ -27,7 +25,7 @@ def compare(
         config: the options; quick ones already as small as they run.
         make_arms: `(config) -> arms`, a function of a module.
         make_study: `(config, rows) -> Study`.
-        name: of the folder in runs.
+        name: the name of the folder in runs.
 
     Raises:
         SystemExit: after the pages are written, if an arm failed.
@@ -62,18 +60,23 @@ def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
 
 
 def names(arm: Arm) -> set[str]:
-    """What `--only` may call an arm: vq-512, or vq for all sizes."""
+    """The names that `--only` may call an arm: vq-512, or vq for all sizes."""
     return {arm.name, arm.name.rpartition("-")[0] or arm.name}
 
 
-def command_line(config, module: str) -> str:
-    """The command with the options that are not the usual ones and change the results."""
-    words = ["python", "-m", module]
+def command_line(config, *words: str) -> str:
+    """The command with the options that differ from their defaults and change the results.
+
+    Args:
+        config: the options.
+        words: the module, and the words that follow it.
+    """
+    found = ["python", "-m", *words]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default or field.name in ("output", "processes", "list"):
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
+        found.append(f"--{field.name.replace('_', '-')}")
         if value is not True:
-            words += map(str, value if isinstance(value, tuple) else (value,))
-    return shlex.join(words)
+            found += map(str, value if isinstance(value, tuple) else (value,))
+    return shlex.join(found)

@@ -1,4 +1,4 @@
-"""What a trained autoencoder is worth on the test set: its reconstructions, its codes."""
+"""Measures a trained autoencoder on the test set: its reconstructions, its codes."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ SHOWN = 8  # test images in the pictures
 
 
 def measure(model, variables, x) -> dict[str, jax.Array]:
-    """All that is needed of one batch of the test set."""
+    """Measures one batch of the test set."""
     x = preprocess(x)
     rec = model.apply(variables, x)
     return {
@@ -45,7 +45,7 @@ def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float
 
 
 def whole(look: Callable[[np.ndarray], Any], x: np.ndarray, at_once: int = 100) -> Any:
-    """What `look` makes of all rows of x, so many at a time: arrays or a tree of them."""
+    """Applies `look` to all rows of x, so many at a time: arrays or a tree of them."""
     parts = []
     for batch, mask in take_batches(x, min(at_once, len(x))):
         out = jax.device_get(look(batch))
@@ -73,7 +73,7 @@ def psnr_of_parts(model, variables, test: np.ndarray, parts: Callable[[Any], lis
 
 
 def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:
-    """How the codes of all images are used: means over streams, bits of one image.
+    """The use of the codes of all images: means over streams, bits of one image.
 
     Args:
         levels: the quantizer of each level.

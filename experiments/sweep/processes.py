@@ -28,8 +28,8 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
     Args:
         make_arms: returns all arms. With several processes each calls it, so it must be a
             function of a module, or a `partial` of one with plain arguments.
-        folder: of the results.
-        seeds: of each arm.
+        folder: the folder of the results.
+        seeds: the seeds of each arm.
         processes: how many at a time, each on its share of the cores, on which results depend in
             the last bits: the last arm alone has no more. With 1, this one runs them.
     """
@@ -64,7 +64,7 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
 
 
 def work(make_arms: MakeArms, folder: Path, seeds, names: SimpleQueue, i: int, n: int) -> None:
-    """What process i of n does, on every n-th core: one arm after another, until there is None."""
+    """Runs one arm after another in process i of n, on every n-th core, until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,59 +21,82 @@ from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.combinators.schedules import Transformation
 from vqvae_jax.training.step import init_state, make_train_step
 
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]
+Run = Callable[[int], Result]
 CHUNK = 20  # steps between two looks at the clock and the loss
 CURVE = ("mse", "perplexity_batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every model gets."""
+    """The data and the training that every model gets."""
 
-    data: str
+    data: str = EMBEDDED
     steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 4e-3
-    warmup: int = 100
     test_images: int = 2000
     fast_compile: bool = False  # in a quarter of the time, to code that takes twice as long
 
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up: a tenth of all, but no more than 1,000."""
+        return min(self.steps // 10, 1000)
 
-def make_budget(config, rate: float | None = None, quick_images: int = 200) -> Budget:
-    """What the options of a comparison give each arm; a tenth of the steps are warm-up.
+
+def described(budget: Budget) -> dict[str, Any]:
+    """The fields of a budget with its warm-up, as definitions and pages hold them."""
+    return dataclasses.asdict(budget) | {"warmup": budget.warmup}
+
+
+def make_budget(config, rate: float | None = None) -> Budget:
+    """The budget that the options of a comparison give each arm.
 
     Args:
         config: the options.
         rate: the learning rate, where it is not that of the options.
-        quick_images: test images of a quick run.
     """
     return Budget(
         data=config.data,
         steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate if rate is None else rate,
-        warmup=config.steps // 10,
-        test_images=quick_images if config.quick else 2000,
+        test_images=200 if config.quick else 2000,
         fast_compile=config.quick,
     )
 
 
 def make_arm(
-    name: str, label: str, group: str, model, budget: Budget, more: More = lambda *_: {}
+    name: str,
+    label: str,
+    group: str,
+    model,
+    budget: Budget,
+    prepare: Callable[[], Run] | None = None,
+    names: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> Arm:
-    """The arm of a model, defined by the model's JSON and the budget.
+    """The arm of a model under a budget; both are its definition.
 
-    `more(model, variables, test images)` gives further numbers.
+    Args:
+        name, label, group: see `Arm`.
+        model: a module that `to_json` takes.
+        budget: the budget of its training.
+        prepare: see `Arm`; without it, `trainer` of model and budget.
+        names: functions in the model that are not public in `vqvae_jax`.
+        further: JSON values in the definition, on which the result depends as well.
     """
-    definition = {"model": json.loads(to_json(model)), "budget": dataclasses.asdict(budget)}
-    return Arm(name, label, definition, lambda: trainer(model, budget, more), group)
+    definition = {"model": json.loads(to_json(model, names)), "budget": described(budget)}
+    prepare = prepare or (lambda: trainer(model, budget))
+    return Arm(name, label, definition | further, prepare, group)
 
 
 def compiler_options(fast: bool = True):
-    """For `jax.jit`: those of `fast_compile`, or none."""
+    """The options of `jax.jit`: those of `fast_compile`, or none."""
     return fast_compile() if fast else {}
 
 
@@ -88,7 +111,7 @@ def labelled(data: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray
     """(images, labels) of training, and of the test.
 
     Raises:
-        DataError: of data without labels.
+        DataError: the data have no labels.
     """
     labels = open_labels(data)
     if labels is None:
@@ -107,11 +130,11 @@ def fitter(
     """Returns `fit(seed) -> (variables, counters)`; all seeds share what is compiled.
 
     Args:
-        model: what `make_train_step` takes.
-        budget: of the training.
-        losses: those of `make_train_step`; without them, its own.
+        model: a module that `make_train_step` takes.
+        budget: the budget of the training.
+        losses: arguments of `make_train_step`; without them, its own.
         optimizer: in place of Adam as the budget has it.
-        marks: as in `run_steps`; its curve is among the counters.
+        marks: see `run_steps`; the curve is among the counters.
     """
     train, _ = images(budget.data)
     optimizer = optax.GradientTransformation(*(optimizer or make_optimizer(budget)))
@@ -148,9 +171,9 @@ def trainer(
     """Returns `run(seed)`: trains the model, and measures it; all seeds share what is compiled.
 
     Args:
-        model, budget: as in `fitter`.
+        model, budget: see `fitter`.
         more: `(model, variables, test images)` to further numbers.
-        options: of `fitter`.
+        options: further arguments of `fitter`.
     """
     fit = fitter(model, budget, **options)
     test = images(budget.data)[1][: budget.test_images]

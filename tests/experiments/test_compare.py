@@ -12,13 +12,16 @@ import pytest
 
 import vqvae_jax as vj
 from experiments import evaluate
-from experiments.compare import quantizers as compare_quantizers
-from experiments.compare.quantizers import COLUMNS, Config, make_arms, quantizers
+from experiments.compare import COMPARISONS
+from experiments.compare.__main__ import Command, main
+from experiments.compare.comparison import make_study
+from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
 from experiments.pages.page import markdown
 from experiments.run import command
 from experiments.sweep import measuring, trial
 from experiments.sweep.arms import Diverged
 from experiments.sweep.comparison import command_line
+from experiments.sweep.metrics import columns
 
 # One training for all -----------------------------------------------------------------------------
 
@@ -113,12 +116,21 @@ def data(tmp_path_factory) -> str:
 
 def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
     options = "--codes 16 --seeds 2 --steps 6 --batch-size 4 --width 8 --depth 0 --processes 1"
-    args = [*options.split(), "--only", "vq-16", "--data", data, "--output", str(tmp_path)]
+    args = [
+        "quantizers",
+        *options.split(),
+        "--only",
+        "vq-16",
+        "--data",
+        data,
+        "--output",
+        str(tmp_path),
+    ]
     orders, batches = [], trial.batches
     monkeypatch.setattr(
         trial, "batches", lambda x, seed, n: orders.append(seed) or batches(x, seed, n)
     )
-    command.run(compare_quantizers.main, Config, args)
+    command.run(main, Command, args)
     assert orders == [0, 1]
     assert capsys.readouterr().out.strip().endswith("report.html")
     found = json.loads((tmp_path / "results.json").read_text())
@@ -126,7 +138,7 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
     assert arm["definition"]["budget"]["steps"] == 6
     assert arm["definition"]["model"]["kwargs"]["quantizer"]["call"] == "vq"
     first, second = (seed["numbers"] for seed in arm["seeds"])
-    assert set(first) >= {column.name for column in COLUMNS}
+    assert set(first) >= {column.name for column in QUANTIZERS.columns}
     assert first["bits_uniform"] == 9 * 4 and first["psnr"] != second["psnr"]
     assert "--codes 16" in found["command"] and "output" not in found["command"]
     text = (tmp_path / "report.md").read_text()
@@ -136,7 +148,7 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(trial, "trainer", never)  # the same command finds all of it done
-    command.run(compare_quantizers.main, Config, args)
+    command.run(main, Command, args)
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
 
@@ -151,24 +163,40 @@ def test_a_training_that_skipped_every_step_is_no_result(tmp_path):
 def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "trainer", lambda *_: 1 / 0)
     with pytest.raises(SystemExit, match="vq-16 failed"):
-        compare_quantizers.main(
-            Config(only=("vq-16",), codes=(16,), data=data, output=tmp_path, processes=1)
-        )
+        main(Config(only=("vq-16",), codes=(16,), data=data, output=tmp_path, processes=1))
     assert "ZeroDivisionError" in (tmp_path / "results.json").read_text()
 
 
 def test_names_of_arms(data, capsys):
-    compare_quantizers.main(Config(list=True, only=("vq", "ema_vq-4096"), data=data))
+    main(Config(list=True, only=("vq", "ema_vq-4096"), data=data))
     assert capsys.readouterr().out.split() == ["vq-512", "vq-4096", "ema_vq-4096"]
     with pytest.raises(ValueError, match=r"no arm vqq; there are .*vq-4096, vq-512"):
-        compare_quantizers.main(Config(only=("vqq",), data=data))
+        main(Config(only=("vqq",), data=data))
+
+
+def test_the_list_names_all_comparisons(capsys):
+    command.run(main, Command, ["list"])
+    shown = capsys.readouterr().out
+    assert all(
+        name in shown and comparison.title in shown for name, comparison in COMPARISONS.items()
+    )
+
+
+def test_numbers_of_a_step_share_an_entry():
+    first, second = columns("mse@200", "psnr_2", drawn=("mse@200",))
+    assert (first.name, first.title, first.drawn) == ("mse@200", "error at 200", True)
+    assert first.meaning.endswith("before step 200")
+    assert (second.name, second.title, second.drawn) == ("psnr_2", "PSNR, first 2", False)
+    for unknown in ("psnr2", "ssim_2", "other"):
+        with pytest.raises(KeyError):
+            columns(unknown)
 
 
 def test_a_quick_run_says_so(data):
     config = Config(quick=True, data=data)
-    command = command_line(config, "experiments.compare.quantizers")
-    page = markdown(compare_quantizers.study(command, config, []), [])
-    assert "**A quick run" in page and "experiments.compare.quantizers --quick" in page
+    command = command_line(config, "experiments.compare", "quantizers")
+    page = markdown(make_study(QUANTIZERS, command, config, []), [])
+    assert "**A quick run" in page and "experiments.compare quantizers --quick" in page
 
 
 @pytest.mark.parametrize("codes", [512, 4096])

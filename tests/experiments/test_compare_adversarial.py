@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.compare import adversarial as compare_adversarial
-from experiments.compare.adversarial import COLUMNS, Config, define, make_arms
+from experiments.compare.__main__ import main
+from experiments.compare.adversarial import ADVERSARIAL, Config, define, make_arms
 from experiments.judging import ways
 from vqvae_jax import sharpness
 from vqvae_jax.data.pipeline import preprocess
@@ -44,8 +45,8 @@ def finished(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ways, "classifier_steps", lambda config: 3)
         patch.setattr(compare_adversarial, "classifier_steps", lambda config: 3)
-        compare_adversarial.main(tiny(data, folder))
-        compare_adversarial.main(tiny(data, folder))  # finds all of it done
+        main(tiny(data, folder))
+        main(tiny(data, folder))  # finds all of it done
     return folder
 
 
@@ -55,7 +56,7 @@ def test_all_arms_are_run_and_told_apart(finished):
         "MSE", "MSE + features", "MSE + adversarial", "MSE + both"
     ]  # fmt: skip
     numbers = [arm["seeds"][0]["numbers"] for arm in found["arms"]]
-    assert all(set(n) >= {column.name for column in COLUMNS} for n in numbers)
+    assert all(set(n) >= {column.name for column in ADVERSARIAL.columns} for n in numbers)
     assert len({n["psnr"] for n in numbers}) == 4
     assert all(0 <= n["recognised"] <= 1 and n["frechet"] > 0 for n in numbers)
     assert "--quick" in found["command"] and "--output" not in found["command"]
@@ -101,10 +102,10 @@ def test_what_changes_results_is_in_the_definition(data, tmp_path):
 
 
 def test_names_and_data_without_labels(data, tmp_path, capsys):
-    compare_adversarial.main(Config(list=True, only=("both", "mse"), data=data))
+    main(Config(list=True, only=("both", "mse"), data=data))
     assert capsys.readouterr().out.split() == ["mse", "both"]
     with pytest.raises(ValueError, match="no arm mae; there are"):
-        compare_adversarial.main(Config(list=True, only=("mae",), data=data))
+        main(Config(list=True, only=("mae",), data=data))
     np.save(tmp_path / "x.npy", np.zeros((20, 12, 12, 1), np.uint8))
     with pytest.raises(DataError, match=r"x\.npy: expected data with labels, found none"):
-        compare_adversarial.main(Config(data=str(tmp_path / "x.npy"), output=tmp_path))
+        main(Config(data=str(tmp_path / "x.npy"), output=tmp_path))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments.compare import levels as compare_levels
-from experiments.compare.levels import Config, findings, models, top_only
+from experiments.compare.__main__ import Command, main
+from experiments.compare.levels import findings, models, top_only
 from experiments.run import command
 from experiments.run.codes import quantizers
 from experiments.sweep.arms import Arm, Row
@@ -52,8 +52,8 @@ def test_the_command(data, tmp_path):
         "--processes",
         "1",
     ]
-    args = [*options, "--data", data, "--output", str(tmp_path)]
-    command.run(compare_levels.main, Config, args)
+    args = ["levels", *options, "--data", data, "--output", str(tmp_path)]
+    command.run(main, Command, args)
     found = json.loads((tmp_path / "results.json").read_text())
     one, two = (arm["seeds"][0]["numbers"] for arm in found["arms"])
     assert "top_psnr" in two and "top_psnr" not in one

@@ -10,6 +10,7 @@ import pytest
 
 import vqvae_jax as vj
 from experiments.compare import vae as compare_vae
+from experiments.compare.__main__ import Command, main
 from experiments.compare.vae import Config, make_arms, models
 from experiments.generation import samplers
 from experiments.generation.code_prior import Prior
@@ -120,9 +121,9 @@ def test_the_command(data, tmp_path):
         "--width",
         "8",
     ]
-    args = [*options, "--depth", "0", "--processes", "1", "--data", data]
+    args = ["vae", *options, "--depth", "0", "--processes", "1", "--data", data]
     args += ["--output", str(tmp_path / "out"), "--classifiers", str(tmp_path)]
-    command.run(compare_vae.main, Config, args)
+    command.run(main, Command, args)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     numbers = {arm["label"]: arm["seeds"][0]["numbers"] for arm in found["arms"]}
     assert list(numbers) == list(FOUND)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments.compare import likelihood
-from experiments.compare.likelihood import COLUMNS, Config, make_arms, models
+from experiments.compare.__main__ import Command, main
+from experiments.compare.comparison import make_study
+from experiments.compare.likelihood import LIKELIHOOD, Config, make_arms, models
 from experiments.generation import code_prior
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.judging import code_lengths
@@ -142,12 +143,22 @@ def data(tmp_path_factory) -> str:
 
 def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
     options = "--quick --steps 3 --batch-size 4 --prior-steps 2 --width 8 --depth 0 --processes 1"
-    args = [*options.split(), "--only", "vae", "vqvae2", "--data", data, "--output", str(tmp_path)]
-    command.run(likelihood.main, Config, args)
+    args = [
+        "likelihood",
+        *options.split(),
+        "--only",
+        "vae",
+        "vqvae2",
+        "--data",
+        data,
+        "--output",
+        str(tmp_path),
+    ]
+    command.run(main, Command, args)
     assert capsys.readouterr().out.strip().endswith("report.html")
     found = json.loads((tmp_path / "results.json").read_text())
     vae, vqvae2 = (arm["seeds"][0]["numbers"] for arm in found["arms"])
-    assert set(vqvae2) >= {column.name for column in COLUMNS}
+    assert set(vqvae2) >= {column.name for column in LIKELIHOOD.columns}
     assert set(vqvae2) - set(vae) >= {"rate_uniform", "rate_static", "total_static"}
     assert vqvae2["rate_uniform"] == pytest.approx((2 * 2 * 9 + 4 * 4 * 5) / 64)
     for numbers in (vae, vqvae2):
@@ -156,7 +167,7 @@ def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
     definition = found["arms"][1]["definition"]
     assert definition["likelihood"] == {"call": "logistic", "kwargs": {"scale": None}}
     assert (definition["prior"]["steps"], definition["budget"]["steps"]) == (2, 3)
-    assert "experiments.compare.likelihood --only vae vqvae2 --quick" in found["command"]
+    assert "experiments.compare likelihood --only vae vqvae2 --quick" in found["command"]
     text = (tmp_path / "report.md").read_text()
     assert "**A quick run, 3 steps" in text
     assert re.search(r"\| VAE, 16 numbers a place \| \d\.\d{3} \| - \| - \| ", text)
@@ -165,25 +176,25 @@ def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(code_lengths, "trainer", never)  # the same command finds all of it done
-    command.run(likelihood.main, Config, args)
+    command.run(main, Command, args)
 
 
 def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monkeypatch):
     monkeypatch.setattr(code_lengths, "trainer", lambda *_: 1 / 0)
     with pytest.raises(SystemExit, match="vae failed"):
-        likelihood.main(Config(only=("vae",), data=data, output=tmp_path, processes=1))
+        main(Config(only=("vae",), data=data, output=tmp_path, processes=1))
     assert "ZeroDivisionError" in (tmp_path / "results.json").read_text()
 
 
 def test_names_of_arms(data, capsys):
-    likelihood.main(Config(list=True, data=data))
+    main(Config(list=True, data=data))
     listed = "vae vqvae-categorical vqvae vqvae-grouped vqvae-grouped-categorical vqvae2"
     assert capsys.readouterr().out.split() == listed.split() == list(models(1, 8, 0))
     with pytest.raises(ValueError, match=r"no arm gan; there are .*vqvae2"):
-        likelihood.main(Config(only=("gan",), data=data))
+        main(Config(only=("gan",), data=data))
     for option in ("seeds", "prior_steps"):
         with pytest.raises(ValueError, match=f"{option} must be an integer >= 1, got 0"):
-            likelihood.main(Config(data=data, **{option: 0}))
+            main(Config(data=data, **{option: 0}))
 
 
 def test_rates_of_the_arms(data):
@@ -198,7 +209,7 @@ def test_rates_of_the_arms(data):
         "vqvae": (512,), "vqvae-categorical": (512,), "vqvae-grouped": (8,) * 10,
         "vqvae-grouped-categorical": (8,) * 10,
     }  # fmt: skip
-    text = markdown(likelihood.study("python it", Config(data=data), []), [])
+    text = markdown(make_study(LIKELIHOOD, "python it", Config(data=data), []), [])
     assert "A quick run" not in text and "1.875 bits" in text
     assert 49 * 30 / 784 == 640 * 9 / 3072 == 1.875 and 49 * 9 / 784 == 0.5625
 

@@ -1,0 +1,56 @@
+"""Compare models under one budget, with intervals over seeds.
+
+python -m experiments.compare list                  what there is
+python -m experiments.compare levels                all arms of one; the same command continues
+python -m experiments.compare levels --quick        a minute or a few, to see that it works
+python -m experiments.compare levels --list         the names of its arms
+python -m experiments.compare levels --only 784-1b  some of its arms
+
+Writes tables with intervals over seeds, a plot and pictures to runs/NAME/report.html (and .md,
+JSON, CSV, LaTeX, PDF).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.compare import COMPARISONS
+from experiments.compare.comparison import run_comparison
+from experiments.run.command import run
+from experiments.sweep.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Print the names of the comparisons and stop."""
+
+
+OPTIONS: dict[str, type] = {"list": List} | {name: c.options for name, c in COMPARISONS.items()}
+Command: Any = Union[  # noqa: UP007, as its members are not known before
+    tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in OPTIONS.items())
+]
+
+
+def main(options: List | Options) -> Path | None:
+    """Runs the comparison whose options these are; returns the path of its page."""
+    if isinstance(options, List):
+        show()
+        return None
+    (name,) = [name for name, kind in OPTIONS.items() if kind is type(options)]
+    return run_comparison(name, COMPARISONS[name], options)
+
+
+def show() -> None:
+    """Prints the names and titles of the comparisons."""
+    table = Table("name", "title")
+    for name, comparison in COMPARISONS.items():
+        table.add_row(name, comparison.title)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run(main, Command)

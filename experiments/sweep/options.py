@@ -1,0 +1,38 @@
+"""Options that every command has which runs arms, and those of every comparison."""
+
+import dataclasses
+from pathlib import Path
+
+from vqvae_jax.data.sources import EMBEDDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """Options of a command that runs arms."""
+
+    only: tuple[str, ...] = ()
+    """Names of the arms to run, as --list shows them; or the part before the last "-"."""
+    list: bool = False
+    """Print the names of the arms and stop."""
+    quick: bool = False
+    """Run with one seed, few steps and 200 test images: says nothing about quality."""
+    output: Path | None = None
+    """Folder of results and pages; without it runs/NAME, or runs/NAME-quick."""
+    seeds: int = 3
+    """Number of seeds for each arm."""
+    processes: int | None = None
+    """Number of arms that run at a time; without it, one for each core."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Running):
+    """Options of a comparison of models under one budget."""
+
+    data: str = EMBEDDED
+    """Images: the embedded set, a TFDS name, a folder of IDX files, or a .npy file."""
+    steps: int = 1000
+    """Number of training steps."""
+    batch_size: int = 32
+    """Number of images in a step."""
+    width: int = 32
+    """Number of channels of encoder and decoder."""
