@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from experiments import interpret, sample, train, train_prior
+from experiments.generation import prior_training, sample_run
+from experiments.meaning import interpretation
 from experiments.pages.html import document, save
+from experiments.run import autoencoder
 from experiments.run.command import run
 from vqvae_jax.data.sources import EMBEDDED
 
@@ -41,14 +43,18 @@ def main(config: Config) -> Path:
     """One command after the other, each as a user would call it; returns the page."""
     folder = config.runs / (f"{config.name}-quick" if config.quick else config.name)
     if config.quick:
-        sample.main(sample.Config(folder, data=config.data, quick=True))
+        sample_run.sample(sample_run.Config(folder, data=config.data, quick=True))
         few = {"images": 100, "probe_images": 200, "most": 8}
-        interpret.main(interpret.Config(folder, vae_steps=min(config.vae_steps, 20), **few))
+        interpretation.interpret(
+            interpretation.Config(folder, vae_steps=min(config.vae_steps, 20), **few)
+        )
     else:
-        train.main(train.Config(folder.name, config.runs, config.data, steps=config.steps))
-        train_prior.main(train_prior.Config(folder, steps=config.prior_steps))
-        sample.main(sample.Config(folder))
-        interpret.main(interpret.Config(folder, vae_steps=config.vae_steps))
+        autoencoder.train_autoencoder(
+            autoencoder.Config(folder.name, config.runs, config.data, steps=config.steps)
+        )
+        prior_training.train_priors(prior_training.Config(folder, steps=config.prior_steps))
+        sample_run.sample(sample_run.Config(folder))
+        interpretation.interpret(interpretation.Config(folder, vae_steps=config.vae_steps))
     parts = {"Training": "", "Samples": "samples", "What the codes mean": "interpretation"}
     pages = {name: (folder / part / "report.html").read_text() for name, part in parts.items()}
     save(folder / "demo.html", together(folder.name, pages).encode())

@@ -4,44 +4,16 @@ python -m experiments.evaluate runs/fashion
 """
 
 import dataclasses
-import json
-import math
-from collections import Counter
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
-from jaxtyping import Array, Bool, Float
-from rich.console import Console
-from rich.table import Table
 
-from experiments.run import codes
-from experiments.run.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
 from experiments.run.command import run
-from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run, units
+from experiments.run.evaluation import evaluate, show
+from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run
 from experiments.run.recipe import load_data
-from vqvae_jax import BundleError, load_model, psnr, ssim, usage
-from vqvae_jax.data.pipeline import Examples, take_batches
-from vqvae_jax.data.readers import DataError
-from vqvae_jax.training.step import Batch, valid_examples
-
-MEANING = {
-    "psnr": "PSNR, dB, of the mean squared error",
-    "ssim": "SSIM, mean over images",
-    "explained_variance": "share of the variance explained",
-    "mse": "mean squared error, {units}",
-    "left_out": "examples left out: not finite, or out of range",
-    "perplexity": "perplexity of the codes",
-    "used": "share of the codebook used",
-    "seen": "number of codes seen",
-    "bits_uniform": "bits per {noun}, uniform prior",
-    "bits_entropy": "bits per {noun}, entropy of the codes",
-}
+from experiments.run.runs import open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,125 +30,9 @@ class Config:
     """Examples at a time."""
 
 
-class Measured(NamedTuple):
-    """The measurements of each example of a batch."""
-
-    valid: Bool[Array, "B"]  # real, finite and in the domain of the model
-    error: Float[Array, "B"]
-    ssim: Float[Array, "B"] | None
-    mean: Float[Array, "B C"]  # of each channel
-    variance: Float[Array, "B C"]  # around it
-
-
-@partial(jax.jit, static_argnums=(0, 4))
-def measure(model, variables, batch, mask, similarity: bool):
-    """Each example measured, and its codes by stream."""
-    x, weights, _ = valid_examples(Batch(batch, mask), getattr(model, "domain", None))
-    rec = model.apply(variables, x)
-    grid = tuple(range(1, x.ndim - 1))
-    found = Measured(
-        weights > 0,
-        jnp.mean(jnp.square(x - rec.x), axis=range(1, x.ndim)),
-        ssim(x, rec.x) if similarity else None,
-        jnp.mean(x, axis=grid),
-        jnp.var(x, axis=grid),
-    )
-    return found, by_stream(quantizers(model), as_levels(rec.indices))
-
-
-def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str | None = None):
-    """(the table {name: number}, the counts of each stream by its prefix) over the test set.
-
-    Args:
-        model, variables: a VQ-VAE.
-        test: the examples.
-        batch_size: at a time.
-        kind: of the data, a name of `kinds.NOUNS`; None for the usual one of their shape.
-
-    Raises:
-        DataError: if no example is finite and in the domain of the model.
-    """
-    pictures = (kind or BY_AXES[len(test.shape)][0]) == "pictures"
-    similarity = pictures and min(test.shape[1:3]) >= 11
-    parts, sizes = [], streams(quantizers(model))
-    seen: dict[str, Counter[int]] = {prefix: Counter() for prefix in sizes}
-    for batch, mask in take_batches(test, min(batch_size, len(test))):
-        found, indices = measure(model, variables, batch, mask, similarity)
-        valid = np.asarray(found.valid)
-        parts.append(jax.tree.map(lambda array, valid=valid: np.asarray(array)[valid], found))
-        for prefix, k in indices.items():
-            seen[prefix] += tally(np.asarray(k)[valid])
-    counts = {prefix: as_counts(seen[prefix], size) for prefix, size in sizes.items()}
-    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-    if not len(whole.error):
-        raise DataError("no test example is finite and in the range of the model's data")
-    left_out = len(test) - len(whole.error)
-    table = quality(whole, pictures) | ({"left_out": float(left_out)} if left_out else {})
-    return table | code_table(counts, sizes, len(whole.error)), counts
-
-
-def quality(found: Measured, pictures: bool) -> dict[str, float]:
-    """How close the reconstructions are, of pictures in decibels, else as explained variance.
-
-    That is 1 - MSE / variance, the variance around the mean of each channel of the whole set.
-    """
-    mse = float(np.mean(found.error, dtype=np.float64))
-    if pictures:
-        table = {"psnr": float(psnr(mse)), "mse": mse}
-        similar = found.ssim
-        return table | ({} if similar is None else {"ssim": float(np.mean(similar, dtype=float))})
-    within = np.mean(found.variance, axis=0, dtype=np.float64)
-    variance = float(np.mean(within + np.var(found.mean, axis=0, dtype=np.float64)))
-    explained = 1 - mse / variance if variance else float("nan")
-    return {"explained_variance": explained, "mse": mse}
-
-
-def code_table(counts, sizes: Mapping[str, int], examples: int) -> dict[str, float]:
-    """How the codes are used, and the bits of one example, from counts and sizes by prefix."""
-    table, uniform, entropy = {}, 0.0, 0.0
-    for prefix, count in counts.items():
-        found = usage(jnp.asarray(count, jnp.float32), sizes[prefix])
-        use = {name: float(value) for name, value in found.items()}
-        use["seen"] = float(count.sum())
-        bits = use.pop("bits")
-        use["perplexity"] = use["perplexity"] if use["seen"] else math.nan  # of no code
-        uniform += count.sum() / examples * math.log2(sizes[prefix])
-        entropy += count.sum() / examples * bits
-        table |= {prefix + name: value for name, value in use.items()}
-    return table | {"bits_uniform": float(uniform), "bits_entropy": float(entropy)}
-
-
-def show(table: dict[str, float], title: str, kind: str = "pictures", dtype="uint8") -> None:
-    """Prints the table, in the words of this kind of data."""
-    words = {"noun": NOUNS[kind][0], "units": units(kind, dtype)}
-    view = Table(title=title, title_justify="left")
-    view.add_column("over the whole test set")
-    view.add_column("", justify="right")
-    for name, value in table.items():
-        prefix, _, last = name.rpartition("/")
-        meaning = MEANING[last].format(**words) + (f" ({codes.title(prefix)})" if prefix else "")
-        view.add_row(meaning, shown(value, ",.0f" if last in ("seen", "left_out") else ".4g"))
-    Console().print(view)
-
-
-def shown(value: float | None, form: str) -> str:
-    """A number, or that there is none.
-
-    >>> shown(0.25, ".1%"), shown(float("nan"), ".4g"), shown(float("inf"), ".4g")
-    ('25.0%', 'not a number', 'infinite')
-    """
-    if value is None or math.isnan(value):
-        return "not a number"
-    return format(value, form) if math.isfinite(value) else "infinite"
-
-
 def main(config: Config) -> dict[str, float]:
     """Loads the model of a run and prints its table."""
-    path = config.run / "config.json"
-    if not path.exists():
-        raise BundleError(f"{config.run} is no run: it has no config.json")
-    options = json.loads(path.read_text())
-    bundle = load_model(config.run / "model")
+    bundle, options = open_run(config.run)
     data, crop = config.data or options["data"], config.crop or options["crop"]
     _, test = load_data(data, crop)
     kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]

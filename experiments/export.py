@@ -15,19 +15,16 @@ Without `jax.jit`, `call` works too, but Python goes through the file's signatur
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import tyro
 
 from experiments.run.command import run
+from experiments.run.exporting import about, export, in_words
 from experiments.run.recipe import load_data
-from vqvae_jax import as_functions, load_model
-from vqvae_jax.saving.bundle import Bundle, write
+from vqvae_jax import load_model
+from vqvae_jax.saving.bundle import write
 
 USE = """
     data = bytearray(open("tokenize.jaxexport", "rb").read())
@@ -62,51 +59,12 @@ def main(config: Config) -> dict[str, Path]:
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
-        signature = f"{shown(exported.in_avals)} -> {shown(exported.out_avals)}"
+        signature = f"{in_words(exported.in_avals)} -> {in_words(exported.out_avals)}"
         lines.append(f"{paths[name].name}: {signature}")
         print(f"{paths[name]}: {signature}")
     text = "\n".join([*lines, "", about(bundle), USE])
     write(config.output / "README.txt", lambda file: file.write(text.encode()))
     return paths
-
-
-def export(
-    bundle: Bundle, shape: Sequence[int], batch: int | None, platforms: Sequence[str]
-) -> dict[str, jax.export.Exported]:
-    """tokenize and detokenize with their weights.
-
-    Args:
-        bundle: model and variables.
-        shape: of one example.
-        batch: its size; None for any.
-        platforms: on which they run.
-    """
-    f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
-    size = jax.export.symbolic_shape("b")[0] if batch is None else batch
-    domain = getattr(bundle.model, "domain", None)
-    x = jax.ShapeDtypeStruct((size, *shape), jnp.dtype(domain.dtype if domain else "float32"))
-    tokenize = jax.jit(lambda x: f.tokenize(variables, x))
-    codes = jax.eval_shape(tokenize, x)
-    detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
-    make = partial(jax.export.export, platforms=platforms)
-    return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
-
-
-def shown(arrays: Sequence[jax.core.ShapedArray]) -> str:
-    """Their dtypes and shapes: of a VQ-VAE-2 there are several maps of codes."""
-    return ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
-
-
-def about(bundle: Bundle) -> str:
-    """What x must be, and what x' is."""
-    domain = getattr(bundle.model, "domain", None)
-    if domain is None:
-        return "x: floats in the scale of the training data, which the model does not know.\n"
-    taken = "uint8 pixels" if domain.dtype == "uint8" else domain.words
-    return (
-        f"x: {taken}. Examples that are not finite or out of range get index -1.\n"
-        f"x': {domain.answer}.\n"
-    )
 
 
 def own_shape(folder: Path) -> tuple[int, ...]:

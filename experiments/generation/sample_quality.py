@@ -8,9 +8,9 @@ from jaxtyping import Float64, Int, UInt8
 
 from experiments.generation.code_files import Codes, flat
 from experiments.generation.generate import Maps
+from experiments.generation.tokenizing import unique_share
 from experiments.judging.classifier import kept_classifier
 from experiments.judging.quality import frechet, memorised, nearest_neighbours, recognised
-from experiments.tokenize import unique_share
 
 Pictures = UInt8[np.ndarray, "N H W C"]
 

@@ -10,9 +10,9 @@ from scipy import sparse
 
 from experiments.meaning.coder import Coder
 from experiments.run import codes
+from experiments.run.autoencoder import Config
 from experiments.run.codes import Maps
 from experiments.run.recipe import make_optimizer
-from experiments.train import Config
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.models.vae import VAE

@@ -20,8 +20,9 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from vqvae_jax import load_model
-from vqvae_jax.saving.bundle import write
+from vqvae_jax import BundleError, load_model
+from vqvae_jax.saving.bundle import Bundle, write
+from vqvae_jax.saving.weights import read_json
 
 
 class ConfigChanged(ValueError):
@@ -51,6 +52,18 @@ def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
             raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, strict_json(options, indent=1))
+
+
+def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
+    """A run's model and options.
+
+    Raises:
+        BundleError: no such run, or a damaged model.
+    """
+    path = run / "config.json"
+    if not path.exists():
+        raise BundleError(f"{run} is no run: it has no config.json")
+    return load_model(run / "model"), read_json(path)
 
 
 def check_model(folder: Path, model) -> None:

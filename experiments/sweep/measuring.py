@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluate import code_table
 from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
+from experiments.run.evaluation import code_table, picture_quality, squared_error
 from vqvae_jax import psnr, ssim
 from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
 
@@ -22,7 +21,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     x = preprocess(x)
     rec = model.apply(variables, x)
     return {
-        "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
+        "error": squared_error(x, rec.x),
         "ssim": ssim(x, rec.x),
         "pictures": to_pixels(rec.x),
         "indices": as_levels(rec.indices),
@@ -34,10 +33,10 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
 def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float], np.ndarray]:
     """The numbers over the test set, and the first reconstructions."""
     found = whole(partial(look, variables), test)
-    mse = float(np.mean(found["error"], dtype=np.float64))
+    quality = picture_quality(found["error"], found["ssim"])
     numbers = {
-        "psnr": float(psnr(mse)),
-        "ssim": float(np.mean(found["ssim"], dtype=np.float64)),
+        "psnr": quality["psnr"],
+        "ssim": quality["ssim"],
         **code_numbers(levels, found["indices"]),
         **quantization_error(found["z_e"], found["z_q"]),
     }

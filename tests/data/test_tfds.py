@@ -1,10 +1,7 @@
-import hashlib
 import io
 import json
-import shutil
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +9,12 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from vqvae_jax.data import make_fashion_mnist, readers
+from vqvae_jax.data import prepared as prepared_sets
+from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.prepared import stream_tfds
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import DataError, embedded, tfds_name
 from vqvae_jax.data.writing import write_records
-
-SHA256 = {
-    "train": "dcda5d31d243feac2ab8288403fb2d43b54ca240d7c12197455f1e39d833ad86",
-    "test": "96315b1732ab731e68b8def3c284f34b605f7deb7a61e683c7d786265c827c83",
-}
-FOLDER = Path(readers.__file__).parent / "fashion_mnist"
-needs_idx = pytest.mark.skipif(
-    not make_fashion_mnist.SOURCE_DIR.is_dir(), reason="needs the package dataset-fashion-mnist"
-)
 
 
 def noise(height, width, channels=3, seed=0):
@@ -33,10 +22,52 @@ def noise(height, width, channels=3, seed=0):
     return rng.integers(0, 256, (height, width, channels), np.uint8)
 
 
+NAMES = ("boot", "bag", "coat")
+
+
+def records(root, name, split, features, examples):
+    """The file of a split of a TFDS set, and what TFDS must know about it."""
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=root, dataset_name=name, split=split, filetype_suffix="array_record"
+    )
+    path = template.sharded_filepath(shard_index=0, num_shards=1)
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for example in examples:
+        writer.write(features.serialize_example(example))
+    writer.close()
+    return tfds.core.SplitInfo(
+        name=split, shard_lengths=[len(examples)], num_bytes=1, filename_template=template
+    )
+
+
+def png(image):
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "PNG")
+    encoded.seek(0)
+    return encoded
+
+
+def expected(split):
+    """The images and labels of `prepared`."""
+    images = embedded()(split)[: {"train": 40, "test": 20}[split]]
+    return images, np.arange(len(images)) ** 2 % 3
+
+
 def prepared(root, **changes):
-    """A copy of the embedded folder where TFDS looks for it, with fields of its JSON changed."""
-    out = root / "fashion_mnist_10k/1.0.0"
-    shutil.copytree(FOLDER, out)
+    """A TFDS set of two splits with labels, with fields of its JSON changed."""
+    out = root / "clothes/1.0.0"
+    out.mkdir(parents=True)
+    image = tfds.features.Image(shape=(28, 28, 1), encoding_format="png")
+    label = tfds.features.ClassLabel(names=NAMES)
+    features = tfds.features.FeaturesDict({"image": image, "label": label})
+    infos = []
+    for split in ("train", "test"):
+        pairs = zip(*expected(split), strict=True)
+        examples = [{"image": png(x[..., 0]), "label": int(k)} for x, k in pairs]
+        infos.append(records(out, "clothes", split, features, examples))
+    tfds.folder_dataset.write_metadata(
+        data_dir=out, features=features, split_infos=infos, check_data=False
+    )
     info = json.loads((out / "dataset_info.json").read_text())
     (out / "dataset_info.json").write_text(json.dumps(info | changes))
     return out
@@ -47,87 +78,58 @@ def small_set(root, images, image_feature):
     out = root / "my_set/1.0.0"
     out.mkdir(parents=True)
     features = tfds.features.FeaturesDict({"image": image_feature})
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=out, dataset_name="my_set", split="train", filetype_suffix="array_record"
-    )
-    path = template.sharded_filepath(shard_index=0, num_shards=1)
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for image in images:
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG")
-        png.seek(0)
-        writer.write(features.serialize_example({"image": png}))
-    writer.close()
-    info = tfds.core.SplitInfo(
-        name="train", shard_lengths=[len(images)], num_bytes=1, filename_template=template
-    )
+    info = records(out, "my_set", "train", features, [{"image": png(image)} for image in images])
     tfds.folder_dataset.write_metadata(
         data_dir=out, features=features, split_infos=[info], check_data=False
     )
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 8000), ("test", 2000)])
-def test_embedded_images_are_the_known_ones(split, count):
-    images = embedded()(split)
-    assert (images.shape, images.dtype) == ((count, 28, 28, 1), np.uint8)
-    assert hashlib.sha256(images.tobytes()).hexdigest() == SHA256[split]
-
-
-@pytest.mark.parametrize(("split", "count"), [("train", 800), ("test", 200)])
-def test_embedded_classes_are_balanced(split, count):
-    builder = tfds.builder_from_directory(str(FOLDER))
-    skip = {"image": tfds.decode.SkipDecoding()}
-    records = builder.as_data_source(split=split, decoders=skip)
-    np.testing.assert_array_equal(np.bincount([r["label"] for r in records]), [count] * 10)
-    assert builder.info.features["label"].names == list(make_fashion_mnist.NAMES)
-
-
-@needs_idx
-@pytest.mark.parametrize(("split", "prefix", "count"), make_fashion_mnist.SPLITS)
-def test_embedded_images_equal_the_originals(split, prefix, count):
-    images, _ = make_fashion_mnist.read_subset(make_fashion_mnist.SOURCE_DIR, prefix, count)
-    np.testing.assert_array_equal(embedded()(split)[..., 0], images)
-
-
-def test_building_twice_gives_the_same_bytes(tmp_path):
-    images = noise(100, 28 * 28).reshape(-1, 28, 28)[:200]
-    labels = np.arange(200, dtype=np.uint8) % 10
-    runs = [list(make_fashion_mnist._records(images, labels)) for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
-def test_too_few_images_of_a_class_raise():
-    with pytest.raises(ValueError, match="expected 2 examples of each class, found 1 of one"):
-        make_fashion_mnist.first_of_each_class(np.array([0, 0, 1]), 2)
-
-
 @pytest.mark.parametrize("module", ["tensorflow_datasets", "array_record", "PIL.Image"])
-def test_a_missing_package_names_the_extra(module, monkeypatch):
+def test_a_missing_package_names_the_extra(module, monkeypatch, tmp_path):
+    prepared(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=rf"{module}.*pip install 'vqvae_jax\[data\]'"):
-        embedded()("test")
+        tfds_name("clothes", tmp_path)("test")
 
 
 def test_tfds_name_reads_a_prepared_set(tmp_path):
     prepared(tmp_path)
-    expected = embedded()("test")
-    for name in ("fashion_mnist_10k", "fashion_mnist_10k:1.0.0"):
-        np.testing.assert_array_equal(tfds_name(name, tmp_path)("test"), expected)
+    for name in ("clothes", "clothes:1.0.0"):
+        for split in ("train", "test"):
+            images = tfds_name(name, tmp_path)(split)
+            np.testing.assert_array_equal(images, expected(split)[0])
+
+
+def test_labels_of_a_prepared_set(tmp_path, monkeypatch):
+    prepared(tmp_path)
+    small_set(tmp_path, [noise(4, 4)], tfds.features.Image())
+    builder = prepared_sets.tfds_builder
+    monkeypatch.setattr(prepared_sets, "tfds_builder", lambda name, _: builder(name, tmp_path))
+    labels = open_labels("clothes")
+    assert labels.names == NAMES and open_labels("my_set") is None
+    for split in ("train", "test"):
+        found = labels.read(split)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, expected(split)[1])
+    with pytest.raises(DataError, match=r"in split 'validation', found splits"):
+        labels.read("validation")
 
 
 def test_tfds_sets_become_records_with_their_files_as_they_are(tmp_path):
     prepared(tmp_path)
-    mode, count, encoded = stream_tfds("fashion_mnist_10k", tmp_path, "test")
+    mode, count, encoded = stream_tfds("clothes", tmp_path, "test")
     write_records(tmp_path / "set", {"test": encoded}, mode=mode)
     rows = open_records(tmp_path / "set", "test")
-    assert (mode, count, len(rows)) == ("L", 2000, 2000)
-    np.testing.assert_array_equal(rows[:], embedded()("test"))
+    assert (mode, count, len(rows)) == ("L", 20, 20)
+    np.testing.assert_array_equal(rows[:], expected("test")[0])
 
 
 def test_tfds_sets_with_missing_files_raise(tmp_path):
     next(prepared(tmp_path).glob("*-test.array_record-*")).unlink()
-    with pytest.raises(DataError, match=r"10k test: expected complete records, found: .*No such"):
-        tfds_name("fashion_mnist_10k", tmp_path)("test")
+    with pytest.raises(
+        DataError, match=r"clothes test: expected complete records, found: .*No such"
+    ):
+        tfds_name("clothes", tmp_path)("test")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_tfds_names_that_are_not_prepared_fail_fast(name, found, tmp_path):
 def test_tfds_sets_in_another_format_raise(tmp_path):
     prepared(tmp_path, fileFormat="tfrecord")
     with pytest.raises(DataError, match=r"expected array_record files in .*, found tfrecord files"):
-        tfds_name("fashion_mnist_10k", tmp_path)("train")
+        tfds_name("clothes", tmp_path)("train")
 
 
 def test_tfds_splits_that_are_missing_raise(tmp_path):

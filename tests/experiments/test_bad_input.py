@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import evaluate, train
-from experiments.run import command
+from experiments import evaluate
+from experiments.run import autoencoder, command
 
 
 def refused(capsys, main, config, arguments: list[str]) -> str:
@@ -36,7 +36,10 @@ def test_train_refuses_data(name, tmp_path, capsys, as_users):
     data = make(tmp_path)
     runs = tmp_path / "runs"
     error = refused(
-        capsys, train.main, train.Config, ["--data", data, "--runs", str(runs), "--crop", "8"]
+        capsys,
+        autoencoder.train_autoencoder,
+        autoencoder.Config,
+        ["--data", data, "--runs", str(runs), "--crop", "8"],
     )
     assert message in error
     assert not runs.exists()
@@ -60,14 +63,18 @@ def test_train_refuses_options(option, tmp_path, capsys, as_users):
     value, message = OPTIONS[option]
     runs = tmp_path / "runs"
     data = ["--data", images(tmp_path / "a.npy"), "--runs", str(runs)]
-    error = refused(capsys, train.main, train.Config, [*data, f"--{option}={value}"])
+    error = refused(
+        capsys, autoencoder.train_autoencoder, autoencoder.Config, [*data, f"--{option}={value}"]
+    )
     assert message in error
     assert not runs.exists()
 
 
 def test_train_refuses_a_batch_that_the_devices_cannot_share(tmp_path, capsys, as_users):
     data = ["--data", images(tmp_path / "a.npy"), "--runs", str(tmp_path / "runs")]
-    error = refused(capsys, train.main, train.Config, [*data, "--batch-size=7"])
+    error = refused(
+        capsys, autoencoder.train_autoencoder, autoencoder.Config, [*data, "--batch-size=7"]
+    )
     assert "a batch of 7 can't be split over 8 devices" in error
     assert not (tmp_path / "runs").exists()
 

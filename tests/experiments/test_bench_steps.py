@@ -10,11 +10,10 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import train
 from experiments.bench import __main__ as bench
 from experiments.bench import activations, memory, overhead, pipeline, serve, step
 from experiments.bench.timing import Race
-from experiments.run import command
+from experiments.run import autoencoder, command
 from vqvae_jax import vq
 from vqvae_jax.training import parallel
 from vqvae_jax.training.step import TrainState
@@ -81,7 +80,7 @@ def test_activations(tiny, monkeypatch, tmp_path):
 def test_ways_are_options_of_train():
     for way in activations.WAYS:
         options = [] if way == activations.Way() else str(way).split()
-        config = tyro.cli(train.Config, args=options)
+        config = tyro.cli(autoencoder.Config, args=options)
         assert (config.parts, config.dtype) == way
 
 

@@ -1,5 +1,6 @@
-"""What commands keep of what they compiled, and where."""
+"""What commands keep of what they compiled, and where; none is imported by another."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -88,3 +89,22 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
     assert command.cache_folder() is None
+
+
+COMMANDS = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    found = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return found | {f"{node.module}.{a.name}" for node in froms for a in node.names}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: f"{p.parent.name}.{p.stem}"
+)
+def test_no_command_is_imported(path):
+    names = [name.split(".") for name in imported(path) if name.startswith("experiments.")]
+    assert not [name for name in names if name[1] in COMMANDS]

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments import evaluate
 from experiments.compare import COMPARISONS
 from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
 from experiments.pages.page import markdown
-from experiments.run import command
+from experiments.run import command, evaluation
 from experiments.sweep import measuring, trial
 from experiments.sweep.arms import Diverged
 from experiments.sweep.comparison import command_line
@@ -89,7 +88,7 @@ def test_numbers_are_those_of_evaluate():
     test = np.random.default_rng(0).integers(0, 256, (130, 12, 12, 1), np.uint8)
     look = jax.jit(lambda v, x: measuring.measure(Halved(), v, x))
     numbers, pictures = measuring.evaluate(look, {}, test, (Halved.quantizer,))
-    table, _ = evaluate.evaluate(Halved(), {}, test)
+    table, _ = evaluation.evaluate(Halved(), {}, test)
     for name in ("psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy"):
         assert numbers[name] == pytest.approx(table[name], rel=1e-5), name
     x = test / 255 - 0.5

@@ -11,8 +11,7 @@ import pytest
 from scipy import optimize, sparse
 
 import vqvae_jax as vj
-from experiments import interpret
-from experiments.meaning import probes
+from experiments.meaning import interpretation, page, probes
 from experiments.meaning.coder import Coder
 from experiments.meaning.interventions import (
     distances,
@@ -439,7 +438,7 @@ def save_run(folder: Path, model, data, *shape: int) -> Path:
 
 def test_the_command(data, tmp_path, capsys):
     run = save_run(tmp_path / "run", plain_model(vj.vq(8, 3)), data, 8, 8, 1)
-    results = interpret.main(interpret.Config(run, most=5, vae_steps=2))
+    results = interpretation.interpret(interpretation.Config(run, most=5, vae_steps=2))
     out = run / "interpretation"
     assert str(out / "report.html") in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text()) == results
@@ -463,11 +462,11 @@ def test_the_command(data, tmp_path, capsys):
 def test_levels_streams_and_data_without_labels(deep, tmp_path):
     np.save(tmp_path / "images.npy", noise(40, 8, 8, 1))
     run = save_run(tmp_path / "run", deep.model, tmp_path / "images.npy", 8, 8, 1)
-    results = interpret.main(interpret.Config(run, most=6))
+    results = interpretation.interpret(interpretation.Config(run, most=6))
     assert list(results["streams"]) == ["level0/", "level1/0/", "level1/1/"]
     assert list(results["reach"]) == ["level 0", "level 1"] and "probes" not in results
     text = (run / "interpretation" / "report.html").read_text(encoding="utf-8")
-    assert interpret.NO_LABELS in text and "Codes, level 1, stream 0" in text
+    assert page.NO_LABELS in text and "Codes, level 1, stream 0" in text
 
 
 def test_codes_without_a_table(tmp_path):
@@ -475,13 +474,15 @@ def test_codes_without_a_table(tmp_path):
     np.save(tmp_path / "images.npy", noise(40, 8, 8, 3))
     model = plain_model(quantizer, channels=3)
     run = save_run(tmp_path / "run", model, tmp_path / "images.npy", 8, 8, 3)
-    results = interpret.main(interpret.Config(run, most=4))
+    results = interpretation.interpret(interpretation.Config(run, most=4))
     assert results["streams"][""]["size"] == quantizer.vocab[0]
 
 
 def test_errors_are_one_line(data, tmp_path, capsys, as_users):
     def error(*arguments):
-        return refused(capsys, interpret.main, interpret.Config, [*map(str, arguments)])
+        return refused(
+            capsys, interpretation.interpret, interpretation.Config, [*map(str, arguments)]
+        )
 
     assert "is no run: it has no config.json" in error(tmp_path / "none")
     run = save_run(tmp_path / "run", plain_model(vj.vq(8, 3)), data, 8, 8, 1)

@@ -14,8 +14,7 @@ from compiling import jit
 from test_reconstruct import save_random
 
 import vqvae_jax as vj
-from experiments import sample
-from experiments.generation import generate, sample_page, sample_quality
+from experiments.generation import generate, sample_page, sample_quality, sample_run
 from experiments.generation.code_files import Codes
 from experiments.generation.generate import (
     How,
@@ -26,8 +25,9 @@ from experiments.generation.generate import (
     upper_half,
 )
 from experiments.generation.priors import items
+from experiments.generation.tokenizing import codes_of
 from experiments.judging.classifier import kept_classifier
-from experiments.tokenize import codes_of, open_run
+from experiments.run.runs import open_run
 from vqvae_jax import BundleError, Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
@@ -225,12 +225,12 @@ def test_numbers_without_classes(tmp_path):
 
 def test_rows_of_classes():
     label, samples = np.repeat([0, 1], 15), np.arange(30).reshape(30, 1, 1, 1).astype(np.uint8)
-    rows = sample.in_rows(samples, ("a", "b"), label)
+    rows = sample_run.in_rows(samples, ("a", "b"), label)
     assert {name: x.ravel().tolist() for name, x in rows.items()} == {
         "a": list(range(10)),
         "b": list(range(15, 25)),
     }
-    rows = sample.in_rows(samples, (), None)
+    rows = sample_run.in_rows(samples, (), None)
     assert [len(x) for x in rows.values()] == [10, 10, 10]
 
 
@@ -245,7 +245,7 @@ def test_neighbours_are_below_their_samples():
 
 def test_the_quick_command_does_it_all(tmp_path, capsys):
     """Trains a tiny model and prior on the embedded images, and finds them the second time."""
-    found = sample.main(sample.Config(tmp_path / "quick", quick=True))
+    found = sample_run.sample(sample_run.Config(tmp_path / "quick", quick=True))
     folder = tmp_path / "quick/samples"
     assert found == json.loads((folder / "evaluation.json").read_text())
     assert found["samples"] == 100 and 0 <= found["recognised"] <= 1
@@ -269,7 +269,7 @@ def test_the_quick_command_does_it_all(tmp_path, capsys):
     assert "FID" not in re.sub('base64,[^"]*', "", page)
     before = capsys.readouterr().out
     assert "begins" in before and "Nearer than 99 %" in before  # memorisation is printed
-    again = sample.make_quick(sample.Config(tmp_path / "quick", quick=True))
+    again = sample_run.make_quick(sample_run.Config(tmp_path / "quick", quick=True))
     assert again.per_class == 10 and capsys.readouterr().out == ""  # nothing is trained twice
 
 
@@ -281,9 +281,9 @@ def test_levels_are_sampled(run):
         folder = run / f"prior/level{level}"
         vj.save_model(folder / "model", prior, variables)
         (folder / "config.json").write_text(json.dumps({"model": bundle.sha256}))
-        numbers = dict.fromkeys(sample.COLUMNS, 1.0 + level)
+        numbers = dict.fromkeys(sample_run.COLUMNS, 1.0 + level)
         (folder / "evaluation.json").write_text(json.dumps(numbers))
-    found = sample.main(sample.Config(run, per_class=4, classifier_steps=5))
+    found = sample_run.sample(sample_run.Config(run, per_class=4, classifier_steps=5))
     assert found["samples"] == 4 * CLASSES and found["test_bits"] == 3.0
     page = (run / "samples/report.html").read_text()
     assert "level 1" in page and len(codes.levels) == 2
@@ -291,9 +291,9 @@ def test_levels_are_sampled(run):
 
 def test_what_cannot_be_sampled(run, tmp_path):
     with pytest.raises(BundleError, match="expected the folder of a run, or --quick"):
-        sample.main(sample.Config())
+        sample_run.sample(sample_run.Config())
     with pytest.raises(BundleError, match="expected a prior, found none; run"):
-        sample.main(sample.Config(run, prior="others"))
+        sample_run.sample(sample_run.Config(run, prior="others"))
     rows = np.zeros((20, 6), np.float32)
     np.save(tmp_path / "rows.npy", rows)
     vectors = write_run(tmp_path / "run", tmp_path / "rows.npy")
@@ -302,8 +302,8 @@ def test_what_cannot_be_sampled(run, tmp_path):
     save_random(vectors / "model", model, 6)
     codes = codes_of(vectors, open_run(vectors)[0])
     with pytest.raises(DataError, match=r"expected 18 pictures, as codes, found \(18, 6\) float32"):
-        sample.load_pictures(codes)
+        sample_run.load_pictures(codes)
     wrong = codes._replace(source="fashion_mnist_10k")
     with pytest.raises(DataError, match="expected 18 pictures"):
-        sample.load_pictures(wrong)
+        sample_run.load_pictures(wrong)
     assert embedded()("test").shape[0] == 2000

@@ -9,8 +9,8 @@ import pytest
 from test_bad_input import images, refused
 from test_train import SMALL, StopAt
 
-from experiments import shard, train
-from experiments.run import training
+from experiments import shard
+from experiments.run import autoencoder, training
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED, embedded
 
@@ -29,17 +29,17 @@ def test_both_splits_are_written(sharded, capsys):
 
 def test_training_on_records_equals_training_in_memory(sharded, tmp_path, monkeypatch, capsys):
     """The records are stopped and go on; every metric, test set included, has the same bits."""
-    monkeypatch.setattr(train.report, "make_figures", lambda *_: {})
+    monkeypatch.setattr(autoencoder.report, "make_figures", lambda *_: {})
     every = {"steps": 6, "log_every": 1, "eval_every": 3, "save_every": 6}
-    memory = train.Config(name="memory", runs=tmp_path, **(SMALL | every))
+    memory = autoencoder.Config(name="memory", runs=tmp_path, **(SMALL | every))
     records = dataclasses.replace(memory, name="records", data=str(sharded))
-    table = train.main(memory)
+    table = autoencoder.train_autoencoder(memory)
     with monkeypatch.context() as patch:
         patch.setattr(training, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit) as stop:
-            train.main(records)
+            autoencoder.train_autoencoder(records)
     assert stop.value.code == 128 + signal.SIGINT
-    assert train.main(records) == table
+    assert autoencoder.train_autoencoder(records) == table
     first, second = (tmp_path / name / "metrics.jsonl" for name in ("memory", "records"))
     assert first.read_bytes() == second.read_bytes()
     steps = [json.loads(line)["step"] for line in first.read_text().splitlines()]
@@ -97,6 +97,6 @@ def test_train_refuses_a_damaged_folder(sharded, tmp_path, capsys, as_users):
     missing = broken / "train-00001-of-00003.array_record"
     missing.unlink()
     options = ["--data", str(broken), "--runs", str(tmp_path / "runs")]
-    error = refused(capsys, train.main, train.Config, options)
+    error = refused(capsys, autoencoder.train_autoencoder, autoencoder.Config, options)
     assert f"{missing}: expected " in error and "found no such file" in error
     assert not (tmp_path / "runs").exists()

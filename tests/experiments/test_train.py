@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
-from experiments.run import training
+from experiments import evaluate
+from experiments.run import autoencoder, training
 from experiments.run.runs import ConfigChanged, read_lines
 from vqvae_jax import load_model, pixels, save_model, vq
 from vqvae_jax.data.pipeline import preprocess
@@ -40,27 +40,27 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
-def config(data: Path, folder: Path, **options) -> train.Config:
+def config(data: Path, folder: Path, **options) -> autoencoder.Config:
     options = {**SMALL, **EVERY, "data": str(data), "runs": folder} | options
-    return train.Config(**options)
+    return autoencoder.Config(**options)
 
 
-def final_state(config: train.Config):
+def final_state(config: autoencoder.Config):
     """Every array of the last checkpoint."""
     images = np.load(config.data)
-    model, optimizer = train.make_model(config, images), train.make_optimizer(config)
+    model, optimizer = autoencoder.make_model(config, images), autoencoder.make_optimizer(config)
     like = init_state(model, optimizer, jax.random.key(config.seed), images)
     with Checkpoints(config.runs / config.name / "checkpoints") as checkpoints:
         return jax.tree.map(np.asarray, checkpoints.restore(like))
 
 
-def assert_same_run(a: train.Config, b: train.Config):
+def assert_same_run(a: autoencoder.Config, b: autoencoder.Config):
     jax.tree.map(np.testing.assert_array_equal, final_state(a), final_state(b))
     first, second = (c.runs / c.name / "metrics.jsonl" for c in (a, b))
     assert first.read_bytes() == second.read_bytes()
 
 
-def assert_close_run(a: train.Config, b: train.Config):
+def assert_close_run(a: autoencoder.Config, b: autoencoder.Config):
     states = final_state(a), final_state(b)
     for x, y in zip(*(jax.tree.leaves((s.params, s.collections)) for s in states), strict=True):
         assert np.linalg.norm(x * 1.0 - y) <= 1e-5 * np.linalg.norm(x) + 1e-7
@@ -87,7 +87,7 @@ class StopAt:
         return None if self.left > 0 else signal.SIGINT
 
 
-def command(config: train.Config, **env) -> subprocess.Popen:
+def command(config: autoencoder.Config, **env) -> subprocess.Popen:
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "codes"]
     arguments += ["--codes", *map(str, config.codes)]
@@ -110,17 +110,17 @@ def ended_well(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def straight(data, tmp_path_factory) -> train.Config:
+def straight(data, tmp_path_factory) -> autoencoder.Config:
     """A run that was never stopped."""
     c = config(data, tmp_path_factory.mktemp("runs"), learning_rate=1e-2)
-    train.main(c)
+    autoencoder.train_autoencoder(c)
     return c
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """Most tests don't look at the pictures, which take seconds to draw."""
-    monkeypatch.setattr(train.report, "make_figures", lambda *_: {})
+    monkeypatch.setattr(autoencoder.report, "make_figures", lambda *_: {})
 
 
 @pytest.mark.core
@@ -131,13 +131,13 @@ def test_a_run_writes_its_folder_and_a_second_call_finds_it_done(straight, capsy
     assert list((folder / "tensorboard").glob("events*"))
     table = json.loads((folder / "evaluation.json").read_text())
     assert table["seen"] == 10 * 3 * 3 and table["bits_uniform"] == 9 * 4
-    model = train.make_model(straight, np.load(straight.data)).clone(domain=pixels())
+    model = autoencoder.make_model(straight, np.load(straight.data)).clone(domain=pixels())
     assert load_model(folder / "model").model == model
     assert json.loads((folder / "data.json").read_text())["kind"] == "pictures"
     lines = read_lines(folder / "metrics.jsonl")
     assert [x["step"] for x in lines if "train/loss" in x] == list(range(1, 11))
     assert [x["step"] for x in lines if "test/psnr" in x] == [5, 10]
-    assert train.main(straight) == table
+    assert autoencoder.train_autoencoder(straight) == table
     assert capsys.readouterr().out.strip().endswith("report.html")
 
 
@@ -148,7 +148,7 @@ def test_the_loss_falls(straight):
 
 
 def test_evaluate_prints_the_table_of_a_run(straight, capsys):
-    table = train.evaluate.main(train.evaluate.Config(straight.runs / straight.name))
+    table = evaluate.main(evaluate.Config(straight.runs / straight.name))
     assert table == json.loads((straight.runs / straight.name / "evaluation.json").read_text())
     images = preprocess(np.load(straight.data)[90:])
     bundle = load_model(straight.runs / straight.name / "model")
@@ -169,17 +169,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
         with monkeypatch.context() as patch:
             patch.setattr(training, "Interrupt", StopAt(at))
             with pytest.raises(SystemExit) as stop:
-                train.main(stopped)
+                autoencoder.train_autoencoder(stopped)
         assert stop.value.code == 128 + signal.SIGINT
         assert "the same command continues" in capsys.readouterr().out
-    train.main(stopped)
+    autoencoder.train_autoencoder(stopped)
     assert_same_run(straight, stopped)
 
 
 def test_another_configuration_is_refused_with_the_fields(straight):
     fields = r"codes: \[16\] there, \[32\] now.*beta: 0.25 there, 0.5 now"
     with pytest.raises(ConfigChanged, match=fields):
-        train.main(dataclasses.replace(straight, codes=(32,), beta=0.5))
+        autoencoder.train_autoencoder(dataclasses.replace(straight, codes=(32,), beta=0.5))
 
 
 def test_another_model_is_refused(straight, tmp_path):
@@ -188,13 +188,13 @@ def test_another_model_is_refused(straight, tmp_path):
     other = bundle.model.clone(quantizer=vq(16, 8))
     save_model(tmp_path / straight.name / "model", other, bundle.variables)
     with pytest.raises(ConfigChanged, match="is another model than these options make"):
-        train.main(dataclasses.replace(straight, runs=tmp_path))
+        autoencoder.train_autoencoder(dataclasses.replace(straight, runs=tmp_path))
 
 
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
 def test_parallel_modes_agree_with_jit(straight, tmp_path, no_figures, parallel):
     other = dataclasses.replace(straight, parallel=parallel, runs=tmp_path)
-    train.main(other)
+    autoencoder.train_autoencoder(other)
     for x, y in zip(
         *(jax.tree.leaves(final_state(c).params) for c in (straight, other)), strict=True
     ):
@@ -204,7 +204,7 @@ def test_parallel_modes_agree_with_jit(straight, tmp_path, no_figures, parallel)
 def test_vectors_train_with_an_mlp(tmp_path, no_figures):
     path = tmp_path / "vectors.npy"
     np.save(path, np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32))
-    table = train.main(config(path, tmp_path))
+    table = autoencoder.train_autoencoder(config(path, tmp_path))
     assert table["seen"] == 10 and not {"psnr", "ssim"} & set(table)
     test = np.load(path)[90:]
     variance = test.var(axis=0).mean(dtype=np.float64)
@@ -217,7 +217,7 @@ def test_what_a_run_says_of_other_data_is_in_their_own_words(tmp_path, capsys):
     x[5], x[90:93] = np.nan, np.inf
     np.save(tmp_path / "signals.npy", x)
     c = config(tmp_path / "signals.npy", tmp_path, steps=5, learning_rate=1e-3)
-    table = train.main(c)
+    table = autoencoder.train_autoencoder(c)
     folder = c.runs / c.name
     said, page = capsys.readouterr().out, (folder / "report.html").read_text()
     facts = json.loads((folder / "data.json").read_text())
@@ -236,7 +236,7 @@ def test_what_a_run_says_of_other_data_is_in_their_own_words(tmp_path, capsys):
         assert word not in said.replace(str(tmp_path), ""), word
     assert "PSNR" not in page and "pixels in" not in page
     assert not any("psnr" in name for line in read_lines(folder / "metrics.jsonl") for name in line)
-    again = train.evaluate.main(train.evaluate.Config(folder))
+    again = evaluate.main(evaluate.Config(folder))
     assert again == table and "test signals of" in capsys.readouterr().out
 
 
@@ -251,12 +251,12 @@ def test_a_run_that_learns_nothing_ends_and_keeps_its_last_good_state(
     with monkeypatch.context() as patch:
         patch.setattr(training, "Interrupt", StopAt(12))
         with pytest.raises(SystemExit):
-            train.main(c)
+            autoencoder.train_autoencoder(c)
     digest = load_model(folder / "model").sha256
     bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
-    monkeypatch.setattr(train, "host_batches", bad)
+    monkeypatch.setattr(autoencoder, "host_batches", bad)
     with pytest.raises(training.NothingLearnt, match="no step from 13 to 40 changed anything"):
-        train.main(c)
+        autoencoder.train_autoencoder(c)
     assert load_model(folder / "model").sha256 == digest
     last = read_lines(folder / "metrics.jsonl")[-1]
     assert set(last) == {"step", "train/invalid_examples", "train/skipped", *INVALID}
@@ -265,10 +265,10 @@ def test_a_run_that_learns_nothing_ends_and_keeps_its_last_good_state(
 def test_a_run_of_nothing_but_skipped_steps_saves_nothing(tmp_path, monkeypatch, no_figures):
     np.save(tmp_path / "vectors.npy", np.ones((100, 6), np.float32))
     bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
-    monkeypatch.setattr(train, "host_batches", bad)
+    monkeypatch.setattr(autoencoder, "host_batches", bad)
     c = config(tmp_path / "vectors.npy", tmp_path, steps=4, save_every=2)
     with pytest.raises(training.NothingLearnt, match="no step from 1 to 4 changed anything"):
-        train.main(c)
+        autoencoder.train_autoencoder(c)
     assert not (c.runs / c.name / "report.html").exists()
 
 
@@ -279,18 +279,18 @@ def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit):
-            train.main(stopped)
-    table = train.main(c)
-    assert table == train.main(stopped)
+            autoencoder.train_autoencoder(stopped)
+    table = autoencoder.train_autoencoder(c)
+    assert table == autoencoder.train_autoencoder(stopped)
     assert_same_run(c, stopped)
     assert table["bits_uniform"] == 9 * 2 + 36 * 4
     assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
     folder = c.runs / c.name
-    assert table == train.evaluate.main(train.evaluate.Config(folder))
+    assert table == evaluate.main(evaluate.Config(folder))
     assert "(level 1)" in capsys.readouterr().out
     assert "train/level1/perplexity_batch" in read_lines(folder / "metrics.jsonl")[0]
     parts = dataclasses.replace(c, runs=tmp_path / "parts", parts=2)
-    train.main(parts)
+    autoencoder.train_autoencoder(parts)
     assert_close_run(c, parts)
 
 
@@ -305,7 +305,7 @@ def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
 )
 def test_levels_that_a_model_cannot_have(data, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        train.main(config(data, tmp_path, **options))
+        autoencoder.train_autoencoder(config(data, tmp_path, **options))
 
 
 def test_two_processes_give_the_same_bits(data, tmp_path):
@@ -337,7 +337,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
 @pytest.mark.parametrize("n", [1, 2])
 def test_batches_in_parts_train_as_whole_ones(n, straight, tmp_path, no_figures):
     parts = dataclasses.replace(straight, runs=tmp_path, parts=n)
-    train.main(parts)
+    autoencoder.train_autoencoder(parts)
     assert_close_run(straight, parts)
     assert (
         load_model(tmp_path / parts.name / "model").model

@@ -15,11 +15,10 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-from experiments import train_prior
-from experiments.generation import code_bits, priors
+from experiments.generation import code_bits, prior_training, priors
 from experiments.generation.code_files import Codes, open_codes
 from experiments.run import training
-from experiments.run.runs import ConfigChanged, read_lines
+from experiments.run.runs import ConfigChanged, open_run, read_lines
 from vqvae_jax import (
     BundleError,
     Condition,
@@ -47,15 +46,15 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """Two levels, and the priors of both, trained without a stop at a rate that is too high."""
     run = write_run(tmp_path_factory.mktemp("run") / "levels", data, two_levels())
-    train_prior.main(config(run))
+    prior_training.train_priors(config(run))
     return run
 
 
 likelihood = jit(log_likelihood, static_argnums=0)
 
 
-def config(run, **options) -> train_prior.Config:
-    return train_prior.Config(run, **(TINY | EVERY | {"learning_rate": 0.1} | options))
+def config(run, **options) -> prior_training.Config:
+    return prior_training.Config(run, **(TINY | EVERY | {"learning_rate": 0.1} | options))
 
 
 def copy(run, to):
@@ -135,7 +134,7 @@ def test_the_best_prior_is_kept(run, data, tmp_path):
         assert list(found) == [2, 4, 6]
         assert table["validation_bits"] == min(found.values())
     again = write_run(tmp_path / "run", data)
-    table = train_prior.main(config(again, learning_rate=3.0, steps=4))[0]
+    table = prior_training.train_priors(config(again, learning_rate=3.0, steps=4))[0]
     lines = read_lines(again / "prior/level0/metrics.jsonl")
     first, last = (x["validation/bits"] for x in lines if "validation/bits" in x)
     assert first < last and table["validation_bits"] == first
@@ -148,10 +147,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr(training, "Interrupt", StopAt(at))
             with pytest.raises(SystemExit) as stop:
-                train_prior.main(config(again))
+                prior_training.train_priors(config(again))
         assert stop.value.code == 128 + signal.SIGINT
         assert "the same command continues" in capsys.readouterr().out
-    found = train_prior.main(config(again))
+    found = prior_training.train_priors(config(again))
     assert found == tables(run)
     for level in range(2):
         a, b = (r / f"prior/level{level}" for r in (run, again))
@@ -180,7 +179,7 @@ def test_parallel_modes_agree_with_jit(data, tmp_path):
     short = {"steps": 2, "dropout": 0.0, "learning_rate": 0.01}
     found = []
     for how in ("jit", "shard_map", "pmap"):
-        train_prior.main(config(run, name=how, parallel=how, **short))
+        prior_training.train_priors(config(run, name=how, parallel=how, **short))
         found.append(load_model(run / how / "level0/model").variables)
     for x, *others in zip(*map(jax.tree.leaves, found), strict=True):
         for y in others:
@@ -191,7 +190,7 @@ def test_parallel_modes_agree_with_jit(data, tmp_path):
 def test_other_priors_learn(data, tmp_path, kind, cls):
     run = write_run(tmp_path / "run", data)
     often = {"steps": 60, "log_every": 10, "eval_every": 60, "save_every": 60}
-    (table,) = train_prior.main(config(run, prior=kind, learning_rate=0.03, **often))
+    (table,) = prior_training.train_priors(config(run, prior=kind, learning_rate=0.03, **often))
     assert isinstance(load_model(run / "prior/level0/model").model, cls)
     assert table["test_bits"] < 0.9 * table["uniform_bits"]
 
@@ -210,14 +209,14 @@ def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
         return [(np.arange(100, 160).reshape(60, 1, 1, 1),)]
 
     names = np.arange(60).reshape(60, 1, 1, 1)
-    train_prior.codes_of(run, train_prior.open_run(run)[0])
+    prior_training.codes_of(run, open_run(run)[0])
     codes = open_codes(run / "codes")
     codes = codes._replace(maps=codes.maps | {"train": (names,)}, levels=(((1, 1), (160,)),))
-    monkeypatch.setattr(train_prior, "codes_of", lambda *_: codes)
-    monkeypatch.setattr(train_prior, "make_views", views)
+    monkeypatch.setattr(prior_training, "codes_of", lambda *_: codes)
+    monkeypatch.setattr(prior_training, "make_views", views)
     monkeypatch.setattr(training, "train", no_training)
     with pytest.raises(KeyboardInterrupt):
-        train_prior.main(config(run))
+        prior_training.train_priors(config(run))
     label = codes.label("train")
     held = priors.held_out(label, 60)
     assert held.sum() == CLASSES * 2  # a tenth of 20, of each class
@@ -234,15 +233,15 @@ def test_held_out():
 def test_views_are_codes_of_changed_pictures(data, tmp_path):
     """The same in each call, different from each other, and none without."""
     run = write_run(tmp_path / "run", data)
-    bundle, _ = train_prior.open_run(run)
-    codes = train_prior.codes_of(run, bundle)
-    first, again = (train_prior.make_views(config(run, views=2), bundle, codes) for _ in "ab")
+    bundle, _ = open_run(run)
+    codes = prior_training.codes_of(run, bundle)
+    first, again = (prior_training.make_views(config(run, views=2), bundle, codes) for _ in "ab")
     for (a,), (b,) in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.shape == codes.maps["train"][0].shape
         assert 0.02 < np.mean(a != codes.maps["train"][0]) < 1
     assert np.any(first[0][0] != first[1][0])
-    assert train_prior.make_views(config(run, views=0), bundle, codes) == []
+    assert prior_training.make_views(config(run, views=0), bundle, codes) == []
 
 
 def test_codes_of_another_model(run, tmp_path, capsys):
@@ -254,7 +253,7 @@ def test_codes_of_another_model(run, tmp_path, capsys):
     with pytest.raises(BundleError, match="expected a prior of the codes of model"):
         priors.load_priors(again, "prior", digest, 2)
     with pytest.raises(ConfigChanged, match=r"holds another run; use --name\. model: "):
-        train_prior.main(config(again))
+        prior_training.train_priors(config(again))
     assert "is of another model and is made again" in capsys.readouterr().out
     assert open_codes(again / "codes").model == digest
     assert len(priors.load_priors(run, "prior", bundle.sha256, 2)) == 2
@@ -264,7 +263,7 @@ def test_codes_of_another_model(run, tmp_path, capsys):
 
 def test_another_configuration_is_refused(run):
     with pytest.raises(ConfigChanged, match="width: 8 there, 16 now"):
-        train_prior.main(config(run, width=16))
+        prior_training.train_priors(config(run, width=16))
 
 
 def test_bits_of_a_masked_prior():
@@ -305,10 +304,10 @@ def test_codes_without_a_grid():
 )
 def test_options_out_of_range(option, tmp_path):
     with pytest.raises(ValueError, match=next(iter(option))):
-        train_prior.main(config(tmp_path, **option))
+        prior_training.train_priors(config(tmp_path, **option))
 
 
 def test_config_of_one_level_has_all_options(run):
-    names = {field.name for field in dataclasses.fields(train_prior.Config)}
+    names = {field.name for field in dataclasses.fields(prior_training.Config)}
     options = json.loads((run / "prior/level1/config.json").read_text())
     assert names < set(options) and one_level().quantizer.vocab == (16,)

@@ -1,4 +1,4 @@
-r"""Make the files that `experiments.import_torch` and `random_projection` are tested with.
+r"""Make the files that `vqvae_jax.saving.import_torch` and `random_projection` are tested with.
 
 Weights of small quantizers of vector-quantize-pytorch, trained for a few steps, and the codes that
 it gives to some inputs. The environment is that of ``make.py``, with safetensors::

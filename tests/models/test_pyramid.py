@@ -13,7 +13,7 @@ import pytest
 import reference as ref
 
 import vqvae_jax as vj
-from experiments.evaluate import evaluate
+from experiments.run.evaluation import evaluate
 from vqvae_jax import RNG, STATE, ema_vq, vq
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.sources import EMBEDDED, open_source

@@ -10,22 +10,17 @@ from jaxtyping import Int32, UInt8
 
 from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
 
-EMBEDDED = "fashion_mnist_10k"
-_EMBEDDED_DIR = Path(__file__).parent / "fashion_mnist"
-
 
 def _prepare(name: str) -> str:
     return f"run `tfds build {name} --file_format=array_record`, which needs tensorflow"
 
 
-def read_embedded(split: str) -> UInt8[np.ndarray, "N H W C"]:
-    """Reads a split of the images inside the package."""
-    return _filled(embedded_builder(), EMBEDDED, split)
-
-
 def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.ndarray, "N H W C"]:
     """Reads a split of a prepared TFDS set."""
-    return _filled(tfds_builder(name, data_dir), name, split)
+    mode, count, encoded = _read_builder(tfds_builder(name, data_dir), name, split)
+    # Decoding here and not in TFDS converts the odd greyscale or CMYK image to the set's mode.
+    images = (pixels(e, mode, f"{name} {split} {i}") for i, e in enumerate(encoded))
+    return _fill(images, count, name)
 
 
 def stream_tfds(
@@ -45,11 +40,6 @@ def read_labels(builder: Any, name: str, key: str, split: str) -> Int32[np.ndarr
     return np.fromiter(_each(records, key, f"{name} {split}"), np.int32, len(records))
 
 
-def embedded_builder() -> Any:
-    """Returns the TFDS builder of the images inside the package."""
-    return require("tensorflow_datasets").builder_from_directory(str(_EMBEDDED_DIR))
-
-
 def tfds_builder(name: str, data_dir: str | Path | None) -> Any:
     """Returns the builder of a TFDS set."""
     tfds = require("tensorflow_datasets")
@@ -59,13 +49,6 @@ def tfds_builder(name: str, data_dir: str | Path | None) -> Any:
         raise DataError(
             f"{name}: expected the name of a TFDS set, found: {first_line(error)}; {_prepare(name)}"
         ) from error
-
-
-def _filled(builder: Any, name: str, split: str) -> UInt8[np.ndarray, "N H W C"]:
-    mode, count, encoded = _read_builder(builder, name, split)
-    # Decoding here and not in TFDS converts the odd greyscale or CMYK image to the set's mode.
-    images = (pixels(e, mode, f"{name} {split} {i}") for i, e in enumerate(encoded))
-    return _fill(images, count, name)
 
 
 def _read_builder(builder: Any, name: str, split: str) -> tuple[str, int, Iterator[bytes]]:

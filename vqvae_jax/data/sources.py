@@ -4,7 +4,8 @@
 
 with split "train" or "test". For a folder of records it is `Records`, decoded when indexed. Scale
 is not touched here: see `pipeline.preprocess`. Whatever is wrong with the data is a `DataError` of
-one line. TFDS and Pillow are imported on first use, so that training on arrays needs neither.
+one line. TFDS and Pillow are imported on first use, so that training on arrays or on the embedded
+images needs neither.
 """
 
 import re
@@ -17,8 +18,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_jax.data import prepared, readers
+from vqvae_jax.data.embedded import EMBEDDED, read_images
 from vqvae_jax.data.pipeline import Examples
-from vqvae_jax.data.prepared import EMBEDDED
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import DESCRIPTION, open_records
 
@@ -31,12 +32,12 @@ def embedded() -> Source:
     """Source of 10,000 Fashion-MNIST images in the package, 8,000 train and 2,000 test, balanced.
 
     Returns:
-        A source of uint8 `[N, 28, 28, 1]`. It raises `DataError` if TFDS or Pillow is missing.
+        A source of uint8 `[N, 28, 28, 1]`, which needs NumPy alone.
 
     >>> embedded()("test").shape
     (2000, 28, 28, 1)
     """
-    return _source(EMBEDDED, prepared.read_embedded)
+    return _source(EMBEDDED, read_images)
 
 
 def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:

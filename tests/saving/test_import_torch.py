@@ -1,6 +1,9 @@
 """Weights of vector-quantize-pytorch give its codes here; `golden/make_import.py` made them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -11,11 +14,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import vqvae_jax as vj
-from experiments import import_torch
-from experiments.run import command
+from vqvae_jax.saving import import_torch
+from vqvae_jax.saving.foreign import read_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMA = GOLDEN / "import_ema.safetensors"
+PATH = {"PYTHONPATH": str(Path(vj.__file__).parents[1])}
 CASES = {
     "ema": (),
     "learnable": ("--codebook", "learnable"),
@@ -31,7 +35,7 @@ CASES = {
 
 
 def imported(tmp_path, file, *options):
-    command.run(import_torch.main, import_torch.Config, [str(file), "-o", str(tmp_path), *options])
+    import_torch.main([str(file), "-o", str(tmp_path), *options])
     return vj.load_model(tmp_path)
 
 
@@ -155,6 +159,13 @@ BROKEN = {
     "offsets.safetensors": (header(data_offsets=[0, 99]), "is no safetensors or .npz file"),
     "dtype.safetensors": (header(dtype="F33"), "is no safetensors or .npz file"),
     "shape.safetensors": (header(shape=[3]), "is no safetensors or .npz file"),
+    "negative.safetensors": (header(data_offsets=[-8, 0]), "is no safetensors or .npz file"),
+    "list.safetensors": ((2).to_bytes(8, "little") + b"[]", "is no safetensors or .npz file"),
+    "longer.safetensors": (EMA.read_bytes() + b"more", "is no safetensors or .npz file"),
+    "deep.safetensors": (
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        "is no safetensors or .npz file",
+    ),
     "length.safetensors": (b"\xff" * 8 + b"{}", "is no safetensors or .npz file"),
     "truncated.npz": ((GOLDEN / "import_ema.npz").read_bytes()[:-30], "is no safetensors or .npz"),
     "empty.npz": (b"", "is no safetensors or .npz file"),
@@ -176,3 +187,65 @@ def test_objects_in_an_npz_are_not_loaded(tmp_path, capsys):
 
 def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "No such file" in refused(capsys, tmp_path / "none.npz", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_files_are_read_as_safetensors_reads_them(name):
+    file = GOLDEN / f"import_{name}.safetensors"
+    found, expected = read_weights(file), load_file(file)
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        assert found[key].dtype == array.dtype
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_dtypes_of_files(tmp_path):
+    arrays = {
+        "bfloat16": np.arange(3).astype(jnp.bfloat16),
+        "float64": np.arange(6.0).reshape(2, 1, 3),
+        "bool": np.array([True, False]),
+        "int64": np.array(-5),
+        "empty": np.zeros((0, 2), np.float32),
+    }
+    save_file(arrays, tmp_path / "a", metadata={"format": "pt"})
+    found = read_weights(tmp_path / "a")
+    assert described(found) == described(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+BLOCKED = """
+import sys
+for name in ("experiments", "tyro", "torch", "safetensors", "tensorflow_datasets", "PIL"):
+    sys.modules[name] = None
+from vqvae_jax.saving import import_torch
+import_torch.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_nothing_but_the_library_is_needed(suffix, tmp_path):
+    line = [sys.executable, "-c", BLOCKED, str(GOLDEN / f"import_ema.{suffix}"), "-o", "out"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | PATH)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("out: ema_vq(size=16") and done.stdout.count("\n") == 1
+    assert isinstance(vj.load_model(tmp_path / "out").model, vj.Quantize)
+
+
+@pytest.mark.parametrize("options", [(), ("--codebook", "ema", "--beta", "x"), ("--help",)])
+def test_the_command_line(options, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        import_torch.main([*options, "-o", str(tmp_path / "out")])
+    helped = "--help" in options
+    assert stop.value.code == (0 if helped else 2)
+    out, error = capsys.readouterr()
+    assert ("default: 0.8" in out) == helped and ("error: " in error) != helped
+
+
+def test_weights_from_python(tmp_path):
+    options = import_torch.Options(codebook="cosine")
+    imported, digest = import_torch.import_torch(
+        GOLDEN / "import_cosine.safetensors", tmp_path, options
+    )
+    assert vj.load_model(tmp_path).sha256 == digest
+    assert imported.quantizer == vj.load_model(tmp_path).model.quantizer

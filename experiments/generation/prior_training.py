@@ -1,0 +1,201 @@
+"""The training of priors over the codes of a run: its options, and a run for each level."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments.generation.code_bits import prior_bits, show, static, uniform
+from experiments.generation.code_files import Codes
+from experiments.generation.priors import held_out, items, make_optimizer, make_prior, take
+from experiments.generation.tokenizing import codes_of
+from experiments.generation.views import Maps, make_views
+from experiments.run import runs, training
+from experiments.run.progress import Display, describe_start, measured
+from vqvae_jax import load_model, save_model
+from vqvae_jax.checks import check_range
+from vqvae_jax.data.pipeline import batches
+from vqvae_jax.priors.losses import CodeBatch, masked_prior_loss, prior_loss
+from vqvae_jax.training.step import TrainState, gradient_step, start_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a prior over the codes of a run, in RUN/NAME/level0, level1, ..."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run whose model makes the codes."""
+    name: str = "prior"
+    """The folder of the priors in it."""
+
+    prior: Literal["transformer", "pixelcnn", "masked"] = "transformer"
+    """Predicts codes one after another (the first two), or those that are masked (MaskGIT)."""
+    width: int = 128
+    """Of the tokens, or channels."""
+    depth: int = 3
+    """Layers."""
+    heads: int = 4
+    """Of the attention."""
+    dropout: float = 0.1
+    """Rate, in training."""
+    views: int = 8
+    """So many copies of the training pictures, each flipped or not and shifted by up to a pixel,
+    are tokenized as well and trained on; 0: none, as where a mirrored picture is none."""
+
+    steps: int = 2000
+    """Length of the run, of each level."""
+    batch_size: int = 32
+    """Items a step, over all devices."""
+    learning_rate: float = 2e-3
+    """Of AdamW, at the end of the warm-up; it falls to 0 along a cosine."""
+    warmup: int = 100
+    """Steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.05
+    """Of AdamW."""
+    unconditional: float = 0.1
+    """Share of the items whose label is not told, for guidance in sampling."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data, dropout and the views."""
+
+    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    """How the train step is compiled for several devices."""
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 250
+    """Steps between two looks at the items held out, the last tenth of each class: model/ holds
+    the prior that was best there."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelConfig(Config):
+    """One level's run: its config.json."""
+
+    level: int = 0
+    """The number of the level, from the top."""
+    model: str = ""
+    """SHA-256 of the model whose codes they are."""
+    data: str = ""
+    """Where its pictures are from."""
+
+
+FREE = ("run", "name", "parallel", "log_every", "save_every")
+
+
+def train_priors(config: Config) -> list[dict[str, float]]:
+    """Codes, then one prior after the other; returns the table of each level."""
+    check(config)
+    bundle, _ = runs.open_run(config.run)
+    codes = codes_of(config.run, bundle)
+    views = make_views(config, bundle, codes)
+    tables = [train_level(config, codes, views, level) for level in range(len(codes.levels))]
+    show(tables, f"{config.run / config.name}: {config.prior}")
+    return tables
+
+
+def check(config: Config) -> None:
+    """Raises a ValueError naming an option that is out of range."""
+    training.check(config)
+    check_range(0, float("inf"), views=config.views, weight_decay=config.weight_decay)
+
+
+def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> dict[str, float]:
+    """Trains the prior of a level, and measures the best one."""
+    folder = config.run / config.name / f"level{level}"
+    options = {**vars(config), "level": level, "model": codes.model, "data": codes.source}
+    label = codes.label("train")
+    train = items(codes.maps["train"], label, level)
+    held = held_out(label, len(train.codes))
+    seen, validation = take(train, ~held), take(train, held)
+    parts = [seen, *(take(items(view, label, level), ~held) for view in views)]
+    prior, optimizer = make_prior(config, codes, level), make_optimizer(config)
+    loss = masked_prior_loss if config.prior == "masked" else prior_loss
+    example = jax.tree.map(jnp.asarray, take(train, np.arange(1)))
+    training.train(
+        folder,
+        LevelConfig(**options),
+        prior,
+        gradient_step(loss(prior, config.unconditional), optimizer),
+        start_state(lambda k: prior.init(k, *example[:2]), optimizer, jax.random.key(config.seed)),
+        partial(code_batches, config, together(parts)),
+        partial(keep_first, folder, prior),
+        partial(make_display, folder, config, prior, validation, f"level {level}"),
+        FREE,
+    )
+    test = items(codes.maps["test"], codes.label("test"), level)
+    return finish(folder, codes, level, {"train": seen, "validation": validation, "test": test})
+
+
+def together(parts: list[CodeBatch]) -> CodeBatch:
+    """One after the other."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def code_batches(config: Config, data: CodeBatch, start: int) -> Iterator[CodeBatch]:
+    """Those of steps start, start + 1, ..."""
+    order = batches(np.arange(len(data.codes)), config.seed, config.batch_size, start)
+    return (take(data, rows) for rows in order)
+
+
+def keep_first(folder: Path, prior, state: TrainState) -> None:
+    """Saves the prior where there is none: the display saves the best one."""
+    if not (folder / "model").exists():
+        save_model(folder / "model", prior, training.as_variables(state))
+
+
+def make_display(
+    folder: Path, config: Config, prior, validation: CodeBatch, what: str, start: int
+) -> Display:
+    """What the run shows and logs, and which prior it keeps."""
+    best = min(validation_bits(folder, start), default=float("inf"))
+
+    def look(state: TrainState):
+        nonlocal best
+        variables = training.as_variables(state)
+        bits = prior_bits(prior, variables, validation)
+        if bits < best:
+            best = bits
+            save_model(folder / "model", prior, variables)
+        text = f"{bits:.1f} bits an item held out, {best:.1f} at best"
+        return {"validation/bits": bits}, text
+
+    title = describe_start(config, f"{config.prior} of {what}", start)
+    return Display(
+        folder, config.steps, start, title, partial(read_metrics, config.batch_size), look
+    )
+
+
+def validation_bits(folder: Path, last: int) -> list[float]:
+    """Those that are logged up to a step."""
+    lines = runs.read_lines(folder / "metrics.jsonl")
+    return [
+        x["validation/bits"]
+        for x in lines
+        if x["step"] <= last and x.get("validation/bits") is not None
+    ]
+
+
+def read_metrics(batch_size: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Those of a step, and what of them is shown."""
+    metrics = measured(metrics, batch_size)
+    if "bits" not in metrics:
+        return metrics, ["no valid example"]
+    return metrics, [f"{metrics['bits']:.1f} bits", f"{metrics['accuracy']:.1%} right"]
+
+
+def finish(
+    folder: Path, codes: Codes, level: int, splits: dict[str, CodeBatch]
+) -> dict[str, float]:
+    """Measures the prior that was best, and writes the table."""
+    prior, variables, _ = load_model(folder / "model")
+    table = {f"{split}_bits": prior_bits(prior, variables, x) for split, x in splits.items()}
+    table |= {"static_bits": static(codes, level), "uniform_bits": uniform(codes, level)}
+    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
+    return table

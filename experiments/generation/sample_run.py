@@ -1,0 +1,146 @@
+"""The sampling of a run: its options, the samples of its priors, and what they are worth."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.generation import prior_training
+from experiments.generation.code_bits import COLUMNS
+from experiments.generation.code_files import Codes
+from experiments.generation.generate import How, Maps, decode, draw, nothing_given
+from experiments.generation.priors import load_priors, read_json
+from experiments.generation.sample_page import Shown, quality_lines, write_page
+from experiments.generation.sample_quality import Images, measure
+from experiments.generation.sample_rows import COLUMN, complete, in_rows, interpolate
+from experiments.generation.tokenizing import codes_of
+from experiments.run import autoencoder
+from experiments.run.recipe import load_data
+from experiments.run.runs import open_run
+from vqvae_jax import BundleError
+from vqvae_jax.checks import check_size
+from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.saving.bundle import Bundle
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Draw samples of a run, look at them and measure them."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """The run's folder."""
+    prior: str = "prior"
+    """The folder of the priors in it."""
+    per_class: int = 100
+    """Samples of each class; without classes, ten times as many in all."""
+    temperature: float = 0.9
+    """1: as the priors say; below, what is likely is favoured; 0 takes the likeliest."""
+    top_k: int | None = None
+    """Only so many of the likeliest codes are drawn."""
+    top_p: float | None = None
+    """Only the likeliest codes that have this probability together are drawn."""
+    guidance: float = 0.5
+    """w of classifier-free guidance, where there are classes: above 0, samples are more typical of
+    theirs."""
+    steps: int = 12
+    """Of the decoding of a masked prior."""
+    seed: int = 0
+    """Of the samples."""
+    classifier_steps: int = 2000
+    """Length of the training of the classifier, which is kept beside the run."""
+    quick: bool = False
+    """A tiny model and prior are trained where they are missing, and few samples drawn."""
+    data: str = EMBEDDED
+    """What `--quick` trains with."""
+
+
+def sample(config: Config) -> dict[str, float]:
+    """Loads all, draws, measures, writes; returns the numbers."""
+    check_size(per_class=config.per_class, classifier_steps=config.classifier_steps)
+    if config.quick:
+        config = make_quick(config)
+    if config.run is None:
+        raise BundleError("expected the folder of a run, or --quick; found neither")
+    bundle, _ = open_run(config.run)
+    codes = codes_of(config.run, bundle)
+    priors = load_priors(config.run, config.prior, bundle.sha256, len(codes.levels))
+    train, test = load_pictures(codes)
+    guidance = config.guidance if codes.classes else 0.0
+    how = How(config.temperature, config.top_k, config.top_p, guidance, config.steps)
+    key, key_complete = jax.random.split(jax.random.key(config.seed))
+    label, maps = draw_classes(key, priors, codes, config.per_class, how)
+    samples = decode(bundle, maps)
+    first = tuple(k[: len(samples)] for k in codes.maps["test"])
+    images = Images(train, test, samples, decode(bundle, first), codes, maps, label)
+    numbers = measure(images, config.run.parent, config.classifier_steps)
+    shown = Shown(
+        classes=in_rows(samples, codes.classes, label),
+        completions=complete(key_complete, bundle, priors, codes, test, how),
+        interpolations=interpolate(bundle, codes, test, config.seed),
+    )
+    tables = [
+        read_json(config.run / config.prior / f"level{level}" / "evaluation.json")
+        for level in range(len(priors))
+    ]
+    numbers |= {name: sum(table[name] for table in tables) for name in COLUMNS}
+    path = write_page(config, images, numbers, tables, shown)
+    show(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
+    print(path)
+    return numbers
+
+
+def show(lines: list[list[str]], title: str) -> None:
+    """Prints a table."""
+    view = Table(*lines[0], title=title, title_justify="left")
+    for line in lines[1:]:
+        view.add_row(*line)
+    Console().print(view)
+
+
+def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) of the codes.
+
+    Raises:
+        DataError: if they are no pictures, or not those that the codes are of.
+    """
+    found = load_data(codes.source, codes.crop)
+    for split, data in zip(codes.maps, found, strict=True):
+        picture = len(data.shape) == 4 and data.shape[-1] in (1, 3) and data.dtype == np.uint8
+        if not picture or len(data) != len(codes.maps[split][0]):
+            expected = f"{len(codes.maps[split][0])} pictures, as codes"
+            raise DataError(
+                f"{codes.source}: expected {expected}, found {data.shape} {data.dtype} in {split}"
+            )
+    train, test = found
+    return train[:], test[:]
+
+
+def draw_classes(
+    key, priors: list[Bundle], codes: Codes, per_class: int, how: How
+) -> tuple[np.ndarray | None, Maps]:
+    """(label of each sample, its codes): per_class of each class, in their order."""
+    n = per_class * (len(codes.classes) or COLUMN)
+    label = np.repeat(np.arange(n // per_class), per_class) if codes.classes else None
+    return label, draw(key, priors, nothing_given(priors, n), label, how)
+
+
+def make_quick(config: Config) -> Config:
+    """Trains what is missing, tiny, and asks for few samples."""
+    folder = config.run or Path("runs/quick")
+    often = {"log_every": 50, "eval_every": 200, "save_every": 200, "steps": 200, "warmup": 20}
+    if not (folder / "config.json").exists():
+        tiny = {"codes": (64,), "dim": 16, "width": 16, "depth": 1}
+        autoencoder.train_autoencoder(
+            autoencoder.Config(folder.name, folder.parent, config.data, **tiny, **often)
+        )
+    if not (folder / config.prior).exists():
+        tiny = {"width": 32, "depth": 1, "heads": 2, "views": 0, "name": config.prior}
+        prior_training.train_priors(prior_training.Config(folder, **tiny, **often))
+    few = min(config.per_class, 10)
+    return dataclasses.replace(config, run=folder, per_class=few, classifier_steps=200)

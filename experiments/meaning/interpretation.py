@@ -1,0 +1,176 @@
+"""The interpretation of a run: its options, and what its codes mean, measured and shown."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from experiments.meaning import parts
+from experiments.meaning.coder import Coder
+from experiments.meaning.page import write
+from experiments.meaning.parts import Found, Part
+from experiments.meaning.probes import Score, linear_probe, neighbour_probe
+from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
+from experiments.run import autoencoder, codes
+from experiments.run.progress import make_progress
+from experiments.run.recipe import load_data
+from experiments.run.runs import open_run
+from vqvae_jax import VQVAE, VQVAE2, BundleError
+from vqvae_jax.checks import check_size
+from vqvae_jax.data.labels import open_labels
+from vqvae_jax.data.pipeline import Examples
+from vqvae_jax.data.sources import DataError
+
+LIKE_THE_RUN = ("batch_size", "learning_rate", "warmup", "seed")  # options of the VAE
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Look at what the codes of a run mean, and write it to RUN/interpretation/report.html."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    most: int = 48
+    """Codes that are shown, the most frequent ones, over all streams together."""
+    images: int = 2000
+    """Test images, at most, in which codes are looked for."""
+    probe_images: int = 10_000
+    """Training images, and test images, at most, of the probes."""
+    vae_steps: int = 1000
+    """Steps of the VAE that the probes compare with; 0: none."""
+    seed: int = 0
+    """Of what is drawn: images, changes, untrained weights, the part held out."""
+
+
+def interpret(config: Config) -> dict[str, Any]:
+    """Loads a run, looks at it, writes the page, and prints where it is."""
+    check_size(most=config.most, images=config.images, probe_images=config.probe_images)
+    if config.vae_steps < 0:
+        raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
+    coder, options = load(config.run)
+    sets = Pair(*load_data(options["data"], options["crop"]))
+    check_pictures(options["data"], sets.test)
+    images = np.asarray(sets.test[: config.images])
+    maps = coder.tokenize(images)
+    check_maps(maps, images)
+    console = Console()
+    with make_progress(console) as bar:
+        results, found = look(config, coder, images, maps, bar)
+        probes = probe(config, coder, options, sets, bar)
+    if probes:
+        results["probes"], more = parts.probe_part(probes)
+        found += more
+    folder = config.run / "interpretation"
+    name = options.get("name", config.run.name)
+    write(folder, name, options["data"], results, found, probes)
+    if probes:
+        console.print(table(probes))
+    print(folder / "report.html")
+    return results
+
+
+def load(folder: Path) -> tuple[Coder, dict[str, Any]]:
+    """The model of a run and the run's options.
+
+    Raises:
+        BundleError: no run, or a model without codes.
+    """
+    bundle, options = open_run(folder)
+    if not isinstance(bundle.model, VQVAE | VQVAE2):
+        raise BundleError(f"{folder}: a {type(bundle.model).__name__} has no codes to interpret")
+    return Coder(bundle.model, bundle.variables), options
+
+
+def check_pictures(name: str, test: Examples) -> None:
+    """Raises a DataError unless the data are pictures."""
+    if len(test.shape) != 4 or test.shape[-1] not in (1, 3) or test.dtype != np.uint8:
+        raise DataError(
+            f"{name}: expected pictures, uint8 [N, H, W, 1 or 3], found {test.dtype} "
+            f"{list(test.shape)}"
+        )
+
+
+def check_maps(maps: codes.Maps, images: np.ndarray) -> None:
+    """Raises a ValueError unless each level is a grid of cells of whole pixels."""
+    for level, k in enumerate(maps):
+        if k.ndim != 4 or any(n % m for n, m in zip(images.shape[1:3], k.shape[1:3], strict=True)):
+            raise ValueError(
+                f"expected maps [N, h, w, Q] whose h and w divide the sides of {images.shape}, "
+                f"found {k.shape} in level {level}"
+            )
+
+
+def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) -> Found:
+    """All parts but the probes."""
+    shown = coder.streams[: parts.SHOWN]
+    most = max(config.most // len(shown), min(config.most, 8))
+    size = images.shape[1:3]
+    jobs: dict[str, Callable[[], Found]] = {
+        "code maps": lambda: parts.maps_part(coder, images, maps),
+        **{
+            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: parts.stream_part(
+                coder, s, images, maps, most
+            )
+            for s in shown
+        },
+        "exchanging codes": lambda: parts.swap_part(coder, maps, config.seed),
+        "reach": lambda: parts.reach_part(coder, maps, size, config.seed),
+        "information": lambda: parts.information_part(coder, maps),
+    }
+    task, done, found = bar.add_task("", total=len(jobs), now=""), {}, list[Part]()
+    for name, job in jobs.items():
+        bar.update(task, now=name)
+        done[name], more = job()
+        found += more
+        bar.advance(task)
+    streams = {s.prefix: done["information"][s.prefix] for s in coder.streams}
+    for s in shown:
+        streams[s.prefix] |= done[f"codes {codes.title(s.prefix)}".strip()]
+    return {"images": len(images), "streams": streams, "reach": done["reach"]}, found
+
+
+def probe(
+    config: Config, coder: Coder, options: Mapping[str, Any], sets: Pair, bar: Progress
+) -> dict[str, tuple[int, dict[str, Score]]]:
+    """Dimension and scores of each representation; nothing where there are no labels."""
+    known = open_labels(options["data"])
+    if known is None:
+        return {}
+    most = config.probe_images
+    images = Pair(*(np.asarray(x[:most]) for x in sets))
+    labels = Pair(*(known.read(split)[:most] for split in ("train", "test")))
+    model = vae_of(coder.model) if config.vae_steps else None
+    given = {name: options[name] for name in LIKE_THE_RUN if name in options}
+    settings = autoencoder.Config(steps=config.vae_steps, **given) if model else None
+    task = bar.add_task("", total=len(MEANING) - (model is None), now="probes")
+
+    def vae() -> Coder:
+        under = bar.add_task("", total=config.vae_steps, now="training the VAE")
+        return train_vae(model, images.train, settings, lambda i: bar.update(under, completed=i))
+
+    found = {}
+    for name, x in representations(coder, images, vae if model else None, config.seed):
+        bar.update(task, now=f"probing {name}")
+        args = (x.train, labels.train, x.test, labels.test, config.seed)
+        scores = {"linear": linear_probe(*args), "nearest neighbours": neighbour_probe(*args)}
+        found[name] = (x.train.shape[1], scores)
+        bar.advance(task)
+    return found
+
+
+def table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> Table:
+    """For the terminal."""
+    view = Table(title="test accuracy, 95 % intervals", title_justify="left")
+    view.add_column("representation")
+    for name in ("dimension", "linear probe", "nearest neighbours"):
+        view.add_column(name, justify="right")
+    for name, (dim, scores) in probes.items():
+        each = [f"{s.accuracy:.1%} ({s.low:.1%} to {s.high:.1%})" for s in scores.values()]
+        view.add_row(name, f"{dim:,}", *each)
+    return view

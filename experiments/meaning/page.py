@@ -1,0 +1,78 @@
+"""The page on what the codes of a run mean, with its pictures and numbers."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from experiments.meaning.parts import Part
+from experiments.meaning.probes import Score
+from experiments.meaning.representations import MEANING
+from experiments.pages.figures import png_bytes
+from experiments.pages.html import document, picture, save
+from experiments.pages.html import table as html_table
+from experiments.run import codes
+from experiments.run.runs import strict_json, write_text
+
+NO_LABELS = "The data have no labels: nothing is probed."
+
+
+def write(
+    folder: Path,
+    name: str,
+    data: str,
+    results: Mapping[str, Any],
+    found: Sequence[Part],
+    probes: Mapping[str, tuple[int, dict[str, Score]]],
+) -> None:
+    """Writes pictures/*.png, results.json, and the page with all of them in it.
+
+    Args:
+        folder: of what is written.
+        name, data: the run's name, and where its data are from.
+        results: the numbers.
+        found: the parts, each a figure with its caption.
+        probes: dimension and scores of each representation; none without labels.
+    """
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    sections = [f'<section class="headline">{headline(results)}</section>']
+    for part in found:
+        png = png_bytes(part.figure)
+        save(folder / "pictures" / f"{part.name}.png", png)
+        sections.append(picture(part.title, part.caption, png))
+    sections.append(f"<section>{probe_table(probes) if probes else NO_LABELS}</section>")
+    write_text(folder / "results.json", strict_json(results, indent=1))
+    title = f"{name}: what the codes mean"
+    lead = f"{data} · {results['images']:,} test images"
+    save(folder / "report.html", document(title, lead, "\n".join(sections)).encode())
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """The few numbers that one looks for first."""
+    shown = {}
+    for prefix, s in results["streams"].items():
+        if "used" in s:
+            where = f", {codes.title(prefix)}" if prefix else ""
+            shown[f"codes used{where}"] = f"{s['used']:,} of {s['size']:,}"
+            shown[f"bits of a code{where}"] = f"{s['entropy']:.2f}"
+    for name, reach in results["reach"].items():
+        where = f", {name}" if len(results["reach"]) > 1 else ""
+        shown[f"of a change lie in its cell{where}"] = f"{reach['share'][0]:.0%}"
+    for name, scores in results.get("probes", {}).items():
+        if name in ("pixels", "z_q", "histogram"):
+            shown[f"linear probe of {name}"] = f"{scores['linear']['accuracy']:.1%}"
+    return "".join(
+        f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in shown.items()
+    )
+
+
+def probe_table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> str:
+    """Dimension and accuracies, with what each representation is."""
+    lines = [["", "dimension", "linear probe", "nearest neighbours"]]
+    lines += [[name, f"{dim:,}", *map(cell, s.values())] for name, (dim, s) in probes.items()]
+    meant = "<br>".join(f"<b>{escape(n)}</b>: {escape(MEANING[n])}" for n in probes)
+    return f'<div class="scroll">{html_table(lines)}</div><p><small>{meant}</small></p>'
+
+
+def cell(s: Score) -> str:
+    return f"{s.accuracy:.1%} <small>{s.low:.1%} to {s.high:.1%}</small>"

@@ -1,0 +1,210 @@
+"""The training of an autoencoder with codes: its options, and the run that they describe."""
+
+import dataclasses
+import json
+import math
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from experiments.pages import report
+from experiments.run import codes, kinds, remarks, runs, training
+from experiments.run.evaluation import evaluate, show, shown
+from experiments.run.kinds import Facts, Kind
+from experiments.run.progress import Display, describe_start, measured
+from experiments.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
+from vqvae_jax import load_model, save_model, to_json
+from vqvae_jax.checks import check_size
+from vqvae_jax.data.pipeline import Examples, batch_of
+from vqvae_jax.data.sources import EMBEDDED
+from vqvae_jax.training.step import TrainState, init_state, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a VQ-VAE or a VQ-VAE-2, and write what it learnt to RUNS/NAME/report.html."""
+
+    name: str = "fashion"
+    """The run's name, and its folder in `runs`."""
+    runs: Path = Path("runs")
+    """Where the folders of runs are."""
+    data: str = EMBEDDED
+    """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
+    crop: int | None = None
+    """Side of the crops from a folder of images."""
+    kind: Kind | None = None
+    """What the data are, where their shape and range leave it open."""
+
+    model: Literal["vqvae", "vqvae2"] = "vqvae"
+    """One level of codes, or several: each above the last one has half its side."""
+    quantizer: Literal["ema_vq", "vq"] = "ema_vq"
+    """How the codebooks move: by moving averages or by gradient."""
+    codes: tuple[int, ...] = (512,)
+    """K, the size of the codebook; of each level, the top one first, with vqvae2."""
+    dim: int = 64
+    """D, the width of the codes."""
+    beta: float = 0.25
+    """Weight of the commitment term."""
+    revive: float = 0.1
+    """Codes used less than this share of the mean become rows of the batch."""
+    width: int = 64
+    """Channels of encoder and decoder."""
+    depth: int = 2
+    """Residual blocks in each."""
+    downsamplings: int = 2
+    """How often each side is halved from the data to the codes, to the top ones with vqvae2."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the activations."""
+
+    steps: int = 8000
+    """Length of the run."""
+    batch_size: int = 32
+    """Examples a step, over all devices and processes."""
+    learning_rate: float = 4e-3
+    """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
+    warmup: int = 200
+    """Steps in which the learning rate rises from 0."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data and the codes that are revived."""
+
+    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    """How the train step is compiled for several devices."""
+    parts: int | None = None
+    """To save memory, encoder and decoder work on so many parts of a device's batch in turn, and
+    compute activations again for the gradient (remat); 1: do the latter alone."""
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 1000
+    """Steps between two looks at the whole test set."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    processes: int = 1
+    """Number of processes that train together (jax.distributed)."""
+    process_id: int = 0
+    """Which of them this one is."""
+    coordinator: str = "localhost:12345"
+    """Address of process 0."""
+
+
+FREE = (
+    "name",
+    "runs",
+    "parallel",
+    "parts",
+    "log_every",
+    "save_every",
+    "processes",
+    "process_id",
+    "coordinator",
+)
+
+
+def check(config: Config) -> None:
+    """Raises a ValueError naming an option that is out of range."""
+    training.check(config)
+    check_size(processes=config.processes)
+    if config.parts is not None:
+        check_size(parts=config.parts)
+
+
+def train_autoencoder(config: Config) -> dict[str, float] | None:
+    """Data, model, state, loop, report."""
+    check(config)
+    if config.processes > 1:
+        jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
+    train, test = load_data(config.data, config.crop)
+    facts = kinds.look(config.data, train, test, config.kind)
+    model = make_model(config, train).clone(domain=facts.domain())
+    optimizer = make_optimizer(config)
+    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
+    first = batch_of(train, config.seed, config.batch_size)(0)
+    odd = facts.remarks() + remarks.of_first_batch(model, training.as_variables(state), first)
+    folder = config.runs / config.name
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
+        training.train(
+            folder,
+            config,
+            model,
+            make_train_step(in_parts(model, config.parts), optimizer),
+            state,
+            partial(host_batches, config, train),
+            # The model as it is now, for evaluate, reconstruct and export.
+            lambda state: save_model(folder / "model", model, training.as_variables(state)),
+            partial(make_display, folder, config, model, test, facts, odd),
+            FREE,
+            chief=config.process_id == 0,
+        )
+    return finish(folder, test, facts, odd) if config.process_id == 0 else None
+
+
+def make_display(
+    folder: Path, config: Config, model, test: Examples, facts: Facts, odd: list[str], start: int
+) -> Display:
+    """What the run shows and logs; what its data are, it says and keeps."""
+    runs.write_text(folder / "data.json", runs.strict_json(dataclasses.asdict(facts), indent=1))
+    title = describe_start(config, f"{config.data}, {facts}", start)
+    read = partial(read_metrics, config.batch_size, facts.kind)
+    look = partial(look_at_test, model, test, facts.kind)
+    return Display(folder, config.steps, start, "\n".join([title, *odd]), read, look)
+
+
+def read_metrics(
+    batch_size: int, kind: str, metrics: dict[str, float]
+) -> tuple[dict[str, float], list[str]]:
+    """Those of a step, with the PSNR of pictures; what of them is shown."""
+    values = measured(metrics, batch_size)
+    if "mse" not in values:
+        return values, ["no valid example"]
+    words = [f"loss {values['loss']:.4f}"]
+    if kind == "pictures":
+        decibels = -10 * math.log10(values["mse"]) if values["mse"] > 0 else math.inf
+        values = values | {"psnr": decibels}
+        words.append(f"PSNR {decibels:.2f} dB")
+    perplexities = [value for name, value in values.items() if "perplexity_batch" in name]
+    return values, words + [f"perplexity {value:.0f}" for value in perplexities[:1]]
+
+
+def look_at_test(model, test: Examples, kind: str, state: TrainState):
+    """The table of the whole test set, and a line of it."""
+    table, _ = evaluate(model, training.as_variables(state), test, kind=kind)
+    text = f"test {quality(table)}"
+    if "used" in table:
+        text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
+    return {f"test/{name}": value for name, value in table.items()}, text
+
+
+def quality(table: dict[str, float]) -> str:
+    """PSNR of pictures, else the explained variance, in words."""
+    if "psnr" in table:
+        return f"PSNR {shown(table['psnr'], '.2f')} dB"
+    return f"explained variance {shown(table['explained_variance'], '.2%')}"
+
+
+def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> dict[str, float]:
+    """Evaluates the saved model over the whole test set, and writes the report."""
+    model, variables, digest = load_model(folder / "model")
+    table, counts = evaluate(model, variables, test, kind=facts.kind)
+    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
+    metrics = runs.read_lines(folder / "metrics.jsonl")
+    odd = odd + remarks.of_training(metrics)
+    odd += remarks.of_results(table, codes.streams(codes.quantizers(model)))
+    report.write_report(
+        folder,
+        config=json.loads((folder / "config.json").read_text()),
+        description=to_json(model, indent=1),
+        results=table,
+        metrics=metrics,
+        figures=report.make_figures(model, variables, test, counts, metrics, facts.kind),
+        data=str(facts),
+        units=kinds.units(facts.kind, facts.dtype),
+        remarks=odd,
+    )
+    many = kinds.NOUNS[facts.kind][1]
+    title = f"{folder}, model {digest[:16]}, {len(test):,} test {many}"
+    show(table, title, facts.kind, facts.dtype)
+    print(*odd, folder / "report.html", sep="\n")
+    return table

@@ -1,0 +1,49 @@
+"""The export of a model: its tokenize and detokenize for `jax.export`, and words about them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from vqvae_jax import as_functions
+from vqvae_jax.saving.bundle import Bundle
+
+
+def export(
+    bundle: Bundle, shape: Sequence[int], batch: int | None, platforms: Sequence[str]
+) -> dict[str, jax.export.Exported]:
+    """tokenize and detokenize with their weights.
+
+    Args:
+        bundle: model and variables.
+        shape: of one example.
+        batch: its size; None for any.
+        platforms: on which they run.
+    """
+    f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
+    size = jax.export.symbolic_shape("b")[0] if batch is None else batch
+    domain = getattr(bundle.model, "domain", None)
+    x = jax.ShapeDtypeStruct((size, *shape), jnp.dtype(domain.dtype if domain else "float32"))
+    tokenize = jax.jit(lambda x: f.tokenize(variables, x))
+    codes = jax.eval_shape(tokenize, x)
+    detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
+    make = partial(jax.export.export, platforms=platforms)
+    return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
+
+
+def in_words(arrays: Sequence[jax.core.ShapedArray]) -> str:
+    """Their dtypes and shapes: of a VQ-VAE-2 there are several maps of codes."""
+    return ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
+
+
+def about(bundle: Bundle) -> str:
+    """What x must be, and what x' is."""
+    domain = getattr(bundle.model, "domain", None)
+    if domain is None:
+        return "x: floats in the scale of the training data, which the model does not know.\n"
+    taken = "uint8 pixels" if domain.dtype == "uint8" else domain.words
+    return (
+        f"x: {taken}. Examples that are not finite or out of range get index -1.\n"
+        f"x': {domain.answer}.\n"
+    )

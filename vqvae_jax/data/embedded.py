@@ -1,0 +1,40 @@
+"""The images inside the package, 10,000 of Fashion-MNIST, and their labels, read by NumPy alone.
+
+`tools/make_fashion_mnist.py` makes the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from vqvae_jax.data.readers import DataError
+
+EMBEDDED = "fashion_mnist_10k"
+"""The name of the set."""
+
+_FILE = Path(__file__).parent / "fashion_mnist" / "fashion_mnist_10k.npz"
+
+
+def read_images(split: str) -> UInt8[np.ndarray, "N 28 28 1"]:
+    """The images of "train", 8,000, or "test", 2,000."""
+    return _read(split, "images")
+
+
+def read_labels(split: str) -> Int32[np.ndarray, "N"]:
+    """The class of each image of a split."""
+    return _read(split, "labels").astype(np.int32)
+
+
+def class_names() -> tuple[str, ...]:
+    """The names of the classes 0 to 9."""
+    with np.load(_FILE, allow_pickle=False) as arrays:
+        return tuple(arrays["names"].tolist())
+
+
+def _read(split: str, part: str) -> Any:
+    if split not in ("train", "test"):
+        raise DataError(f"{EMBEDDED}: expected split 'train' or 'test', found {split!r}")
+    with np.load(_FILE, allow_pickle=False) as arrays:
+        return arrays[f"{split}_{part}"]
