@@ -11,13 +11,18 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import command_line, compare
 from experiments.sweep.measuring import SHOWN
 from experiments.sweep.options import Options
-from experiments.sweep.trial import images
+from experiments.sweep.trial import described, images, make_budget
 from vqvae_jax.checks import check_size
 
 QUICK = (
     "A quick run, {} steps in code compiled in haste: its numbers, ms/step included, say nothing "
     "about what is compared."
 )
+
+
+def budget_and_size(options) -> dict[str, Any]:
+    """The settings of arms that share the budget, and the size of their networks."""
+    return described(make_budget(options)) | {"width": options.width, "depth": options.depth}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Comparison:
         about: `(options, rows)` to the paragraph below it, with what was found.
         columns: the numbers in the tables.
         make_arms: `(options) -> arms`, a function of a module.
-        settings: `(options)` to what all arms share, by name.
         quick: the largest value of each option that a quick run lowers.
+        settings: `(options)` to what all arms share, by name.
         before: called with the options before arms are run in several processes.
         shown: the number of test images on the page.
         caption: the caption of the pictures.
@@ -42,8 +47,8 @@ class Comparison:
     about: Callable[[Any, Sequence[Row]], str]
     columns: tuple[Column, ...]
     make_arms: Callable[[Any], list[Arm]]
-    settings: Callable[[Any], Mapping[str, Any]]
     quick: Mapping[str, int]
+    settings: Callable[[Any], Mapping[str, Any]] = budget_and_size
     before: Callable[[Any], object] = lambda options: None
     shown: int = SHOWN
     caption: str = Study.caption

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from experiments.sweep.intervals import difference
 from experiments.sweep.measuring import psnr_of_parts
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, images, make_arm, make_budget, trainer
+from experiments.sweep.trial import images, make_arm, make_budget, trainer
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 
 DIM = 8  # of the codes: small codebooks do better in few dimensions
@@ -100,11 +99,6 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
     return numbers | {"top_psnr": alone}
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The settings that all arms share."""
-    return described(make_budget(config)) | {"width": config.width, "depth": config.depth}
-
-
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
@@ -145,6 +139,5 @@ LEVELS = Comparison(
         "ms_per_step", drawn=("psnr",),
     ),
     make_arms=make_arms,
-    settings=settings,
     quick={"seeds": 1, "steps": 20},
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
@@ -10,7 +9,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, images, make_arm, make_budget
+from experiments.sweep.trial import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 
 DIM = 64  # of quantizers that look codes up; the others have their own
@@ -79,11 +78,6 @@ def make_arms(config: Config) -> list[Arm]:
     return choose(arms, config.only)
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The settings that all arms share."""
-    return described(make_budget(config)) | {"width": config.width, "depth": config.depth}
-
-
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
@@ -107,6 +101,5 @@ QUANTIZERS = Comparison(
         drawn=("psnr", "used", "perplexity"),
     ),
     make_arms=make_arms,
-    settings=settings,
     quick={"seeds": 1, "steps": 100},
 )  # fmt: skip
