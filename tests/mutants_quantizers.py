@@ -192,6 +192,7 @@ FAMILIES = [
         ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
         ("bfloat16: NaN code is a candidate", "codes.half[k] < jnp.inf, k)", "codes.half[k] <= jnp.inf, k)"),
         ("bfloat16: the first block alone", "wins = best < found[0]", "wins = (best < found[0]) & (block.first == 0)"),
+        ("bfloat16: padding is a candidate", "k = jnp.minimum(k, codes.half.shape[0] - 1)", "pass"),
         ("bfloat16: not centred", "codes.place(z)[0], 0)", "z * codes.scale, 0)"),
     ]),
     ("terms", "quantizers/codebook/terms.py", T + "test_terms.py", [

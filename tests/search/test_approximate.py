@@ -76,6 +76,16 @@ def test_equal_codes_go_to_the_first_candidate():
     np.testing.assert_array_equal(nearest_in_bfloat16(z, np.full((16, 2), 0.3), 16), 0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_padding_is_no_candidate(seed):
+    """26 codes in 8 shares of 4: the last share is padding alone, and the last codes are close."""
+    rng = np.random.default_rng(seed)
+    e = rng.normal(size=(26, 2)).astype(np.float32)
+    e[-2] = e[-1] + 1e-3 * rng.normal(size=2)
+    z = (e[-1] + 1e-4 * rng.normal(size=(500, 2))).astype(np.float32)
+    np.testing.assert_array_equal(nearest_in_bfloat16(z, e), ref.nearest64(z, e))
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e20])
 def test_what_is_not_finite_is_not_found(poison):
     z, e = gaussian(40, 21, 3)

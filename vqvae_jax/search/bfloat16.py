@@ -58,6 +58,8 @@ def nearest_in_bfloat16(
         valid = is_valid(z) & some
         y = jnp.where(valid[:, None], codes.place(z)[0], 0)
         k = best_of_hands(y, code_blocks(codes.y, codes.half, z.shape[0], hands), hands)
+        # A share may hold nothing but the padding of its block: its best is no code.
+        k = jnp.minimum(k, codes.half.shape[0] - 1)
         # Scores in bfloat16 only propose: their order among the candidates is not to be trusted.
         k_nearest = first_of_nearest(z, codes.e[k], codes.half[k] < jnp.inf, k)
         return jnp.where(valid, k_nearest, -1)
