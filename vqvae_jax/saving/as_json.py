@@ -157,7 +157,7 @@ def public(name: Any, names: Mapping[str, Any]) -> Any:
     """Resolves a name in a description: the user's own, else a public one of this package."""
     found = None
     if isinstance(name, str) and not name.startswith("_"):
-        listed = vars(importlib.import_module("vqvae_jax")).get(name)
+        listed = listed_as(name)
         # An allowlist: a public name alone is not enough, or a description could call
         # `save_model` on a path of its author's.
         ours = is_module(listed) or (inspect.isfunction(listed) and listed in FACTORIES | FUNCTIONS)
@@ -169,6 +169,16 @@ def public(name: Any, names: Mapping[str, Any]) -> Any:
             f" nor in names={list(names)}"
         )
     return found
+
+
+def listed_as(name: str) -> Any:
+    """Returns the public object of this package by its bare name, or None.
+
+    It may be of the root or of a namespace: public names differ in all of them together.
+    """
+    root = importlib.import_module("vqvae_jax")
+    places = root, *(getattr(root, namespace) for namespace in root.NAMESPACES)
+    return next((vars(place)[name] for place in places if name in vars(place)), None)
 
 
 def callable_by(name: Any, names: Mapping[str, Any]) -> Any:
