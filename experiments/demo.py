@@ -1,9 +1,9 @@
-"""All of it in one go: a VQ-VAE, a prior over its codes, samples, what the codes mean; one page.
+"""Train a VQ-VAE and a prior, sample, interpret the codes, and show all of it on one page.
 
 python -m experiments.demo             the embedded images, about a quarter of an hour on two cores
 python -m experiments.demo --quick     a few minutes, to see that it works
 
-Each part is a command of its own. What a stopped demo has done is not done again.
+Each part is a command of its own. A demo that was stopped goes on where it stopped.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ class Config:
     name: str = "demo"
     """The run's name, and its folder in `runs`."""
     runs: Path = Path("runs")
-    """Where the folders of runs are."""
+    """Folder of all runs."""
     data: str = EMBEDDED
     """Labelled images: the embedded set, a TFDS name, or a folder of IDX files."""
     steps: int = 4000
-    """Of the VQ-VAE."""
+    """Steps of training the VQ-VAE."""
     prior_steps: int = 2000
-    """Of the prior."""
+    """Steps of training the prior."""
     vae_steps: int = 1000
-    """Of the VAE with which the codes are compared."""
+    """Steps of training the VAE with which the codes are compared."""
     quick: bool = False
     """Tiny models, as `sample --quick` trains them: says nothing about quality."""
 
 
 def main(config: Config) -> Path:
-    """One command after the other, each as a user would call it; returns the page."""
+    """Runs one command after the other, and returns the page."""
     folder = config.runs / (f"{config.name}-quick" if config.quick else config.name)
     if config.quick:
         sample_run.sample(sample_run.Config(folder, data=config.data, quick=True))
@@ -63,7 +63,7 @@ def main(config: Config) -> Path:
 
 
 def together(title: str, pages: Mapping[str, str]) -> str:
-    """One page of several, each below its name, with links to them at the top."""
+    """Joins several pages into one, each below its name, with links to them at the top."""
     names = [escape(name) for name in pages]
     links = "".join(f'<li><a href="#part{i}">{name}</a></li>' for i, name in enumerate(names))
     body = [f"<section><ol>{links}</ol></section>"]

@@ -40,13 +40,13 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Where the two files go."""
+    """Folder for the two files."""
     batch: int | None = None
     """A fixed batch size; without it, any."""
     shape: tuple[int, ...] | None = None
-    """Of one example, as 28 28 1; without it, that of the run's own data."""
+    """Shape of one example, as 28 28 1; without it, the one of the run's own data."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
-    """What the files run on."""
+    """Platforms that the files run on."""
 
 
 def main(config: Config) -> dict[str, Path]:

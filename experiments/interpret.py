@@ -1,4 +1,4 @@
-"""What the codes of a trained model mean.
+"""Look at the meaning of the codes of a trained model.
 
 python -m experiments.interpret runs/fashion
 

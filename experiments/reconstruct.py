@@ -51,15 +51,15 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one picture.
+    """One picture and its reconstruction, measured.
 
     Attributes:
         source, target: the picture, and the file with both.
         size: width and height in pixels.
-        codes: of each level, width and height of the map, and the number of streams if not 1.
-        psnr: dB, between the two pictures as they are written.
-        ssim: likewise; None below 11 pixels a side.
-        bits: of the codes at log2 K each, those of the padding included.
+        codes: width and height of each level's map, and the number of streams if not 1.
+        psnr: in dB, between the two pictures as they are written.
+        ssim: between the same two; None below 11 pixels a side.
+        bits: log2 K for each code, those of the padding included.
     """
 
     source: Path
@@ -145,7 +145,7 @@ def picture_files(given: Iterable[Path]) -> list[Path]:
 
 
 def targets(sources: Iterable[Path], folder: Path) -> dict[Path, Path]:
-    """Where each picture's result goes.
+    """The file for each picture's result.
 
     Raises:
         DataError: two results of one name, or one in the place of an input.
@@ -195,7 +195,7 @@ def through(model, variables, pixels):
 
 
 def code_bits(levels: Sequence[Quantizer], maps: Sequence[Int[np.ndarray, "_ _ _"]]) -> float:
-    """Of all codes at log2 K each."""
+    """Bits of all codes at log2 K each."""
     return sum(
         math.prod(k.shape[:2]) * sum(map(math.log2, quantizer.vocab))
         for quantizer, k in zip(levels, maps, strict=True)

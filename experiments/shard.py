@@ -51,7 +51,7 @@ def main(config: Config) -> Path:
 
 
 def counted(progress: Progress, name: str, examples: Iterable, count: int | None) -> Iterator:
-    """The same examples, each moving the bar by one."""
+    """Yields the examples, and moves the bar by one for each."""
     task = progress.add_task("", total=count, now=name)
     for example in examples:
         yield example

@@ -28,7 +28,7 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
-    """The folder for the codes, by default RUN/codes; codes that it holds are replaced."""
+    """Folder for the codes, by default RUN/codes; codes that it holds are replaced."""
     data: str | None = None
     """Another source than the run's own."""
     crop: int | None = None

@@ -37,34 +37,34 @@ class Config:
     prior: Literal["transformer", "pixelcnn", "masked"] = "transformer"
     """Predicts codes one after another (the first two), or those that are masked (MaskGIT)."""
     width: int = 128
-    """Of the tokens, or channels."""
+    """Width of the tokens, or number of channels."""
     depth: int = 3
-    """Layers."""
+    """Number of layers."""
     heads: int = 4
-    """Of the attention."""
+    """Number of heads of the attention."""
     dropout: float = 0.1
-    """Rate, in training."""
+    """Rate of dropout in training."""
     views: int = 8
-    """So many copies of the training pictures, each flipped or not and shifted by up to a pixel,
-    are tokenized as well and trained on; 0: none, as where a mirrored picture is none."""
+    """Number of copies of the training pictures, each flipped or not and shifted by up to a pixel,
+    that are tokenized as well and trained on; 0 where a mirrored picture makes no sense."""
 
     steps: int = 2000
-    """Length of the run, of each level."""
+    """Number of steps at each level."""
     batch_size: int = 32
-    """Items a step, over all devices."""
+    """Number of items a step, over all devices."""
     learning_rate: float = 2e-3
-    """Of AdamW, at the end of the warm-up; it falls to 0 along a cosine."""
+    """Learning rate of AdamW at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 100
     """Steps in which the learning rate rises from 0."""
     weight_decay: float = 0.05
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     unconditional: float = 0.1
     """Share of the items whose label is not told, for guidance in sampling."""
     seed: int = 0
-    """Of the initial parameters, the order of the data, dropout and the views."""
+    """Seed of the initial parameters, the order of the data, dropout and the views."""
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
-    """How the train step is compiled for several devices."""
+    """Way in which the train step is compiled for several devices."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 250
@@ -76,21 +76,21 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class LevelConfig(Config):
-    """One level's run: its config.json."""
+    """The options of one level's run, kept in its config.json."""
 
     level: int = 0
     """The number of the level, from the top."""
     model: str = ""
-    """SHA-256 of the model whose codes they are."""
+    """SHA-256 of the model that made the codes."""
     data: str = ""
-    """Where its pictures are from."""
+    """Source of the pictures."""
 
 
 FREE = ("run", "name", "parallel", "log_every", "save_every")
 
 
 def train_priors(config: Config) -> list[dict[str, float]]:
-    """Codes, then one prior after the other; returns the table of each level."""
+    """Makes the codes, trains one prior after the other, and returns the table of each level."""
     check(config)
     bundle, _ = runs.open_run(config.run)
     codes = codes_of(config.run, bundle)
@@ -134,12 +134,12 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
 
 
 def together(parts: list[CodeBatch]) -> CodeBatch:
-    """One after the other."""
+    """Concatenates the parts."""
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def code_batches(config: Config, data: CodeBatch, start: int) -> Iterator[CodeBatch]:
-    """Those of steps start, start + 1, ..."""
+    """The batches of steps start, start + 1, ..."""
     order = batches(np.arange(len(data.codes)), config.seed, config.batch_size, start)
     return (take(data, rows) for rows in order)
 
@@ -153,7 +153,7 @@ def keep_first(folder: Path, prior, state: TrainState) -> None:
 def make_display(
     folder: Path, config: Config, prior, validation: CodeBatch, what: str, start: int
 ) -> Display:
-    """What the run shows and logs, and which prior it keeps."""
+    """The display of the run, which also keeps the prior that is best on the items held out."""
     best = min(validation_bits(folder, start), default=float("inf"))
 
     def look(state: TrainState):
@@ -173,7 +173,7 @@ def make_display(
 
 
 def validation_bits(folder: Path, last: int) -> list[float]:
-    """Those that are logged up to a step."""
+    """The validation bits logged up to a step."""
     lines = runs.read_lines(folder / "metrics.jsonl")
     return [
         x["validation/bits"]
@@ -183,7 +183,7 @@ def validation_bits(folder: Path, last: int) -> list[float]:
 
 
 def read_metrics(batch_size: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Those of a step, and what of them is shown."""
+    """(values to log, words to show) of the metrics of a step."""
     metrics = measured(metrics, batch_size)
     if "bits" not in metrics:
         return metrics, ["no valid example"]

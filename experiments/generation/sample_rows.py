@@ -29,7 +29,7 @@ def in_rows(samples: np.ndarray, classes, label: np.ndarray | None) -> dict[str,
 def complete(
     key, bundle: Bundle, priors: list[Bundle], codes: Codes, test: np.ndarray, how: How
 ) -> dict[str, np.ndarray]:
-    """Test images, what is given of them, and what the priors make of that."""
+    """Rows of test images, the part that is given of them, and what the priors make of it."""
     rows = spread(codes, COMPLETED)
     maps, label = (tuple(k[rows] for k in codes.maps["test"]), codes.label("test"))
     given = upper_half(maps)
@@ -57,7 +57,7 @@ def spread(codes: Codes, n: int) -> np.ndarray:
 
 
 def interpolate(bundle: Bundle, codes: Codes, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """From one test image to another, both ways; at the ends the images themselves."""
+    """Pictures between two test images, by mixing vectors or codes; the images are at the ends."""
     a, b = np.random.default_rng(seed).permutation(len(test))[: 2 * PAIRS].reshape(2, -1)
     ends = [tuple(k[rows] for k in codes.maps["test"]) for rows in (a, b)]
     ways = {

@@ -38,26 +38,26 @@ class Config:
     prior: str = "prior"
     """The folder of the priors in it."""
     per_class: int = 100
-    """Samples of each class; without classes, ten times as many in all."""
+    """Number of samples of each class; without classes, ten times as many in all."""
     temperature: float = 0.9
-    """1: as the priors say; below, what is likely is favoured; 0 takes the likeliest."""
+    """Temperature of the priors: below 1 likely codes are favoured, 0 takes the likeliest."""
     top_k: int | None = None
-    """Only so many of the likeliest codes are drawn."""
+    """Number of the likeliest codes from which one is drawn; without it, all."""
     top_p: float | None = None
-    """Only the likeliest codes that have this probability together are drawn."""
+    """Total probability of the likeliest codes from which one is drawn; without it, all."""
     guidance: float = 0.5
-    """w of classifier-free guidance, where there are classes: above 0, samples are more typical of
-    theirs."""
+    """Weight w of classifier-free guidance, where there are classes: above 0, samples are more
+    typical of theirs."""
     steps: int = 12
-    """Of the decoding of a masked prior."""
+    """Number of steps in which a masked prior is decoded."""
     seed: int = 0
-    """Of the samples."""
+    """Seed of the samples."""
     classifier_steps: int = 2000
     """Length of the training of the classifier, which is kept beside the run."""
     quick: bool = False
     """A tiny model and prior are trained where they are missing, and few samples drawn."""
     data: str = EMBEDDED
-    """What `--quick` trains with."""
+    """Source of the images that `--quick` trains with."""
 
 
 def sample(config: Config) -> dict[str, float]:

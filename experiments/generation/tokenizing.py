@@ -56,7 +56,7 @@ def tokenize(run: Path, data: str | None, crop: int | None, batch_size: int) -> 
 
 
 def codes_of(run: Path, bundle: Bundle) -> Codes:
-    """RUN/codes; they are made if there are none, or those of another model."""
+    """Reads RUN/codes, or makes them if there are none, or if another model made them."""
     folder = run / "codes"
     if (folder / DESCRIPTION).is_file():
         codes = open_codes(folder)
@@ -77,7 +77,7 @@ def encode(
 ) -> tuple[Int[np.ndarray, "N ..."], ...]:
     """The codes `[N, *grid, Q]` of each level, batch by batch: the data need not fit in memory.
 
-    `change` is what is done to batch i before.
+    `change(i, batch)` is applied to batch i first.
     """
     model, parts = bundle.model, []
     dtypes = [smallest(quantizer.vocab) for quantizer in streams.quantizers(model)]

@@ -17,7 +17,7 @@ Maps = tuple[np.ndarray, ...]
 
 
 def make_views(config, bundle: Bundle, codes: Codes) -> list[Maps]:
-    """The codes of changed copies of the training pictures; none of other data."""
+    """The codes of changed copies of the training pictures; no copies of other data."""
     train = load_data(codes.source, codes.crop)[0] if config.views else None
     if train is None or len(train.shape) != 4:
         return []
@@ -31,6 +31,6 @@ def make_views(config, bundle: Bundle, codes: Codes) -> list[Maps]:
 
 
 def one(change, key, view: int, i: int, batch):
-    """Batch i of a view, as it was in the run before."""
+    """Batch i of a view; a run that continues gets the one it had before."""
     key = jax.random.fold_in(jax.random.fold_in(key, view), i)
     return change(key, preprocess(batch))

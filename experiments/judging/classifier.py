@@ -24,6 +24,7 @@ from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.checks import check_float, check_same_shape, check_size
 from vqvae_jax.data.pipeline import batches, preprocess, take_batches
 from vqvae_jax.models.convolution import Conv
+from vqvae_jax.training.loop import run_steps
 from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
 
 VERSION = 1  # raise it when the same data and options give another classifier
@@ -148,8 +149,7 @@ def train_classifier(
     example = jnp.zeros((1, *images.shape[1:]))
     state = start_state(lambda key: net.init(key, example), optimizer, jax.random.key(seed))
     order = batches(np.arange(len(images)), seed, BATCH_SIZE)
-    for _, rows in zip(range(steps), order, strict=False):
-        state, _ = step(state, (images[rows], labels[rows]))
+    state = run_steps(state, step, ((images[rows], labels[rows]) for rows in order), steps, {})
     return Classifier(net, {"params": jax.device_get(state.params)})
 
 

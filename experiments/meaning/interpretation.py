@@ -37,15 +37,15 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     most: int = 48
-    """Codes that are shown, the most frequent ones, over all streams together."""
+    """Number of codes that are shown, the most frequent ones, over all streams together."""
     images: int = 2000
-    """Test images, at most, in which codes are looked for."""
+    """Number of test images, at most, in which codes are looked for."""
     probe_images: int = 10_000
-    """Training images, and test images, at most, of the probes."""
+    """Number of training images, and of test images, at most, for the probes."""
     vae_steps: int = 1000
-    """Steps of the VAE that the probes compare with; 0: none."""
+    """Number of steps of training the VAE that the probes compare with; 0 for no VAE."""
     seed: int = 0
-    """Of what is drawn: images, changes, untrained weights, the part held out."""
+    """Seed of the random choices: images, changes, untrained weights, the part held out."""
 
 
 def interpret(config: Config) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def check_maps(maps: codes.Maps, images: np.ndarray) -> None:
 
 
 def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) -> Found:
-    """All parts but the probes."""
+    """Makes all parts but the probes."""
     shown = coder.streams[: parts.SHOWN]
     most = max(config.most // len(shown), min(config.most, 8))
     size = images.shape[1:3]
@@ -165,7 +165,7 @@ def probe(
 
 
 def table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> Table:
-    """For the terminal."""
+    """The table of the probes for the terminal."""
     view = Table(title="test accuracy, 95 % intervals", title_justify="left")
     view.add_column("representation")
     for name in ("dimension", "linear probe", "nearest neighbours"):

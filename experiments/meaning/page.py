@@ -28,8 +28,8 @@ def write(
     """Writes pictures/*.png, results.json, and the page with all of them in it.
 
     Args:
-        folder: of what is written.
-        name, data: the run's name, and where its data are from.
+        folder: the folder to write to.
+        name, data: the run's name, and the source of its data.
         results: the numbers.
         found: the parts, each a figure with its caption.
         probes: dimension and scores of each representation; none without labels.
@@ -48,7 +48,7 @@ def write(
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """The few numbers that one looks for first."""
+    """The most important numbers, in large type."""
     shown = {}
     for prefix, s in results["streams"].items():
         if "used" in s:
@@ -67,7 +67,7 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def probe_table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> str:
-    """Dimension and accuracies, with what each representation is."""
+    """Table of the probes: dimension and accuracies, with a line about each representation."""
     lines = [["", "dimension", "linear probe", "nearest neighbours"]]
     lines += [[name, f"{dim:,}", *map(cell, s.values())] for name, (dim, s) in probes.items()]
     meant = "<br>".join(f"<b>{escape(n)}</b>: {escape(MEANING[n])}" for n in probes)
@@ -75,4 +75,5 @@ def probe_table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> str:
 
 
 def cell(s: Score) -> str:
+    """Accuracy with its interval, as HTML."""
     return f"{s.accuracy:.1%} <small>{s.low:.1%} to {s.high:.1%}</small>"

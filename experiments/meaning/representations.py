@@ -17,6 +17,7 @@ from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.models.vae import VAE
 from vqvae_jax.quantizers.base import RNG
+from vqvae_jax.training.loop import run_steps
 from vqvae_jax.training.step import init_state, make_train_step
 
 DENSE = 4096  # the largest number of codes whose counts are kept as a full matrix
@@ -158,14 +159,12 @@ def vae_of(model) -> VAE | None:
 
 
 def train_vae(
-    model: VAE, images: UInt8[np.ndarray, "N H W C"], config: Config, tick: Callable[[int], Any]
+    model: VAE, images: UInt8[np.ndarray, "N H W C"], config: Config, tick: Callable[[int], None]
 ) -> Coder:
     """Trains a VAE as `experiments.train` does; calls `tick(step)` after each step."""
     optimizer = make_optimizer(config)
     step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
     state = init_state(model, optimizer, jax.random.key(config.seed), images)
     given = batches(images, config.seed, config.batch_size)
-    for i, batch in zip(range(config.steps), given, strict=False):
-        state, _ = step(state, batch)
-        tick(i + 1)
+    state = run_steps(state, step, given, config.steps, {lambda done, *_: tick(done): 1})
     return Coder(model, jax.device_get({"params": state.params}))

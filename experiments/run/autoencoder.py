@@ -30,20 +30,20 @@ class Config:
     name: str = "fashion"
     """The run's name, and its folder in `runs`."""
     runs: Path = Path("runs")
-    """Where the folders of runs are."""
+    """Folder of all runs."""
     data: str = EMBEDDED
     """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
     crop: int | None = None
     """Side of the crops from a folder of images."""
     kind: Kind | None = None
-    """What the data are, where their shape and range leave it open."""
+    """Kind of the data, where their shape and range leave it open."""
 
     model: Literal["vqvae", "vqvae2"] = "vqvae"
-    """One level of codes, or several: each above the last one has half its side."""
+    """One level of codes, or several: the grid of each has half the side of the one below it."""
     quantizer: Literal["ema_vq", "vq"] = "ema_vq"
-    """How the codebooks move: by moving averages or by gradient."""
+    """Codebooks that follow moving averages (ema_vq), or the gradient (vq)."""
     codes: tuple[int, ...] = (512,)
-    """K, the size of the codebook; of each level, the top one first, with vqvae2."""
+    """K, the size of the codebook; with vqvae2 the size at each level, the top one first."""
     dim: int = 64
     """D, the width of the codes."""
     beta: float = 0.25
@@ -55,26 +55,26 @@ class Config:
     depth: int = 2
     """Residual blocks in each."""
     downsamplings: int = 2
-    """How often each side is halved from the data to the codes, to the top ones with vqvae2."""
+    """Number of times that each side is halved from data to codes, the top ones in vqvae2."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the activations."""
+    """Type of the activations."""
 
     steps: int = 8000
     """Length of the run."""
     batch_size: int = 32
     """Examples a step, over all devices and processes."""
     learning_rate: float = 4e-3
-    """Of Adam, at the end of the warm-up; it falls to 0 along a cosine."""
+    """Learning rate of Adam at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
     seed: int = 0
-    """Of the initial parameters, the order of the data and the codes that are revived."""
+    """Seed of the initial parameters, the order of the data and the codes that are revived."""
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
-    """How the train step is compiled for several devices."""
+    """Way in which the train step is compiled for several devices."""
     parts: int | None = None
-    """To save memory, encoder and decoder work on so many parts of a device's batch in turn, and
-    compute activations again for the gradient (remat); 1: do the latter alone."""
+    """Number of parts of a device's batch that encoder and decoder work on in turn, to save memory;
+    activations are computed again for the gradient (remat), with 1 part too."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 1000
@@ -84,7 +84,7 @@ class Config:
     processes: int = 1
     """Number of processes that train together (jax.distributed)."""
     process_id: int = 0
-    """Which of them this one is."""
+    """Number of this process among them, from 0."""
     coordinator: str = "localhost:12345"
     """Address of process 0."""
 
@@ -111,7 +111,10 @@ def check(config: Config) -> None:
 
 
 def train_autoencoder(config: Config) -> dict[str, float] | None:
-    """Data, model, state, loop, report."""
+    """Trains, evaluates and writes the report; returns the table of the test set.
+
+    Process 0 alone evaluates: the others return None.
+    """
     check(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
@@ -144,7 +147,7 @@ def train_autoencoder(config: Config) -> dict[str, float] | None:
 def make_display(
     folder: Path, config: Config, model, test: Examples, facts: Facts, odd: list[str], start: int
 ) -> Display:
-    """What the run shows and logs; what its data are, it says and keeps."""
+    """Keeps the facts about the data in data.json; returns the run's display."""
     runs.write_text(folder / "data.json", runs.strict_json(dataclasses.asdict(facts), indent=1))
     title = describe_start(config, f"{config.data}, {facts}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
@@ -155,7 +158,7 @@ def make_display(
 def read_metrics(
     batch_size: int, kind: str, metrics: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
-    """Those of a step, with the PSNR of pictures; what of them is shown."""
+    """(values to log, words to show) of the metrics of a step, with the PSNR of pictures."""
     values = measured(metrics, batch_size)
     if "mse" not in values:
         return values, ["no valid example"]

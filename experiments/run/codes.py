@@ -18,12 +18,12 @@ Maps = tuple[Int[Array, "B ... _"], ...]
 
 
 def quantizers(model) -> tuple[Quantizer, ...]:
-    """One for each level, the top one first."""
+    """The quantizer of each level, the top one first."""
     return tuple(model.quantizers) if isinstance(model, VQVAE2) else (model.quantizer,)
 
 
 def as_levels(found) -> tuple[Any, ...]:
-    """One entry for each level, of what a model gives: indices, z_e or z_q."""
+    """A tuple with one entry for each level, from the indices, z_e or z_q that a model gives."""
     return tuple(found) if isinstance(found, tuple | list) else (found,)
 
 
@@ -50,7 +50,7 @@ def by_stream(quantizers: Sequence[Quantizer], maps: Sequence[Any]) -> dict[str,
 
 
 def tally(k: Int[np.ndarray, "..."]) -> Counter[int]:
-    """How often each code occurs that does; -1 is none. Add them up over a set.
+    """Counts the codes that occur; -1 is none. Tallies of batches add up to that of a set.
 
     Example:
         >>> tally(np.array([[3, -1], [3, 0]]))
@@ -75,7 +75,7 @@ def as_counts(seen: Counter[int], size: int) -> Float64[np.ndarray, "_"]:
 
 
 def title(prefix: str) -> str:
-    """What a stream is called where people look.
+    """The name of a stream in tables and figures.
 
     Example:
         >>> title(""), title("1/"), title("level0/1/")

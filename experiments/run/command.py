@@ -1,4 +1,4 @@
-"""What every command does around its `main`: options in, one line and an exit code out."""
+"""The frame of every command: it parses options, and turns errors into one line and exit code 2."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ def run(
 
 
 def keep_compilations() -> None:
-    """What took more than a second to compile is read from a folder by the next command.
+    """Keeps programs that took more than a second to compile in a folder, for the next command.
 
     The folder is the one that JAX_COMPILATION_CACHE_DIR names, else that of `cache_folder`.
     """

@@ -72,8 +72,8 @@ def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str 
     Args:
         model, variables: a VQ-VAE.
         test: the examples.
-        batch_size: at a time.
-        kind: of the data, a name of `kinds.NOUNS`; None for the usual one of their shape.
+        batch_size: number of examples at a time.
+        kind: a name of `kinds.NOUNS`; None for the usual kind of data of this shape.
 
     Raises:
         DataError: if no example is finite and in the domain of the model.
@@ -98,9 +98,9 @@ def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str 
 
 
 def quality(found: Measured, pictures: bool) -> dict[str, float]:
-    """How close the reconstructions are, of pictures in decibels, else as explained variance.
+    """Measures how close the reconstructions are: PSNR of pictures, else the explained variance.
 
-    That is 1 - MSE / variance, the variance around the mean of each channel of the whole set.
+    The latter is 1 - MSE / variance, the variance around the mean of each channel of the whole set.
     """
     if pictures:
         return picture_quality(found.error, found.ssim)
@@ -123,7 +123,7 @@ def picture_quality(
 
 
 def code_table(counts, sizes: Mapping[str, int], examples: int) -> dict[str, float]:
-    """How the codes are used, and the bits of one example, from counts and sizes by prefix."""
+    """Usage of the codes and bits of one example, from counts and sizes by prefix."""
     table, uniform, entropy = {}, 0.0, 0.0
     for prefix, count in counts.items():
         found = usage(jnp.asarray(count, jnp.float32), sizes[prefix])

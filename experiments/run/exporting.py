@@ -13,13 +13,13 @@ from vqvae_jax.saving.bundle import Bundle
 def export(
     bundle: Bundle, shape: Sequence[int], batch: int | None, platforms: Sequence[str]
 ) -> dict[str, jax.export.Exported]:
-    """tokenize and detokenize with their weights.
+    """Exports tokenize and detokenize, with their weights.
 
     Args:
         bundle: model and variables.
-        shape: of one example.
-        batch: its size; None for any.
-        platforms: on which they run.
+        shape: the shape of one example.
+        batch: the size of a batch; None for any.
+        platforms: the platforms on which the functions run.
     """
     f, variables = as_functions(bundle.model), jax.tree.map(jnp.asarray, bundle.variables)
     size = jax.export.symbolic_shape("b")[0] if batch is None else batch
@@ -33,12 +33,12 @@ def export(
 
 
 def in_words(arrays: Sequence[jax.core.ShapedArray]) -> str:
-    """Their dtypes and shapes: of a VQ-VAE-2 there are several maps of codes."""
+    """Dtypes and shapes of the arrays: a VQ-VAE-2 has several maps of codes."""
     return ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
 
 
 def about(bundle: Bundle) -> str:
-    """What x must be, and what x' is."""
+    """Describes the data x that the functions take, and the x' that they give."""
     domain = getattr(bundle.model, "domain", None)
     if domain is None:
         return "x: floats in the scale of the training data, which the model does not know.\n"

@@ -45,7 +45,7 @@ class Facts:
 
     Attributes:
         kind: a name of `NOUNS`.
-        shape, dtype: of one example.
+        shape, dtype: shape and dtype of one example.
         low, high: the least and the largest finite value.
         train, test: the numbers of examples.
         invalid_train, invalid_test: how many of those looked at are not finite.
@@ -128,7 +128,7 @@ def kind_of_run(folder: Path) -> str | None:
 
 
 def units(kind: str, dtype: str) -> str:
-    """In which errors are told."""
+    """The units of the mean squared error."""
     if kind == "pictures":
         return "pixels in [0, 1]"
     return "bytes in [0, 1]" if dtype == "uint8" else "in the data's units, squared"

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and what it logs."""
+"""The display of a run: its progress bar, and the values that it logs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +29,9 @@ class Display:
     """Two hooks of the loop, `log` and `evaluate`, with a live bar where there is a terminal.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         steps, start: the last step, and the one to begin after.
-        title: one line on what begins, as of `describe_start`.
+        title: a line that is printed first, from `describe_start`.
         read: from the metrics of a step to the values to log and the words to show.
         look: from a state to the values to log and a line to print.
     """
@@ -67,7 +67,7 @@ class Display:
         self.waiting = []
 
     def write_metrics(self, done: int, metrics) -> None:
-        """Those of one step."""
+        """Writes the metrics of one step."""
         values, words = self.read({name: float(value) for name, value in metrics.items()})
         self.files.write(done, {f"train/{name}": value for name, value in values.items()})
         rate = self.files.write_time(done)
@@ -98,7 +98,7 @@ def measured(metrics: Values, batch_size: int) -> Values:
 
 
 def describe_start(config, what: str, start: int) -> str:
-    """One line on what begins."""
+    """A line that says what begins, or continues, and on which devices."""
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     begun = f"continues at step {start}" if start else "begins"
     return f"{config.name} {begun}: {what}, {config.parallel} on {devices}"

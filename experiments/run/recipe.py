@@ -1,4 +1,4 @@
-"""What the options of `experiments.train` mean: the model, the optimizer, the batches."""
+"""The data, model, optimizer and batches that the options of a training run describe."""
 
 from collections.abc import Sequence
 
@@ -59,7 +59,7 @@ def make_model(config, example: Examples) -> VQVAE | VQVAE2:
 
 
 def make_quantizer(config, size: int) -> Quantizer:
-    """Of the options, with this many codes."""
+    """The quantizer of the options, with this many codes."""
     return QUANTIZERS[config.quantizer](
         size,
         config.dim,
@@ -75,10 +75,10 @@ def hierarchy(
     """A VQ-VAE-2 whose top has the grid of x halved so often; each level below has twice its side.
 
     Args:
-        channels: of x.
+        channels: the number of channels of x.
         quantizers: the top one first.
         downsamplings: from x to the top, at least one for each level.
-        width, inner: of `Encoder` and `Decoder`.
+        width, inner: arguments of `Encoder` and `Decoder`.
     """
     last = len(quantizers) - 1
     halvings = [1] * last + [downsamplings - last]

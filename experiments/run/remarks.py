@@ -19,7 +19,7 @@ ROWS = 20_000  # of the first batch that are compared
 
 
 def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list[str]:
-    """Whether k-means on the first batch begins with codes that are equal."""
+    """Remarks on a first batch from which k-means makes codes that are equal."""
     x = admit(model.domain, batch, check=False)
     maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
     found, levels = [], codes.quantizers(model)
@@ -41,7 +41,7 @@ def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list
 
 
 def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
-    """How many rows are finite, and how many of them differ by more than rounding.
+    """Counts the finite rows, and those of them that differ by more than rounding.
 
     >>> count_rows(np.float32([[[1, 2], [1, 2]], [[3, 4], [np.nan, 0]]]))
     (3, 2)
@@ -56,10 +56,10 @@ def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
 
 
 def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
-    """What the table of the test set hides.
+    """Remarks on numbers of the test set that would mislead.
 
     Args:
-        table: of `evaluate`.
+        table: the table that `evaluate` gives.
         sizes: K of each stream, by its prefix.
     """
     found = []
@@ -87,7 +87,7 @@ def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
 
 
 def of_training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many steps changed nothing, from the lines of metrics.jsonl."""
+    """A remark on steps that changed nothing, from the lines of metrics.jsonl."""
     counted = [line for line in metrics if line.get("train/skipped")]
     if not counted:
         return []

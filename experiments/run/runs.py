@@ -33,7 +33,7 @@ def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
     """Makes the folder, or checks that it belongs to a run of the same options.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         config: a dataclass.
         free: the fields that may change when a run continues.
 

@@ -1,4 +1,4 @@
-"""What the commands that train share: a run that goes on where it stopped, logged and saved."""
+"""The training of any model: a run that goes on where it stopped, logged and saved."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
@@ -48,7 +48,7 @@ class Guard:
         return lambda: self.check(done, int(metrics["skipped"]))
 
     def check(self, done: int, skipped: int) -> None:
-        """`skipped` of the first `done` steps changed nothing."""
+        """Raises a NothingLearnt if `skipped` of the first `done` steps are too many."""
         if skipped - self.skipped < done - self.since:
             self.since, self.skipped = done, skipped
         elif done - self.since >= PATIENCE or skipped == done == self.last:
@@ -81,20 +81,20 @@ def train(
     """Runs all steps from the newest checkpoint on, and saves the last state.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         config: a dataclass of its options.
-        model: what `keep` saves.
-        train_step: as of `gradient_step`.
+        model: the model that `keep` saves.
+        train_step: made by `gradient_step`.
         state: before the first step.
-        batches: of the host, from the number of a step on.
+        batches: from the number of a step to the host's batches from there on.
         keep: saves the model of a state in `folder / "model"`.
-        display: what shows and logs the run, from its first step on.
+        display: from the first step of this run to its display.
         free: the fields of `config` that may change when a run continues.
         chief: whether this process is the one that writes.
 
     Raises:
         ConfigChanged: if the folder holds another run.
-        NothingLearnt: as of `Guard`.
+        NothingLearnt: see `Guard`.
         SystemExit: after SIGINT or SIGTERM, when the state is saved.
     """
     mesh = parallel.data_mesh()
@@ -135,5 +135,5 @@ def train(
 
 
 def as_variables(state: TrainState) -> dict[str, Any]:
-    """Of the model, as `apply` takes them, on the host."""
+    """The variables of the model, on the host, for `apply`."""
     return jax.device_get({"params": state.params, **state.collections})

@@ -23,6 +23,7 @@ from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import EMBEDDED
 from vqvae_jax.quantizers.combinators.schedules import Transformation
+from vqvae_jax.training import loop
 from vqvae_jax.training.step import init_state, make_train_step
 
 More = Callable[[Any, Any, np.ndarray], dict[str, float]]
@@ -206,18 +207,23 @@ def run_steps(step, state, order, steps: int, marks: Sequence[int] = ()):
     Raises:
         Diverged: at the first look at a loss that is not finite.
     """
-    clock, curve = [], {}
-    for first in range(0, steps, CHUNK):
-        chunk = min(CHUNK, steps - first)
-        begun, seen = time.perf_counter(), []
-        for _ in range(chunk):
-            state, metrics = step(state, next(order))
-            seen.append(metrics)
+    clock, curve, seen, begun = [], {}, [], time.perf_counter()
+
+    def look(done: int, _, metrics) -> None:
+        nonlocal begun
+        seen.append(metrics)
+        if done % CHUNK and done != steps:
+            return
         loss = float(metrics["loss"])  # waits for the chunk
-        clock.append(1000 * (time.perf_counter() - begun) / chunk)
+        clock.append(1000 * (time.perf_counter() - begun) / len(seen))
         if not np.isfinite(loss):
-            raise Diverged(f"the loss is {loss} after {first + chunk} steps")
-        if first + chunk in marks:
+            raise Diverged(f"the loss is {loss} after {done} steps")
+        if done in marks:
             kept = {name: np.mean([m[name] for m in seen]) for name in CURVE if name in metrics}
-            curve |= {f"{name}@{first + chunk}": float(mean) for name, mean in kept.items()}
+            curve.update({f"{name}@{done}": float(mean) for name, mean in kept.items()})
+        seen.clear()
+        if done < steps:
+            begun = time.perf_counter()
+
+    state = loop.run_steps(state, step, order, steps, {look: 1})
     return state, statistics.median(clock[1:] or clock), curve  # the first chunk compiles

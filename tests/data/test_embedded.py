@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tools import make_fashion_mnist
-from vqvae_jax.data import embedded as module
+from vqvae_jax.data import embedded_images as module
 from vqvae_jax.data.labels import open_labels
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import EMBEDDED, embedded

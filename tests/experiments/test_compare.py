@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,30 +22,41 @@ from experiments.sweep import measuring, trial
 from experiments.sweep.arms import Diverged
 from experiments.sweep.comparison import command_line
 from experiments.sweep.metrics import columns
+from vqvae_jax.training.step import TrainState
 
 # One training for all -----------------------------------------------------------------------------
+
+
+START = TrainState(jnp.zeros((), jnp.int32), *[None] * 5)._replace(params=0)
+
+
+def after(state: TrainState, batch: int) -> TrainState:
+    """Its params are the sum of the batches."""
+    return state._replace(step=state.step + 1, params=state.params + batch)
 
 
 def test_a_step_takes_the_median_of_the_chunks_after_the_first(monkeypatch):
     clock = itertools.accumulate([0, 90, 0, 2, 0, 4, 0, 9.0])  # seconds of 20, 20, 20 and 5 steps
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    step = lambda state, batch: (state + batch, {"loss": 1.0})  # noqa: E731
-    state, milliseconds, _ = trial.run_steps(step, 0, itertools.count(), 65)
-    assert state == sum(range(65)) and milliseconds == 200  # of 100, 200 and 1,800
+    step = lambda state, batch: (after(state, batch), {"loss": 1.0})  # noqa: E731
+    state, milliseconds, _ = trial.run_steps(step, START, itertools.count(), 65)
+    assert state.params == sum(range(65)) and milliseconds == 200  # of 100, 200 and 1,800
 
 
 def test_the_curve_holds_the_means_of_the_steps_before_its_marks():
-    step = lambda state, batch: (state + 1, {"loss": 1.0, "mse": float(batch), "other": 1.0})  # noqa: E731
-    curve = trial.run_steps(step, 0, itertools.count(), 70, (20, 60, 100))[2]
+    def step(state, batch):
+        return after(state, batch), {"loss": 1.0, "mse": float(batch), "other": 1.0}
+
+    curve = trial.run_steps(step, START, itertools.count(), 70, (20, 60, 100))[2]
     assert curve == {"mse@20": 9.5, "mse@60": 49.5}  # of batches 0 to 19, and 40 to 59
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
     def step(state, batch):
-        return state + 1, {"loss": float("nan") if state > 25 else 1.0}
+        return after(state, batch), {"loss": float("nan") if state.step > 25 else 1.0}
 
     with pytest.raises(Diverged, match="the loss is nan after 40 steps"):
-        trial.run_steps(step, 0, itertools.count(), 1000)
+        trial.run_steps(step, START, itertools.count(), 1000)
 
 
 def test_the_quantization_error_and_its_share_of_the_variance():

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from vqvae_jax.data import embedded, prepared, readers
-from vqvae_jax.data.embedded import EMBEDDED
+from vqvae_jax.data import embedded_images, prepared, readers
+from vqvae_jax.data.embedded_images import EMBEDDED
 from vqvae_jax.data.readers import require
 
 
@@ -41,7 +41,7 @@ def open_labels(text: str) -> Labels | None:
     """
     path = Path(text)
     if text == EMBEDDED:
-        return Labels(embedded.class_names(), embedded.read_labels)
+        return Labels(embedded_images.class_names(), embedded.read_labels)
     if path.is_dir():
         return _of_idx(path)
     return None if path.exists() else _of_builder(prepared.tfds_builder(text, None), text)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_jax.data import prepared, readers
-from vqvae_jax.data.embedded import EMBEDDED, read_images
+from vqvae_jax.data.embedded_images import EMBEDDED, read_images
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import DESCRIPTION, open_records

@@ -31,15 +31,15 @@ CODEBOOKS = ("ema", "cosine", "learnable")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a state dict doesn't say.
+    """Facts about a quantizer that its state dict doesn't hold.
 
     Attributes:
-        prefix: how the names of the quantizer's weights begin in the file.
-        codebook: how it was made: by default, with use_cosine_sim, or with learnable_codebook.
-        levels: of an FSQ, whose file holds nothing; of none other.
+        prefix: the beginning of the names of the quantizer's weights in the file.
+        codebook: the way it was made: by default, with use_cosine_sim, or with learnable_codebook.
+        levels: the levels of an FSQ, whose file holds nothing; () for any other.
         symmetric: the preserve_symmetry of an FSQ.
-        decay: of the moving averages.
-        eps: of their smoothing, where the codebook is "ema".
+        decay: the decay of the moving averages.
+        eps: the smoothing of the averages, where the codebook is "ema".
         beta: the commitment_weight.
     """
 
@@ -152,7 +152,7 @@ def convert(weights: Weights, options: Options) -> Imported:
 
 
 def vector(weights: Weights, options: Options) -> Imported:
-    """VectorQuantize; several heads with a codebook each become `grouped`."""
+    """Converts a VectorQuantize; several heads with a codebook each become `grouped`."""
     names = ("initted", "cluster_size", "embed_avg", "embed")
     initted, counts, sums, codebook = take(weights, *(f"_codebook.{name}" for name in names))
     if not initted:
@@ -172,7 +172,7 @@ def vector(weights: Weights, options: Options) -> Imported:
 
 
 def make_vector(size: int, dim: int, options: Options) -> vj.Quantizer:
-    """One head of a VectorQuantize."""
+    """Makes one head of a VectorQuantize."""
     if options.codebook == "learnable":
         return vj.vq(size, dim, beta=options.beta)
     if options.codebook == "cosine":
@@ -181,7 +181,7 @@ def make_vector(size: int, dim: int, options: Options) -> vj.Quantizer:
 
 
 def residual(weights: Weights, options: Options) -> Imported:
-    """ResidualVQ; a shared codebook becomes one for each stage."""
+    """Converts a ResidualVQ; a shared codebook becomes one for each stage."""
     stages: dict[int, dict[str, np.ndarray]] = {}
     for name, w in weights.items():
         match = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
@@ -194,7 +194,7 @@ def residual(weights: Weights, options: Options) -> Imported:
 
 
 def simvq(weights: Weights) -> Imported:
-    """SimVQ with its linear map; torch's maps are [out, in]."""
+    """Converts a SimVQ with its linear map; torch's maps are [out, in]."""
     codebook, w = take(weights, "frozen_codebook", "code_transform.weight")
     if codebook.ndim != 2 or w.shape != (codebook.shape[1],) * 2:
         raise ValueError(
@@ -205,7 +205,7 @@ def simvq(weights: Weights) -> Imported:
 
 
 def fsq(weights: Weights, options: Options) -> Imported:
-    """FSQ without projections: the levels say all."""
+    """Converts an FSQ without projections, which its levels define."""
     take(weights)
     bound = vj.symmetric_bound if options.symmetric else vj.arctanh_bound
     return Imported(vj.fsq(options.levels, bound=bound), {}, {})
