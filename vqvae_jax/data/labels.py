@@ -41,7 +41,7 @@ def open_labels(text: str) -> Labels | None:
     """
     path = Path(text)
     if text == EMBEDDED:
-        return Labels(embedded_images.class_names(), embedded.read_labels)
+        return Labels(embedded_images.class_names(), embedded_images.read_labels)
     if path.is_dir():
         return _of_idx(path)
     return None if path.exists() else _of_builder(prepared.tfds_builder(text, None), text)
