@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqvae_jax import Condition, MaskedPrior, PixelCNN, TransformerPrior
+from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 
 TOLD = {"classes": 3, "coarse": (((1, 2), (3,)), ((2, 2), (2, 4))), "metadata": 2}
 SMALL = {"width": 8, "depth": 2, "heads": 2}

@@ -1,6 +1,10 @@
 """Mutants of levels, priors, likelihoods and players: (law, file, its tests, [(name, old, new)])."""
 
-M, PRIOR, SAMPLING = "models/", "tests/priors/test_prior.py", "tests/priors/test_sampling.py"
+M, PRIOR, SAMPLING = (
+    "models/",
+    "tests/priors/test_autoregressive.py",
+    "tests/priors/test_sampling.py",
+)
 LOSSES, MASKED = "tests/priors/test_losses_of_priors.py", "tests/priors/test_masked_decoding.py"
 LEVELS, VAES = "tests/models/test_vqvae2.py", "tests/models/test_vae.py"
 READING = "tests/saving/test_bundle.py tests/saving/test_describe.py"
@@ -18,7 +22,7 @@ GENERATION = [
         ("always training", "train = not self.deterministic if train is None else train", "train = True if train is None else train"),
         ("one key for all steps", "key = self.rngs()", "key = self.rngs.key[...]"),
     ]),
-    ("parts of a model fit each other", "models/fitting.py", "tests/models/test_fitting.py", [
+    ("parts of a model fit each other", "models/compatibility.py", "tests/models/test_compatibility.py", [
         ("widths not compared", "given is not None and taken is not None and given != taken", "False"),
         ("rank of codes not looked at", "indices.ndim - 2 != rank", "False"),
     ]),
@@ -64,7 +68,7 @@ GENERATION = [
     ("no leak, no blind spot", "priors/transformer.py", PRIOR, [
         ("a token sees the next", "return jnp.arange(length, dtype=jnp.int32) <= i", "return jnp.arange(length, dtype=jnp.int32) <= i + 1"),
     ]),
-    ("no leak, no blind spot", "priors/prior.py", PRIOR, [
+    ("no leak, no blind spot", "priors/autoregressive.py", PRIOR, [
         ("not shifted", "jnp.concatenate([begin, content[:, :-1]], axis=1)", "content"),
         ("logits of the token before", "y[:, told:].reshape", "y[:, told - 1 : -1].reshape"),
     ]),
@@ -85,7 +89,7 @@ GENERATION = [
         ("not told is a class", "jnp.where(told, label, self.classes)", "jnp.where(told, label, 0)"),
         ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
     ]),
-    ("the cache changes nothing", "priors/prior.py", SAMPLING, [
+    ("the cache changes nothing", "priors/autoregressive.py", SAMPLING, [
         ("written one too far", "at = length - math.prod(self.grid) * streams + t", "at = length - math.prod(self.grid) * streams + t + 1"),
         ("head of the next stream", "y[:, 0], t % streams", "y[:, 0], (t + 1) % streams"),
         ("place of the token before", "self.embedding.place(t))[:, None]", "self.embedding.place(jnp.maximum(t - 1, 0)))[:, None]"),

@@ -19,7 +19,7 @@ FAMILIES = [
         ("wrong labels not counted", 'psum(jnp.sum(wrong, dtype=jnp.float32), axis_name)', "jnp.zeros(())"),
         ("wrong labels count where none is learnt", "weights if unconditional else jnp.where(wrong, 0, weights)", "weights"),
     ]),
-    ("scalar quantization", Q + "scalar.py", T + "test_scalar.py", [
+    ("scalar quantization", "quantizers/finite_scalar.py", T + "test_finite_scalar.py", [
         ("even offset forgotten", "np.where(levels % 2 == 0, 0.5, 0.0)", "np.where(levels % 2 == 0, 0.0, 0.0)"),
         ("shift forgotten", "jnp.tanh(z + shift) * h", "jnp.tanh(z) * h"),
         ("wrong eps", "tanh_axis(levels, 1 - 1e-3, np.tan)", "tanh_axis(levels, 1 - 1e-2, np.tan)"),
@@ -35,14 +35,14 @@ FAMILIES = [
         ("padding is chosen", "real() & jnp.isfinite(v), jnp.abs", "jnp.isfinite(v), jnp.abs"),
         ("latent weights swapped", '"codebook": alpha * codebook_loss', '"codebook": beta * codebook_loss'),
     ]),
-    ("digits", Q + "digits.py", T + "test_scalar.py", [
+    ("digits", Q + "digits.py", T + "test_finite_scalar.py", [
         ("last dimension fastest", "places = np.cumprod([1, *levels[:-1]])", "places = np.cumprod([1, *levels[:0:-1]])[::-1]"),
         ("gradient skips the bound", "exactly(z_q, y)", "exactly(z_q, rows.z)"),
         ("noise in eval mode", "if train and perturb is not None:", "if perturb is not None and (train or key is not None):"),
         ("replicas share noise", "perturb(local_key(key, axis_name)", "perturb(local_key(key, None)"),
         ("too many codes", "if size > 2**31 - 1:", "if size > 2**31:"),
     ]),
-    ("binary quantization", Q + "binary.py", T + "test_binary.py", [
+    ("binary quantization", "quantizers/lookup_free.py", T + "test_lookup_free.py", [
         ("zero is +1", "return y > 0", "return y >= 0"),
         ("diversity added", "(each - diversity * whole)", "(each + diversity * whole)"),
         ("temperature upside down", "4 * scale / temperature * y", "4 * scale * temperature * y"),
@@ -53,7 +53,7 @@ FAMILIES = [
         ("codes off the sphere", "binary(bits, unit, bits**-0.5,", "binary(bits, unit, 1.0,"),
         ("commitment to rows not unit", "beta * commitment_loss(y, z_q", "beta * commitment_loss(rows.z, z_q"),
     ]),
-    ("residual stages", "quantizers/combinators/residual.py", T + "test_residual.py", [
+    ("residual stages", "quantizers/combinators/residual_quantization.py", T + "test_residual.py", [
         ("shared sees one stage", "r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)", "r, seen = r[0], seen[0]"),
         ("dropped stages see rows", "\n            seen = jnp.where(i < depths, rows.weights, 0)", "\n            seen = rows.weights"),
     ]),
@@ -81,14 +81,14 @@ FAMILIES = [
         ("one child each", "min(width, len(e))", "1"),
         ("NaN codes in the beam", "return k, jnp.where(usable[k], error, jnp.inf)", "return k, error"),
     ]),
-    ("slices", "quantizers/combinators/slices.py", T + "test_combinators.py", [
+    ("slices", "quantizers/combinators/product.py", T + "test_combinators.py", [
         ("losses of groups added up", "[q.dim / dim for q in qs]", "None"),
         ("groups see bad rows", 'options = {"train": train, "mask": rows.weights', 'options = {"train": train, "mask": mask'),
         ("heads ignore the mask", "key=key, mask=weights, axis_name", "key=key, mask=None, axis_name"),
         ("heads interleave", "rows.z.reshape(*z.shape[:-1], n, q.dim), rows", "jnp.swapaxes(rows.z.reshape(*z.shape[:-1], q.dim, n), -1, -2), rows"),
         ("groups not stochastic", "any(q.stochastic for q in qs)", "False"),
     ]),
-    ("maps", "quantizers/combinators/combinators.py", T + "test_combinators.py", [
+    ("maps", "quantizers/combinators/wrappers.py", T + "test_combinators.py", [
         ("product not rounded", "return jnp.clip(x, -largest, largest)", "return x"),
         ("rotated twice", 'return times(z_q, state["rotation"])', 'return times(z_q, state["rotation"].T)'),
         ("projection fan-out", "w.shape[0], dtype", "w.shape[1], dtype"),
@@ -98,21 +98,21 @@ FAMILIES = [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
-    ("codes written by hand", Q + "lookups.py", T + "test_handmade.py", [
+    ("codes written by hand", "quantizers/codebook_quantizer.py", T + "test_editing.py", [
         ("codes written by hand are undone", "by_hand = by_hand & rows.some", "by_hand = by_hand & False"),
         ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
     ]),
-    ("codes written by hand", "quantizers/codebook/averages.py", T + "test_handmade.py", [
+    ("codes written by hand", "quantizers/codebooks/moving_averages.py", T + "test_editing.py", [
         ("sums written by hand not believed", "return own & ~fits(counts) & ~fits(smoothed)", "return own"),
         ("a first batch replaces them", '"initialized": jnp.array(True),\n    }', '"initialized": state.get("initialized"),\n    }'),
         ("sums of the old codes", "jnp.where(own[:, None], mean * e, sums)", "sums"),
         ("counts of the old codes", "jnp.where(own, mean, counts)", "counts"),
         ("still to be debiased", '"weight": jnp.ones((), jnp.float32)', '"weight": state.get("weight")'),
     ]),
-    ("codes put in by hand", "quantizers/codebook/codebooks.py", T + "test_handmade.py", [
+    ("codes put in by hand", "quantizers/codebooks/storage.py", T + "test_editing.py", [
         ("offsets of the old codes", '"offset": jnp.zeros_like(e)', '"offset": state.get("offset")'),
     ]),
-    ("codes put in at a stream", "quantizers/combinators/composition.py", T + "test_handmade.py", [
+    ("codes put in at a stream", "quantizers/combinators/composition.py", T + "test_editing.py", [
         ("stream of the whole", "stream -= len(q.vocab)", "pass"),
     ]),
     ("schedules", "quantizers/combinators/schedules.py", T + "test_schedules.py", [
@@ -121,7 +121,7 @@ FAMILIES = [
         ("decode ignores schedule", "return present(state)[0].decode(", "return q.decode("),
         ("integer scheduled", "return number and not integer", "return number"),
     ]),
-    ("updates", "quantizers/combinators/updates.py", T + "test_updates.py", [
+    ("updates", "quantizers/combinators/freezing.py", T + "test_freezing.py", [
         ("moves without rows", "choose(valid_rows(z, mask, axis_name).some, new, state)", "choose(True, new, state)"),
         ("own gradient not averaged", "jax.lax.pmean(grads, axis_name)", "grads"),
         ("own gradient summed", "jax.lax.pmean(grads, axis_name)", "jax.lax.psum(grads, axis_name)"),
@@ -153,7 +153,7 @@ FAMILIES = [
         ("gradient of w of large pictures as before", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=native"),
         ("row products on accelerators", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=products"),
     ]),
-    ("parts", "models/parts.py", "tests/models/test_parts.py", [
+    ("parts", "models/microbatches.py", "tests/models/test_microbatches.py", [
         ("loops not told", "IN_LOOP.set(True)", "IN_LOOP.set(False)"),
         ("loops without end", "IN_LOOP.reset(token)", "pass"),
     ]),
@@ -170,15 +170,15 @@ FAMILIES = [
         ("unit squares the raw rows", "z = z / sg(jnp.where(largest > 0, largest, 1))", "z = z / sg(jnp.where(largest > 0, 1, 1))"),
         ("synchronized: nu to the rows", "exactly(z_q, z_e + nu * z_q)", "exactly(z_q, z_e + nu * (z_q + z_e))"),
     ]),
-    ("lookups", Q + "lookups.py", T + "test_lookups.py", [
+    ("lookups", "quantizers/codebook_quantizer.py", T + "test_codebook_quantizer.py", [
         ("estimator ignored in training", "        return estimator(z_e, z_q)\n", "        return straight_through(z_e, z_q)\n"),
         ("choice in eval mode too", "if not (train and assign):", "if not assign:"),
         ("codebook loss for averages", "if codebook.learnt else {}", "if True else {}"),
     ]),
-    ("inits", "quantizers/codebook/inits.py", T + "test_lookups.py", [
+    ("inits", "quantizers/codebooks/inits.py", T + "test_codebook_quantizer.py", [
         ("k-means empties unused means", "return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None", "return total / jnp.where(n > 0, n, 1), None"),
     ]),
-    ("assignments", "quantizers/codebook/assignments.py", T + "test_assignments.py", [
+    ("assignments", "quantizers/codebooks/assignments.py", T + "test_assignments.py", [
         ("sampled: sharper", "-squared_distances(rows.z, e) / temperature\n        if top", "-squared_distances(rows.z, e) / (0.8 * temperature)\n        if top"),
         ("sampled: top ignored", "jnp.where(logits >= least, logits, -jnp.inf)", "logits"),
         ("sampled: replicas share noise", 'local_key(key, axis_name, "codes are sampled")', 'local_key(key, None, "codes are sampled")'),
@@ -187,7 +187,7 @@ FAMILIES = [
         ("sinkhorn: bad codes in the mean", " * len(e) / n\n", "\n"),
         ("sinkhorn: weights ignored", "log_rows = jnp.log(weights / total)", "log_rows = jnp.log(jnp.where(weights > 0, 1.0, 0.0) / total)"),
     ]),
-    ("approximate", "search/bfloat16.py", "tests/search/test_approximate.py", [
+    ("approximate", "search/bfloat16.py", "tests/search/test_bfloat16.py", [
         ("bfloat16: candidates not compared", "return jnp.where(valid, k_nearest, -1)", "return jnp.where(valid, k[:, -1], -1)"),
         ("bfloat16: all in float32", "low = jnp.bfloat16", "low = jnp.float32"),
         ("bfloat16: NaN code is a candidate", "codes.half[k] < jnp.inf, k)", "codes.half[k] <= jnp.inf, k)"),
@@ -195,14 +195,14 @@ FAMILIES = [
         ("bfloat16: padding is a candidate", "k = jnp.minimum(k, codes.half.shape[0] - 1)", "pass"),
         ("bfloat16: not centred", "codes.place(z)[0], 0)", "z * codes.scale, 0)"),
     ]),
-    ("terms", "quantizers/codebook/terms.py", T + "test_terms.py", [
+    ("terms", "quantizers/codebooks/regularizers.py", T + "test_regularizers.py", [
         ("orthogonal: mean over codes", "/ some**2 - 1 / some", "/ some**2 - 1"),
         ("orthogonal_active: all codes", "(hits > 0).astype(jnp.float32)", "(hits >= 0).astype(jnp.float32)"),
         ("diversity of each row", 'return {"diversity": weight * jnp.sum(share * log)}', 'return {"diversity": weight * mean(jnp.sum(p * jnp.log(p), -1), rows.weights, axis)}'),
         ("diversity: this replica only", "share = row_mean(p, rows.weights, axis)", "share = row_mean(p, rows.weights)"),
         ("cross_entropy moves the codes", "squared_distances(found.rows.z, sg(found.codes))", "squared_distances(found.rows.z, found.codes)"),
     ]),
-    ("tables", "quantizers/codebook/tables.py", T + "test_tables.py", [
+    ("tables", "quantizers/codebooks/transforms.py", T + "test_transforms.py", [
         ("unit_codes: as they are", "codes=lambda params, state, e: unit(e)", "codes=lambda params, state, e: e"),
         ("held: values of params", 'jnp.where(chosen[:, None], state["held"], e)', "jnp.where(chosen[:, None], jax.lax.stop_gradient(e), e)"),
         ("affine: no way back", 'return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)', "return z"),
@@ -210,28 +210,28 @@ FAMILIES = [
         ("matched: no way back", 'return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)', "return z"),
         ("matched: variance about 0", "average(jnp.square(rows.z - m))", "average(jnp.square(rows.z))"),
     ]),
-    ("transformed codebooks", Q + "transformed.py", T + "test_tables.py", [
+    ("transformed codebooks", "quantizers/reparameterized.py", T + "test_transforms.py", [
         ("simvq: scale 1", "init or normal(dim**-0.5)", "init or normal()"),
     ]),
-    ("noise", Q + "noise.py", T + "test_stochastic.py", [
+    ("noise", "quantizers/noise_substitution.py", T + "test_stochastic.py", [
         ("diveq: gradient through the direction", "sg(unit(z_q - z_e + sigma * noise))", "unit(z_q - z_e + sigma * noise)"),
         ("nsvq: length of the noise", "length(z_q - z_e) * unit(noise)", "length(z_q - z_e) * noise"),
     ]),
     ("base", Q + "base.py", T + "test_stochastic.py", [
         ("noise of replicas shared", "return key if axis_name is None else jax.random.fold_in(", "return key if True else jax.random.fold_in("),
     ]),
-    ("relaxed", Q + "relaxed.py", T + "test_stochastic.py", [
+    ("relaxed", "quantizers/gumbel.py", T + "test_stochastic.py", [
         ("gumbel: temperature of the noise", "noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)", "noisy = clean + temperature * jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)"),
         ("gumbel: relaxed without noise", "jax.nn.softmax(noisy / temperature))\n        quantized", "jax.nn.softmax(clean / temperature))\n        quantized"),
         ("kl without log K", "* log_p, axis=-1) + math.log(logits.shape[-1])", "* log_p, axis=-1)"),
         ("sqvae: variance not halved", "precision = 0.5 * jnp.exp(", "precision = 1.0 * jnp.exp("),
         ("sqvae: sum over channels", "losses = {n: weight / dim *", "losses = {n: weight *"),
     ]),
-    ("sharded codebooks", "quantizers/codebook/shards.py", T + "test_shards.py", [
+    ("sharded codebooks", "quantizers/codebooks/sharding.py", T + "test_sharding.py", [
         ("shards share a key", "jax.random.fold_in(key, jax.lax.axis_index(axis_name))", "key"),
         ("a row counts in every shard", "mine = in_shard(k, codebook.size, axis_name)", "mine = k % codebook.size"),
     ]),
-    ("sharded codes looked up", "reductions.py", T + "test_shards.py", [
+    ("sharded codes looked up", "reductions.py", T + "test_sharding.py", [
         ("codes of other shards are 0", "codebook[jnp.where(known, k, 0)], 0), axis_name)", "codebook[jnp.where(known, k, 0)], 0), None)"),
     ]),
     ("search of shards", "search/near_ties.py", "tests/search/test_sharded.py", [
@@ -240,24 +240,24 @@ FAMILIES = [
         ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),
         ("the first shard that has one", "((k < 0) | closer(z, e_j, e_k))", "(k < 0)"),
     ]),
-    ("keys", Q + "base.py", T + "test_lookups.py", [
-        ("init and revival share a key", 'return jax.random.split(needed(key, "its init or revive draws rows of the batch"))', 'return (needed(key, "its init or revive draws rows of the batch"),) * 2'),
+    ("keys", Q + "base.py", T + "test_codebook_quantizer.py", [
+        ("init and revival share a key", 'return jax.random.split(needed(key, "its init or reset draws rows of the batch"))', 'return (needed(key, "its init or reset draws rows of the batch"),) * 2'),
     ]),
-    ("keys", Q + "lookups.py", T + "test_lookups.py", [
+    ("keys", "quantizers/codebook_quantizer.py", T + "test_codebook_quantizer.py", [
         ("the choice has the key of revival", "jax.random.fold_in(key, 2)", "jax.random.split(key)[1]"),
         ("the noise has the key of the choice", "jax.random.fold_in(key, 3)", "jax.random.fold_in(key, 2)"),
     ]),
     ("keys", "quantizers/combinators/composition.py", T + "test_factories.py", [
         ("members share a key", "return list(jax.random.split(key, n))", "return [key] * n"),
     ]),
-    ("keys", "quantizers/combinators/combinators.py", T + "test_factories.py", [
+    ("keys", "quantizers/combinators/wrappers.py", T + "test_factories.py", [
         ("both projections with one key", "keys = jax.random.split(key)\n", "keys = (key, key)\n"),
         ("a map has the key of its quantizer", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
-    ("keys", "quantizers/codebook/tables.py", T + "test_factories.py", [
+    ("keys", "quantizers/codebooks/transforms.py", T + "test_factories.py", [
         ("a table has the key of the codes below", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
-    ("keys", Q + "relaxed.py", T + "test_factories.py", [
+    ("keys", "quantizers/gumbel.py", T + "test_factories.py", [
         ("codes and weights with one key", "key_e, key_w = jax.random.split(key)", "key_e = key_w = key"),
     ]),
     ("keys", "quantizers/combinators/dropout.py", T + "test_residual.py", [
@@ -266,14 +266,14 @@ FAMILIES = [
     ("keys", "models/tokenizers.py", T + "test_factories.py", [
         ("projection and codebook with one key", "key_projection, key_codebook = jax.random.split(key)", "key_projection = key_codebook = key"),
     ]),
-    ("no argument is without effect", Q + "vector.py", T + "test_factories.py", [
+    ("no argument is without effect", "quantizers/vector_quantization.py", T + "test_factories.py", [
         ("beta of sampled codes", "beta=beta, assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn", "assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn"),
         ("estimator of codes that are dealt", "assign=assign, estimator=estimator)", "assign=assign)"),
     ]),
-    ("no argument is without effect", Q + "transformed.py", T + "test_factories.py", [
+    ("no argument is without effect", "quantizers/reparameterized.py", T + "test_factories.py", [
         ("beta of simvq", "transform or linear(dim)), beta=beta,", "transform or linear(dim)),"),
     ]),
-    ("no argument is without effect", Q + "binary.py", T + "test_factories.py", [
+    ("no argument is without effect", "quantizers/lookup_free.py", T + "test_factories.py", [
         ("beta of lfq", "lambda z: z, 1.0, entropy, diversity, group, temperature, beta)", "lambda z: z, 1.0, entropy, diversity, group, temperature, 0.0)"),
     ]),
     ("rows are drawn alike", "reductions.py", "tests/quantizers/test_codebooks.py", [
@@ -287,11 +287,11 @@ FAMILIES = [
         ("weights below zero count", "jnp.where(mask > 0, mask, 0)", "mask"),
         ("bad rows without weight are reported", "(weights > 0) & ~finite", "~finite"),
     ]),
-    ("codebooks", "quantizers/codebook/codebooks.py", "tests/quantizers/test_codebooks.py", [
-        ("learnt codes die by unweighted rows", "assert revive is not None\n        hits = sum_by_code(rows.weights,", "assert revive is not None\n        hits = sum_by_code(jnp.ones_like(rows.weights),"),
+    ("codebooks", "quantizers/codebooks/storage.py", "tests/quantizers/test_codebooks.py", [
+        ("learnt codes die by unweighted rows", "assert reset is not None\n        hits = sum_by_code(rows.weights,", "assert reset is not None\n        hits = sum_by_code(jnp.ones_like(rows.weights),"),
         ("sums begin as the codes", 'state["counts"][:, None] * e)', "e)"),
     ]),
-    ("inits", "quantizers/codebook/inits.py", T + "test_lookups.py", [
+    ("inits", "quantizers/codebooks/inits.py", T + "test_codebook_quantizer.py", [
         ("always ten steps of k-means", "axis_name), steps, axis_name)", "axis_name), 10, axis_name)"),
         ("codes of size 1 / D", "bound = 1 / size if", "bound = 1 / dim if"),
         ("codes on one side", "minval=-bound", "minval=0"),

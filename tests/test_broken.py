@@ -13,9 +13,9 @@ import vqvae_jax as vj
 from vqvae_jax.compiling import fast_compile
 from vqvae_jax.testing import laws, trials
 
-VQ = vj.vq(12, 5, init=vj.normal())
-EMA = vj.ema_vq(12, 5, decay=0.5, init=vj.normal())
-FITTED = vj.ema_vq(12, 5, init=vj.samples())
+VQ = vj.vq(12, 5, init=vj.inits.normal())
+EMA = vj.ema_vq(12, 5, decay=0.5, init=vj.inits.normal())
+FITTED = vj.ema_vq(12, 5, init=vj.inits.samples())
 
 
 def broken(q, **changes):
@@ -154,9 +154,9 @@ def put_in_before_a_first_batch(params, state, fn, stream):
 
 
 @vj.described
-def of_dict(codebook) -> vj.Init:
+def of_dict(codebook) -> vj.inits.Init:
     """A factory with an argument that has no hash."""
-    return vj.Init(lambda key, size, dim: jnp.asarray(codebook["e"]))
+    return vj.inits.Init(lambda key, size, dim: jnp.asarray(codebook["e"]))
 
 
 BROKEN = {
@@ -230,7 +230,7 @@ BROKEN = {
     "call_of_another": (
         "description",
         VQ,
-        dataclasses.replace(VQ, call=vj.vq(12, 5, init=vj.normal(2.0)).call),
+        dataclasses.replace(VQ, call=vj.vq(12, 5, init=vj.inits.normal(2.0)).call),
     ),
 }
 
@@ -254,7 +254,7 @@ def test_a_broken_quantizer_is_caught_by_its_law(name, good, as_users):
 
 
 def test_the_error_names_law_and_quantizer(as_users):
-    whole = vj.vq(3, 2, init=vj.normal(2.0))
+    whole = vj.vq(3, 2, init=vj.inits.normal(2.0))
     q = dataclasses.replace(options(VQ, lambda kwargs: kwargs | {"mask": None}), call=whole.call)
     with pytest.raises(AssertionError, match=r"law_masks is broken by vq\(size=3, dim=2"):
         vj.check_quantizer(q)

@@ -8,7 +8,7 @@ from vqvae_jax import compiling
 from vqvae_jax.compiling import fast_compile
 from vqvae_jax.testing import laws
 
-VQ = vj.vq(12, 5, init=vj.normal())
+VQ = vj.vq(12, 5, init=vj.inits.normal())
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vqvae_jax import exactly, from_json, rotation_trick, synchronized, to_json, unit, vq
-from vqvae_jax import given as these
+from vqvae_jax import from_json, rotation_trick, to_json, vq
+from vqvae_jax.estimators import exactly, synchronized, unit
+from vqvae_jax.quantizers.codebooks.inits import given as these
 
 pytestmark = pytest.mark.core  # an optimising compiler might undo what makes them exact
 

@@ -1,6 +1,7 @@
 """`import vqvae_jax` is light: no data sets, no checkpoints, no pictures, no devices (T46)."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 
 import vqvae_jax
+from vqvae_jax.saving import describe
 
 PACKAGE = Path(vqvae_jax.__file__).parent
 CODE = """
 import sys, flax.linen, flax.nnx  # what flax brings itself does not count
 before = set(sys.modules)
 import vqvae_jax
-quantizer = vqvae_jax.ema_vq(8, 64, init=vqvae_jax.kmeans(), revive=vqvae_jax.underused())
+inits, codebooks = vqvae_jax.inits, vqvae_jax.codebooks
+quantizer = vqvae_jax.ema_vq(8, 64, init=inits.kmeans(), reset=codebooks.underused())
 model = vqvae_jax.VQVAE(vqvae_jax.Encoder(), quantizer, vqvae_jax.Decoder())
 heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "PIL", "tyro", "rich", "grain"}
 new = {name.split(".")[0] for name in set(sys.modules) - before}
@@ -67,3 +70,33 @@ def test_imports_point_down(path):
     used = {m.split(".")[1] for m in modules if m.startswith("vqvae_jax.")}
     above = {name for name in used if LAYERS.index(name) > LAYERS.index(place)}
     assert not above, f"{path.name} imports {above}, which lie above {place}"
+
+
+def public_names(place) -> set[str]:
+    """What a namespace offers: all that a folder lists, all that a module defines for users."""
+    listed = {
+        n for n, v in vars(place).items() if not n.startswith("_") and not inspect.ismodule(v)
+    }
+    if hasattr(place, "__path__"):
+        return listed
+    return {n for n in listed if getattr(vars(place)[n], "__module__", "") == place.__name__}
+
+
+def test_the_root_is_small_and_each_public_name_is_in_one_place():
+    root = public_names(vqvae_jax) - {"NAMESPACES"}
+    assert len(root) <= 70
+    seen = dict.fromkeys(root, "vqvae_jax")
+    for namespace in vqvae_jax.NAMESPACES:
+        place = getattr(vqvae_jax, namespace)
+        assert place.__name__.split(".")[-1] == namespace, "a namespace bears its module's name"
+        if hasattr(place, "__path__"):
+            twice = public_names(place) & seen.keys()
+            assert not twice, f"{namespace} repeats {twice}"
+            seen |= dict.fromkeys(public_names(place), namespace)
+
+
+def test_descriptions_know_each_bare_name_once():
+    places = [vqvae_jax, *(getattr(vqvae_jax, n) for n in vqvae_jax.NAMESPACES)]
+    for name in {f.__name__ for f in describe.FACTORIES | describe.FUNCTIONS}:
+        found = {id(vars(p)[name]) for p in places if name in vars(p)}
+        assert len(found) <= 1, f"{name} names two things"

@@ -23,7 +23,7 @@ each_dtype = pytest.mark.parametrize("dtype", FULL)
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_codes_of_a_dtype_that_they_fill_decode(dtype, array):
     size = FULL[dtype]
-    q = vj.vq(size, 1, init=vj.normal())
+    q = vj.vq(size, 1, init=vj.inits.normal())
     params, state = q.init(KEY)
     k = array(np.arange(size, dtype=dtype)[:, None])
     for decode in (q.decode, jax.jit(q.decode)):
@@ -36,8 +36,8 @@ def test_codes_of_a_dtype_that_they_fill_decode(dtype, array):
 def test_codes_that_were_not_sent_are_not_counted(dtype):
     k = np.array([[-1], [0], [2]])
     k = k.tolist() if dtype is list else k.astype(dtype)
-    np.testing.assert_array_equal(vj.code_counts((3,), k)[0], [1, 0, 1])
-    np.testing.assert_array_equal(vj.uniform_bits((4,), k), [0, 2, 2])
+    np.testing.assert_array_equal(vj.metrics.code_counts((3,), k)[0], [1, 0, 1])
+    np.testing.assert_array_equal(vj.rates.uniform_bits((4,), k), [0, 2, 2])
     if dtype is not list:
         ones, each = jnp.ones(3), jnp.asarray(k[:, 0])
         np.testing.assert_array_equal(
@@ -71,20 +71,26 @@ def test_other_numbers_are_refused(x):
         integers("k", x)
 
 
-PRIOR = vj.TransformerPrior((200, 7), (2,), classes=3, width=8, depth=1, heads=2)
+PRIOR = vj.priors.TransformerPrior((200, 7), (2,), classes=3, width=8, depth=1, heads=2)
 CODES = np.array([[[199, 6], [150, 0]], [[0, 1], [2, 3]]])
-VARIABLES = jax.jit(PRIOR.init)(KEY, jnp.zeros((1, 2, 2), int), vj.Condition(jnp.zeros(1, int)))
+VARIABLES = jax.jit(PRIOR.init)(
+    KEY, jnp.zeros((1, 2, 2), int), vj.priors.Condition(jnp.zeros(1, int))
+)
 GIVEN = jnp.full((2, 2, 2), -1).at[0].set(5)
 
 
 def test_priors_take_narrow_codes_and_lists():
-    expected = PRIOR.apply(VARIABLES, jnp.asarray(CODES), vj.Condition(jnp.array([0, 2])))
+    expected = PRIOR.apply(VARIABLES, jnp.asarray(CODES), vj.priors.Condition(jnp.array([0, 2])))
     for codes in (CODES.astype(np.uint8), CODES.tolist()):
         for label in ([0, 2], np.array([0, 2], np.uint8), (np.int64(0), np.int8(2))):
-            found = PRIOR.apply(VARIABLES, codes, vj.Condition(label))
+            found = PRIOR.apply(VARIABLES, codes, vj.priors.Condition(label))
             np.testing.assert_array_equal(found, expected)
-    likely = vj.log_likelihood(PRIOR, VARIABLES, CODES.astype(np.uint8), vj.Condition([0, 2]))
-    expected = vj.log_likelihood(PRIOR, VARIABLES, CODES, vj.Condition(jnp.array([0, 2])))
+    likely = vj.priors.log_likelihood(
+        PRIOR, VARIABLES, CODES.astype(np.uint8), vj.priors.Condition([0, 2])
+    )
+    expected = vj.priors.log_likelihood(
+        PRIOR, VARIABLES, CODES, vj.priors.Condition(jnp.array([0, 2]))
+    )
     np.testing.assert_array_equal(likely, expected)
 
 
@@ -92,7 +98,9 @@ def test_given_codes_may_be_narrow():
     """Codes up to 199 are drawn into what was an int8."""
     given = GIVEN.astype(jnp.int8)
     draw = jax.jit(
-        lambda given: vj.sample_codes(KEY, PRIOR, VARIABLES, given, filters=[vj.top_k(1)])
+        lambda given: vj.priors.sample_codes(
+            KEY, PRIOR, VARIABLES, given, filters=[vj.priors.top_k(1)]
+        )
     )
     np.testing.assert_array_equal(draw(given), draw(GIVEN))
 
@@ -108,7 +116,7 @@ BAD_LABELS = {
 @pytest.mark.parametrize("message", BAD_LABELS)
 def test_labels_that_are_no_classes_raise(message):
     with pytest.raises(ValueError, match=message):
-        PRIOR.apply(VARIABLES, CODES, vj.Condition(BAD_LABELS[message]))
+        PRIOR.apply(VARIABLES, CODES, vj.priors.Condition(BAD_LABELS[message]))
 
 
 @pytest.mark.parametrize("prior", [made.TRANSFORMER, made.PIXELCNN, made.MASKED])
@@ -130,14 +138,16 @@ def test_the_loss_of_labels_beyond_the_classes():
 
     def metrics(label, unconditional, mask):
         step = jax.jit(gradient_step(prior_loss(PRIOR, unconditional), optax.sgd(0.1)))
-        return step(state, CodeBatch(jnp.asarray(CODES), vj.Condition(jnp.asarray(label)), mask))[1]
+        return step(
+            state, CodeBatch(jnp.asarray(CODES), vj.priors.Condition(jnp.asarray(label)), mask)
+        )[1]
 
     for unconditional, other in ((1.0, ([1, -1], mask)), (0.0, ([1, 0], mask.at[1].set(0)))):
         found = metrics([1, 3], unconditional, mask)
         assert found["loss"] == metrics(other[0], unconditional, other[1])["loss"]
         assert found["invalid_labels"] == 1 and found["skipped"] == 0
     with pytest.raises(ValueError, match="labels must be from -1 to 2, got 1 to 3"):
-        prior_loss(PRIOR)(state.params, state, CodeBatch(CODES, vj.Condition([1, 3])), None)
+        prior_loss(PRIOR)(state.params, state, CodeBatch(CODES, vj.priors.Condition([1, 3])), None)
 
 
 def test_maps_of_models():

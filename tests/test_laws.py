@@ -24,9 +24,9 @@ def doubled() -> Function:
 
 
 @vj.described
-def orthogonal(scale: float = 1.0) -> vj.Init:
+def orthogonal(scale: float = 1.0) -> vj.inits.Init:
     """A user's own init."""
-    return vj.Init(lambda key, size, dim: scale * jax.random.orthogonal(key, size)[:, :dim])
+    return vj.inits.Init(lambda key, size, dim: scale * jax.random.orthogonal(key, size)[:, :dim])
 
 
 def least_used(counts):
@@ -34,11 +34,11 @@ def least_used(counts):
     return counts == jnp.min(counts)
 
 
-KM = {"init": vj.kmeans(2), "revive": vj.underused(0.5)}
-DROPOUT = vj.quantizer_dropout(0.7, multiple=2)
+KM = {"init": vj.inits.kmeans(2), "reset": vj.codebooks.underused(0.5)}
+DROPOUT = vj.combinators.quantizer_dropout(0.7, multiple=2)
 HELD = [True, False, False, True, False, False]
-WARM = vj.from_optax("linear_schedule", 0.5, 2.0, 4)
-SGD = vj.from_optax("sgd", 0.1, momentum=0.9)
+WARM = vj.combinators.from_optax("linear_schedule", 0.5, 2.0, 4)
+SGD = vj.combinators.from_optax("sgd", 0.1, momentum=0.9)
 
 # K is not D, not always a power of 2 or less than the rows; beta and decay are not the defaults.
 ROWS = {
@@ -46,71 +46,88 @@ ROWS = {
     "vq_one_code": vj.vq(1, 1),
     "vq_own": vj.vq(6, 3, init=orthogonal(2.0), estimator=doubled()),
     "vq_kmeans_revive": vj.vq(12, 5, **KM),
-    "vq_rotation": vj.vq(6, 3, init=vj.normal(), estimator=vj.rotation_trick),
-    "vq_synchronized": vj.vq(6, 3, init=vj.normal(), estimator=vj.synchronized(0.3)),
-    "vq_given": vj.vq(3, 2, init=vj.given([[0, 1], [2, 3], [-1, -1]])),
+    "vq_rotation": vj.vq(6, 3, init=vj.inits.normal(), estimator=vj.rotation_trick),
+    "vq_synchronized": vj.vq(
+        6, 3, init=vj.inits.normal(), estimator=vj.estimators.synchronized(0.3)
+    ),
+    "vq_given": vj.vq(3, 2, init=vj.inits.given([[0, 1], [2, 3], [-1, -1]])),
     "vq_terms": vj.codebook_vq(
-        vj.learnt(6, 3, init=vj.normal()),
+        vj.codebooks.gradient(6, 3, init=vj.inits.normal()),
         beta=0.0,
-        terms=[vj.orthogonal(), vj.diversity(0.1), vj.cross_entropy(0.5)],
+        terms=[
+            vj.regularizers.orthogonal(),
+            vj.regularizers.diversity(0.1),
+            vj.regularizers.cross_entropy(0.5),
+        ],
     ),
     "ema_uniform": vj.ema_vq(16, 4, decay=0.9),
     "ema_no_memory": vj.ema_vq(6, 3, decay=0.0, eps=0.0, beta=3.0, init=orthogonal(2.0)),
-    "ema_zero_debiased": vj.ema_vq(12, 5, init=vj.zero_debiased(vj.normal())),
-    "ema_samples": vj.ema_vq(90, 2, decay=0.5, init=vj.samples(), estimator=doubled()),
-    "ema_kmeans_revive": vj.ema_vq(12, 5, init=vj.kmeans(2), revive=least_used),
-    "ema_held": vj.codebook_vq(vj.held(vj.averaged(6, 3, init=vj.normal()), HELD)),
-    "vq_held": vj.codebook_vq(
-        vj.held(vj.learnt(6, 3, init=vj.normal()), HELD), terms=[vj.orthogonal_active()]
+    "ema_zero_debiased": vj.ema_vq(12, 5, init=vj.inits.zero_debiased(vj.inits.normal())),
+    "ema_samples": vj.ema_vq(90, 2, decay=0.5, init=vj.inits.samples(), estimator=doubled()),
+    "ema_kmeans_revive": vj.ema_vq(12, 5, init=vj.inits.kmeans(2), reset=least_used),
+    "ema_held": vj.codebook_vq(
+        vj.codebooks.held(vj.codebooks.ema(6, 3, init=vj.inits.normal()), HELD)
     ),
-    "stochastic": vj.stochastic_vq(6, 3, temperature=0.5, init=vj.normal()),
-    "stochastic_top": vj.codebook_vq(vj.averaged(12, 5, **KM), assign=vj.sampled(2.0, top=3)),
+    "vq_held": vj.codebook_vq(
+        vj.codebooks.held(vj.codebooks.gradient(6, 3, init=vj.inits.normal()), HELD),
+        terms=[vj.regularizers.orthogonal_active()],
+    ),
+    "stochastic": vj.stochastic_vq(6, 3, temperature=0.5, init=vj.inits.normal()),
+    "stochastic_top": vj.codebook_vq(
+        vj.codebooks.ema(12, 5, **KM), assign=vj.assignments.sampled(2.0, top=3)
+    ),
     "sinkhorn": vj.sinkhorn_vq(6, 3, epsilon=0.2, iterations=3),
-    "bfloat16": vj.codebook_vq(vj.learnt(6, 3, **KM), assign=vj.in_bfloat16(2)),
+    "bfloat16": vj.codebook_vq(
+        vj.codebooks.gradient(6, 3, **KM), assign=vj.assignments.in_bfloat16(2)
+    ),
     "cosine": vj.cosine_vq(6, 3, beta=3.0),
     "cosine_ema": vj.cosine_ema_vq(6, 3, 0.9, **KM),
     "affine": vj.affine_vq(6, 3, rate=2.0, **KM),
-    "matched": vj.codebook_vq(vj.matched(vj.averaged(6, 3, 0.9, **KM), 0.9)),
+    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 3, 0.9, **KM), 0.9)),
     "simvq": vj.simvq(6, 3, beta=3.0),
-    "simvq_wide": vj.codebook_vq(vj.mapped(vj.fixed(6, 2, vj.normal()), vj.linear(3))),
+    "simvq_wide": vj.codebook_vq(
+        vj.codebooks.mapped(vj.codebooks.fixed(6, 2, vj.inits.normal()), vj.codebooks.linear(3))
+    ),
     "gumbel": vj.gumbel_vq(6, 3, temperature=0.5, kl=0.1),
-    "gumbel_soft": vj.gumbel_vq(6, 3, relax=vj.soft),
+    "gumbel_soft": vj.gumbel_vq(6, 3, relax=vj.quantizers.soft),
     "diveq": vj.diveq(6, 3, sigma=0.3, **KM),
     "nsvq": vj.nsvq(6, 3),
     "sqvae": vj.sqvae(6, 3, weight=2.0),
     "grid": vj.grid([3, 2, 5]),
     "fsq": vj.fsq([8, 6, 5]),
-    "fsq_arctanh": vj.fsq([8, 5], bound=vj.arctanh_bound),
-    "fsq_noise": vj.fsq([4, 3, 2], bound=vj.symmetric_bound, rounded=0.5),
-    "fsp": vj.fsp([4, 5], vj.normal_cdf, rounded=0.3),
+    "fsq_arctanh": vj.fsq([8, 5], bound=vj.quantizers.arctanh_bound),
+    "fsq_noise": vj.fsq([4, 3, 2], bound=vj.quantizers.symmetric_bound, rounded=0.5),
+    "fsp": vj.fsp([4, 5], vj.quantizers.normal_cdf, rounded=0.3),
     "latent": vj.latent_vq([3, 4, 2], alpha=0.5, beta=2.0),
     "lfq": vj.lfq(4, entropy=0.3, diversity=0.5, group=2, temperature=1.0, beta=0.7),
     "bsq": vj.bsq(6, group=3, diversity=2.0, beta=0.5),
-    "residual": vj.residual(vj.vq(12, 5, init=vj.normal()), vj.ema_vq(6, 5, 0.9, beta=3.0, **KM)),
+    "residual": vj.residual(
+        vj.vq(12, 5, init=vj.inits.normal()), vj.ema_vq(6, 5, 0.9, beta=3.0, **KM)
+    ),
     "residual_dropout": vj.residual(
         vj.vq(12, 5, beta=3.0),
         vj.fsq([3] * 5),
-        dropout=vj.quantizer_dropout(0.7),
+        dropout=vj.combinators.quantizer_dropout(0.7),
         estimator=vj.rotation_trick,
     ),
     "residual_own_gradients": vj.residual(vj.diveq(6, 3), vj.gumbel_vq(6, 3), estimator=None),
     "repeat": vj.repeat(vj.ema_vq(12, 5, 0.5, **KM), 3),
     "repeat_dropout": vj.repeat(vj.ema_vq(12, 5, 0.5), 4, dropout=DROPOUT),
     "shared": vj.shared(vj.ema_vq(12, 5, 0.5, **KM), 3),
-    "shared_dropout": vj.shared(vj.vq(12, 5, init=vj.normal()), 4, dropout=DROPOUT),
+    "shared_dropout": vj.shared(vj.vq(12, 5, init=vj.inits.normal()), 4, dropout=DROPOUT),
     "grouped": vj.grouped(vj.vq(6, 2, **KM), vj.fsq([3, 5]), vj.ema_vq(4, 1, 0.9)),
     "heads": vj.heads(vj.ema_vq(12, 2, 0.9, **KM), 3),
-    "project": vj.project(vj.vq(6, 2, init=vj.normal()), 5),
-    "normalize": vj.normalize(vj.vq(6, 3, init=vj.normal()), vj.unit),
+    "project": vj.project(vj.vq(6, 2, init=vj.inits.normal()), 5),
+    "normalize": vj.normalize(vj.vq(6, 3, init=vj.inits.normal()), vj.estimators.unit),
     "scale": vj.scale(vj.grid([3, 2]), 2.5),
     "rotate": vj.rotate(vj.lfq(3, temperature=1.0)),
-    "scheduled": vj.scheduled(vj.ema_vq(6, 3, init=vj.normal()), beta=WARM),
-    "alternated": vj.alternated(vj.vq(6, 3, init=vj.normal()), SGD),
+    "scheduled": vj.scheduled(vj.ema_vq(6, 3, init=vj.inits.normal()), beta=WARM),
+    "alternated": vj.alternated(vj.vq(6, 3, init=vj.inits.normal()), SGD),
     "frozen": vj.frozen(vj.ema_vq(6, 3)),
-    "frozen_after": vj.frozen_after(vj.vq(6, 3, init=vj.normal()), 2),
+    "frozen_after": vj.frozen_after(vj.vq(6, 3, init=vj.inits.normal()), 2),
 }
 
-EMA, VQ = vj.ema_vq(6, 4, 0.9, **KM), vj.vq(6, 2, init=vj.normal())
+EMA, VQ = vj.ema_vq(6, 4, 0.9, **KM), vj.vq(6, 2, init=vj.inits.normal())
 NESTINGS = {
     "project(residual(grouped, lfq))": vj.project(
         vj.residual(vj.grouped(VQ, vj.fsq([4])), vj.lfq(3, temperature=1.0)), 5
@@ -123,10 +140,13 @@ NESTINGS = {
     "grouped(scheduled, frozen_after)": vj.grouped(
         vj.scheduled(VQ, beta=WARM), vj.frozen_after(EMA, 1)
     ),
-    "normalize(rotate(scale))": vj.normalize(vj.rotate(vj.scale(EMA, 2.0)), vj.unit),
+    "normalize(rotate(scale))": vj.normalize(vj.rotate(vj.scale(EMA, 2.0)), vj.estimators.unit),
     "alternated(residual)": vj.alternated(vj.residual(VQ, VQ), SGD),
     "residual(diveq, project)": vj.residual(
-        vj.diveq(6, 4), vj.project(VQ, 4), estimator=None, dropout=vj.quantizer_dropout(0.5)
+        vj.diveq(6, 4),
+        vj.project(VQ, 4),
+        estimator=None,
+        dropout=vj.combinators.quantizer_dropout(0.5),
     ),
 }
 

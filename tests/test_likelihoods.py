@@ -19,12 +19,15 @@ ALL = np.arange(256)
 X = np.asarray(preprocess(ALL.astype(np.uint8)))[:, None]  # one element, an example for each level
 KEY = jax.random.key(0)
 close, equal = np.testing.assert_allclose, np.testing.assert_array_equal
-BY_SCALE = {"gaussian": (vj.gaussian, stats.norm), "logistic": (vj.logistic, stats.logistic)}
+BY_SCALE = {
+    "gaussian": (vj.likelihoods.gaussian, stats.norm),
+    "logistic": (vj.likelihoods.logistic, stats.logistic),
+}
 PMFS = {
-    "gaussian": vj.gaussian(),
-    "logistic": vj.logistic(),
-    "mixture": vj.mixture(3),
-    "categorical": vj.categorical(),
+    "gaussian": vj.likelihoods.gaussian(),
+    "logistic": vj.likelihoods.logistic(),
+    "mixture": vj.likelihoods.mixture(3),
+    "categorical": vj.likelihoods.categorical(),
 }
 LOG_PROB = {name: jit(likelihood.log_prob) for name, likelihood in PMFS.items()}
 
@@ -131,11 +134,14 @@ def test_the_dequantized_density_agrees_where_the_scale_is_wide(s):
     inside = np.ravel(np.abs(x) < 0.499)  # the density has no open tails
     masses, density = (
         np.asarray(log_prob(law, x, y))[inside]
-        for law in (vj.gaussian(s), vj.dequantized_gaussian(s))
+        for law in (vj.likelihoods.gaussian(s), vj.likelihoods.dequantized_gaussian(s))
     )
     gap = np.mean(masses - density) / math.log(2)
     assert 0 <= gap < 0.02
-    tight = log_prob(vj.gaussian(1 / 255), x, y), log_prob(vj.dequantized_gaussian(1 / 255), x, y)
+    tight = (
+        log_prob(vj.likelihoods.gaussian(1 / 255), x, y),
+        log_prob(vj.likelihoods.dequantized_gaussian(1 / 255), x, y),
+    )
     assert np.all(tight[0] >= tight[1] - 1e-3)  # Jensen
 
 
@@ -143,7 +149,7 @@ def test_the_density_is_the_mean_over_the_noise_whatever_the_scale_of_the_data()
     """-E ln N + 8 bits for data in [0, 1) (+ 7 in [-1, 1)), of which a level is 1/256 (1/128)."""
     k, mu, s = 100, 104.5, 9.0  # grey levels
     x, y = X[[k]], np.full((1, 1), mu / 255 - 0.5, np.float32)
-    found = -log_prob(vj.dequantized_gaussian(s / 255), x, y)[0] / math.log(2)
+    found = -log_prob(vj.likelihoods.dequantized_gaussian(s / 255), x, y)[0] / math.log(2)
     for unit, extra in ((1 / 256, 8), (1 / 128, 7), (1.0, 0), (1 / 255, math.log2(255))):
         law = stats.norm(mu * unit, s * unit)
         noisy = integrate.quad(lambda u: law.logpdf((k + u) * unit), -0.5, 0.5)[0]  # noqa: B023
@@ -164,7 +170,7 @@ def test_masses_are_the_same_whatever_the_scale_of_the_data(name):
 def test_a_mixture_of_one_is_the_logistic_and_of_more_the_mean_of_their_laws():
     y = np.float32([[0.3, 0.1, -2.0]])
     equal_y = np.repeat(y[:, 1:], 256, axis=0)
-    one = log_prob(vj.mixture(1), X, np.repeat(y, 256, axis=0))
+    one = log_prob(vj.likelihoods.mixture(1), X, np.repeat(y, 256, axis=0))
     close(one, LOG_PROB["logistic"](X, equal_y), rtol=1e-6)
     logits, mu, log_s = np.random.default_rng(3).normal(size=(3, 3)) - 1
     pi = special.softmax(logits)
@@ -174,7 +180,7 @@ def test_a_mixture_of_one_is_the_logistic_and_of_more_the_mean_of_their_laws():
     row = np.float32(np.concatenate([logits, mu, log_s]))
     close(LOG_PROB["mixture"](X, np.tile(row, (256, 1))), wide, rtol=1e-4, atol=1e-4)
     expected = np.sum(pi * np.clip(mu, -0.5, 0.5))
-    close(vj.mixture(3).mean(jnp.asarray(row[None]))[0, 0], expected, rtol=1e-5)
+    close(vj.likelihoods.mixture(3).mean(jnp.asarray(row[None]))[0, 0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PMFS)
@@ -224,7 +230,7 @@ def test_the_samples_of_many_keys_follow_the_masses(name):
 
 @pytest.mark.parametrize("name", [*PMFS, "dequantized"])
 def test_each_element_of_a_sample_has_noise_of_its_own(name):
-    likelihood = PMFS.get(name, vj.dequantized_gaussian(0.1))
+    likelihood = PMFS.get(name, vj.likelihoods.dequantized_gaussian(0.1))
     y = jnp.tile(jnp.repeat(outputs(name, 1)[0], 3) if name in PMFS else jnp.zeros(3), (2, 1))
     keys = jax.random.split(KEY, 2000)
     drawn = np.reshape(jit(jax.vmap(likelihood.sample, (0, None)))(keys, y), (2000, 6))
@@ -237,10 +243,10 @@ def test_means_are_reconstructions():
     y = jnp.asarray([[0.2, -3], [-4, -3], [4, 0]], jnp.float32)
     for name in BY_SCALE:
         equal(np.ravel(PMFS[name].mean(y)), np.float32([0.2, -0.5, 0.5]))  # tails are open
-    close(vj.categorical().mean(jnp.zeros((1, 256))), 0, atol=1e-6)
+    close(vj.likelihoods.categorical().mean(jnp.zeros((1, 256))), 0, atol=1e-6)
     sure = 100 * jax.nn.one_hot(jnp.array([0, 7, 255]), 256)
-    close(np.ravel(vj.categorical().mean(sure)), np.ravel(X)[[0, 7, 255]], atol=1e-6)
-    equal(vj.dequantized_gaussian(0.1).mean(jnp.array([[0.7]])), 0.5)
+    close(np.ravel(vj.likelihoods.categorical().mean(sure)), np.ravel(X)[[0, 7, 255]], atol=1e-6)
+    equal(vj.likelihoods.dequantized_gaussian(0.1).mean(jnp.array([[0.7]])), 0.5)
 
 
 def test_the_scale_of_a_decoder_is_clipped():
@@ -258,8 +264,11 @@ def test_the_scale_of_a_decoder_is_clipped():
 
 def test_bfloat16_outputs_are_computed_with_in_float32():
     y = jnp.tile(jnp.bfloat16([0.25, -2.0]), (256, 1))
-    assert log_prob(vj.logistic(), X, y).dtype == jnp.float32
-    close(log_prob(vj.logistic(), X, y), log_prob(vj.logistic(), X, jnp.float32(y)))
+    assert log_prob(vj.likelihoods.logistic(), X, y).dtype == jnp.float32
+    close(
+        log_prob(vj.likelihoods.logistic(), X, y),
+        log_prob(vj.likelihoods.logistic(), X, jnp.float32(y)),
+    )
 
 
 def test_pixels_off_the_grid_are_rounded_and_clipped():
@@ -270,38 +279,38 @@ def test_pixels_off_the_grid_are_rounded_and_clipped():
 
 def test_the_task_loss_is_in_nats_an_element():
     x, y = jnp.zeros((2, 4, 3, 1)), jnp.zeros((2, 4, 3, 256))
-    loss = vj.task_loss(vj.categorical())(x, y)
+    loss = vj.likelihoods.task_loss(vj.likelihoods.categorical())(x, y)
     assert list(loss) == ["reconstruction"]
     close(loss["reconstruction"], [math.log(256)] * 2, rtol=1e-6)
 
 
 def test_bad_input(as_users):
     with pytest.raises(ValueError, match=r"y must be \(2, 4, 2\), 2 for each .* got \(2, 4, 1\)"):
-        log_prob(vj.logistic(), jnp.zeros((2, 4, 1)), jnp.zeros((2, 4, 1)))
+        log_prob(vj.likelihoods.logistic(), jnp.zeros((2, 4, 1)), jnp.zeros((2, 4, 1)))
     with pytest.raises(ValueError, match=r"a multiple of 2 channels, got shape \(2, 3\)"):
-        vj.gaussian().mean(jnp.zeros((2, 3)))
+        vj.likelihoods.gaussian().mean(jnp.zeros((2, 3)))
     with pytest.raises(TypeError, match="x must be float, got uint8"):
-        log_prob(vj.gaussian(0.1), jnp.zeros((2, 1), jnp.uint8), jnp.zeros((2, 1)))
+        log_prob(vj.likelihoods.gaussian(0.1), jnp.zeros((2, 1), jnp.uint8), jnp.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"scale must be in \[0.0019.*, 10.0\), got 0.001"):
-        vj.logistic(0.001)
+        vj.likelihoods.logistic(0.001)
     with pytest.raises(ValueError, match=r"scale must be in \[0.0039.*, inf\), got 0.003"):
-        vj.dequantized_gaussian(0.003)
+        vj.likelihoods.dequantized_gaussian(0.003)
     with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
-        vj.mixture(0)
+        vj.likelihoods.mixture(0)
 
 
 def test_a_likelihood_is_its_call():
-    assert vj.gaussian() == vj.gaussian(None) != vj.logistic()
-    assert vj.from_json(vj.to_json(vj.mixture(5))) == vj.mixture(n=5)
+    assert vj.likelihoods.gaussian() == vj.likelihoods.gaussian(None) != vj.likelihoods.logistic()
+    assert vj.from_json(vj.to_json(vj.likelihoods.mixture(5))) == vj.likelihoods.mixture(n=5)
 
 
 # Rates --------------------------------------------------------------------------------------------
 
 
 def test_the_uniform_rate_is_n_log2_k():
-    close(vj.uniform_bits((512,), jnp.zeros((3, 7, 7, 1), jnp.int32)), 49 * 9)
+    close(vj.rates.uniform_bits((512,), jnp.zeros((3, 7, 7, 1), jnp.int32)), 49 * 9)
     codes = jnp.array([[[0, 2], [1, -1]], [[-1, -1], [0, 3]]])
-    close(vj.uniform_bits((2, 5), codes), [2 + math.log2(5), 1 + math.log2(5)], rtol=1e-6)
+    close(vj.rates.uniform_bits((2, 5), codes), [2 + math.log2(5), 1 + math.log2(5)], rtol=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -313,43 +322,45 @@ def test_the_static_rate_is_the_cross_entropy_under_the_training_histogram(seed)
         k, seen = test[i, place, q], train[..., q]
         if k >= 0:
             expected[i] -= np.log2((np.sum(seen == k) + 1) / (np.sum(seen >= 0) + vocab[q]))
-    found = vj.static_bits(vj.code_counts(vocab, jnp.asarray(train)), jnp.asarray(test))
+    found = vj.rates.static_bits(
+        vj.metrics.code_counts(vocab, jnp.asarray(train)), jnp.asarray(test)
+    )
     close(found, expected, rtol=1e-5)
 
 
 def test_a_flat_histogram_is_the_uniform_rate_and_none_costs_no_more_than_the_truth():
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 8, (50, 9, 1)) ** 2 // 8)
-    flat = vj.static_bits([jnp.full(8, 5.0)], codes)
-    close(flat, vj.uniform_bits((8,), codes), rtol=1e-6)
-    counts = vj.code_counts((8,), codes)
-    entropy = float(vj.usage(counts[0])["bits"])
-    own = float(jnp.mean(vj.static_bits([1000 * counts[0]], codes))) / 9
+    flat = vj.rates.static_bits([jnp.full(8, 5.0)], codes)
+    close(flat, vj.rates.uniform_bits((8,), codes), rtol=1e-6)
+    counts = vj.metrics.code_counts((8,), codes)
+    entropy = float(vj.metrics.usage(counts[0])["bits"])
+    own = float(jnp.mean(vj.rates.static_bits([1000 * counts[0]], codes))) / 9
     assert own == pytest.approx(entropy, rel=1e-3)
-    assert float(jnp.mean(vj.static_bits([counts[0][::-1]], codes))) / 9 > entropy
+    assert float(jnp.mean(vj.rates.static_bits([counts[0][::-1]], codes))) / 9 > entropy
 
 
 def test_bits_per_dim_keeps_its_terms():
-    bits = vj.bits_per_dim(jnp.array([3.0, 5.0]) * math.log(2), jnp.array([1.0, 2.0]), 4)
+    bits = vj.rates.bits_per_dim(jnp.array([3.0, 5.0]) * math.log(2), jnp.array([1.0, 2.0]), 4)
     close(bits, [[0.75, 1.25], [0.25, 0.5], [1.0, 1.75]], rtol=1e-6)
     assert bits.total is bits[2]
 
 
 def test_the_gaussian_of_the_error_by_hand():
     mse = 0.00354
-    assert vj.bpd_gauss_mse(mse, mse) == pytest.approx(
+    assert vj.rates.bpd_gauss_mse(mse, mse) == pytest.approx(
         0.5 * math.log2(2 * math.pi * math.e * mse) + math.log2(255)
     )
     x = np.random.default_rng(0).normal(0, 0.05, 10_000)
     density = -np.mean(stats.norm.logpdf(x, 0, 0.06)) / math.log(2) + math.log2(255)
-    assert vj.bpd_gauss_mse(float(np.mean(x**2)), 0.06**2) == pytest.approx(density, rel=1e-9)
+    assert vj.rates.bpd_gauss_mse(float(np.mean(x**2)), 0.06**2) == pytest.approx(density, rel=1e-9)
 
 
 def test_bad_rates(as_users):
     with pytest.raises(ValueError, match=r"\[\.\.\., 2\], got shape \(1, 3\)"):
-        vj.uniform_bits((4, 4), jnp.zeros((1, 3), int))
+        vj.rates.uniform_bits((4, 4), jnp.zeros((1, 3), int))
     with pytest.raises(ValueError, match="must be from -1 to 1, got 2 to 2"):
-        vj.static_bits([jnp.ones(2)], jnp.full((1, 1), 2))
+        vj.rates.static_bits([jnp.ones(2)], jnp.full((1, 1), 2))
     with pytest.raises(ValueError, match="dims must be an integer >= 1, got 0"):
-        vj.bits_per_dim(1.0, 1.0, 0)
+        vj.rates.bits_per_dim(1.0, 1.0, 0)
     with pytest.raises(ValueError, match=r"train_mse >= 1 / 255\^2 .* got 1e-06, 0.001"):
-        vj.bpd_gauss_mse(1e-3, 1e-6)
+        vj.rates.bpd_gauss_mse(1e-3, 1e-6)

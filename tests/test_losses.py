@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import reference as ref
 
-from vqvae_jax import codebook_loss, commitment_loss, ema_vq, lookup, quantize, straight_through, vq
+from vqvae_jax import ema_vq, lookup, quantize, straight_through, vq
+from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.reductions import mean
 
 N, SIZE, DIM = 24, 7, 5

@@ -14,8 +14,16 @@ import scipy.ndimage
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as Spec
 
-from vqvae_jax import code_counts, frechet_distance, moments, psnr, sharpness, ssim, usage
-from vqvae_jax.metrics import perplexity
+from vqvae_jax.metrics import (
+    code_counts,
+    frechet_distance,
+    moments,
+    perplexity,
+    psnr,
+    sharpness,
+    ssim,
+    usage,
+)
 
 close = np.testing.assert_allclose
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import vqvae_jax as vj
 
 PARTS, EACH = 54, 5  # at least 200 nestings that differ, in parts that workers share
-WARM = vj.from_optax("linear_schedule", 0.5, 2.0, 4)
+WARM = vj.combinators.from_optax("linear_schedule", 0.5, 2.0, 4)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")
 
@@ -18,19 +18,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repea
 def leaves(dim: int) -> st.SearchStrategy[vj.Quantizer]:
     """Base quantizers of this width."""
     makers = [
-        lambda k: vj.vq(k, dim, init=vj.normal()),
-        lambda k: vj.vq(k, dim, init=vj.samples(), estimator=vj.rotation_trick),
-        lambda k: vj.ema_vq(k, dim, 0.9, beta=2.0, init=vj.normal()),
-        lambda k: vj.ema_vq(k, dim, 0.5, revive=vj.underused(0.5)),
+        lambda k: vj.vq(k, dim, init=vj.inits.normal()),
+        lambda k: vj.vq(k, dim, init=vj.inits.samples(), estimator=vj.rotation_trick),
+        lambda k: vj.ema_vq(k, dim, 0.9, beta=2.0, init=vj.inits.normal()),
+        lambda k: vj.ema_vq(k, dim, 0.5, reset=vj.codebooks.underused(0.5)),
         lambda k: vj.simvq(k, dim),
-        lambda k: vj.affine_vq(k, dim, init=vj.normal()),
+        lambda k: vj.affine_vq(k, dim, init=vj.inits.normal()),
         lambda k: vj.diveq(k, dim),
-        lambda k: vj.stochastic_vq(k, dim, init=vj.normal()),
+        lambda k: vj.stochastic_vq(k, dim, init=vj.inits.normal()),
         lambda k: vj.grid([k] * dim),
         lambda k: vj.fsq([k] * dim),
         lambda k: vj.latent_vq([k] * dim, alpha=1.0),
         lambda k: vj.lfq(dim, temperature=1.0),
-        lambda k: vj.scheduled(vj.vq(k, dim, init=vj.normal()), beta=WARM),
+        lambda k: vj.scheduled(vj.vq(k, dim, init=vj.inits.normal()), beta=WARM),
     ]
     if dim > 1:  # the sphere of one dimension lets no gradient through
         makers += [lambda k: vj.cosine_vq(k, dim), lambda k: vj.bsq(dim)]
@@ -51,10 +51,10 @@ def nestings(dim: int, depth: int) -> st.SearchStrategy[vj.Quantizer]:
         st.builds(vj.rotate, inner),
         st.builds(vj.frozen, inner),
         st.builds(vj.frozen_after, inner, st.just(2)),
-        st.builds(vj.alternated, inner, st.just(vj.from_optax("sgd", 0.1))),
+        st.builds(vj.alternated, inner, st.just(vj.combinators.from_optax("sgd", 0.1))),
     ]
     if dim > 1:
-        kinds.append(st.builds(vj.normalize, inner, st.just(vj.unit)))
+        kinds.append(st.builds(vj.normalize, inner, st.just(vj.estimators.unit)))
         kinds.append(st.builds(vj.grouped, nestings(dim // 2, depth - 1), leaves(dim - dim // 2)))
     if dim % 2 == 0:
         kinds.append(st.builds(vj.heads, nestings(dim // 2, depth - 1), st.just(2)))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import reference as ref
 
-from vqvae_jax import code_counts, ema_vq, given, uniform, usage, vq, zero_debiased
+from vqvae_jax import ema_vq, vq
+from vqvae_jax.metrics import code_counts, usage
+from vqvae_jax.quantizers.codebooks.inits import given, uniform, zero_debiased
 
 BETAS = pytest.mark.parametrize("i", [0, 1])  # the golden gradients are those of two betas
 

@@ -21,12 +21,12 @@ SHARED, DEALT = PartitionSpec(), PartitionSpec("data")
 close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 same = chex.assert_trees_all_equal
 
-REVIVE = vj.underused(0.8)
+REVIVE = vj.codebooks.underused(0.8)
 CASES = {
-    "vq": vj.vq(10, 4, init=vj.normal()),
-    "vq_kmeans_revive": vj.vq(10, 4, beta=3.0, init=vj.kmeans(3), revive=REVIVE),
-    "ema_vq": vj.ema_vq(10, 4, decay=0.9, init=vj.normal()),
-    "ema_vq_kmeans_revive": vj.ema_vq(10, 4, decay=0.9, init=vj.kmeans(3), revive=REVIVE),
+    "vq": vj.vq(10, 4, init=vj.inits.normal()),
+    "vq_kmeans_revive": vj.vq(10, 4, beta=3.0, init=vj.inits.kmeans(3), reset=REVIVE),
+    "ema_vq": vj.ema_vq(10, 4, decay=0.9, init=vj.inits.normal()),
+    "ema_vq_kmeans_revive": vj.ema_vq(10, 4, decay=0.9, init=vj.inits.kmeans(3), reset=REVIVE),
 }
 
 
@@ -197,7 +197,7 @@ def dying(n: int, q, steps: int = 4):
 
 def test_codes_revived_on_1_2_4_8_devices():
     """Bit-equal across replicas, and the same codes are revived by the same rows on any number."""
-    q = vj.ema_vq(10, 4, decay=0.5, init=vj.normal(), revive=REVIVE)
+    q = vj.ema_vq(10, 4, decay=0.5, init=vj.inits.normal(), reset=REVIVE)
     first, rows = dying(1, q)
     revived = np.isclose(first["codebook"][0, -1][:, None], rows, atol=1e-5).all(-1).any(-1)
     assert 1 <= revived.sum() < 10
@@ -214,7 +214,7 @@ def test_a_code_chosen_in_this_batch_is_never_revived():
     def all_dead(counts):
         return counts > -1
 
-    q = vj.ema_vq(10, 4, decay=0.0, eps=0.0, init=vj.normal(), revive=all_dead)
+    q = vj.ema_vq(10, 4, decay=0.0, eps=0.0, init=vj.inits.normal(), reset=all_dead)
     z = jnp.concatenate([jnp.zeros((3, 4)), jnp.full((5, 4), 9.0)])
     f = jax.pmap(
         lambda z: q.apply({}, q.init(KEY)[1], z, train=True, key=KEY, axis_name="data"),

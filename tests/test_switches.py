@@ -33,25 +33,29 @@ def typed(f, *args):
 
 
 KEY = jax.random.key(0)
-KM = {"init": vj.kmeans(2), "revive": vj.underused(0.5)}
-VQ = vj.vq(6, 4, init=vj.normal())
+KM = {"init": vj.inits.kmeans(2), "reset": vj.codebooks.underused(0.5)}
+VQ = vj.vq(6, 4, init=vj.inits.normal())
 
 # One of each factory, with the options that add code.
 QUANTIZERS = {
     "vq": vj.vq(6, 4, **KM, estimator=vj.rotation_trick),
-    "ema_vq": vj.ema_vq(6, 4, **KM, estimator=vj.synchronized(0.3)),
-    "samples": vj.ema_vq(6, 4, init=vj.zero_debiased(vj.samples())),
+    "ema_vq": vj.ema_vq(6, 4, **KM, estimator=vj.estimators.synchronized(0.3)),
+    "samples": vj.ema_vq(6, 4, init=vj.inits.zero_debiased(vj.inits.samples())),
     "terms": vj.codebook_vq(
-        vj.held(vj.learnt(2, 4), [True, False]),
-        terms=[vj.orthogonal_active(), vj.diversity(0.1), vj.cross_entropy(0.5)],
+        vj.codebooks.held(vj.codebooks.gradient(2, 4), [True, False]),
+        terms=[
+            vj.regularizers.orthogonal_active(),
+            vj.regularizers.diversity(0.1),
+            vj.regularizers.cross_entropy(0.5),
+        ],
     ),
     "stochastic": vj.stochastic_vq(6, 4),
     "sinkhorn": vj.sinkhorn_vq(6, 4),
-    "bfloat16": vj.codebook_vq(vj.learnt(6, 4), assign=vj.in_bfloat16(2)),
+    "bfloat16": vj.codebook_vq(vj.codebooks.gradient(6, 4), assign=vj.assignments.in_bfloat16(2)),
     "cosine": vj.cosine_vq(6, 4),
     "cosine_ema": vj.cosine_ema_vq(6, 4, **KM),
     "affine": vj.affine_vq(6, 4, **KM),
-    "matched": vj.codebook_vq(vj.matched(vj.averaged(6, 4, **KM), 0.9)),
+    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 4, **KM), 0.9)),
     "simvq": vj.simvq(6, 4),
     "gumbel": vj.gumbel_vq(6, 4, kl=0.1),
     "diveq": vj.diveq(6, 4, **KM),
@@ -63,17 +67,19 @@ QUANTIZERS = {
     "latent": vj.latent_vq([3] * 4),
     "lfq": vj.lfq(4, diversity=0.5, group=2),
     "bsq": vj.bsq(4, group=2),
-    "residual": vj.residual(VQ, vj.fsq([3] * 4), dropout=vj.quantizer_dropout(0.7)),
-    "repeat": vj.repeat(vj.ema_vq(6, 4, **KM), 3, dropout=vj.quantizer_dropout(0.7, multiple=2)),
+    "residual": vj.residual(VQ, vj.fsq([3] * 4), dropout=vj.combinators.quantizer_dropout(0.7)),
+    "repeat": vj.repeat(
+        vj.ema_vq(6, 4, **KM), 3, dropout=vj.combinators.quantizer_dropout(0.7, multiple=2)
+    ),
     "shared": vj.shared(vj.ema_vq(6, 4), 2),
     "grouped": vj.grouped(vj.vq(6, 2), vj.fsq([3, 5])),
     "heads": vj.heads(vj.vq(6, 2), 2),
     "project": vj.project(vj.vq(6, 2), 4),
-    "normalize": vj.normalize(VQ, vj.unit),
+    "normalize": vj.normalize(VQ, vj.estimators.unit),
     "scale": vj.scale(VQ, 2.0),
     "rotate": vj.rotate(VQ),
-    "scheduled": vj.scheduled(VQ, beta=vj.from_optax("linear_schedule", 0.5, 2.0, 4)),
-    "alternated": vj.alternated(VQ, vj.from_optax("sgd", 0.1, momentum=0.9)),
+    "scheduled": vj.scheduled(VQ, beta=vj.combinators.from_optax("linear_schedule", 0.5, 2.0, 4)),
+    "alternated": vj.alternated(VQ, vj.combinators.from_optax("sgd", 0.1, momentum=0.9)),
     "frozen": vj.frozen(vj.ema_vq(6, 4)),
     "frozen_after": vj.frozen_after(VQ, 2),
 }
@@ -129,31 +135,31 @@ W, X = jnp.ones((2, 3)), jnp.ones((2, 12, 12, 1))
 
 FUNCTIONS = {
     "nearest": (vj.nearest, Z, E),
-    "nearest_in_bfloat16": (vj.nearest_in_bfloat16, Z, E),
+    "nearest_in_bfloat16": (vj.search.nearest_in_bfloat16, Z, E),
     "lookup": (vj.lookup, E, K[..., 0]),
     "quantize": (vj.quantize, Z, E),
     "straight_through": (vj.straight_through, Z, Z),
     "rotation_trick": (vj.rotation_trick, Z, Z),
-    "synchronized": (vj.synchronized(), Z, Z),
-    "exactly": (vj.exactly, Z, Z),
-    "unit": (vj.unit, Z),
-    "codebook_loss": (vj.codebook_loss, Z, Z, W),
-    "commitment_loss": (vj.commitment_loss, Z, Z, W),
-    "code_counts": (partial(vj.code_counts, (6,)), K, W),
-    "usage": (vj.usage, W[0]),
-    "psnr": (vj.psnr, W),
-    "ssim": (vj.ssim, X, X),
-    "sharpness": (vj.sharpness, X),
-    "gaussian_kl": (vj.gaussian_kl, Z, Z),
-    "bits_per_dim": (partial(vj.bits_per_dim, dims=4), W, W),
-    "uniform_bits": (partial(vj.uniform_bits, (6,)), K),
-    "static_bits": (vj.static_bits, [E[:, 0]], K),
-    "temperature": (vj.temperature(0.5), Z),
-    "top_k": (vj.top_k(2), Z),
-    "top_p": (vj.top_p(0.5), Z),
-    "layer_norm": (vj.layer_norm, Z),
-    "ema_update": (vj.ema_update, E, E, 0.9),
-    "laplace_smoothing": (partial(vj.laplace_smoothing, eps=1e-5), E[:, 0]),
+    "synchronized": (vj.estimators.synchronized(), Z, Z),
+    "exactly": (vj.estimators.exactly, Z, Z),
+    "unit": (vj.estimators.unit, Z),
+    "codebook_loss": (vj.losses.codebook_loss, Z, Z, W),
+    "commitment_loss": (vj.losses.commitment_loss, Z, Z, W),
+    "code_counts": (partial(vj.metrics.code_counts, (6,)), K, W),
+    "usage": (vj.metrics.usage, W[0]),
+    "psnr": (vj.metrics.psnr, W),
+    "ssim": (vj.metrics.ssim, X, X),
+    "sharpness": (vj.metrics.sharpness, X),
+    "gaussian_kl": (vj.models.gaussian_kl, Z, Z),
+    "bits_per_dim": (partial(vj.rates.bits_per_dim, dims=4), W, W),
+    "uniform_bits": (partial(vj.rates.uniform_bits, (6,)), K),
+    "static_bits": (vj.rates.static_bits, [E[:, 0]], K),
+    "temperature": (vj.priors.temperature(0.5), Z),
+    "top_k": (vj.priors.top_k(2), Z),
+    "top_p": (vj.priors.top_p(0.5), Z),
+    "layer_norm": (vj.models.layer_norm, Z),
+    "ema_update": (vj.codebooks.ema_update, E, E, 0.9),
+    "laplace_smoothing": (partial(vj.codebooks.laplace_smoothing, eps=1e-5), E[:, 0]),
     "to_pixels": (to_pixels, Z),
 }
 
@@ -199,7 +205,7 @@ def test_quantizers_models_and_steps_take_lists_and_arrays_of_numpy(dtype):
     expected, _ = q.apply(params, state, jnp.asarray(rows), train=True, mask=jnp.array(mask))
     np.testing.assert_array_equal(out.indices, expected.indices)
     assert out.quantized.dtype == (jnp.float32 if not hasattr(z, "dtype") else jnp.asarray(z).dtype)
-    tokenizer = vj.random_projection(8, 4, 2)
+    tokenizer = vj.models.random_projection(8, 4, 2)
     tokens = [tokenizer.encode(tokenizer.init(KEY), x, mask) for x in (z, jnp.asarray(rows))]
     np.testing.assert_array_equal(*tokens)
     if dtype != np.float64:  # which no batch may be, see `preprocess`
@@ -219,29 +225,34 @@ def test_integers_for_floats_are_refused_in_words():
         vj.nearest(Z[..., :2], [[0, 1]])
 
 
-LIKELIHOODS = [vj.gaussian(), vj.logistic(), vj.mixture(2), vj.categorical()]
+LIKELIHOODS = [
+    vj.likelihoods.gaussian(),
+    vj.likelihoods.logistic(),
+    vj.likelihoods.mixture(2),
+    vj.likelihoods.categorical(),
+]
 
 
-@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, vj.dequantized_gaussian(0.1)])
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, vj.likelihoods.dequantized_gaussian(0.1)])
 def test_likelihoods(switched, likelihood):
     y = jnp.ones((2, 4, 4, likelihood.outputs), jnp.float32)
     typed(jax.grad(lambda y: likelihood.log_prob(X[:, :4, :4], y).sum()), y)
-    typed(vj.task_loss(likelihood), X[:, :4, :4], y)
+    typed(vj.likelihoods.task_loss(likelihood), X[:, :4, :4], y)
     typed(lambda y: (likelihood.mean(y), likelihood.sample(KEY, y)), y)
 
 
 def test_tokenizers_and_beam_search(switched):
-    tokenizer = vj.random_projection(8, 4, 2, heads=2)
+    tokenizer = vj.models.random_projection(8, 4, 2, heads=2)
     typed(lambda z: tokenizer.encode(tokenizer.init(KEY), z), Z)
     q = QUANTIZERS["repeat"]
-    typed(lambda z: vj.beam_search(q, *q.init(KEY), z, width=2), Z)
+    typed(lambda z: vj.combinators.beam_search(q, *q.init(KEY), z, width=2), Z)
 
 
 SMALL = {"dim": 4, "width": 4, "depth": 1}
 ENCODER, DECODER = vj.Encoder(**SMALL), vj.Decoder(**SMALL)
 MODELS = {
     "VQVAE": vj.VQVAE(ENCODER, QUANTIZERS["ema_vq"], DECODER),
-    "InParts": vj.VQVAE(vj.InParts(ENCODER, 2), VQ, vj.InParts(DECODER, 2)),
+    "InParts": vj.VQVAE(vj.models.InParts(ENCODER, 2), VQ, vj.models.InParts(DECODER, 2)),
     "VAE": vj.VAE(vj.Encoder(dim=8), DECODER),
     "Autoencoder": vj.Autoencoder(ENCODER, DECODER),
     "Pyramid": vj.Pyramid(ENCODER, VQ, DECODER, sizes=((1, 1), (3, 3))),
@@ -261,7 +272,7 @@ def test_models_and_their_steps(switched, name):
 
     def loss(params, x):  # a user's own, whose gradient is taken out here
         variables = {"params": params, **state.collections}
-        options = {"mutable": list(state.collections), "rngs": {vj.RNG: KEY}}
+        options = {"mutable": list(state.collections), "rngs": {vj.quantizers.RNG: KEY}}
         out, _ = model.apply(variables, x, train=True, mask=jnp.ones(2, jnp.float32), **options)
         return jnp.mean(jnp.square(out.x - x)) + out.loss
 
@@ -276,17 +287,17 @@ def test_models_and_their_steps(switched, name):
 def test_nnx_and_discriminator(switched):
     layer = vj.QuantizeNNX(VQ, rngs=nnx.Rngs(0))
     assert layer(Z, train=True).quantized.shape == Z.shape
-    typed(vj.PatchDiscriminator(width=8).init_with_output, KEY, X)
+    typed(vj.models.PatchDiscriminator(width=8).init_with_output, KEY, X)
 
 
 PLAN = {"classes": 3, "coarse": (((1, 1), (5,)),), "metadata": 2, "width": 8, "depth": 1}
 PRIORS = {
-    "transformer": (vj.TransformerPrior((6, 5), (2, 2), heads=2, **PLAN), prior_loss),
-    "pixelcnn": (vj.PixelCNN((6, 5), (2, 2), **PLAN), prior_loss),
-    "masked": (vj.MaskedPrior((6, 5), (2, 2), heads=2, **PLAN), masked_prior_loss),
+    "transformer": (vj.priors.TransformerPrior((6, 5), (2, 2), heads=2, **PLAN), prior_loss),
+    "pixelcnn": (vj.priors.PixelCNN((6, 5), (2, 2), **PLAN), prior_loss),
+    "masked": (vj.priors.MaskedPrior((6, 5), (2, 2), heads=2, **PLAN), masked_prior_loss),
 }
 CODES = jnp.zeros((2, 2, 2, 2), jnp.int32)
-TOLD = vj.Condition(jnp.arange(2), (jnp.zeros((2, 1, 1, 1), jnp.int32),), jnp.ones((2, 2)))
+TOLD = vj.priors.Condition(jnp.arange(2), (jnp.zeros((2, 1, 1, 1), jnp.int32),), jnp.ones((2, 2)))
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -301,18 +312,20 @@ def test_priors(switched, name):
 
     def draw(variables, codes, told):
         if name == "masked":
-            return vj.sample_masked(KEY, prior, variables, codes, told, steps=2, guidance=1.0)
-        stepper = vj.cached if name == "transformer" else vj.uncached
-        options = {"stepper": stepper, "filters": [vj.top_k(2)], "guidance": 1.0}
-        drawn = vj.sample_codes(KEY, prior, variables, codes, told, **options)
-        return drawn, vj.log_likelihood(prior, variables, codes, told)
+            return vj.priors.sample_masked(
+                KEY, prior, variables, codes, told, steps=2, guidance=1.0
+            )
+        stepper = vj.priors.cached if name == "transformer" else vj.priors.uncached
+        options = {"stepper": stepper, "filters": [vj.priors.top_k(2)], "guidance": 1.0}
+        drawn = vj.priors.sample_codes(KEY, prior, variables, codes, told, **options)
+        return drawn, vj.priors.log_likelihood(prior, variables, codes, told)
 
     typed(draw, variables, CODES, TOLD)
 
 
 @pytest.mark.parametrize("switched", ["promotion"], indirect=True)
 def test_the_laws(switched):
-    vj.check_quantizer(vj.vq(3, 2, init=vj.normal()))
+    vj.check_quantizer(vj.vq(3, 2, init=vj.inits.normal()))
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,27 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 import vqvae_jax as vj
 
 KEY = jax.random.key(0)
-KM = {"init": vj.kmeans(2), "revive": vj.underused(0.5)}
+KM = {"init": vj.inits.kmeans(2), "reset": vj.codebooks.underused(0.5)}
 HELD = [True, False, False, True, False, False]
 
 # One of each family, and each combinator around something with a codebook.
 QUANTIZERS = {
     "vq": vj.vq(12, 4, **KM),
     "ema_vq": vj.ema_vq(12, 4, **KM),
-    "zero_debiased": vj.ema_vq(12, 4, init=vj.zero_debiased(vj.normal())),
+    "zero_debiased": vj.ema_vq(12, 4, init=vj.inits.zero_debiased(vj.inits.normal())),
     "terms": vj.codebook_vq(
-        vj.learnt(6, 3), terms=[vj.orthogonal(), vj.diversity(), vj.cross_entropy()]
+        vj.codebooks.gradient(6, 3),
+        terms=[
+            vj.regularizers.orthogonal(),
+            vj.regularizers.diversity(),
+            vj.regularizers.cross_entropy(),
+        ],
     ),
-    "held": vj.codebook_vq(vj.held(vj.averaged(6, 3), HELD), terms=[vj.orthogonal_active()]),
-    "matched": vj.codebook_vq(vj.matched(vj.averaged(6, 3), 0.9)),
-    "bfloat16": vj.codebook_vq(vj.learnt(6, 3), assign=vj.in_bfloat16(2)),
+    "held": vj.codebook_vq(
+        vj.codebooks.held(vj.codebooks.ema(6, 3), HELD), terms=[vj.regularizers.orthogonal_active()]
+    ),
+    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 3), 0.9)),
+    "bfloat16": vj.codebook_vq(vj.codebooks.gradient(6, 3), assign=vj.assignments.in_bfloat16(2)),
     "affine": vj.affine_vq(6, 3),
     "simvq": vj.simvq(6, 3),
     "cosine": vj.cosine_ema_vq(6, 3),
@@ -36,15 +43,19 @@ QUANTIZERS = {
     "latent": vj.latent_vq([3, 4]),
     "lfq": vj.lfq(4, group=2),
     "bsq": vj.bsq(4),
-    "residual": vj.residual(vj.vq(6, 3), vj.ema_vq(5, 3), dropout=vj.quantizer_dropout()),
+    "residual": vj.residual(
+        vj.vq(6, 3), vj.ema_vq(5, 3), dropout=vj.combinators.quantizer_dropout()
+    ),
     "repeat": vj.repeat(vj.ema_vq(6, 3), 2),
     "shared": vj.shared(vj.ema_vq(6, 3), 2),
     "grouped": vj.grouped(vj.vq(6, 2), vj.ema_vq(5, 1)),
     "heads": vj.heads(vj.vq(6, 2), 2),
     "rotate(project)": vj.rotate(vj.project(vj.vq(6, 2), 3)),
-    "normalize(scale)": vj.normalize(vj.scale(vj.vq(6, 3), 2.0), vj.unit),
-    "scheduled": vj.scheduled(vj.ema_vq(6, 3), beta=vj.from_optax("linear_schedule", 0.5, 2.0, 4)),
-    "alternated": vj.alternated(vj.vq(6, 3), vj.from_optax("sgd", 0.1, momentum=0.9)),
+    "normalize(scale)": vj.normalize(vj.scale(vj.vq(6, 3), 2.0), vj.estimators.unit),
+    "scheduled": vj.scheduled(
+        vj.ema_vq(6, 3), beta=vj.combinators.from_optax("linear_schedule", 0.5, 2.0, 4)
+    ),
+    "alternated": vj.alternated(vj.vq(6, 3), vj.combinators.from_optax("sgd", 0.1, momentum=0.9)),
     "frozen": vj.frozen(vj.frozen_after(vj.vq(6, 3), 1)),
 }
 
@@ -52,11 +63,11 @@ MLP = vj.VQVAE(vj.MLP(3), vj.ema_vq(4, 3, **KM), vj.MLP(2))
 TWO = vj.VQVAE2((vj.MLP(3), vj.MLP(3)), (vj.vq(4, 3), vj.ema_vq(4, 3)), (vj.MLP(3), vj.MLP(2)))
 SMALL = {"width": 8, "depth": 1}
 PRIORS = {
-    "transformer": vj.TransformerPrior((4, 3), (2, 2), heads=2, classes=3, **SMALL),
-    "coarse": vj.PixelCNN((4, 3), (2, 2), coarse=(((1, 1), (5,)),), classes=3, **SMALL),
-    "masked": vj.MaskedPrior((4, 3), (2, 2), heads=2, classes=3, **SMALL),
+    "transformer": vj.priors.TransformerPrior((4, 3), (2, 2), heads=2, classes=3, **SMALL),
+    "coarse": vj.priors.PixelCNN((4, 3), (2, 2), coarse=(((1, 1), (5,)),), classes=3, **SMALL),
+    "masked": vj.priors.MaskedPrior((4, 3), (2, 2), heads=2, classes=3, **SMALL),
 }
-TOLD = vj.Condition(label=jnp.array([0, 2]))
+TOLD = vj.priors.Condition(label=jnp.array([0, 2]))
 
 
 def as_numpy(tree):
@@ -109,8 +120,10 @@ def test_models_close_over_numpy_variables(model):
     jax.eval_shape(jax.vmap(lambda k: f.detokenize(variables, k)), stacked)
 
     def loss(params):
-        rest = {vj.STATE: variables[vj.STATE], "params": params}
-        out, _ = model.apply(rest, x, train=True, mutable=[vj.STATE], rngs={vj.RNG: KEY})
+        rest = {vj.quantizers.STATE: variables[vj.quantizers.STATE], "params": params}
+        out, _ = model.apply(
+            rest, x, train=True, mutable=[vj.quantizers.STATE], rngs={vj.quantizers.RNG: KEY}
+        )
         return out.loss
 
     jax.eval_shape(jax.jit(jax.grad(loss)), variables["params"])
@@ -123,10 +136,12 @@ def prior_functions(prior):
         return prior.apply(variables, codes, condition(prior))
 
     def draw(variables, codes):
-        if isinstance(prior, vj.MaskedPrior):
-            return vj.sample_masked(KEY, prior, variables, codes, condition(prior), steps=2)
-        stepper = vj.cached if hasattr(prior, "step") else vj.uncached
-        return vj.sample_codes(KEY, prior, variables, codes, condition(prior), stepper=stepper)
+        if isinstance(prior, vj.priors.MaskedPrior):
+            return vj.priors.sample_masked(KEY, prior, variables, codes, condition(prior), steps=2)
+        stepper = vj.priors.cached if hasattr(prior, "step") else vj.priors.uncached
+        return vj.priors.sample_codes(
+            KEY, prior, variables, codes, condition(prior), stepper=stepper
+        )
 
     return logits, draw
 
@@ -149,12 +164,12 @@ def test_other_functions_close_over_numpy_arrays():
     for f in (vj.nearest, vj.quantize):
         trace(lambda z, f=f: f(z, e), jnp.ones((4, 3)))
     trace(lambda k: vj.lookup(e, k), jnp.zeros(4, int))
-    tokenizer = vj.random_projection(8, 5, 2)
+    tokenizer = vj.models.random_projection(8, 5, 2)
     state = as_numpy(tokenizer.init(KEY))
     trace(lambda x: tokenizer.encode(state, x), jnp.ones((4, 5)))
     q = vj.repeat(vj.vq(6, 3), 2)
     params, state = as_numpy(q.init(KEY))
-    trace(lambda z: vj.beam_search(q, params, state, z, 2), jnp.ones((4, 3)))
+    trace(lambda z: vj.combinators.beam_search(q, params, state, z, 2), jnp.ones((4, 3)))
 
 
 def places():

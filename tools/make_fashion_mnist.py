@@ -1,7 +1,7 @@
 """Builds the embedded Fashion-MNIST subset: `python tools/make_fashion_mnist.py [SOURCE] [FILE]`.
 
 The source is a folder of the original IDX files, by default where Debian's package
-`dataset-fashion-mnist` installs them. `vqvae_jax.data.embedded_images` reads the .npz that it makes.
+`dataset-fashion-mnist` installs them. `vqvae_jax.data.embedded_images` reads the .npz it makes.
 """
 
 import gzip

@@ -1,160 +1,109 @@
-"""Vector-quantized autoencoders as pure functions in JAX: the table of contents."""
+"""Vector-quantized autoencoders as pure functions in JAX.
 
+The root has the names of a first script. All others are in namespaces: `vj.x` is the module or
+the folder named x, wherever in the package it lies.
+"""
+
+from vqvae_jax import data as data
+from vqvae_jax import estimators as estimators
+from vqvae_jax import likelihoods as likelihoods
+from vqvae_jax import losses as losses
+from vqvae_jax import metrics as metrics
+from vqvae_jax import models as models
+from vqvae_jax import priors as priors
+from vqvae_jax import quantizers as quantizers
+from vqvae_jax import rates as rates
+from vqvae_jax import search as search
+from vqvae_jax import testing as testing
+from vqvae_jax import training as training
 from vqvae_jax.compiling import fast_compile as fast_compile
-from vqvae_jax.data.domain import Domain as Domain
 from vqvae_jax.data.domain import pixels as pixels
 from vqvae_jax.data.domain import values as values
+from vqvae_jax.data.pipeline import preprocess as preprocess
 from vqvae_jax.equations import quantize as quantize
-from vqvae_jax.estimators import exactly as exactly
 from vqvae_jax.estimators import rotation_trick as rotation_trick
 from vqvae_jax.estimators import straight_through as straight_through
-from vqvae_jax.estimators import synchronized as synchronized
-from vqvae_jax.estimators import unit as unit
-from vqvae_jax.likelihoods import Likelihood as Likelihood
-from vqvae_jax.likelihoods import categorical as categorical
-from vqvae_jax.likelihoods import dequantized_gaussian as dequantized_gaussian
-from vqvae_jax.likelihoods import gaussian as gaussian
-from vqvae_jax.likelihoods import logistic as logistic
-from vqvae_jax.likelihoods import mixture as mixture
-from vqvae_jax.likelihoods import task_loss as task_loss
-from vqvae_jax.losses import codebook_loss as codebook_loss
-from vqvae_jax.losses import commitment_loss as commitment_loss
-from vqvae_jax.metrics import code_counts as code_counts
-from vqvae_jax.metrics import frechet_distance as frechet_distance
-from vqvae_jax.metrics import moments as moments
-from vqvae_jax.metrics import psnr as psnr
-from vqvae_jax.metrics import sharpness as sharpness
-from vqvae_jax.metrics import ssim as ssim
-from vqvae_jax.metrics import usage as usage
 from vqvae_jax.models.blocks import MLP as MLP
 from vqvae_jax.models.blocks import Decoder as Decoder
 from vqvae_jax.models.blocks import Encoder as Encoder
-from vqvae_jax.models.blocks import ResidualStack as ResidualStack
-from vqvae_jax.models.blocks import Upsample as Upsample
-from vqvae_jax.models.discriminator import PatchDiscriminator as PatchDiscriminator
+from vqvae_jax.models.linen import Quantize as Quantize
 from vqvae_jax.models.masks import sequence_mask as sequence_mask
 from vqvae_jax.models.nnx import QuantizeNNX as QuantizeNNX
-from vqvae_jax.models.parts import InParts as InParts
-from vqvae_jax.models.pyramid import Phi as Phi
 from vqvae_jax.models.pyramid import Pyramid as Pyramid
-from vqvae_jax.models.quantize import Quantize as Quantize
-from vqvae_jax.models.tokenizers import Tokenizer as Tokenizer
-from vqvae_jax.models.tokenizers import layer_norm as layer_norm
-from vqvae_jax.models.tokenizers import random_projection as random_projection
 from vqvae_jax.models.vae import VAE as VAE
 from vqvae_jax.models.vae import Autoencoder as Autoencoder
-from vqvae_jax.models.vae import gaussian_kl as gaussian_kl
 from vqvae_jax.models.vqvae import VQVAE as VQVAE
-from vqvae_jax.models.vqvae import Functions as Functions
-from vqvae_jax.models.vqvae import Reconstruction as Reconstruction
 from vqvae_jax.models.vqvae import as_functions as as_functions
 from vqvae_jax.models.vqvae2 import VQVAE2 as VQVAE2
-from vqvae_jax.models.vqvae2 import Hierarchy as Hierarchy
-from vqvae_jax.priors.conditioning import Condition as Condition
-from vqvae_jax.priors.masked import MaskedPrior as MaskedPrior
-from vqvae_jax.priors.masked_decoding import sample_masked as sample_masked
-from vqvae_jax.priors.pixelcnn import PixelCNN as PixelCNN
-from vqvae_jax.priors.prior import TransformerPrior as TransformerPrior
-from vqvae_jax.priors.sampling import cached as cached
-from vqvae_jax.priors.sampling import free_codes as free_codes
-from vqvae_jax.priors.sampling import log_likelihood as log_likelihood
-from vqvae_jax.priors.sampling import sample_codes as sample_codes
-from vqvae_jax.priors.sampling import temperature as temperature
-from vqvae_jax.priors.sampling import top_k as top_k
-from vqvae_jax.priors.sampling import top_p as top_p
-from vqvae_jax.priors.sampling import uncached as uncached
-from vqvae_jax.quantizers.base import RNG as RNG
-from vqvae_jax.quantizers.base import STATE as STATE
+from vqvae_jax.quantizers import codebooks as codebooks
+from vqvae_jax.quantizers import combinators as combinators
 from vqvae_jax.quantizers.base import Output as Output
 from vqvae_jax.quantizers.base import Quantizer as Quantizer
-from vqvae_jax.quantizers.binary import bsq as bsq
-from vqvae_jax.quantizers.binary import lfq as lfq
-from vqvae_jax.quantizers.codebook.assignments import in_bfloat16 as in_bfloat16
-from vqvae_jax.quantizers.codebook.assignments import sampled as sampled
-from vqvae_jax.quantizers.codebook.assignments import sinkhorn as sinkhorn
-from vqvae_jax.quantizers.codebook.averages import ema_update as ema_update
-from vqvae_jax.quantizers.codebook.averages import laplace_smoothing as laplace_smoothing
-from vqvae_jax.quantizers.codebook.codebooks import Codebook as Codebook
-from vqvae_jax.quantizers.codebook.codebooks import averaged as averaged
-from vqvae_jax.quantizers.codebook.codebooks import fixed as fixed
-from vqvae_jax.quantizers.codebook.codebooks import learnt as learnt
-from vqvae_jax.quantizers.codebook.handmade import set_codes as set_codes
-from vqvae_jax.quantizers.codebook.inits import Init as Init
-from vqvae_jax.quantizers.codebook.inits import given as given
-from vqvae_jax.quantizers.codebook.inits import kmeans as kmeans
-from vqvae_jax.quantizers.codebook.inits import normal as normal
-from vqvae_jax.quantizers.codebook.inits import samples as samples
-from vqvae_jax.quantizers.codebook.inits import uniform as uniform
-from vqvae_jax.quantizers.codebook.inits import zero_debiased as zero_debiased
-from vqvae_jax.quantizers.codebook.revive import underused as underused
-from vqvae_jax.quantizers.codebook.shards import sharded as sharded
-from vqvae_jax.quantizers.codebook.tables import Transform as Transform
-from vqvae_jax.quantizers.codebook.tables import affine as affine
-from vqvae_jax.quantizers.codebook.tables import held as held
-from vqvae_jax.quantizers.codebook.tables import linear as linear
-from vqvae_jax.quantizers.codebook.tables import mapped as mapped
-from vqvae_jax.quantizers.codebook.tables import matched as matched
-from vqvae_jax.quantizers.codebook.tables import unit_codes as unit_codes
-from vqvae_jax.quantizers.codebook.terms import cross_entropy as cross_entropy
-from vqvae_jax.quantizers.codebook.terms import diversity as diversity
-from vqvae_jax.quantizers.codebook.terms import orthogonal as orthogonal
-from vqvae_jax.quantizers.codebook.terms import orthogonal_active as orthogonal_active
-from vqvae_jax.quantizers.combinators.beam import beam_search as beam_search
-from vqvae_jax.quantizers.combinators.combinators import normalize as normalize
-from vqvae_jax.quantizers.combinators.combinators import project as project
-from vqvae_jax.quantizers.combinators.combinators import rotate as rotate
-from vqvae_jax.quantizers.combinators.combinators import scale as scale
-from vqvae_jax.quantizers.combinators.dropout import quantizer_dropout as quantizer_dropout
-from vqvae_jax.quantizers.combinators.residual import repeat as repeat
-from vqvae_jax.quantizers.combinators.residual import residual as residual
-from vqvae_jax.quantizers.combinators.residual import shared as shared
-from vqvae_jax.quantizers.combinators.schedules import Transformation as Transformation
-from vqvae_jax.quantizers.combinators.schedules import from_optax as from_optax
+from vqvae_jax.quantizers.codebook_quantizer import codebook_vq as codebook_vq
+from vqvae_jax.quantizers.codebooks import assignments as assignments
+from vqvae_jax.quantizers.codebooks import inits as inits
+from vqvae_jax.quantizers.codebooks import regularizers as regularizers
+from vqvae_jax.quantizers.codebooks.editing import set_codes as set_codes
+from vqvae_jax.quantizers.combinators.freezing import alternated as alternated
+from vqvae_jax.quantizers.combinators.freezing import frozen as frozen
+from vqvae_jax.quantizers.combinators.freezing import frozen_after as frozen_after
+from vqvae_jax.quantizers.combinators.product import grouped as grouped
+from vqvae_jax.quantizers.combinators.product import heads as heads
+from vqvae_jax.quantizers.combinators.residual_quantization import repeat as repeat
+from vqvae_jax.quantizers.combinators.residual_quantization import residual as residual
+from vqvae_jax.quantizers.combinators.residual_quantization import shared as shared
 from vqvae_jax.quantizers.combinators.schedules import scheduled as scheduled
-from vqvae_jax.quantizers.combinators.slices import grouped as grouped
-from vqvae_jax.quantizers.combinators.slices import heads as heads
-from vqvae_jax.quantizers.combinators.updates import alternated as alternated
-from vqvae_jax.quantizers.combinators.updates import frozen as frozen
-from vqvae_jax.quantizers.combinators.updates import frozen_after as frozen_after
-from vqvae_jax.quantizers.lookups import Assignment as Assignment
-from vqvae_jax.quantizers.lookups import Lookup as Lookup
-from vqvae_jax.quantizers.lookups import codebook_vq as codebook_vq
-from vqvae_jax.quantizers.noise import diveq as diveq
-from vqvae_jax.quantizers.noise import nsvq as nsvq
-from vqvae_jax.quantizers.relaxed import gumbel_vq as gumbel_vq
-from vqvae_jax.quantizers.relaxed import hard as hard
-from vqvae_jax.quantizers.relaxed import soft as soft
-from vqvae_jax.quantizers.relaxed import sqvae as sqvae
-from vqvae_jax.quantizers.scalar import Axis as Axis
-from vqvae_jax.quantizers.scalar import arctanh_bound as arctanh_bound
-from vqvae_jax.quantizers.scalar import fsp as fsp
-from vqvae_jax.quantizers.scalar import fsq as fsq
-from vqvae_jax.quantizers.scalar import grid as grid
-from vqvae_jax.quantizers.scalar import latent_vq as latent_vq
-from vqvae_jax.quantizers.scalar import normal_cdf as normal_cdf
-from vqvae_jax.quantizers.scalar import symmetric_bound as symmetric_bound
-from vqvae_jax.quantizers.scalar import tanh_bound as tanh_bound
-from vqvae_jax.quantizers.scalar import tanh_cdf as tanh_cdf
-from vqvae_jax.quantizers.transformed import affine_vq as affine_vq
-from vqvae_jax.quantizers.transformed import cosine_ema_vq as cosine_ema_vq
-from vqvae_jax.quantizers.transformed import cosine_vq as cosine_vq
-from vqvae_jax.quantizers.transformed import simvq as simvq
-from vqvae_jax.quantizers.vector import ema_vq as ema_vq
-from vqvae_jax.quantizers.vector import sinkhorn_vq as sinkhorn_vq
-from vqvae_jax.quantizers.vector import stochastic_vq as stochastic_vq
-from vqvae_jax.quantizers.vector import vq as vq
-from vqvae_jax.rates import BitsPerDim as BitsPerDim
-from vqvae_jax.rates import bits_per_dim as bits_per_dim
-from vqvae_jax.rates import bpd_gauss_mse as bpd_gauss_mse
-from vqvae_jax.rates import static_bits as static_bits
-from vqvae_jax.rates import uniform_bits as uniform_bits
+from vqvae_jax.quantizers.combinators.wrappers import normalize as normalize
+from vqvae_jax.quantizers.combinators.wrappers import project as project
+from vqvae_jax.quantizers.combinators.wrappers import rotate as rotate
+from vqvae_jax.quantizers.combinators.wrappers import scale as scale
+from vqvae_jax.quantizers.finite_scalar import fsp as fsp
+from vqvae_jax.quantizers.finite_scalar import fsq as fsq
+from vqvae_jax.quantizers.finite_scalar import grid as grid
+from vqvae_jax.quantizers.finite_scalar import latent_vq as latent_vq
+from vqvae_jax.quantizers.gumbel import gumbel_vq as gumbel_vq
+from vqvae_jax.quantizers.gumbel import sqvae as sqvae
+from vqvae_jax.quantizers.lookup_free import bsq as bsq
+from vqvae_jax.quantizers.lookup_free import lfq as lfq
+from vqvae_jax.quantizers.noise_substitution import diveq as diveq
+from vqvae_jax.quantizers.noise_substitution import nsvq as nsvq
+from vqvae_jax.quantizers.reparameterized import affine_vq as affine_vq
+from vqvae_jax.quantizers.reparameterized import cosine_ema_vq as cosine_ema_vq
+from vqvae_jax.quantizers.reparameterized import cosine_vq as cosine_vq
+from vqvae_jax.quantizers.reparameterized import simvq as simvq
+from vqvae_jax.quantizers.vector_quantization import ema_vq as ema_vq
+from vqvae_jax.quantizers.vector_quantization import sinkhorn_vq as sinkhorn_vq
+from vqvae_jax.quantizers.vector_quantization import stochastic_vq as stochastic_vq
+from vqvae_jax.quantizers.vector_quantization import vq as vq
 from vqvae_jax.reductions import lookup as lookup
 from vqvae_jax.saving.as_json import from_json as from_json
 from vqvae_jax.saving.as_json import to_json as to_json
-from vqvae_jax.saving.bundle import BundleError as BundleError
 from vqvae_jax.saving.bundle import load_model as load_model
 from vqvae_jax.saving.bundle import save_model as save_model
 from vqvae_jax.saving.describe import described as described
-from vqvae_jax.search.bfloat16 import nearest_in_bfloat16 as nearest_in_bfloat16
+from vqvae_jax.saving.weights import BundleError as BundleError
 from vqvae_jax.search.exact import nearest as nearest
 from vqvae_jax.testing.laws import check_quantizer as check_quantizer
+from vqvae_jax.training.step import init_state as init_state
+from vqvae_jax.training.step import make_train_step as make_train_step
+
+NAMESPACES = (
+    "assignments",
+    "codebooks",
+    "combinators",
+    "data",
+    "estimators",
+    "inits",
+    "likelihoods",
+    "losses",
+    "metrics",
+    "models",
+    "priors",
+    "quantizers",
+    "rates",
+    "regularizers",
+    "search",
+    "testing",
+    "training",
+)
+"""Modules and folders whose public names are not in the root."""

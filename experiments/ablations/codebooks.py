@@ -25,7 +25,7 @@ def ema_arms(setting: Setting) -> list[Arm]:
     """Both codebooks with each optimizer."""
     size, dim, rate = SIZE, setting.dim, setting.learning_rate
     factors = dict(zip(OPTIMIZERS, (0.25, 1.0, 4.0, 1.0), strict=True))
-    sgd = vj.from_optax("sgd", 0.1, momentum=0.9)
+    sgd = vj.combinators.from_optax("sgd", 0.1, momentum=0.9)
     return [
         quantizer_arm(
             dataclasses.replace(setting, learning_rate=factors[group] * rate),
@@ -93,15 +93,15 @@ EMA = Ablation(
 
 def restart_arms(setting: Setting) -> list[Arm]:
     """Both codebooks with and without restarts."""
-    size, dim, revive = SIZE, setting.dim, vj.underused(0.1)
+    size, dim, reset = SIZE, setting.dim, vj.codebooks.underused(0.1)
     found = {
         "Gradient": {
             "no restarts": vj.vq(size, dim),
-            "restarts": vj.vq(size, dim, revive=revive),
+            "restarts": vj.vq(size, dim, reset=reset),
         },
         "EMA": {
             "no restarts": vj.ema_vq(size, dim),
-            "restarts": vj.ema_vq(size, dim, revive=revive),
+            "restarts": vj.ema_vq(size, dim, reset=reset),
         },
     }
     return quantizer_arms(setting, found)
@@ -140,10 +140,10 @@ RESTART = Ablation(
 )
 
 INITS = {
-    "uniform": vj.uniform(),
-    "normal": vj.normal(),
-    "samples": vj.samples(),
-    "k-means": vj.kmeans(10),
+    "uniform": vj.inits.uniform(),
+    "normal": vj.inits.normal(),
+    "samples": vj.inits.samples(),
+    "k-means": vj.inits.kmeans(10),
 }
 
 

@@ -76,17 +76,17 @@ ESTIMATOR = Ablation(
 
 def ste_plus_arms(setting: Setting) -> list[Arm]:
     """Each part of VQ-STE++ alone, and all together."""
-    args, init = (SIZE, setting.dim), {"init": vj.kmeans(10)}
-    revive, synchronized = vj.underused(0.1), vj.synchronized(0.2)
-    sgd = vj.from_optax("sgd", 50.0, momentum=0.9)
-    options = {**init, "revive": revive, "estimator": synchronized}
+    args, init = (SIZE, setting.dim), {"init": vj.inits.kmeans(10)}
+    reset, synchronized = vj.codebooks.underused(0.1), vj.estimators.synchronized(0.2)
+    sgd = vj.combinators.from_optax("sgd", 50.0, momentum=0.9)
+    options = {**init, "reset": reset, "estimator": synchronized}
     together = vj.affine_vq(*args, rate=1.0, **options)  # 10 under that SGD: codes explode
     found = {
         "plain": vj.vq(*args, **init),
         "affine": vj.affine_vq(*args, **init),
         "alternated": vj.alternated(vj.vq(*args, **init), sgd),
         "synchronized": vj.vq(*args, **init, estimator=synchronized),
-        "replacement": vj.vq(*args, **init, revive=revive),
+        "replacement": vj.vq(*args, **init, reset=reset),
         "all": vj.alternated(together, sgd),
     }
     return quantizer_arms(setting, {"": found})

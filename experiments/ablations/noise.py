@@ -73,7 +73,7 @@ VARIANCE = 0.1  # of SQ-VAE at first
 def stochastic_arms(setting: Setting) -> list[Arm]:
     """SQ-VAE and VQ-VAE at each size."""
     dim = setting.dim
-    sq = {"init": vj.normal(0.1), "variance": VARIANCE, "weight": 0.01}
+    sq = {"init": vj.inits.normal(0.1), "variance": VARIANCE, "weight": 0.01}
     found = {
         "SQ-VAE": {f"{size}": vj.sqvae(size, dim, **sq) for size in SIZES},
         "VQ-VAE": {f"{size}": vj.vq(size, dim) for size in SIZES},

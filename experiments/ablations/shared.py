@@ -5,7 +5,7 @@ from experiments.ablations.settings import Setting
 from experiments.sweep.metrics import columns
 
 SIZE = 512
-FITTED = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
+FITTED = {"init": vj.inits.kmeans(10), "reset": vj.codebooks.underused(0.1)}
 
 CIFAR = Setting("cifar10", 250_000, 128, 2e-4, test_images=10_000, width=256, depth=2)
 OTHER = "CIFAR-10, width 256, batch 128, 250,000 steps of Adam at 2e-4"

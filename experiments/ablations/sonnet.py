@@ -28,8 +28,8 @@ NOTEBOOK = "Sonnet's notebook vqvae_example"
 
 def make_arms(setting: Setting) -> list[Arm]:
     """The one arm."""
-    q = vj.ema_vq(512, 64, 0.99, beta=0.25, init=vj.zero_debiased())
-    adam = vj.from_optax("adam", 3e-4)
+    q = vj.ema_vq(512, 64, 0.99, beta=0.25, init=vj.inits.zero_debiased())
+    adam = vj.combinators.from_optax("adam", 3e-4)
     marks = [step for step in LOGGED if step <= setting.steps]
     arm = quantizer_arm(setting, "Sonnet", "", q, optimizer=adam, marks=marks)
     return [dataclasses.replace(arm, prepare=partial(prepare, arm.prepare, setting.data))]

@@ -22,7 +22,7 @@ def stages(setting: Setting, n: int, size: int, dropout=None):
 
 def residual_arms(setting: Setting) -> list[Arm]:
     """12 bits in stages of several sizes; 6, 12 and 24 bits by one model or by three."""
-    dropped = stages(setting, DEPTHS[-1], 64, vj.quantizer_dropout())
+    dropped = stages(setting, DEPTHS[-1], 64, vj.combinators.quantizer_dropout())
     bits = {label: stages(setting, *split) for label, split in SPLITS.items()}
     rates = {f"{n} stages": stages(setting, n, 64) for n in DEPTHS} | {"dropout": dropped}
     found = quantizer_arms(setting, {"12 bits a place": bits})

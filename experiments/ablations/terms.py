@@ -20,7 +20,7 @@ def loss_arms(setting: Setting) -> list[Arm]:
     size, dim = SIZE, setting.dim
     found = {
         "all terms": vj.vq(size, dim),
-        "no codebook term": vj.codebook_vq(vj.fixed(size, dim)),
+        "no codebook term": vj.codebook_vq(vj.codebooks.fixed(size, dim)),
         "no commitment": vj.vq(size, dim, beta=0),
         "no straight-through": vj.vq(size, dim, estimator=blocked),
     }

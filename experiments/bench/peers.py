@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.timing import Contestant, compiled
-from vqvae_jax import nearest, nearest_in_bfloat16
+from vqvae_jax import nearest
+from vqvae_jax.search import nearest_in_bfloat16
 
 OURS, BOUND = "vqvae_jax.nearest", "matmul and min, no index"
 
@@ -34,7 +35,7 @@ def ours(z: np.ndarray, e: np.ndarray) -> Search:
 def in_bfloat16(z: np.ndarray, e: np.ndarray, candidates: int = 8) -> Search:
     """Search of this library in low precision."""
     find = partial(nearest_in_bfloat16, candidates=candidates)
-    return jax_search(f"vqvae_jax.nearest_in_bfloat16, {candidates} candidates", find, z, e)
+    return jax_search(f"vqvae_jax.search.nearest_in_bfloat16, {candidates} candidates", find, z, e)
 
 
 one_in_bfloat16 = partial(in_bfloat16, candidates=1)

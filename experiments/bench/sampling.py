@@ -18,7 +18,7 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.timing import Contestant, Race, compiled, race
-from vqvae_jax import (
+from vqvae_jax.priors import (
     MaskedPrior,
     PixelCNN,
     TransformerPrior,

@@ -21,7 +21,9 @@ from experiments.bench.page import (
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.recipe import in_parts
-from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq, kmeans, underused
+from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans
 from vqvae_jax.training.step import TrainState, init_state, make_train_step
 
 OURS, PLAIN = "vqvae_jax", "plain Flax"
@@ -103,7 +105,7 @@ def pixels(sizes: Sizes) -> np.ndarray:
 
 def our_model(sizes: Sizes, dtype: str = "float32") -> VQVAE:
     """Returns the default model of experiments.train."""
-    quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), revive=underused(0.1))
+    quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), reset=underused(0.1))
     inner = {"width": sizes.width, "depth": sizes.depth, "dtype": dtype}
     encoder = Encoder(sizes.channels, sizes.dim, **inner)
     return VQVAE(encoder, quantizer, Decoder(sizes.channels, sizes.dim, **inner))

@@ -37,7 +37,7 @@ class Config(Options):
 
 def codebook(size: int) -> Quantizer:
     """The quantizer of every arm that looks codes up."""
-    return vj.ema_vq(size, DIM, init=vj.kmeans(10), revive=vj.underused(0.1))
+    return vj.ema_vq(size, DIM, init=vj.inits.kmeans(10), reset=vj.codebooks.underused(0.1))
 
 
 def models(channels: int, **inner) -> dict[str, dict[str, VQVAE | VQVAE2]]:

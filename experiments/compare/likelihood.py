@@ -18,7 +18,8 @@ from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
 from experiments.sweep.trial import described, images, make_arm
-from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Likelihood, Quantizer
+from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Quantizer
+from vqvae_jax.likelihoods import Likelihood
 
 DIM = 64  # of the codes
 LATENT = 16  # of the VAE, at each place
@@ -40,8 +41,8 @@ class Config(Options):
 def models(channels: int, width: int, depth: int) -> dict[str, tuple[object, Likelihood]]:
     """The models by name, each with the likelihood of its decoder's outputs."""
     inner = {"width": width, "depth": depth}
-    logistic, categorical = vj.logistic(), vj.categorical()
-    fitted = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
+    logistic, categorical = vj.likelihoods.logistic(), vj.likelihoods.categorical()
+    fitted = {"init": vj.inits.kmeans(10), "reset": vj.codebooks.underused(0.1)}
 
     def flat(q: Quantizer, likelihood: Likelihood):
         outputs = channels * likelihood.outputs

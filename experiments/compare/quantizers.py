@@ -20,26 +20,26 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
     bits = codes.bit_length() - 1
     levels = (8,) * (bits // 3)
     large, small = 2 ** (bits - bits // 2), 2 ** (bits // 2)  # two streams
-    fitted = {"init": vj.kmeans(10), "revive": vj.underused(0.1)}
+    fitted = {"init": vj.inits.kmeans(10), "reset": vj.codebooks.underused(0.1)}
     return {
         "vq": vj.vq(codes, DIM),
-        "vq, k-means": vj.vq(codes, DIM, init=vj.kmeans(10)),
+        "vq, k-means": vj.vq(codes, DIM, init=vj.inits.kmeans(10)),
         "vq, k-means, revive": vj.vq(codes, DIM, **fitted),
         "ema_vq": vj.ema_vq(codes, DIM),
-        "ema_vq, k-means": vj.ema_vq(codes, DIM, init=vj.kmeans(10)),
+        "ema_vq, k-means": vj.ema_vq(codes, DIM, init=vj.inits.kmeans(10)),
         "ema_vq, k-means, revive": vj.ema_vq(codes, DIM, **fitted),
         "vq, rotation trick": vj.vq(codes, DIM, **fitted, estimator=vj.rotation_trick),
         "cosine_vq": vj.cosine_vq(codes, DIM),
         "cosine_vq in 8 dimensions": vj.project(vj.cosine_vq(codes, 8, **fitted), DIM),
         "cosine_ema_vq": vj.cosine_ema_vq(codes, DIM, **fitted),
         "affine_vq": vj.affine_vq(codes, DIM),
-        "simvq": vj.simvq(codes, DIM, init=vj.normal(0.05)),
+        "simvq": vj.simvq(codes, DIM, init=vj.inits.normal(0.05)),
         "stochastic_vq": vj.stochastic_vq(codes, DIM, temperature=0.05, **fitted),
-        "sinkhorn_vq": vj.sinkhorn_vq(codes, DIM, init=vj.kmeans(10)),
-        "gumbel_vq": vj.gumbel_vq(codes, DIM, init=vj.normal(0.1)),
+        "sinkhorn_vq": vj.sinkhorn_vq(codes, DIM, init=vj.inits.kmeans(10)),
+        "gumbel_vq": vj.gumbel_vq(codes, DIM, init=vj.inits.normal(0.1)),
         "nsvq": vj.nsvq(codes, DIM, **fitted),
         "diveq": vj.diveq(codes, DIM, **fitted),
-        "sqvae": vj.sqvae(codes, DIM, init=vj.normal(0.1), variance=0.1, weight=0.01),
+        "sqvae": vj.sqvae(codes, DIM, init=vj.inits.normal(0.1), variance=0.1, weight=0.01),
         "fsq": vj.fsq(levels),
         "fsp": vj.fsp(levels),
         "latent_vq": vj.latent_vq(levels),

@@ -47,7 +47,7 @@ class Config(Options):
 
 def models(channels: int, **inner) -> dict[str, VQVAE | VAE | Autoencoder]:
     """The models by label: only what is between encoder and decoder differs."""
-    codebook = vj.ema_vq(512, 64, init=vj.kmeans(10), revive=vj.underused(0.1))
+    codebook = vj.ema_vq(512, 64, init=vj.inits.kmeans(10), reset=vj.codebooks.underused(0.1))
     continuous = Encoder(channels, 2 * LATENT, **inner), Decoder(channels, LATENT, **inner)
     return {
         "VQ-VAE": VQVAE(Encoder(channels, 64, **inner), codebook, Decoder(channels, 64, **inner)),

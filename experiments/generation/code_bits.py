@@ -12,11 +12,13 @@ from rich.table import Table
 
 from experiments.generation.code_files import Codes
 from experiments.generation.priors import take
-from vqvae_jax import MaskedPrior, code_counts, log_likelihood, static_bits
 from vqvae_jax.data.pipeline import take_batches
+from vqvae_jax.metrics import code_counts
+from vqvae_jax.priors import MaskedPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch
 from vqvae_jax.priors.masked import ranks
 from vqvae_jax.priors.sampling import log_probs
+from vqvae_jax.rates import static_bits
 
 DRAWS = 8  # orders of the estimate of a `MaskedPrior`
 

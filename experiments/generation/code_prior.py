@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.run.recipe import make_optimizer
 from experiments.sweep.trial import compiler_options, run_steps
-from vqvae_jax import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.data.pipeline import batches, take_batches
+from vqvae_jax.priors import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
-from vqvae_jax import (
-    VQVAE2,
+from vqvae_jax import VQVAE2
+from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+from vqvae_jax.priors import (
     Condition,
     MaskedPrior,
     TransformerPrior,
@@ -23,7 +24,6 @@ from vqvae_jax import (
     top_p,
     uncached,
 )
-from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
 from vqvae_jax.priors.sampling import Filter
 from vqvae_jax.quantizers.base import Output
 from vqvae_jax.saving.bundle import Bundle

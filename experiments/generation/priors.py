@@ -9,14 +9,8 @@ import optax
 from jaxtyping import Bool, Int
 
 from experiments.generation.code_files import Codes
-from vqvae_jax import (
-    BundleError,
-    Condition,
-    MaskedPrior,
-    PixelCNN,
-    TransformerPrior,
-    load_model,
-)
+from vqvae_jax import BundleError, load_model
+from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 from vqvae_jax.priors.losses import CodeBatch
 from vqvae_jax.saving.bundle import Bundle
 from vqvae_jax.saving.weights import read_json

@@ -21,18 +21,12 @@ from experiments.sweep import trial
 from experiments.sweep.arms import Result
 from experiments.sweep.measuring import SHOWN, whole
 from experiments.sweep.trial import compiler_options, fitter, images
-from vqvae_jax import (
-    RNG,
-    Likelihood,
-    bits_per_dim,
-    code_counts,
-    gaussian_kl,
-    psnr,
-    static_bits,
-    task_loss,
-    uniform_bits,
-)
 from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.likelihoods import Likelihood, task_loss
+from vqvae_jax.metrics import code_counts, psnr
+from vqvae_jax.models import gaussian_kl
+from vqvae_jax.quantizers import RNG
+from vqvae_jax.rates import bits_per_dim, static_bits, uniform_bits
 
 DRAWS = 4  # of z for each test image, where z is drawn
 

@@ -68,13 +68,13 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     rec = model.apply(variables, x)
     found = {
         "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
-        "ssim": vj.ssim(x, rec.x),
+        "ssim": vj.metrics.ssim(x, rec.x),
     }
     if isinstance(model, VQVAE):
-        bits = vj.uniform_bits(model.quantizer.vocab, rec.indices)
+        bits = vj.rates.uniform_bits(model.quantizer.vocab, rec.indices)
         return found | {"bits": bits}
     if isinstance(model, VAE):
-        kl = vj.gaussian_kl(*model.apply(variables, x, method="posterior"))
+        kl = vj.models.gaussian_kl(*model.apply(variables, x, method="posterior"))
         return found | {"bits": jnp.sum(kl, axis=range(1, kl.ndim)) / math.log(2)}
     return found
 
@@ -83,7 +83,7 @@ def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
     """Returns the means over the test set."""
     found = whole(partial(look, variables), test)
     means = {name: float(np.mean(v, dtype=np.float64)) for name, v in found.items()}
-    return {"psnr": float(vj.psnr(means.pop("error"))), **means}
+    return {"psnr": float(vj.metrics.psnr(means.pop("error"))), **means}
 
 
 def worth(

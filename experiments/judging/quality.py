@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Shaped, UInt8
 
 from experiments.judging.classifier import STEPS, Classifier, train_classifier
-from vqvae_jax import frechet_distance, moments, nearest
+from vqvae_jax import nearest
+from vqvae_jax.metrics import frechet_distance, moments
 
 
 def frechet(

@@ -67,16 +67,16 @@ def classifier_steps(config) -> int:
     return 60 if config.quick else STEPS
 
 
-def make_models(config) -> tuple[vj.VQVAE, vj.PatchDiscriminator]:
+def make_models(config) -> tuple[vj.VQVAE, vj.models.PatchDiscriminator]:
     """Returns the autoencoder, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": 1}
     model = vj.VQVAE(
         vj.Encoder(channels, **inner),
-        vj.vq(512, 64, init=vj.kmeans(10), revive=vj.underused(0.1)),
+        vj.vq(512, 64, init=vj.inits.kmeans(10), reset=vj.codebooks.underused(0.1)),
         vj.Decoder(channels, **inner),
     )
-    return model, vj.PatchDiscriminator(config.discriminator_width)
+    return model, vj.models.PatchDiscriminator(config.discriminator_width)
 
 
 def plain(config, task_loss: TaskLoss) -> Training:
@@ -147,4 +147,4 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
 
 def sharpness(pixels: UInt8[np.ndarray, "N H W C"]) -> float:
     """Returns the mean sharpness of images."""
-    return float(jnp.mean(vj.sharpness(preprocess(pixels))))
+    return float(jnp.mean(vj.metrics.sharpness(preprocess(pixels))))

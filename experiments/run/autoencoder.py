@@ -48,7 +48,7 @@ class Config:
     """D, the width of the codes."""
     beta: float = 0.25
     """Weight of the commitment term."""
-    revive: float = 0.1
+    reset: float = 0.1
     """Codes used less than this share of the mean become rows of the batch."""
     width: int = 64
     """Channels of encoder and decoder."""

@@ -16,9 +16,9 @@ from rich.table import Table
 from experiments.run import codes
 from experiments.run.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
 from experiments.run.kinds import BY_AXES, NOUNS, units
-from vqvae_jax import psnr, ssim, usage
 from vqvae_jax.data.pipeline import Examples, take_batches
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.metrics import psnr, ssim, usage
 from vqvae_jax.training.step import Batch, valid_examples
 
 MEANING = {

@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from vqvae_jax import Domain, pixels, values
+from vqvae_jax import pixels, values
+from vqvae_jax.data import Domain
 from vqvae_jax.data.domain import scale_of_pixels
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError

@@ -5,22 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import optax
 
-from vqvae_jax import (
-    MLP,
-    VQVAE,
-    VQVAE2,
-    Decoder,
-    Encoder,
-    InParts,
-    Quantizer,
-    ema_vq,
-    kmeans,
-    underused,
-    vq,
-)
+from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, vq
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.data.sources import DataError, open_source
+from vqvae_jax.models import InParts
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans
 
 PREPROCESSED = ("uint8", "float16", "float32")
 QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
@@ -65,7 +56,7 @@ def make_quantizer(config, size: int) -> Quantizer:
         config.dim,
         beta=config.beta,
         init=kmeans(10),
-        revive=underused(config.revive) if config.revive else None,
+        reset=underused(config.reset) if config.reset else None,
     )
 
 

@@ -14,7 +14,7 @@ from vqvae_jax.training.step import init_state, make_train_step
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (5, 4, 4, 1)).astype(np.uint8)
 UNIT = (X / 255).astype(np.float32)
-ENCODER, DECODER, Q = vj.MLP(3, 8, 1), vj.MLP(1, 8, 1), vj.vq(16, 3, init=vj.normal(0.3))
+ENCODER, DECODER, Q = vj.MLP(3, 8, 1), vj.MLP(1, 8, 1), vj.vq(16, 3, init=vj.inits.normal(0.3))
 
 
 def upper(cls, **options):

@@ -21,7 +21,8 @@ from experiments.run.recipe import make_optimizer
 from experiments.sweep import arms, trial
 from experiments.sweep.intervals import interval
 from experiments.sweep.measuring import SHOWN
-from vqvae_jax import from_json, task_loss
+from vqvae_jax import from_json
+from vqvae_jax.likelihoods import task_loss
 from vqvae_jax.training.step import init_state, make_train_step
 
 

@@ -49,7 +49,7 @@ OPTIONS = {
     "codes": ("0", "size must be an integer >= 1, got 0"),
     "dim": ("-1", "dim must be an integer >= 1, got -1"),
     "beta": ("-1", r"beta must be in [0, inf), got -1"),
-    "revive": ("7", r"share must be in [0, 1), got 7"),
+    "reset": ("7", r"share must be in [0, 1), got 7"),
     "width": ("0", "width must be an integer >= 1, got 0"),
     "batch-size": ("0", "batch_size must be an integer >= 1, got 0"),
     "steps": ("0", "steps must be an integer >= 1, got 0"),

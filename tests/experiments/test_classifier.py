@@ -21,8 +21,8 @@ from experiments.judging.quality import (
     recognised,
     trained_on,
 )
-from vqvae_jax import frechet_distance, moments
 from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.metrics import frechet_distance, moments
 
 
 def squares(n: int, seed: int, side: int = 10) -> tuple[np.ndarray, np.ndarray]:

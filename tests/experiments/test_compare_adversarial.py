@@ -11,9 +11,9 @@ from experiments.compare import adversarial as compare_adversarial
 from experiments.compare.__main__ import main
 from experiments.compare.adversarial import ADVERSARIAL, Config, define, make_arms
 from experiments.judging import ways
-from vqvae_jax import sharpness
 from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.metrics import sharpness
 
 
 def write_idx(path, array):

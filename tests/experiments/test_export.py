@@ -17,7 +17,7 @@ def run(tmp_path_factory):
 
 def write_run(folder, domain=None):
     encoder, decoder = (f(channels=1, dim=4, width=4, depth=1) for f in (vj.Encoder, vj.Decoder))
-    model = vj.VQVAE(encoder, vj.vq(8, 4, init=vj.normal()), decoder, domain)
+    model = vj.VQVAE(encoder, vj.vq(8, 4, init=vj.inits.normal()), decoder, domain)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     vj.save_model(folder / "model", model, variables)
     return folder, vj.as_functions(model), variables

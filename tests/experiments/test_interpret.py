@@ -211,7 +211,7 @@ def test_features_of_a_codebook_that_is_implicit_have_the_columns_that_occur():
 
 
 def test_untrained_codes_come_from_a_first_batch(coder):
-    model = plain_model(vj.ema_vq(8, 3, init=vj.kmeans()))
+    model = plain_model(vj.ema_vq(8, 3, init=vj.inits.kmeans()))
     new = untrained(coder_of(model, 8, 8, 1), IMAGES, 0)
     seen, (stream,) = new.look(IMAGES), new.streams
     k = stream.of(seen.indices)

@@ -40,8 +40,8 @@ def noise(monkeypatch):
 
 
 def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
-    model = vj.VQVAE(vj.MLP(3, 8, 1), vj.vq(6, 3, init=vj.normal(0.3)), vj.MLP(4, 8, 1))
-    law, calls = vj.logistic(), []
+    model = vj.VQVAE(vj.MLP(3, 8, 1), vj.vq(6, 3, init=vj.inits.normal(0.3)), vj.MLP(4, 8, 1))
+    law, calls = vj.likelihoods.logistic(), []
 
     def fixed(prior, vocabs, level, train, test, seed):
         calls.append((prior, vocabs, level, train, test, seed))
@@ -54,7 +54,7 @@ def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
     rec = jax.jit(model.apply)(variables, x)
     known = jax.jit(vj.as_functions(model).tokenize)(variables, preprocess(TRAIN[:40]))
     nats = -float(law.log_prob(x, rec.x).mean())
-    static = float(vj.static_bits(vj.code_counts((6,), known), rec.indices).mean())
+    static = float(vj.rates.static_bits(vj.metrics.code_counts((6,), known), rec.indices).mean())
     expected = {
         "distortion": nats / math.log(2) / DIMS,
         "rate": 119 / 2 / DIMS,
@@ -75,7 +75,7 @@ def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
 
 def test_the_terms_of_a_vae_are_those_of_the_evidence_bound(noise, monkeypatch):
     monkeypatch.setattr(code_lengths, "DRAWS", 300)
-    model, law = vj.VAE(vj.MLP(6, 8, 1), vj.MLP(4, 8, 1)), vj.gaussian()
+    model, law = vj.VAE(vj.MLP(6, 8, 1), vj.MLP(4, 8, 1)), vj.likelihoods.gaussian()
     variables = jax.jit(model.init)(KEY, preprocess(TEST))
     variables = jax.tree.map(lambda p: 2 * p, variables)  # so that z matters
     measure = draw_bits(model, law, BUDGET)

@@ -28,10 +28,11 @@ from experiments.generation.priors import items
 from experiments.generation.tokenizing import codes_of
 from experiments.judging.classifier import kept_classifier
 from experiments.run.runs import open_run
-from vqvae_jax import BundleError, Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
+from vqvae_jax import BundleError
 from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import embedded
+from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
 from vqvae_jax.saving.bundle import Bundle
 
 GRIDS = (((2, 2), (4, 8)), ((4, 4), (16,)))  # of `two_levels`
@@ -113,7 +114,7 @@ def test_each_level_is_told_those_above_and_the_class():
         prior, variables, _ = priors[level]
         variables, free = jax.tree.map(jnp.asarray, variables), jnp.asarray(given[level])
         condition = Condition(jnp.asarray(label), tuple(jnp.asarray(k) for k in coarse))
-        sample = jit(partial(sample_codes, filters=(vj.top_k(1),)), static_argnums=1)
+        sample = jit(partial(sample_codes, filters=(vj.priors.top_k(1),)), static_argnums=1)
         return np.asarray(sample(jax.random.key(5), prior, variables, free, condition))
 
     np.testing.assert_array_equal(top, likeliest(0, label))
@@ -126,7 +127,7 @@ def test_each_level_is_told_those_above_and_the_class():
 def test_options_change_the_logits():
     assert How().filters == ()
     how = How(temperature=0.5, top_k=3, top_p=0.9)
-    assert how.filters == (vj.temperature(0.5), vj.top_k(3), vj.top_p(0.9))
+    assert how.filters == (vj.priors.temperature(0.5), vj.priors.top_k(3), vj.priors.top_p(0.9))
     priors, given = make_priors("transformer"), nothing_given(make_priors("transformer"), 20)
     plain, guided = (
         draw(jax.random.key(0), priors, given, label_of(20), how)
@@ -203,8 +204,12 @@ def test_numbers_by_hand(tmp_path):
     assert found["different"] == 10 / 40 and found["repeated"] == 30 / 40
     assert found["frechet_reconstructions"] == found["frechet_test"]
     classifier = kept_classifier(images.train, images.codes.labels["train"], 60, folder=tmp_path)
-    expected = vj.frechet_distance(
-        *(m for x in (images.train, images.samples) for m in vj.moments(classifier.features(x)))
+    expected = vj.metrics.frechet_distance(
+        *(
+            m
+            for x in (images.train, images.samples)
+            for m in vj.metrics.moments(classifier.features(x))
+        )
     )
     np.testing.assert_allclose(found["frechet"], expected, rtol=1e-5)
     far = sample_quality.distances(images)
@@ -258,7 +263,7 @@ def test_the_quick_command_does_it_all(tmp_path, capsys):
     codes = codes_of(tmp_path / "quick", bundle)
     prior, variables, _ = vj.load_model(tmp_path / "quick/prior/level0/model")
     test = items(codes.maps["test"], codes.label("test"), 0)
-    nats = jax.jit(vj.log_likelihood, static_argnums=0)(prior, variables, *test[:2])
+    nats = jax.jit(vj.priors.log_likelihood, static_argnums=0)(prior, variables, *test[:2])
     np.testing.assert_allclose(table["test_bits"], -np.mean(nats) / np.log(2), rtol=1e-5)
     page = (folder / "report.html").read_text()
     pictures = {path.stem for path in (folder / "pictures").iterdir()}

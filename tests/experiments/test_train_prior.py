@@ -19,15 +19,8 @@ from experiments.generation import code_bits, prior_training, priors
 from experiments.generation.code_files import Codes, open_codes
 from experiments.run import training
 from experiments.run.runs import ConfigChanged, open_run, read_lines
-from vqvae_jax import (
-    BundleError,
-    Condition,
-    MaskedPrior,
-    PixelCNN,
-    load_model,
-    log_likelihood,
-    save_model,
-)
+from vqvae_jax import BundleError, load_model, save_model
+from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.parallel import data_mesh

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ResidualStack, Upsample, vq
+from vqvae_jax import MLP, VQVAE, Decoder, Encoder, vq
+from vqvae_jax.models import ResidualStack, Upsample
 
 close = np.testing.assert_allclose
 KEY = jax.random.key(0)

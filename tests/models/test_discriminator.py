@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax import PatchDiscriminator, from_json, to_json
+from vqvae_jax import from_json, to_json
+from vqvae_jax.models import PatchDiscriminator
 
 KEY = jax.random.key(0)
 SMALL = PatchDiscriminator(width=4, groups=2)

@@ -24,7 +24,7 @@ equal, close = (
 LENGTHS = np.array([16, 9, 8, 1])
 SIGNALS = 3 * jax.random.normal(KEY, (4, 16, 2))
 MASK = sequence_mask(LENGTHS, 16)
-CODES = vj.normal(0.2)  # spread about as z_e is, so that several are chosen
+CODES = vj.inits.normal(0.2)  # spread about as z_e is, so that several are chosen
 
 
 def pair(halvings, channels=2, dim=3, **options):
@@ -88,7 +88,9 @@ def test_masks_of_examples_and_of_rows_are_none_of_samples():
     assert of_samples(np.ones(2), jnp.zeros((2, 5))) is None and of_samples(None, x) is None
 
 
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: vj.InParts(m, 2)], ids=["", "in parts"])
+@pytest.mark.parametrize(
+    "wrap", [lambda m: m, lambda m: vj.models.InParts(m, 2)], ids=["", "in parts"]
+)
 def test_padded_signals_have_the_codes_and_the_x_that_they_have_alone(wrap):
     f, v = vj.as_functions(model()), random_variables(model(), SIGNALS)
     padded = jnp.where(MASK[..., None], SIGNALS, jnp.nan)  # padding may be anything
@@ -165,7 +167,9 @@ def test_masks_of_examples_are_told_to_no_layer():
 def test_a_step_on_padded_signals_is_that_without_padding(kind):
     encoder, decoder = pair(1, dim=4)
     m = {
-        "vqvae": model(1, vj.ema_vq(12, 3, 0.9, init=vj.kmeans(2), revive=vj.underused(0.5))),
+        "vqvae": model(
+            1, vj.ema_vq(12, 3, 0.9, init=vj.inits.kmeans(2), reset=vj.codebooks.underused(0.5))
+        ),
         "vae": vj.VAE(encoder, vj.Decoder(2, 2, width=6, depth=1, upsamplings=1)),
         "autoencoder": vj.Autoencoder(encoder, decoder),
     }[kind]

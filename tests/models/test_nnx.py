@@ -9,26 +9,18 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from vqvae_jax import (
-    MLP,
-    STATE,
-    VQVAE,
-    Quantize,
-    QuantizeNNX,
-    ema_vq,
-    kmeans,
-    samples,
-    underused,
-    vq,
-)
+from vqvae_jax import MLP, VQVAE, Quantize, QuantizeNNX, ema_vq, vq
 from vqvae_jax.models.nnx import QuantizerState
+from vqvae_jax.quantizers import STATE
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans, samples
 
 KEY, DRAW = jax.random.key(0), jax.random.key(7)
 Z = jax.random.normal(jax.random.key(1), (5, 6, 3))
 MASK = jnp.array([[1.0, 1.0, 0.0, 1.0, 0.0, 2.0]] * 5)
 EMA = ema_vq(4, 3)
-RECOMMENDED = ema_vq(4, 3, init=kmeans(2), revive=underused(0.5))
-QUANTIZERS = [vq(4, 3, revive=underused(0.5)), EMA]
+RECOMMENDED = ema_vq(4, 3, init=kmeans(2), reset=underused(0.5))
+QUANTIZERS = [vq(4, 3, reset=underused(0.5)), EMA]
 equal = chex.assert_trees_all_equal
 
 

@@ -14,10 +14,11 @@ import reference as ref
 
 import vqvae_jax as vj
 from experiments.run.evaluation import evaluate
-from vqvae_jax import RNG, STATE, ema_vq, vq
+from vqvae_jax import ema_vq, vq
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.sources import EMBEDDED, open_source
 from vqvae_jax.models.pyramid import Phi, Pyramid, area
+from vqvae_jax.quantizers import RNG, STATE
 from vqvae_jax.training.step import init_state, make_train_step
 
 KEY, SIZE, DIM = jax.random.key(0), 12, 3
@@ -57,7 +58,7 @@ def build(quantizer, sizes=SIZES, **options):
     return Pyramid(Scale(), quantizer, Scale(2.0), sizes, **options)
 
 
-MODEL = build(ema_vq(SIZE, DIM, 0.9, init=vj.normal()))
+MODEL = build(ema_vq(SIZE, DIM, 0.9, init=vj.inits.normal()))
 
 
 @functools.cache
@@ -170,7 +171,11 @@ def test_one_update_of_the_codebook_from_the_rows_of_all_scales():
     errors = [np.square(X - f_s).mean() for _, _, f_s in expected()]
     close(rec.losses["pyramid"], np.mean(errors), rtol=1e-5)
     counts = np.bincount(rec.indices.ravel(), minlength=SIZE)
-    close(rec.metrics["perplexity_batch"], vj.usage(jnp.float32(counts))["perplexity"], rtol=1e-5)
+    close(
+        rec.metrics["perplexity_batch"],
+        vj.metrics.usage(jnp.float32(counts))["perplexity"],
+        rtol=1e-5,
+    )
     close(rec.metrics["1x1/perplexity_batch"], perplexity64(expected()[0][1]), rtol=1e-5)
 
 
@@ -180,7 +185,7 @@ def perplexity64(k):
 
 
 def test_what_each_loss_moves():
-    model = build(vq(SIZE, DIM, init=vj.normal(), beta=0.5))
+    model = build(vq(SIZE, DIM, init=vj.inits.normal(), beta=0.5))
 
     @jax.jit
     def gradients(params):
@@ -245,7 +250,7 @@ def test_replicas_equal_one_device():
 
 
 def test_without_phi_a_single_scale_is_a_vqvae():
-    q = ema_vq(SIZE, DIM, init=vj.normal())
+    q = ema_vq(SIZE, DIM, init=vj.inits.normal())
     model, plain = build(q, SIZES[-1:], phi=None), vj.VQVAE(Scale(), q, Scale(2.0))
     rec, new = training(model)(variables(model), X)
     assert set(variables(model)["params"]) == {"encoder", "decoder"}
@@ -301,7 +306,7 @@ def test_what_does_not_fit_is_named(as_users):
 
 def test_it_learns_images():
     train, test = map(open_source(EMBEDDED), ("train", "test"))
-    q = ema_vq(64, 8, init=vj.samples())
+    q = ema_vq(64, 8, init=vj.inits.samples())
     model, optimizer = (
         Pyramid(Patches(8), q, Patches(16, True), ((1, 1), (3, 3), (7, 7))),
         optax.adam(1e-2),

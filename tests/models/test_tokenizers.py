@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax import code_counts, usage
+from vqvae_jax.metrics import code_counts, usage
 from vqvae_jax.models.tokenizers import layer_norm, random_projection
 
 KEY = jax.random.key(0)

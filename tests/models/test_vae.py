@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 import vqvae_jax as vj
-from vqvae_jax import MLP, RNG, VAE, Autoencoder, gaussian_kl
+from vqvae_jax import MLP, VAE, Autoencoder
+from vqvae_jax.models import gaussian_kl
 from vqvae_jax.models.vae import draw
+from vqvae_jax.quantizers import RNG
 from vqvae_jax.training.parallel import data_mesh, jit_step, shard_map_step
 from vqvae_jax.training.step import Batch, init_state, make_train_step
 
 KEY, DIM, N, FEATURES = jax.random.key(0), 3, 8, 4
 X = jax.random.uniform(jax.random.key(1), (N, 5, FEATURES), minval=-0.5, maxval=0.5)
 WEIGHTS = np.float32([1, 0.5, 0, 2, 1, 1, 3, 0])
-LIKELIHOOD = vj.logistic()
+LIKELIHOOD = vj.likelihoods.logistic()
 MODEL = VAE(MLP(2 * DIM, 8, 1), MLP(2 * FEATURES, 8, 1), beta=0.7)
 close, equal = np.testing.assert_allclose, np.testing.assert_array_equal
 
@@ -172,7 +174,7 @@ def test_bad_use(as_users):
 # Train steps --------------------------------------------------------------------------------------
 
 ADAM = optax.adam(0.01)
-STEP = make_train_step(MODEL, ADAM, vj.task_loss(LIKELIHOOD), LIKELIHOOD.mean)
+STEP = make_train_step(MODEL, ADAM, vj.likelihoods.task_loss(LIKELIHOOD), LIKELIHOOD.mean)
 
 
 @functools.cache
@@ -233,7 +235,7 @@ def test_replicas_draw_each_for_themselves():
 
 def test_a_few_steps_make_the_bound_better():
     model = VAE(MLP(2 * DIM, 16, 1), MLP(2 * FEATURES, 16, 1))
-    step = jit(make_train_step(model, ADAM, vj.task_loss(LIKELIHOOD), LIKELIHOOD.mean))
+    step = jit(make_train_step(model, ADAM, vj.likelihoods.task_loss(LIKELIHOOD), LIKELIHOOD.mean))
     state, losses = init_state(model, ADAM, KEY, X), []
     x = X * 0.1 + 0.3 * X[:, :1, :1]
     for _ in range(200):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from vqvae_jax import MLP, RNG, STATE, VQVAE, Decoder, Encoder, as_functions, ema_vq, vq
+from vqvae_jax import MLP, VQVAE, Decoder, Encoder, as_functions, ema_vq, vq
+from vqvae_jax.quantizers import RNG, STATE
 
 KEY, SIZE, DIM, BETA = jax.random.key(0), 6, 3, 0.4
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
 ROWS = X[..., 0]  # rows of vectors, for MLPs where convolutions add nothing but compile time
-SPREAD = vj.normal(0.5)  # codes spread about as z_e is, so that several are chosen
+SPREAD = vj.inits.normal(0.5)  # codes spread about as z_e is, so that several are chosen
 equal, close = np.testing.assert_array_equal, np.testing.assert_allclose
 
 
@@ -105,7 +106,9 @@ def test_x_depends_on_z_e_through_its_voronoi_cell_only():
 
 
 def test_codes_in_training_follow_from_the_state_and_not_from_the_key():
-    v, train = training(ema_vq(SIZE, DIM, decay=0.5, init=vj.normal(5.0), revive=vj.underused(0.9)))
+    v, train = training(
+        ema_vq(SIZE, DIM, decay=0.5, init=vj.inits.normal(5.0), reset=vj.codebooks.underused(0.9))
+    )
     (a, state_a), (b, state_b) = (train(v, ROWS, jnp.ones(4), jax.random.key(i)) for i in (1, 2))
     chex.assert_trees_all_equal(a, b)
     with pytest.raises(AssertionError):  # the key did something: dead codes were replaced
@@ -123,7 +126,11 @@ def test_masked_examples_drop_out_of_losses_metrics_and_state():
     equal(rec.z_q[1], 0)
     equal(rec.indices[mask > 0], kept.indices)
     counts = np.bincount(np.ravel(kept.indices), minlength=SIZE)
-    close(rec.metrics["perplexity_batch"], vj.usage(jnp.float32(counts))["perplexity"], rtol=1e-5)
+    close(
+        rec.metrics["perplexity_batch"],
+        vj.metrics.usage(jnp.float32(counts))["perplexity"],
+        rtol=1e-5,
+    )
 
 
 @functools.cache
@@ -258,7 +265,7 @@ def test_bfloat16_is_for_activations_only():
 @pytest.mark.parametrize("size", [257, 65537])
 def test_codes_survive_at_the_ends_of_small_integer_types(size):
     quantizer, codes = (
-        vq(size, 4, init=vj.normal()),
+        vq(size, 4, init=vj.inits.normal()),
         jnp.r_[:5, 250:256, size - 200 : size][:, None],
     )
     params, state = quantizer.init(KEY)

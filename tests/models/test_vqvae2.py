@@ -12,13 +12,14 @@ from compiling import jit
 from test_laws import ROWS as QUANTIZERS
 
 import vqvae_jax as vj
-from vqvae_jax import MLP, RNG, STATE, VQVAE, VQVAE2, Decoder, Encoder
+from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder
+from vqvae_jax.quantizers import RNG, STATE
 from vqvae_jax.training.parallel import data_mesh, shard_map_step
 from vqvae_jax.training.step import Batch, init_state, make_train_step
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-WIDE = vj.normal(0.5)  # codes spread about as z_e is, so that several are chosen
+WIDE = vj.inits.normal(0.5)  # codes spread about as z_e is, so that several are chosen
 equal, close = np.testing.assert_array_equal, np.testing.assert_allclose
 
 

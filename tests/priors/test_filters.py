@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from vqvae_jax import from_json, temperature, to_json, top_k, top_p
+from vqvae_jax import from_json, to_json
+from vqvae_jax.priors import temperature, top_k, top_p
 from vqvae_jax.priors.conditioning import EXCLUDED
 
 LOGITS = np.random.default_rng(0).normal(size=(50, 7)) * 2

@@ -14,7 +14,7 @@ from compiling import jit
 from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
-from vqvae_jax import MaskedPrior, free_codes, sample_masked, top_k
+from vqvae_jax.priors import MaskedPrior, free_codes, sample_masked, top_k
 from vqvae_jax.priors.masked import random_mask, ranks
 from vqvae_jax.priors.masked_decoding import predictor
 

@@ -12,7 +12,7 @@ from compiling import jit
 from scipy.special import log_softmax
 from scipy.stats import chisquare
 
-from vqvae_jax import (
+from vqvae_jax.priors import (
     MaskedPrior,
     PixelCNN,
     TransformerPrior,

@@ -10,8 +10,15 @@ import reference as ref
 from compiling import jit
 from scipy import stats
 
-from vqvae_jax import codebook_vq, fixed, given, learnt, sampled, sinkhorn, sinkhorn_vq
-from vqvae_jax.quantizers.codebook.assignments import squared_distances, transport
+from vqvae_jax import codebook_vq, sinkhorn_vq
+from vqvae_jax.quantizers.codebooks import fixed, gradient
+from vqvae_jax.quantizers.codebooks.assignments import (
+    sampled,
+    sinkhorn,
+    squared_distances,
+    transport,
+)
+from vqvae_jax.quantizers.codebooks.inits import given
 from vqvae_jax.testing.trials import training_step
 
 KEY = jax.random.key(0)
@@ -141,7 +148,7 @@ def test_transport_uses_every_code_where_the_nearest_is_one():
 
 def test_transport_costs_nothing_in_gradient():
     """The choice has none: the codebook moves to the rows it was dealt."""
-    q = codebook_vq(learnt(K, D, init=given(E)), beta=0.0, assign=sinkhorn(0.1, 5))
+    q = codebook_vq(gradient(K, D, init=given(E)), beta=0.0, assign=sinkhorn(0.1, 5))
     params, state = q.init(KEY)
     loss = lambda params: q.apply(params, state, Z, train=True)[0].loss  # noqa: E731
     k = plan64(Z, E, np.ones(N), 0.1, 5).argmax(-1)

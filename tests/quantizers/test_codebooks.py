@@ -9,8 +9,17 @@ import pytest
 import reference as ref
 from scipy.stats import chisquare
 
-from vqvae_jax import ema_vq, given, kmeans, normal, samples, underused, uniform, vq, zero_debiased
-from vqvae_jax.quantizers.codebook.inits import lloyd
+from vqvae_jax import ema_vq, vq
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import (
+    given,
+    kmeans,
+    lloyd,
+    normal,
+    samples,
+    uniform,
+    zero_debiased,
+)
 from vqvae_jax.reductions import sample_rows
 
 SIZE, DIM = 6, 3
@@ -43,7 +52,7 @@ def rows_of(e, z):
 def with_dead_codes(make):
     """A quantizer two of whose codes are far from all data, and long unused; code 5 as well, but
     for one row of the batch, which is nearest to it."""
-    q = make(SIZE, DIM, init=normal(), revive=underused(0.1))
+    q = make(SIZE, DIM, init=normal(), reset=underused(0.1))
     params, state = q.init(KEY)
     far = jnp.array([0.0] * 3 + [50.0, 60.0, -40.0])
     e = jnp.where(far[:, None] != 0, far[:, None], jax.random.normal(KEY, (SIZE, DIM)))
@@ -92,7 +101,7 @@ def test_underused_compares_with_the_mean():
 
 
 def test_a_code_gone_bad_is_seeded_again():
-    q = ema_vq(SIZE, DIM, revive=underused(0.1))
+    q = ema_vq(SIZE, DIM, reset=underused(0.1))
     state = q.init(KEY)[1]
     state |= {k: state[k].at[2, 1].set(jnp.nan) for k in ("codebook", "sums")}
     z = batch()
@@ -103,9 +112,9 @@ def test_a_code_gone_bad_is_seeded_again():
 
 
 @BOTH
-@pytest.mark.parametrize("option", [{"init": samples()}, {"init": kmeans()}, "revive"])
+@pytest.mark.parametrize("option", [{"init": samples()}, {"init": kmeans()}, "reset"])
 def test_what_draws_rows_asks_for_a_key(make, option):
-    q = make(SIZE, DIM, **({"revive": underused()} if option == "revive" else option))
+    q = make(SIZE, DIM, **({"reset": underused()} if option == "reset" else option))
     params, state = q.init(KEY)
     with pytest.raises(ValueError, match="needs key= when train=True"):
         train(q, params, state, batch(), key=None)
@@ -209,7 +218,7 @@ def test_the_first_replica_draws_for_all():
 
 
 def test_weights_count_in_the_averages_by_which_learnt_codes_die():
-    q = vq(SIZE, DIM, init=given(batch()[:SIZE]), revive=underused(0.1))
+    q = vq(SIZE, DIM, init=given(batch()[:SIZE]), reset=underused(0.1))
     params, state = q.init(KEY)
     weights = np.random.default_rng(1).choice([0.5, 3], 32)
     out, after = q.apply(

@@ -12,14 +12,16 @@ import pytest
 import reference as ref
 from compiling import jit
 
-from vqvae_jax import ema_vq, kmeans, normal, underused, vq
+from vqvae_jax import ema_vq, vq
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.combinators.combinators import normalize, project, rotate, scale
-from vqvae_jax.quantizers.combinators.slices import grouped, heads
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans, normal
+from vqvae_jax.quantizers.combinators.product import grouped, heads
+from vqvae_jax.quantizers.combinators.wrappers import normalize, project, rotate, scale
 from vqvae_jax.testing.trials import evaluate, training_step
 
 KEY = jax.random.key(0)
-SEEDED = {"init": kmeans(2), "revive": underused(0.5)}
+SEEDED = {"init": kmeans(2), "reset": underused(0.5)}
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 same = chex.assert_trees_all_equal
 pytestmark = pytest.mark.filterwarnings("ignore:.*codes of the first batch repeat")
@@ -186,7 +188,9 @@ def test_scale_quantizes_smaller_rows():
 
 def test_a_scaled_code_is_rounded_before_it_is_added():
     """XLA contracts e s + total into one operation, in `decode` and not in `apply`."""
-    residual = pytest.importorskip("vqvae_jax.quantizers.combinators.residual").residual
+    residual = pytest.importorskip(
+        "vqvae_jax.quantizers.combinators.residual_quantization"
+    ).residual
     v = vq(6, 3, init=normal())
     for q in (residual(scale(v, 3.7), v), residual(scale(v, 3.7), scale(v, 0.3))):
         params, state, z = begin(q)

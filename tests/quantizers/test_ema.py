@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 import reference as ref
 
-from vqvae_jax import (
-    ema_update,
-    ema_vq,
-    laplace_smoothing,
-    normal,
-    samples,
-    underused,
-    vq,
-    zero_debiased,
-)
+from vqvae_jax import ema_vq, vq
+from vqvae_jax.quantizers.codebooks import ema_update, laplace_smoothing, underused
+from vqvae_jax.quantizers.codebooks.inits import normal, samples, zero_debiased
 from vqvae_jax.reductions import valid_rows
 
 SIZE, DIM = 6, 3
 KEY = jax.random.key(0)
 BAD = pytest.mark.parametrize("poison", [np.nan, -np.inf, 1e20])
 BOTH = pytest.mark.parametrize("make", [vq, ema_vq])
-SEEDED = {"init": samples(), "revive": underused(0.1)}
+SEEDED = {"init": samples(), "reset": underused(0.1)}
 
 
 def batches(n, rows=32, seed=0):

@@ -9,7 +9,7 @@ import pytest
 
 import vqvae_jax as vj
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.combinators.combinators import around
+from vqvae_jax.quantizers.combinators.wrappers import around
 
 K, D, N = 12, 3, 40
 KEY = jax.random.key(0)
@@ -23,13 +23,33 @@ def doubled(z_e, z_q):
 
 
 OTHER = {  # another value for each parameter, by its name
-    "beta": 0.6, "alpha": 0.7, "kl": 0.3, "weight": 0.8, "sigma": 0.4, "rate": 3.0, "decay": 0.6,
-    "eps": 0.3, "epsilon": 0.7, "temperature": 0.35, "variance": 0.4, "entropy": 0.7,
-    "diversity": 0.4, "rounded": 0.3, "top": 2, "iterations": 1, "group": D,
-    "init": vj.normal(0.3), "revive": lambda counts: counts > -1, "estimator": doubled,
-    "transform": vj.Transform(lambda key, width: 2 * jnp.eye(width), lambda w, e: e @ w, D),
-    "relax": vj.soft, "bound": vj.symmetric_bound, "cdf": vj.normal_cdf,
-}  # fmt: skip
+    "beta": 0.6,
+    "alpha": 0.7,
+    "kl": 0.3,
+    "weight": 0.8,
+    "sigma": 0.4,
+    "rate": 3.0,
+    "decay": 0.6,
+    "eps": 0.3,
+    "epsilon": 0.7,
+    "temperature": 0.35,
+    "variance": 0.4,
+    "entropy": 0.7,
+    "diversity": 0.4,
+    "rounded": 0.3,
+    "top": 2,
+    "iterations": 1,
+    "group": D,
+    "init": vj.inits.normal(0.3),
+    "reset": lambda counts: counts > -1,
+    "estimator": doubled,
+    "transform": vj.codebooks.Transform(
+        lambda key, width: 2 * jnp.eye(width), lambda w, e: e @ w, D
+    ),
+    "relax": vj.quantizers.soft,
+    "bound": vj.quantizers.symmetric_bound,
+    "cdf": vj.quantizers.normal_cdf,
+}
 LEVELS = {"levels": [5, 4, 3]}
 SIZES = {
     vj.fsq: LEVELS, vj.fsp: LEVELS, vj.latent_vq: LEVELS, vj.lfq: {"bits": D}, vj.bsq: {"bits": D}
@@ -57,7 +77,7 @@ def test_no_argument_is_without_effect(factory):
     sizes = SIZES.get(factory, {"size": K, "dim": D})
     options = set(inspect.signature(factory).parameters) - set(sizes)
     # Codes about as large as the rows: else all rows would choose the same one.
-    base = {"init": vj.normal()} if "init" in options else {}
+    base = {"init": vj.inits.normal()} if "init" in options else {}
     plain = step(factory(**sizes, **base))
     for name in options:
         other = step(factory(**sizes, **base | {name: OTHER[name]}))
@@ -76,9 +96,9 @@ NESTS = {
     "grouped": vj.grouped(vj.vq(K, D), vj.vq(K, D)),
     "project": vj.project(vj.vq(K, D), 5),
     "around": around(vj.vq(K, D), *[lambda params, state, z: z] * 2, draw=own_draw),
-    "mapped": vj.codebook_vq(vj.mapped(vj.fixed(K, D), vj.linear(5))),
+    "mapped": vj.codebook_vq(vj.codebooks.mapped(vj.codebooks.fixed(K, D), vj.codebooks.linear(5))),
     "gumbel_vq": vj.gumbel_vq(K, D),
-    "random_projection": vj.random_projection(K, 5, D, heads=2),
+    "random_projection": vj.models.random_projection(K, 5, D, heads=2),
 }
 
 

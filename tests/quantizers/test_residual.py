@@ -12,17 +12,19 @@ import pytest
 import reference as ref
 from compiling import jit
 
-from vqvae_jax import ema_vq, kmeans, normal, stochastic_vq, straight_through, underused, vq
+from vqvae_jax import ema_vq, stochastic_vq, straight_through, vq
 from vqvae_jax.estimators import exactly
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans, normal
 from vqvae_jax.quantizers.combinators.beam import beam_search
 from vqvae_jax.quantizers.combinators.dropout import draw_depths, quantizer_dropout
-from vqvae_jax.quantizers.combinators.residual import repeat, residual, shared
+from vqvae_jax.quantizers.combinators.residual_quantization import repeat, residual, shared
 from vqvae_jax.saving.describe import Function, described
 from vqvae_jax.testing import trials
 
 K, D, N = 6, 3, 40
 KEY = jax.random.key(0)
-SEEDED = {"init": kmeans(2), "revive": underused(0.5)}
+SEEDED = {"init": kmeans(2), "reset": underused(0.5)}
 Z = jnp.asarray(np.random.default_rng(0).normal(size=(N, D)), jnp.float32)
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 same = np.testing.assert_array_equal

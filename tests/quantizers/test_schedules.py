@@ -13,10 +13,11 @@ import pytest
 import reference as ref
 from compiling import jit
 
-from vqvae_jax import ema_vq, from_json, normal, to_json, uniform, vq
-from vqvae_jax.quantizers.combinators.combinators import scale
+from vqvae_jax import ema_vq, from_json, to_json, vq
+from vqvae_jax.quantizers.codebooks.inits import normal, uniform
+from vqvae_jax.quantizers.combinators.product import grouped, heads
 from vqvae_jax.quantizers.combinators.schedules import from_optax, scheduled
-from vqvae_jax.quantizers.combinators.slices import grouped, heads
+from vqvae_jax.quantizers.combinators.wrappers import scale
 from vqvae_jax.testing.trials import training_step
 
 KEY = jax.random.key(0)

@@ -21,7 +21,7 @@ Z = RNG.normal(size=(N, D)).astype(np.float32)
 C = RNG.normal(size=(N, D)).astype(np.float32)
 WEIGHTS = RNG.choice([0, 0.5, 1, 2], N).astype(np.float32)
 NEAREST = ref.nearest64(Z, E)
-GIVEN = vj.given(E)
+GIVEN = vj.inits.given(E)
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
 same = np.testing.assert_array_equal
 
@@ -127,11 +127,14 @@ def test_gumbel_softmax_is_a_code_in_value_and_relaxed_in_gradient():
     p, k = softmax64(noisy / temperature), noisy.argmax(-1)
     dp = C @ ref.f64(E).T
     dlogits = p * (dp - (p * dp).sum(-1, keepdims=True)) / temperature
-    for relax, y, value in ((vj.hard, np.eye(K)[k], E[k]), (vj.soft, p, p @ E)):
+    for relax, y, value in (
+        (vj.quantizers.hard, np.eye(K)[k], E[k]),
+        (vj.quantizers.soft, p, p @ E),
+    ):
         q = vj.gumbel_vq(K, D, temperature=temperature, init=GIVEN, relax=relax)
         dparams, dz, out = objective(q, params, Z)
         same(out.indices[:, 0], k)
-        (same if relax is vj.hard else close)(out.quantized, value)
+        (same if relax is vj.quantizers.hard else close)(out.quantized, value)
         close(dz, dlogits @ w.T)
         close(dparams["weight"], Z.T @ dlogits, atol=1e-5)
         close(dparams["bias"], dlogits.sum(0), atol=1e-5)
@@ -242,8 +245,8 @@ def test_sqvae_anneals_itself_and_uses_codes_that_vq_leaves_dead():
     x = centres + 0.05 * np.random.default_rng(0).normal(size=centres.shape)
     start = 3 + 0.3 * np.random.default_rng(4).normal(size=(8, D))
     start[0] = 2
-    plain = vj.vq(8, D, init=vj.given(start))
-    drawn = vj.sqvae(8, D, variance=3.0, weight=0.1, init=vj.given(start))
+    plain = vj.vq(8, D, init=vj.inits.given(start))
+    drawn = vj.sqvae(8, D, variance=3.0, weight=0.1, init=vj.inits.given(start))
     used = []
     for q in (plain, drawn):
         k, variance = train_autoencoder(q, jnp.asarray(x, jnp.float32))
@@ -258,7 +261,7 @@ def test_sqvae_anneals_itself_and_uses_codes_that_vq_leaves_dead():
         (lambda: vj.diveq(8, 2, sigma=-1), "sigma must be .*got -1"),
         (lambda: vj.gumbel_vq(8, 2, temperature=0), "temperature must be > 0, got 0"),
         (lambda: vj.gumbel_vq(8, 2, kl=-1), "kl must be .*got -1"),
-        (lambda: vj.gumbel_vq(8, 2, init=vj.samples()), "init must not need a batch here"),
+        (lambda: vj.gumbel_vq(8, 2, init=vj.inits.samples()), "init must not need a batch here"),
         (lambda: vj.sqvae(8, 2, variance=0), "variance must be > 0, got 0"),
         (lambda: vj.sqvae(8, 2, weight=-1), "weight must be .*got -1"),
         (lambda: vj.sqvae(0, 2), "size must be an integer >= 1, got 0"),

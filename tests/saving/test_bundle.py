@@ -18,20 +18,20 @@ from safetensors import safe_open
 
 from vqvae_jax import (
     MLP,
-    STATE,
     VQVAE,
     BundleError,
     Quantize,
     ema_vq,
     from_json,
     load_model,
-    random_projection,
     residual,
     save_model,
     to_json,
-    underused,
     vq,
 )
+from vqvae_jax.models import random_projection
+from vqvae_jax.quantizers import STATE
+from vqvae_jax.quantizers.codebooks import underused
 
 MODEL = VQVAE(MLP(3), ema_vq(4, 3), MLP(2))
 DESCRIPTION = "model.json"
@@ -292,12 +292,12 @@ def test_a_description_deeper_than_any_model_is_refused(folder, depth):
 
 
 def test_most_calls_that_a_description_may_hold_are_read_in_time(as_users, tmp_path):
-    q = Quantize(residual(*[vq(8, 4, revive=underused())] * 1300))
+    q = Quantize(residual(*[vq(8, 4, reset=underused())] * 1300))
     save_model(tmp_path, q, {})
     seconds, _, error = read_apart(tmp_path)
     assert seconds < 2 and not error
     with pytest.raises(ValueError, match="4201 calls, more than 4096"):
-        to_json(residual(*[vq(8, 4, revive=underused())] * 1400))
+        to_json(residual(*[vq(8, 4, reset=underused())] * 1400))
 
 
 class Payload:

@@ -9,24 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax import (
-    described,
-    ema_vq,
-    from_json,
-    kmeans,
-    normal,
-    straight_through,
-    to_json,
-    underused,
-    uniform,
-    vq,
-    zero_debiased,
-)
+from vqvae_jax import described, ema_vq, from_json, straight_through, to_json, vq
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans, normal, uniform, zero_debiased
 from vqvae_jax.saving.describe import Function
 
 MADE = [
     vq(8, 4),
-    vq(8, 4, beta=3.0, init=kmeans(2), revive=underused(0.2), estimator=straight_through),
+    vq(8, 4, beta=3.0, init=kmeans(2), reset=underused(0.2), estimator=straight_through),
     ema_vq(16, 2, 0.9, eps=1e-4, init=zero_debiased(normal(0.5))),
     uniform(0.1),
     underused(),
@@ -54,7 +44,7 @@ def test_equal_calls_make_equal_records():
 
 def test_repr_is_a_call_that_makes_the_record_again():
     expected = (
-        "vq(size=8, dim=4, beta=0.25, init=uniform(scale=None), revive=None, "
+        "vq(size=8, dim=4, beta=0.25, init=uniform(scale=None), reset=None, "
         "estimator=straight_through)"
     )
     assert repr(vq(8, 4)) == expected
@@ -76,7 +66,7 @@ def test_json_is_plain_and_stable(made):
 
 
 def test_what_is_built_again_computes_the_same():
-    q = vq(8, 4, beta=3.0, init=normal(), revive=underused(0.2))
+    q = vq(8, 4, beta=3.0, init=normal(), reset=underused(0.2))
     z = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4)), jnp.float32)
     for again in (from_json(to_json(q)), pickle.loads(pickle.dumps(q))):
         ours, theirs = (q.init(jax.random.key(1)) for q in (q, again))

@@ -54,13 +54,15 @@ def test_codes_are_those_of_the_peer(name, tmp_path):
     shapes = jax.eval_shape(model.init, jax.random.key(0), z)
     assert described(variables) == described(shapes)
     # It can go on learning.
-    jax.eval_shape(lambda v: model.apply(v, z, train=True, mutable=[vj.STATE]), variables)
+    jax.eval_shape(
+        lambda v: model.apply(v, z, train=True, mutable=[vj.quantizers.STATE]), variables
+    )
 
 
 def test_averages_and_options_are_kept(tmp_path):
     model, variables, _ = imported(tmp_path, EMA, "--decay=0.9", "--eps=1e-3", "--beta=2")
     assert model.quantizer == vj.ema_vq(16, 4, 0.9, eps=1e-3, beta=2.0)
-    weights, state = load_file(EMA), variables[vj.STATE]["state"]
+    weights, state = load_file(EMA), variables[vj.quantizers.STATE]["state"]
     for ours, theirs in {
         "codebook": "embed",
         "counts": "cluster_size",

@@ -358,7 +358,9 @@ def test_low_precision_input_is_searched_in_float32(dtype):
     assert wrong(z, e) == 0
 
 
-@pytest.mark.parametrize("find", [nearest, by_differences, by_scores, vj.nearest_in_bfloat16])
+@pytest.mark.parametrize(
+    "find", [nearest, by_differences, by_scores, vj.search.nearest_in_bfloat16]
+)
 def test_all_is_float32_under_x64(find):
     z, e = gaussian(500, 300, 8, offset=3)
     e[150:] = e[:150]  # so that no row is sure
@@ -446,7 +448,7 @@ def test_the_nearest_code_at_any_scale(find, row, spread, offset, far, seed):
     assert (k >= 0).all() and (got <= least * (1 + (5 + 8) * 2.0**-22) + lost).all()
 
 
-FINDERS = {"scores": by_scores, "bfloat16": vj.nearest_in_bfloat16, "nearest": vj.nearest}
+FINDERS = {"scores": by_scores, "bfloat16": vj.search.nearest_in_bfloat16, "nearest": vj.nearest}
 
 
 @core

@@ -13,19 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from vqvae_jax import (
-    MLP,
-    VQVAE,
-    VQVAE2,
-    Decoder,
-    Encoder,
-    PatchDiscriminator,
-    ema_vq,
-    load_model,
-    normal,
-    save_model,
-    vq,
-)
+from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, ema_vq, load_model, save_model, vq
+from vqvae_jax.models import PatchDiscriminator
+from vqvae_jax.quantizers.codebooks.inits import normal
 from vqvae_jax.training.adversarial import (
     HINGE,
     NON_SATURATING,

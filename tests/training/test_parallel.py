@@ -13,9 +13,11 @@ import optax
 import pytest
 import reference as ref
 
-from vqvae_jax import MLP, STATE, VQVAE, Decoder, Encoder, ema_vq, normal
+from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq
 from vqvae_jax.data.pipeline import batches, preprocess
 from vqvae_jax.data.sources import embedded
+from vqvae_jax.quantizers import STATE
+from vqvae_jax.quantizers.codebooks.inits import normal
 from vqvae_jax.training.parallel import (
     data_mesh,
     jit_step,

@@ -12,8 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from vqvae_jax import MLP, STATE, VQVAE, ema_vq, normal, underused, vq
+from vqvae_jax import MLP, VQVAE, ema_vq, vq
 from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.quantizers import STATE
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import normal
 from vqvae_jax.training.step import (
     Batch,
     TrainState,
@@ -36,7 +39,7 @@ def build(quantizer):
 
 PLAIN = build(vq(5, 3, beta=BETA, init=CODES))
 MOVING = build(ema_vq(5, 3, decay=0.5, init=CODES))
-DRAWING = build(ema_vq(5, 3, decay=0.5, init=normal(5.0), revive=underused(0.5)))
+DRAWING = build(ema_vq(5, 3, decay=0.5, init=normal(5.0), reset=underused(0.5)))
 ADAM = optax.adam(0.01)
 
 

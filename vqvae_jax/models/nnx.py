@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.models.quantize import keys_from
+from vqvae_jax.models.linen import keys_from
 from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 
@@ -31,7 +31,7 @@ class QuantizeNNX(nnx.Module):
 
     Example:
         >>> import jax.numpy as jnp, vqvae_jax as vj
-        >>> q = vj.ema_vq(size=16, dim=4, init=vj.kmeans(), revive=vj.underused(0.1))
+        >>> q = vj.ema_vq(size=16, dim=4, init=vj.inits.kmeans(), reset=vj.codebooks.underused(0.1))
         >>> layer = QuantizeNNX(q, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((2, 4))).indices.shape  # k-means on the first batch, with a key of rngs
         (2, 1)

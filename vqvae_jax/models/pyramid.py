@@ -14,8 +14,8 @@ from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.estimators import straight_through
-from vqvae_jax.models.fitting import check_autoencoder, check_map, in_words
-from vqvae_jax.models.quantize import Quantize
+from vqvae_jax.models.compatibility import check_autoencoder, check_map, in_words
+from vqvae_jax.models.linen import Quantize
 from vqvae_jax.models.vqvae import Reconstruction, batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer
 from vqvae_jax.reductions import Rows, mean, valid_rows

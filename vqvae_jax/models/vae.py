@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
-from vqvae_jax.models.fitting import check_link, in_words, widths
+from vqvae_jax.models.compatibility import check_link, in_words, widths
 from vqvae_jax.models.masks import hidden, masked, of_rows, of_samples
 from vqvae_jax.models.vqvae import Reconstruction
 from vqvae_jax.quantizers.base import RNG, local_key
@@ -39,7 +39,7 @@ class VAE(nn.Module):
         >>> model = VAE(vj.Encoder(dim=2 * 4), vj.Decoder(dim=4))
         >>> x = jnp.zeros((1, 8, 8, 1))
         >>> variables = model.init(jax.random.key(0), x)
-        >>> rec = model.apply(variables, x, train=True, rngs={vj.RNG: jax.random.key(1)})
+        >>> rec = model.apply(variables, x, train=True, rngs={vj.quantizers.RNG: jax.random.key(1)})
         >>> rec.x.shape, rec.z_q.shape, list(rec.losses), list(rec.metrics)
         ((1, 8, 8, 1), (1, 2, 2, 4), ['kl'], ['kl_bits'])
     """

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
 from vqvae_jax.metrics import perplexity
-from vqvae_jax.models.fitting import check_autoencoder, check_map, check_width, in_words
+from vqvae_jax.models.compatibility import check_autoencoder, check_map, check_width, in_words
+from vqvae_jax.models.linen import Quantize
 from vqvae_jax.models.masks import hidden, masked, of_rows, of_samples
-from vqvae_jax.models.quantize import Quantize
 from vqvae_jax.quantizers.base import Output, Quantizer
 from vqvae_jax.saving.describe import where_set
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.data.domain import Domain, Input, admit
-from vqvae_jax.models.fitting import (
+from vqvae_jax.models.compatibility import (
     check_chain,
     check_link,
     check_map,
@@ -18,8 +18,8 @@ from vqvae_jax.models.fitting import (
     in_words,
     widths,
 )
+from vqvae_jax.models.linen import Quantize
 from vqvae_jax.models.masks import hidden, masked, of_rows, of_samples
-from vqvae_jax.models.quantize import Quantize
 from vqvae_jax.models.vqvae import batch_perplexity
 from vqvae_jax.quantizers.base import Output, Quantizer
 from vqvae_jax.saving.describe import where_set

@@ -43,7 +43,7 @@ def prior_loss(prior, unconditional: float = 0.1) -> Loss:
 
     Example:
         >>> import optax
-        >>> from vqvae_jax import TransformerPrior
+        >>> from vqvae_jax.priors import TransformerPrior
         >>> from vqvae_jax.training.step import gradient_step, start_state
         >>> prior = TransformerPrior((4,), (2, 2), width=8, depth=1, heads=1)
         >>> batch, optimizer = CodeBatch(jnp.zeros((3, 2, 2, 1), int)), optax.adam(0.1)

@@ -51,7 +51,7 @@ def sample_masked(
         ValueError, TypeError: from the prior; if guidance has no classes.
 
     Example:
-        >>> from vqvae_jax import MaskedPrior
+        >>> from vqvae_jax.priors import MaskedPrior
         >>> prior = MaskedPrior((8,), (2, 2), width=8, depth=1, heads=1)
         >>> given = jnp.full((3, 2, 2, 1), -1).at[:, 0].set(5)
         >>> variables = jax.jit(prior.init)(jax.random.key(0), given)

@@ -188,7 +188,7 @@ def sample_codes(
         ValueError, TypeError: from the prior; if guidance has no classes, or the prior no cache.
 
     Example:
-        >>> from vqvae_jax import TransformerPrior
+        >>> from vqvae_jax.priors import TransformerPrior
         >>> prior = TransformerPrior((8,), (2, 2), width=8, depth=1, heads=1)
         >>> given = free_codes(prior, 3).at[:, 0].set(5)
         >>> variables = jax.jit(prior.init)(jax.random.key(0), given)

@@ -113,7 +113,7 @@ def training_keys(key, wanted: bool):
     # No index of a replica is folded in: what they draw goes into the state, which replicas share.
     if not wanted:
         return None, None
-    return jax.random.split(needed(key, "its init or revive draws rows of the batch"))
+    return jax.random.split(needed(key, "its init or reset draws rows of the batch"))
 
 
 def choose(condition, new, old):

@@ -1,0 +1,1 @@
+"""Models as JSON descriptions and safetensors weights."""

@@ -30,7 +30,7 @@ def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | No
 
     Example:
         >>> import vqvae_jax
-        >>> to_json(vqvae_jax.kmeans(10))
+        >>> to_json(vqvae_jax.inits.kmeans(10))
         '{"call": "kmeans", "kwargs": {"steps": 10}}'
     """
     data = to_data(value, names or {})

@@ -135,7 +135,7 @@ def named(function: Callable[..., T]) -> Callable[..., T]:
 
     Example:
         >>> import vqvae_jax
-        >>> vqvae_jax.from_json('{"name": "unit"}') is vqvae_jax.unit
+        >>> vqvae_jax.from_json('{"name": "unit"}') is vqvae_jax.estimators.unit
         True
         >>> vqvae_jax.from_json('{"name": "save_model"}')
         Traceback (most recent call last):

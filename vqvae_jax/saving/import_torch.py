@@ -119,7 +119,7 @@ def import_torch(
     options = options or Options()
     imported = convert(own(read_weights(Path(file)), Path(file), options), options)
     quantizer, params, state = imported
-    trees = {"params": {"weights": params}, vj.STATE: {"state": state}}
+    trees = {"params": {"weights": params}, vj.quantizers.STATE: {"state": state}}
     variables = {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
     return imported, vj.save_model(output, vj.Quantize(quantizer), variables)
 
@@ -207,7 +207,7 @@ def simvq(weights: Weights) -> Imported:
 def fsq(weights: Weights, options: Options) -> Imported:
     """Converts an FSQ without projections, which its levels define."""
     take(weights)
-    bound = vj.symmetric_bound if options.symmetric else vj.arctanh_bound
+    bound = vj.quantizers.symmetric_bound if options.symmetric else vj.quantizers.arctanh_bound
     return Imported(vj.fsq(options.levels, bound=bound), {}, {})
 
 

@@ -35,7 +35,7 @@ from vqvae_jax.boundary import under_defaults
 from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.handmade import NoCodes
+from vqvae_jax.quantizers.codebooks.editing import NoCodes
 from vqvae_jax.saving.as_json import from_json, to_json
 from vqvae_jax.saving.describe import remake
 from vqvae_jax.testing.trials import (
@@ -82,7 +82,7 @@ def check_quantizer(
 
     Example:
         >>> import vqvae_jax as vj
-        >>> check_quantizer(vj.vq(size=8, dim=3, init=vj.normal()))
+        >>> check_quantizer(vj.vq(size=8, dim=3, init=vj.inits.normal()))
     """
     check_compiler_options(compiler_options)
     if z is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.beam import codebook_of
 from vqvae_jax.reductions import psum
 

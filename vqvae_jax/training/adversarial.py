@@ -123,7 +123,7 @@ def adversarial_loss(
         >>> import vqvae_jax as vj
         >>> from vqvae_jax.training.step import gradient_step
         >>> model = vj.VQVAE(vj.Encoder(dim=8), vj.vq(32, 8), vj.Decoder(dim=8))
-        >>> discriminator = vj.PatchDiscriminator(width=8)
+        >>> discriminator = vj.models.PatchDiscriminator(width=8)
         >>> optimizer = players(optax.adam(1e-3), optax.adam(1e-3, b1=0.5, b2=0.9))
         >>> x, key = jnp.zeros((2, 16, 16, 1)), jax.random.key(0)
         >>> state = adversarial_state(model, discriminator, optimizer, key, x)

@@ -38,7 +38,7 @@ def beam_search(
 
     Example:
         >>> import vqvae_jax as vj
-        >>> q = vj.repeat(vj.vq(4, 1, init=vj.normal()), 2)
+        >>> q = vj.repeat(vj.vq(4, 1, init=vj.inits.normal()), 2)
         >>> params, state = q.init(jax.random.key(1))
         >>> codes = beam_search(q, params, state, jnp.ones((3, 1)), width=4)
         >>> codes.shape, float(abs(q.decode(params, state, codes) - 1).max()) < 0.5

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqvae_jax.quantizers.base import Output, Quantizer
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.reductions import Rows
 
 

@@ -13,7 +13,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array
 
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.composition import check_members
 from vqvae_jax.reductions import valid_rows
 from vqvae_jax.saving.describe import Call, Described, Function, described

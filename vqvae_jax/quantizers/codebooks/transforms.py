@@ -15,8 +15,8 @@ from jax.lax import stop_gradient as sg
 
 from vqvae_jax.checks import Number, check_range, check_size
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.codebook.averages import ema_update
-from vqvae_jax.quantizers.codebook.codebooks import Codebook, unmoved
+from vqvae_jax.quantizers.codebooks.moving_averages import ema_update
+from vqvae_jax.quantizers.codebooks.storage import Codebook, unmoved
 from vqvae_jax.reductions import row_mean
 from vqvae_jax.saving.describe import Described, described
 
@@ -103,7 +103,7 @@ def held(codebook: Codebook, mask) -> Codebook:
 
     Example:
         >>> import vqvae_jax as vj
-        >>> codes = vj.learnt(3, 2, init=vj.given([[0, 0], [1, 1], [2, 2]]))
+        >>> codes = vj.codebooks.gradient(3, 2, init=vj.inits.given([[0, 0], [1, 1], [2, 2]]))
         >>> q = vj.codebook_vq(held(codes, [True, False, False]))
     """
     chosen = np.asarray(mask)

@@ -53,7 +53,7 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
 
     Example:
         >>> import vqvae_jax as vj
-        >>> q = vj.residual(vj.vq(2, 1), vj.ema_vq(3, 1, init=vj.kmeans()))
+        >>> q = vj.residual(vj.vq(2, 1), vj.ema_vq(3, 1, init=vj.inits.kmeans()))
         >>> params, state = q.init(jax.random.key(0))
         >>> params, state = set_codes(q, params, state, [[-1], [0], [1]], stream=1)
         >>> q.decode(params, state, jnp.array([[-1, 0], [-1, 2]]))

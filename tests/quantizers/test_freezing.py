@@ -11,13 +11,15 @@ import pytest
 import reference as ref
 from flax.traverse_util import flatten_dict
 
-from vqvae_jax import ema_vq, from_json, kmeans, normal, to_json, underused, vq
+from vqvae_jax import ema_vq, from_json, to_json, vq
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import kmeans, normal
+from vqvae_jax.quantizers.combinators.freezing import alternated, frozen, frozen_after
+from vqvae_jax.quantizers.combinators.product import grouped, heads
 from vqvae_jax.quantizers.combinators.schedules import from_optax
-from vqvae_jax.quantizers.combinators.slices import grouped, heads
-from vqvae_jax.quantizers.combinators.updates import alternated, frozen, frozen_after
 
 KEY = jax.random.key(0)
-SEEDED = {"init": kmeans(2), "revive": underused(0.5)}
+SEEDED = {"init": kmeans(2), "reset": underused(0.5)}
 VQ = vq(6, 2, init=normal())
 ZS = jnp.asarray(np.random.default_rng(0).normal(size=(10, 40, 2)), jnp.float32)
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -150,7 +152,7 @@ def stages():
 
 
 def residual_of(*qs):
-    return pytest.importorskip("vqvae_jax.quantizers.combinators.residual").residual(*qs)
+    return vj.residual(*qs)
 
 
 NESTED = pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Codebooks: records that keep the codes e [K, D] of a quantizer and move them.
 
-`learnt` is moved by gradients, `averaged` by the rows that choose each code, `fixed` by nothing.
+`gradient` is moved by gradients, `ema` by the rows that choose each code, `fixed` by nothing.
 """
 
 import dataclasses
@@ -13,9 +13,14 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
-from vqvae_jax.quantizers.codebook.averages import by_hand, ema_update, laplace_smoothing, put_in
-from vqvae_jax.quantizers.codebook.inits import Init, uniform
-from vqvae_jax.quantizers.codebook.revive import Revive, find_dead
+from vqvae_jax.quantizers.codebooks.dead_codes import Reset, find_dead
+from vqvae_jax.quantizers.codebooks.inits import Init, uniform
+from vqvae_jax.quantizers.codebooks.moving_averages import (
+    by_hand,
+    ema_update,
+    laplace_smoothing,
+    put_in,
+)
 from vqvae_jax.reductions import AxisName, Rows, sample_rows, sum_by_code
 from vqvae_jax.saving.describe import Described, described
 
@@ -81,12 +86,12 @@ def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B00
 
 
 @described
-def learnt(
+def gradient(
     size: int,
     dim: int,
     *,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
 ) -> Codebook:
     """Gradient codebook: params["codebook"], plus state["offset"] where data moves it too.
 
@@ -94,17 +99,17 @@ def learnt(
         size: K.
         dim: D.
         init: `uniform()`, `normal()`, `given(e)`, or from the first batch: `samples()`, `kmeans()`.
-        revive: None, or a function from moving-average counts (decay 0.99) to the codes that are
+        reset: None, or a function from moving-average counts (decay 0.99) to the codes that are
             dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
     """
     check_size(size=size, dim=dim)
     # `apply` cannot write params: they are the optimizer's. So what data moves is an offset in the
     # state, and codes are the sum of both; a codebook that data never moves has none.
-    moved_by_data = bool(init.fit or revive)
+    moved_by_data = bool(init.fit or reset)
 
     def init_fn(key):
         offset = {"offset": jnp.zeros((size, dim), jnp.float32)} if moved_by_data else {}
-        counts = {"counts": jnp.ones(size, jnp.float32)} if revive else {}
+        counts = {"counts": jnp.ones(size, jnp.float32)} if reset else {}
         initialized = {"initialized": jnp.array(False)} if init.fit else {}
         return {"codebook": init.codes(key, size, dim)}, offset | counts | initialized
 
@@ -121,10 +126,10 @@ def learnt(
         }
 
     def update(params, state, key, rows, k, axis_name):
-        assert revive is not None
+        assert reset is not None
         hits = sum_by_code(rows.weights, k, size, axis_name)
         counts = ema_update(state["counts"], hits, 0.99)
-        dead = find_dead(revive, counts, hits, codes(params, state))
+        dead = find_dead(reset, counts, hits, codes(params, state))
         # K rows, though few codes are dead: how many is known only when it runs.
         fresh = sample_rows(key, rows.z, rows.weights, size, axis_name) - params["codebook"]
         return state | {
@@ -138,24 +143,24 @@ def learnt(
         # Codes go into params, where an optimizer moves them on; the offset begins anew.
         anew = {
             "offset": jnp.zeros_like(e),
-            "counts": jnp.full(size, jnp.mean(state["counts"]) if revive else 1, jnp.float32),
+            "counts": jnp.full(size, jnp.mean(state["counts"]) if reset else 1, jnp.float32),
             "initialized": jnp.array(True),
         }
         return params | {"codebook": e}, {name: anew[name] for name in state}
 
-    first, after = begin if init.fit else unmoved, update if revive else unmoved
+    first, after = begin if init.fit else unmoved, update if reset else unmoved
     return Codebook(init_fn, codes, first, after, size, dim, True, moved_by_data, edit=edit)
 
 
 @described
-def averaged(
+def ema(
     size: int,
     dim: int,
     decay: Number = 0.99,
     *,
     eps: Number = 1e-5,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
 ) -> Codebook:
     """EMA codebook: codes moved by exponential moving averages of the rows that choose them.
 
@@ -171,7 +176,7 @@ def averaged(
         dim: D.
         decay: of the averages, in [0, 1).
         eps: of the smoothing.
-        init, revive: as in `learnt`, with N as the counts of `revive`.
+        init, reset: as in `gradient`, with N as the counts of `reset`.
     """
     check_size(size=size, dim=dim)
     check_range(0, 1, decay=decay)
@@ -226,9 +231,9 @@ def averaged(
         return {name: new.get(name, value) for name, value in state.items()}
 
     def reseed(new, key, rows, hits, axis_name):
-        if revive is None:
+        if reset is None:
             return new
-        dead = find_dead(revive, new["counts"], hits, new["codebook"])
+        dead = find_dead(reset, new["counts"], hits, new["codebook"])
         fresh = sample_rows(key, rows.z, rows.weights, size, axis_name)
         fair = jnp.mean(new["counts"])
         return new | {
@@ -250,7 +255,7 @@ def averaged(
         size,
         dim,
         learnt=False,
-        draws=bool(init.fit or revive),
+        draws=bool(init.fit or reset),
         edit=edit,
         adopt=adopt,
     )

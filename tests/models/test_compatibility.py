@@ -36,11 +36,13 @@ def doubling(channels, dim):
 
 
 def inner(parts):
-    return vj.InParts(vj.Encoder(dim=4, width=4, depth=0), parts)
+    return vj.models.InParts(vj.Encoder(dim=4, width=4, depth=0), parts)
 
 
 PICTURES = made(vj.VQVAE(inner(2), vj.vq(6, 4), vj.Decoder(dim=4, width=4, depth=0)), X)
-STREAMS = made(vj.VQVAE(halving(1, 4), vj.repeat(vj.vq(6, 4), 8), vj.InParts(doubling(1, 4), 1)), X)
+STREAMS = made(
+    vj.VQVAE(halving(1, 4), vj.repeat(vj.vq(6, 4), 8), vj.models.InParts(doubling(1, 4), 1)), X
+)
 VECTORS = made(vj.VQVAE(vj.MLP(4, 8, 1), vj.vq(6, 4), vj.MLP(5, 8, 1)), ROWS)
 LEVELS = made(
     vj.VQVAE2((halving(4, 3), halving(1, 4)), (vj.vq(6, 3),) * 2, (doubling(4, 3), doubling(1, 7))),
@@ -49,7 +51,7 @@ LEVELS = made(
 VAE = made(vj.VAE(halving(1, 8), doubling(1, 4)), X)
 PLAIN = made(vj.Autoencoder(vj.MLP(4), vj.MLP(5)), ROWS)
 PYRAMID = made(vj.Pyramid(halving(1, 3), vj.vq(6, 3), doubling(1, 3), sizes=((1, 1), (4, 4))), X)
-PRIOR = vj.TransformerPrior((6,), (4, 4), width=8, depth=1, heads=2)
+PRIOR = vj.priors.TransformerPrior((6,), (4, 4), width=8, depth=1, heads=2)
 PRIORS = made(PRIOR, jnp.zeros((2, 4, 4, 1), int))
 CODES = jnp.zeros((2, 2, 2, 1), int)
 TOP, BOTTOM = CODES, jnp.zeros((2, 4, 4, 1), int)
@@ -101,9 +103,9 @@ CALLS = {
         r"^mask must be of the 2 examples, \[B\]"),
     "grid of a prior": (lambda: PRIORS(None, CODES),
         r"^codes must be \[B, .*4, 4.*got shape \(2, 2, 2, 1\)"),
-    "key": (lambda: made(vj.Quantize(vj.ema_vq(4, 2, init=vj.kmeans())), jnp.zeros((9, 2)))(
-        None, jnp.zeros((9, 2)), train=True, mutable=[vj.STATE]),
-        r'^needs rngs=\{"quantize": key\} when train=True: its init or revive'),
+    "key": (lambda: made(vj.Quantize(vj.ema_vq(4, 2, init=vj.inits.kmeans())), jnp.zeros((9, 2)))(
+        None, jnp.zeros((9, 2)), train=True, mutable=[vj.quantizers.STATE]),
+        r'^needs rngs=\{"quantize": key\} when train=True: its init or reset'),
     "key of a VAE": (lambda: VAE(None, X, train=True),
         r'^needs rngs=\{"quantize": key\} when train'),
     "dtype": (lambda: vj.Encoder(dtype="float31").init(KEY, X), r"^dtype must be .*got 'float31'"),
@@ -159,7 +161,7 @@ def test_a_video_is_halved_by_axis_and_trains():
     )
     x = jax.ShapeDtypeStruct((2, 16, 32, 32, 3), jnp.float32)
     call = made(model, x)
-    rec, _ = call(None, jnp.zeros(x.shape), train=True, mutable=[vj.STATE])
+    rec, _ = call(None, jnp.zeros(x.shape), train=True, mutable=[vj.quantizers.STATE])
     assert rec.indices.shape == (2, 8, 8, 8, 1) and rec.x.shape == x.shape
     assert call("detokenize", jnp.zeros((2, 8, 8, 8, 1), int)).shape == x.shape
     assert vj.from_json(vj.to_json(model)) == model

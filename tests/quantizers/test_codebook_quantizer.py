@@ -12,8 +12,8 @@ import reference as ref
 
 import vqvae_jax as vj
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.codebook.inits import lloyd
-from vqvae_jax.quantizers.lookups import lookup_quantizer
+from vqvae_jax.quantizers.codebook_quantizer import lookup_quantizer
+from vqvae_jax.quantizers.codebooks.inits import lloyd
 from vqvae_jax.reductions import sample_rows
 from vqvae_jax.saving.describe import Function
 
@@ -26,20 +26,20 @@ WEIGHTS = RNG.choice([0, 0.5, 1, 2], N).astype(np.float32)
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 same = np.testing.assert_array_equal
 CODEBOOKS = {
-    "learnt": vj.learnt(K, D, init=vj.given(E)),
-    "averaged": vj.averaged(K, D, init=vj.given(E)),
-    "fixed": vj.fixed(K, D, vj.given(E)),
+    "learnt": vj.codebooks.gradient(K, D, init=vj.inits.given(E)),
+    "averaged": vj.codebooks.ema(K, D, init=vj.inits.given(E)),
+    "fixed": vj.codebooks.fixed(K, D, vj.inits.given(E)),
 }
 
 
 @vj.described
-def farthest() -> vj.Assignment:
+def farthest() -> vj.quantizers.Assignment:
     """A choice that no other makes."""
 
     def choose(key, rows, e, axis_name):
         return jnp.argmax(jnp.sum((rows.z[..., None, :] - e) ** 2, -1), -1).astype(jnp.int32)
 
-    return vj.Assignment(choose, stochastic=False)
+    return vj.quantizers.Assignment(choose, stochastic=False)
 
 
 @vj.described
@@ -105,7 +105,7 @@ def test_averages_follow_the_choice():
 
 def test_whatever_draws_has_a_key_of_its_own():
     """The first batch, the codes that die, the choice, and the noise."""
-    base = vj.averaged(K, D, init=vj.samples(), revive=vj.underused())
+    base = vj.codebooks.ema(K, D, init=vj.inits.samples(), reset=vj.codebooks.underused())
     seen = []
 
     def recorded(step):
@@ -121,7 +121,7 @@ def test_whatever_draws_has_a_key_of_its_own():
 
     once = {"begin": recorded(base.begin), "update": recorded(base.update), "adopt": None}
     codebook = dataclasses.replace(base, **once)
-    assign = vj.Assignment(choose, stochastic=True)
+    assign = vj.quantizers.Assignment(choose, stochastic=True)
     q = lookup_quantizer(codebook, lambda found: {}, surrogate, assign=assign)
     q.apply(*q.init(KEY), jnp.asarray(Z), train=True, key=KEY)
     keys = np.array([jax.random.key_data(key) for key in (KEY, *seen)])
@@ -129,18 +129,22 @@ def test_whatever_draws_has_a_key_of_its_own():
 
 
 def test_given_codes_are_the_codebook():
-    init = vj.given(E)
+    init = vj.inits.given(E)
     same(init.draw(KEY, K, D), E)
     same(vj.vq(K, D, init=init).init(KEY)[0]["codebook"], E)
     assert init.draw(KEY, K, D).dtype == jnp.float32
 
 
 def test_given_codes_are_their_description():
-    init = vj.given(E)
-    for equal in (vj.given(jnp.asarray(E)), vj.given(E.tolist()), vj.from_json(vj.to_json(init))):
+    init = vj.inits.given(E)
+    for equal in (
+        vj.inits.given(jnp.asarray(E)),
+        vj.inits.given(E.tolist()),
+        vj.from_json(vj.to_json(init)),
+    ):
         assert equal == init and hash(equal) == hash(init)
         same(equal.draw(None, K, D), E)
-    assert vj.given(np.nextafter(E, 9)) != init
+    assert vj.inits.given(np.nextafter(E, 9)) != init
     q = vj.vq(K, D, init=init)
     assert vj.from_json(vj.to_json(q)) == q
 
@@ -148,19 +152,21 @@ def test_given_codes_are_their_description():
 @pytest.mark.parametrize("shape", [(K,), (1, K, D)])
 def test_given_codes_must_be_a_matrix(shape):
     with pytest.raises(ValueError, match=r"codebook must be \[K, D\], got shape"):
-        vj.given(np.zeros(shape))
+        vj.inits.given(np.zeros(shape))
 
 
 def test_given_codes_must_fit():
     with pytest.raises(ValueError, match=r"must be \(5, 4\), got \(5, 3\)"):
-        vj.vq(K, 4, init=vj.given(E)).init(KEY)
+        vj.vq(K, 4, init=vj.inits.given(E)).init(KEY)
 
 
 def test_drawn_codes_have_the_scale_that_they_are_told():
     """U(-1 / K, 1 / K) by default, and not 1 / D."""
     for init, deviation in (
-        (vj.uniform(), 12**-0.5 * 2 / 400), (vj.uniform(3.0), 12**-0.5 * 6), (vj.normal(0.3), 0.3)
-    ):  # fmt: skip
+        (vj.inits.uniform(), 12**-0.5 * 2 / 400),
+        (vj.inits.uniform(3.0), 12**-0.5 * 6),
+        (vj.inits.normal(0.3), 0.3),
+    ):
         e = init.draw(KEY, 400, 7)
         close(e.std(), deviation, rtol=0.05)
         assert abs(e.mean()) < 0.1 * deviation
@@ -170,7 +176,7 @@ def test_drawn_codes_have_the_scale_that_they_are_told():
 def test_kmeans_makes_the_steps_that_it_is_told(steps):
     z, weights = jax.random.normal(KEY, (300, D)), jnp.ones(300)
     first = sample_rows(KEY, z, weights, K)
-    fitted = vj.kmeans(steps).fit(KEY, z, weights, K, None)
+    fitted = vj.inits.kmeans(steps).fit(KEY, z, weights, K, None)
     close(fitted, lloyd(z, weights, first, steps))
     assert np.any(fitted != lloyd(z, weights, first, steps + 1))
 
@@ -190,4 +196,4 @@ def test_options_out_of_range_are_named(as_users):
     with pytest.raises(ValueError, match=r"beta must be .*got -1"):
         vj.codebook_vq(CODEBOOKS["fixed"], beta=-1)
     with pytest.raises(ValueError, match="can't be made from a batch"):
-        vj.fixed(K, D, vj.samples())
+        vj.codebooks.fixed(K, D, vj.inits.samples())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from compiling import jit
 
-from vqvae_jax import Condition, PixelCNN, TransformerPrior, load_model, save_model
+from vqvae_jax import load_model, save_model
+from vqvae_jax.priors import Condition, PixelCNN, TransformerPrior
 from vqvae_jax.priors.conditioning import EXCLUDED, CodeEmbedding, GlobalCondition, is_code
 
 each_causal = pytest.mark.parametrize("prior", made.CAUSAL.values(), ids=made.CAUSAL)

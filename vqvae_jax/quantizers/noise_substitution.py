@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 from vqvae_jax.checks import Number, check_range
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Quantizer, local_key
-from vqvae_jax.quantizers.codebook.codebooks import learnt
-from vqvae_jax.quantizers.codebook.inits import Init, normal
-from vqvae_jax.quantizers.codebook.revive import Revive
-from vqvae_jax.quantizers.lookups import lookup_quantizer
+from vqvae_jax.quantizers.codebook_quantizer import lookup_quantizer
+from vqvae_jax.quantizers.codebooks.dead_codes import Reset
+from vqvae_jax.quantizers.codebooks.inits import Init, normal
+from vqvae_jax.quantizers.codebooks.storage import gradient
 from vqvae_jax.saving.describe import described
 
 
@@ -22,7 +22,7 @@ def diveq(
     *,
     sigma: Number = 0.03,
     init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
 ) -> Quantizer:
     """DiVeQ: z_q = z_e + |e_k - z_e| sg[d / |d|] with d = e_k - z_e + sigma n, n ~ N(0, I).
 
@@ -34,7 +34,7 @@ def diveq(
         size: K.
         dim: D.
         sigma: deviation of the noise, in the units of z_e; at 0 the value is the code's.
-        init, revive: as in `vq`. Without losses, a code that no row chooses gets no gradient.
+        init, reset: as in `vq`. Without losses, a code that no row chooses gets no gradient.
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -50,7 +50,7 @@ def diveq(
         # sg, as this direction depends on z_e and e_k; that of `nsvq` is noise alone.
         return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
 
-    return reparameterized(size, dim, init, revive, surrogate)
+    return reparameterized(size, dim, init, reset, surrogate)
 
 
 @described
@@ -59,7 +59,7 @@ def nsvq(
     dim: int,
     *,
     init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
 ) -> Quantizer:
     """NSVQ: z_q = z_e + |e_k - z_e| n / |n| with n ~ N(0, I): noise as long as the error.
 
@@ -69,7 +69,7 @@ def nsvq(
 
     Args:
         size, dim: K, D.
-        init, revive: as in `vq`.
+        init, reset: as in `vq`.
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -83,10 +83,10 @@ def nsvq(
         noise = jax.random.normal(local_key(key, axis_name), z_e.shape, jnp.float32)
         return z_e + length(z_q - z_e) * unit(noise)
 
-    return reparameterized(size, dim, init, revive, surrogate)
+    return reparameterized(size, dim, init, reset, surrogate)
 
 
-def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
+def reparameterized(size, dim, init, reset, surrogate) -> Quantizer:
     """A quantizer with a gradient codebook and no losses: the task's gradient is `surrogate`'s."""
 
     def safe(key, z_e, z_q, axis_name):  # rows that are not valid are 0, and so is their code
@@ -94,7 +94,7 @@ def reparameterized(size, dim, init, revive, surrogate) -> Quantizer:
         return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
 
     # A codebook loss would pull codes to the mean of their rows beside the task's own gradient.
-    codebook = learnt(size, dim, init=init, revive=revive)
+    codebook = gradient(size, dim, init=init, reset=reset)
     return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_positive, check_size
 from vqvae_jax.quantizers.base import local_key
-from vqvae_jax.quantizers.lookups import Assignment
+from vqvae_jax.quantizers.codebook_quantizer import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum, row_mean
 from vqvae_jax.saving.describe import described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16
@@ -141,7 +141,7 @@ def in_bfloat16(candidates: int = 8) -> Assignment:
 
     Example:
         >>> import vqvae_jax as vj
-        >>> vj.codebook_vq(vj.averaged(1024, 64), assign=in_bfloat16()).stochastic
+        >>> vj.codebook_vq(vj.codebooks.ema(1024, 64), assign=in_bfloat16()).stochastic
         False
     """
     check_size(candidates=candidates)

@@ -13,9 +13,9 @@ from vqvae_jax.compiling import fast_compile
 
 K, D, KEY = 24, 3, jax.random.key(0)
 PARTS = {
-    "vq": lambda size, **more: vj.learnt(size, D, **more),
-    "ema_vq": lambda size, **more: vj.averaged(size, D, 0.9, **more),
-    "cosine": lambda size, **more: vj.unit_codes(vj.averaged(size, D, 0.9, **more)),
+    "vq": lambda size, **more: vj.codebooks.gradient(size, D, **more),
+    "ema_vq": lambda size, **more: vj.codebooks.ema(size, D, 0.9, **more),
+    "cosine": lambda size, **more: vj.codebooks.unit_codes(vj.codebooks.ema(size, D, 0.9, **more)),
 }
 close = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
 
@@ -64,8 +64,8 @@ def on_mesh(q, shape, params, state):
 @pytest.mark.parametrize("part", PARTS)
 def test_three_steps_are_those_of_one_device(part, shape):
     n = shape[1]
-    whole = vj.codebook_vq(PARTS[part](K, init=vj.normal()), beta=0.7)
-    q = vj.codebook_vq(vj.sharded(PARTS[part](K // n), n), beta=0.7)
+    whole = vj.codebook_vq(PARTS[part](K, init=vj.inits.normal()), beta=0.7)
+    q = vj.codebook_vq(vj.codebooks.sharded(PARTS[part](K // n), n), beta=0.7)
     assert q.vocab == whole.vocab == (K,)
     params, state = one = whole.init(KEY)
     mine = state
@@ -80,8 +80,10 @@ def test_three_steps_are_those_of_one_device(part, shape):
 
 
 def test_shards_begin_and_revive_with_codes_of_their_own():
-    part = vj.averaged(3, D, 0.5, init=vj.samples(), revive=vj.underused(0.5, "codebook"))
-    q = vj.codebook_vq(vj.sharded(part, 8))
+    part = vj.codebooks.ema(
+        3, D, 0.5, init=vj.inits.samples(), reset=vj.codebooks.underused(0.5, "codebook")
+    )
+    q = vj.codebook_vq(vj.codebooks.sharded(part, 8))
     mesh = jax.make_mesh((1, 8), ("data", "codebook"), (jax.sharding.AxisType.Auto,) * 2)
     begin = jax.shard_map(
         lambda key: q.init(key)[1] | {"initialized": jnp.array(False)}, mesh=mesh, in_specs=P(),
@@ -101,15 +103,15 @@ def test_shards_begin_and_revive_with_codes_of_their_own():
 
 
 def test_what_needs_all_codes_is_refused():
-    codebook = vj.sharded(vj.learnt(4, D), 2)
+    codebook = vj.codebooks.sharded(vj.codebooks.gradient(4, D), 2)
     with pytest.raises(ValueError, match="no assign and no terms"):
-        vj.codebook_vq(codebook, terms=[vj.orthogonal()])
+        vj.codebook_vq(codebook, terms=[vj.regularizers.orthogonal()])
     with pytest.raises(ValueError, match="no assign and no terms"):
-        vj.codebook_vq(codebook, assign=vj.sampled())
+        vj.codebook_vq(codebook, assign=vj.assignments.sampled())
     with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
-        vj.sharded(vj.learnt(4, D), 0)
+        vj.codebooks.sharded(vj.codebooks.gradient(4, D), 0)
 
 
 def test_it_is_its_call():
-    q = vj.codebook_vq(vj.sharded(vj.averaged(4, D), 2))
+    q = vj.codebook_vq(vj.codebooks.sharded(vj.codebooks.ema(4, D), 2))
     assert vj.from_json(vj.to_json(q)) == q and "sharded" in repr(q)

@@ -9,7 +9,7 @@ from vqvae_jax.reductions import is_valid
 
 
 def by_hand(state: dict, eps: Number) -> Bool[Array, "K"]:
-    """Marks the codes of an `averaged` codebook that were written by hand without their sums.
+    """Marks the codes of an `ema` codebook that were written by hand without their sums.
 
     They are finite, differ from what the last update left, and are neither M_j / N_j nor
     M_j / N'_j. Where counts and sums were written as well, as from a checkpoint of another library,
@@ -30,7 +30,7 @@ def by_hand(state: dict, eps: Number) -> Bool[Array, "K"]:
 
 
 def put_in(state: dict, own: Bool[Array, "K"]) -> dict:
-    """State of an `averaged` codebook after codes were put in, with averages that fit them.
+    """State of an `ema` codebook after codes were put in, with averages that fit them.
 
     N_j = mean N, M_j = N_j e_j, so that M_j / N'_j = e_j. The zero bias of averages that began at 0
     is removed at once (weight 1), and no first batch is waited for.

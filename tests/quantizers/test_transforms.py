@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 E = RNG.normal(size=(K, D)).astype(np.float32)
 Z = (3 + 2 * RNG.normal(size=(N, D))).astype(np.float32)
 WEIGHTS = RNG.choice([0, 0.5, 1, 2], N).astype(np.float32)
-GIVEN = vj.given(E)
+GIVEN = vj.inits.given(E)
 HELD = np.array([True, False, False, True, False, True])
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 same = np.testing.assert_array_equal
@@ -97,7 +97,7 @@ def test_cosine_moving_averages_of_the_peer():
 def test_unit_codes_of_kmeans_are_the_directions_of_the_centroids():
     centres = 5 * np.eye(D)
     z = np.repeat(centres, 6, axis=0) + 0.05 * RNG.normal(size=(6 * D, D))
-    q = vj.cosine_ema_vq(D, D, init=vj.kmeans(5))
+    q = vj.cosine_ema_vq(D, D, init=vj.inits.kmeans(5))
     params, state = q.init(KEY)
     _, _, out, new = train(q, params, state, z.astype(np.float32))
     codes = codes_of(q, params, new)
@@ -107,12 +107,16 @@ def test_unit_codes_of_kmeans_are_the_directions_of_the_centroids():
 
 
 STAGES = {
-    "learnt": vj.codebook_vq(vj.held(vj.learnt(K, D, init=GIVEN), HELD)),
+    "learnt": vj.codebook_vq(vj.codebooks.held(vj.codebooks.gradient(K, D, init=GIVEN), HELD)),
     "averaged": vj.codebook_vq(
-        vj.held(vj.averaged(K, D, 0.8, init=GIVEN, revive=half_dead()), HELD)
+        vj.codebooks.held(vj.codebooks.ema(K, D, 0.8, init=GIVEN, reset=half_dead()), HELD)
     ),
-    "unit": vj.codebook_vq(vj.held(vj.unit_codes(vj.learnt(K, D, init=GIVEN)), HELD)),
-    "below unit": vj.codebook_vq(vj.unit_codes(vj.held(vj.learnt(K, D, init=GIVEN), HELD))),
+    "unit": vj.codebook_vq(
+        vj.codebooks.held(vj.codebooks.unit_codes(vj.codebooks.gradient(K, D, init=GIVEN)), HELD)
+    ),
+    "below unit": vj.codebook_vq(
+        vj.codebooks.unit_codes(vj.codebooks.held(vj.codebooks.gradient(K, D, init=GIVEN), HELD))
+    ),
 }
 
 
@@ -153,7 +157,7 @@ def test_held_codes_stay_bit_by_bit_under_everything_that_moves_the_others(names
 def test_held_needs_a_truth_value_for_each_code(as_users):
     for mask in ([True] * 3, [1] * K):
         with pytest.raises(ValueError, match="mask must be 6 truth values, got"):
-            vj.held(vj.learnt(K, D), mask)
+            vj.codebooks.held(vj.codebooks.gradient(K, D), mask)
 
 
 def affine_params(codebook):
@@ -191,9 +195,9 @@ def revive_half(book, params, state):
     return book.codes(params, new), new
 
 
-@pytest.mark.parametrize("make", [vj.learnt, vj.averaged])
+@pytest.mark.parametrize("make", [vj.codebooks.gradient, vj.codebooks.ema])
 def test_revived_codes_decode_to_rows_of_the_batch(make):
-    book = vj.affine(make(K, D, init=GIVEN, revive=half_dead()), 2.0)
+    book = vj.codebooks.affine(make(K, D, init=GIVEN, reset=half_dead()), 2.0)
     params, state = book.init(KEY)
     params = affine_params(jnp.asarray(E)) | {"inner": params["inner"]}
     codes, _ = revive_half(book, params, state)
@@ -202,7 +206,7 @@ def test_revived_codes_decode_to_rows_of_the_batch(make):
 
 def test_matched_revives_codes_at_rows_by_the_statistics_before_them():
     """What is revived moves the mean of all codes, so it is a row only as the others stood."""
-    book = vj.matched(vj.learnt(K, D, init=GIVEN, revive=half_dead()))
+    book = vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN, reset=half_dead()))
     params, state = book.init(KEY)
     state |= {"mean": jnp.arange(4.0), "variance": jnp.float32([1, 4, 0.25, 9])}
     _, new = revive_half(book, params, state)
@@ -215,7 +219,7 @@ def test_matched_revives_codes_at_rows_by_the_statistics_before_them():
 def test_kmeans_through_an_affine_map_decodes_to_the_centroids():
     centres = 8 * np.eye(D) + 20
     z = (np.repeat(centres, 6, axis=0) + 0.1 * RNG.normal(size=(6 * D, D))).astype(np.float32)
-    book = vj.affine(vj.learnt(D, D, init=vj.kmeans(5)), 2.0)
+    book = vj.codebooks.affine(vj.codebooks.gradient(D, D, init=vj.inits.kmeans(5)), 2.0)
     q = vj.codebook_vq(book)
     params, state = q.init(jax.random.key(3))
     params = affine_params(params["inner"]["codebook"])
@@ -226,7 +230,9 @@ def test_kmeans_through_an_affine_map_decodes_to_the_centroids():
 
 
 def test_matched_codes_have_the_mean_and_deviation_of_the_rows():
-    q = vj.codebook_vq(vj.matched(vj.learnt(K, D, init=GIVEN), decay=0.7), beta=0.5)
+    q = vj.codebook_vq(
+        vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7), beta=0.5
+    )
     params, state = q.init(KEY)
     close(codes_of(q, params, state), E)
     m, v = ref.f64(E).mean(0), ref.f64(E).var(0)
@@ -251,7 +257,7 @@ def test_matched_codes_have_the_mean_and_deviation_of_the_rows():
 
 
 def test_matched_statistics_are_those_of_all_replicas():
-    q = vj.codebook_vq(vj.matched(vj.learnt(K, D, init=GIVEN), decay=0.7))
+    q = vj.codebook_vq(vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7))
     params, state = q.init(KEY)
     _, whole = q.apply(params, state, jnp.asarray(Z), train=True)
     step = lambda z: q.apply(params, state, z, train=True, axis_name="i")[1]  # noqa: E731
@@ -264,7 +270,7 @@ def test_matched_statistics_are_those_of_all_replicas():
 def test_simvq_of_the_peer(name):
     g = golden("vqt_simvq")
     estimator = {"straight": vj.straight_through, "rotated": vj.rotation_trick}[name]
-    q = vj.simvq(K, D, init=vj.given(g["frozen"]), estimator=estimator)
+    q = vj.simvq(K, D, init=vj.inits.given(g["frozen"]), estimator=estimator)
     params, state = q.init(KEY)
     same(params["map"], np.eye(D))
     same(codes_of(q, params, state), g["frozen"])
@@ -282,15 +288,17 @@ def test_simvq_of_the_peer(name):
 def test_simvq_of_another_width_and_its_scale():
     e = vj.simvq(512, 16).init(KEY)[1]["inner"]["codebook"]
     close(np.var(e), 1 / 16, rtol=0.05)
-    q = vj.codebook_vq(vj.mapped(vj.fixed(K, 9, vj.normal()), vj.linear(D)))
+    q = vj.codebook_vq(
+        vj.codebooks.mapped(vj.codebooks.fixed(K, 9, vj.inits.normal()), vj.codebooks.linear(D))
+    )
     params, state = q.init(KEY)
     expected = ref.f64(state["inner"]["codebook"]) @ ref.f64(params["map"])
     close(codes_of(q, params, state), expected)
-    wide = vj.linear(64).init(KEY, 100)
+    wide = vj.codebooks.linear(64).init(KEY, 100)
     close(np.var(wide), 1 / 100, rtol=0.1)
 
 
 def test_mapped_refuses_what_data_moves(as_users):
-    for book in (vj.averaged(K, D), vj.learnt(K, D, init=vj.samples())):
+    for book in (vj.codebooks.ema(K, D), vj.codebooks.gradient(K, D, init=vj.inits.samples())):
         with pytest.raises(ValueError, match="needs a codebook that no data moves, got"):
-            vj.mapped(book, vj.linear(D))
+            vj.codebooks.mapped(book, vj.codebooks.linear(D))

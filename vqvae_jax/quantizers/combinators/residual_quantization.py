@@ -13,7 +13,7 @@ from jax.lax import stop_gradient as sg
 from vqvae_jax.checks import check_indices, check_rows, check_size
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.composition import (
     check_members,
     check_same_dim,

@@ -16,7 +16,7 @@ from vqvae_jax.checks import Number, check_indices, check_range, check_rows
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.quantizers.base import Output, Quantizer, choose, training_keys
-from vqvae_jax.quantizers.codebook.codebooks import Codebook
+from vqvae_jax.quantizers.codebooks.storage import Codebook
 from vqvae_jax.reductions import AxisName, Rows, is_valid, lookup, mean, psum, valid_rows
 from vqvae_jax.saving.describe import Described, described
 from vqvae_jax.search.exact import nearest
@@ -58,10 +58,10 @@ def codebook_vq(
 
     k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 if gradients move the codebook,
     beta |z_e - sg[z_q]|^2, each a mean over elements, and `terms`. `vq` and `ema_vq` are short for
-    the codebooks `learnt` and `averaged`.
+    the codebooks `gradient` and `ema`.
 
     Args:
-        codebook: `learnt`, `averaged`, `fixed`, or one made of these, such as `held`.
+        codebook: `gradient`, `ema`, `fixed`, or one made of these, such as `held`.
         beta: weight of the commitment term.
         assign: how rows choose in training, None for the nearest code: `sampled()`, `sinkhorn()`.
         estimator: `(z_e, z_q) -> z_q`, which gives the gradient.
@@ -73,7 +73,8 @@ def codebook_vq(
 
     Example:
         >>> import vqvae_jax as vj
-        >>> q = codebook_vq(vj.averaged(512, 64, init=vj.kmeans()), assign=vj.sampled(0.5))
+        >>> codebook = vj.codebooks.ema(512, 64, init=vj.inits.kmeans())
+        >>> q = codebook_vq(codebook, assign=vj.assignments.sampled(0.5))
         >>> q.vocab, q.dim, q.stochastic
         ((512,), 64, True)
     """

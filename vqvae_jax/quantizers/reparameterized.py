@@ -3,12 +3,12 @@
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through, unit
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.codebooks import averaged, fixed, learnt
-from vqvae_jax.quantizers.codebook.inits import Init, normal, uniform
-from vqvae_jax.quantizers.codebook.revive import Revive
-from vqvae_jax.quantizers.codebook.tables import Transform, affine, linear, mapped, unit_codes
-from vqvae_jax.quantizers.combinators.combinators import normalize
-from vqvae_jax.quantizers.lookups import codebook_vq
+from vqvae_jax.quantizers.codebook_quantizer import codebook_vq
+from vqvae_jax.quantizers.codebooks.dead_codes import Reset
+from vqvae_jax.quantizers.codebooks.inits import Init, normal, uniform
+from vqvae_jax.quantizers.codebooks.storage import ema, fixed, gradient
+from vqvae_jax.quantizers.codebooks.transforms import Transform, affine, linear, mapped, unit_codes
+from vqvae_jax.quantizers.combinators.wrappers import normalize
 from vqvae_jax.saving.describe import described
 
 
@@ -19,7 +19,7 @@ def cosine_vq(
     *,
     beta: Number = 0.25,
     init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """`vq` with codes and rows of length 1 (ViT-VQGAN, arXiv:2110.04627): the largest cosine wins.
@@ -35,7 +35,7 @@ def cosine_vq(
         >>> jnp.linalg.norm(out.quantized).round(4)
         Array(1., dtype=float32)
     """
-    codebook = unit_codes(learnt(size, dim, init=init, revive=revive))
+    codebook = unit_codes(gradient(size, dim, init=init, reset=reset))
     return normalize(codebook_vq(codebook, beta=beta, estimator=estimator), unit)
 
 
@@ -47,7 +47,7 @@ def cosine_ema_vq(
     *,
     beta: Number = 0.25,
     init: Init = normal(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """`cosine_vq` whose codes are the directions of moving averages of the normalised rows.
@@ -58,7 +58,7 @@ def cosine_ema_vq(
         >>> cosine_ema_vq(8, 2, decay=0.9).vocab
         (8,)
     """
-    codebook = unit_codes(averaged(size, dim, decay, init=init, revive=revive))
+    codebook = unit_codes(ema(size, dim, decay, init=init, reset=reset))
     return normalize(codebook_vq(codebook, beta=beta, estimator=estimator), unit)
 
 
@@ -70,17 +70,17 @@ def affine_vq(
     rate: Number = 10.0,
     beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """`vq` with codes (1 + rate s) e_j + rate b, s and b [D] learnt and shared (arXiv:2305.08842).
 
     A code that no row chooses follows the others. By statistics of the rows instead of gradients:
-    `codebook_vq(matched(learnt(...)))`; the paper's other parts are `synchronized` as estimator and
-    `alternated`.
+    `codebook_vq(matched(gradient(...)))`; the paper's other parts are `synchronized` as estimator
+    and `alternated`.
 
     Args:
-        size, dim, beta, init, revive, estimator: as in `vq`.
+        size, dim, beta, init, reset, estimator: as in `vq`.
         rate: of s and b, relative to the learning rate.
 
     Example:
@@ -88,7 +88,7 @@ def affine_vq(
         >>> sorted(affine_vq(8, 2).init(jax.random.key(0))[0])
         ['inner', 'scale', 'shift']
     """
-    codebook = affine(learnt(size, dim, init=init, revive=revive), rate)
+    codebook = affine(gradient(size, dim, init=init, reset=reset), rate)
     return codebook_vq(codebook, beta=beta, estimator=estimator)
 
 

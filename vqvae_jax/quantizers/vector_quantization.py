@@ -3,11 +3,11 @@
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.assignments import sampled, sinkhorn
-from vqvae_jax.quantizers.codebook.codebooks import averaged, learnt
-from vqvae_jax.quantizers.codebook.inits import Init, normal, uniform
-from vqvae_jax.quantizers.codebook.revive import Revive
-from vqvae_jax.quantizers.lookups import codebook_vq
+from vqvae_jax.quantizers.codebook_quantizer import codebook_vq
+from vqvae_jax.quantizers.codebooks.assignments import sampled, sinkhorn
+from vqvae_jax.quantizers.codebooks.dead_codes import Reset
+from vqvae_jax.quantizers.codebooks.inits import Init, normal, uniform
+from vqvae_jax.quantizers.codebooks.storage import ema, gradient
 from vqvae_jax.saving.describe import described
 
 
@@ -18,28 +18,28 @@ def vq(
     *,
     beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """VQ-VAE's quantizer, its codebook moved by gradient (arXiv:1711.00937).
 
     k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 + beta |z_e - sg[z_q]|^2, each a
     mean over elements. The codes are params["codebook"] `[K, D]`, plus state["offset"] where data
-    moves them as well (`init` from a batch, `revive`).
+    moves them as well (`init` from a batch, `reset`).
 
     Args:
         size: K.
         dim: D.
         beta: weight of the commitment term.
         init: `uniform()`, `normal()`, `given(e)`, or from the first batch: `samples()`, `kmeans()`.
-        revive: None, or a function from moving-average counts (decay 0.99) to the codes that are
+        reset: None, or a function from moving-average counts (decay 0.99) to the codes that are
             dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
         estimator: `(z_e, z_q) -> z_q`, which gives the gradient: `straight_through`,
             `rotation_trick`, `synchronized()`.
 
-    `codebook_vq(learnt(...))` has more options. Training needs a key if `init` uses the first batch
-    or codes are revived. A code whose parameters are not finite is never chosen, and counted in
-    metrics["invalid_codes"].
+    `codebook_vq(gradient(...))` has more options. Training needs a key if `init` uses the first
+    batch or dead codes are reset. A code whose parameters are not finite is never chosen, and
+    counted in metrics["invalid_codes"].
 
     Raises:
         ValueError: if an argument is out of range.
@@ -52,7 +52,7 @@ def vq(
         >>> bool((q.decode(params, state, out.indices) == out.quantized).all())
         True
     """
-    codebook = learnt(size, dim, init=init, revive=revive)
+    codebook = gradient(size, dim, init=init, reset=reset)
     return codebook_vq(codebook, beta=beta, estimator=estimator)
 
 
@@ -65,14 +65,14 @@ def ema_vq(
     eps: Number = 1e-5,
     beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """VQ-VAE's quantizer, its codebook moved by exponential moving averages.
 
     N_j <- decay N_j + (1 - decay) n_j, M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j, with
     n_j rows of sum m_j chosen for code j in the batch (arXiv:1711.00937, appendix A.1): see
-    `averaged`. The loss is beta |z_e - sg[z_q]|^2, a mean over elements; params are empty, state
+    `ema`. The loss is beta |z_e - sg[z_q]|^2, a mean over elements; params are empty, state
     holds "codebook", "counts" N and "sums" M.
 
     Args:
@@ -80,7 +80,7 @@ def ema_vq(
         dim: D.
         decay: of the averages, in [0, 1).
         eps: of the smoothing.
-        beta, init, revive, estimator: as in `vq`, with N as the counts of `revive`.
+        beta, init, reset, estimator: as in `vq`, with N as the counts of `reset`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -95,7 +95,7 @@ def ema_vq(
         Array([[-1.],
                [ 3.]], dtype=float32)
     """
-    codebook = averaged(size, dim, decay, eps=eps, init=init, revive=revive)
+    codebook = ema(size, dim, decay, eps=eps, init=init, reset=reset)
     return codebook_vq(codebook, beta=beta, estimator=estimator)
 
 
@@ -108,17 +108,17 @@ def stochastic_vq(
     top: int | None = None,
     beta: Number = 0.25,
     init: Init = uniform(),  # noqa: B008
-    revive: Revive = None,
+    reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
     """`vq` whose codes are sampled in training: k ~ softmax_j(-|z_e - e_j|^2 / temperature).
 
     RQ-VAE, arXiv:2203.01941, section 3.1. Codes in training depend on the key, which it needs; in
-    eval mode they are the nearest. Averages instead of gradients: `codebook_vq(averaged(...),
+    eval mode they are the nearest. Averages instead of gradients: `codebook_vq(ema(...),
     assign=sampled())`.
 
     Args:
-        size, dim, beta, init, revive, estimator: as in `vq`.
+        size, dim, beta, init, reset, estimator: as in `vq`.
         temperature: > 0, in the units of a squared distance.
         top: how many of the nearest codes take part, None for all.
 
@@ -129,7 +129,7 @@ def stochastic_vq(
         >>> stochastic_vq(8, 2, temperature=0.5).stochastic
         True
     """
-    codebook, assign = learnt(size, dim, init=init, revive=revive), sampled(temperature, top)
+    codebook, assign = gradient(size, dim, init=init, reset=reset), sampled(temperature, top)
     return codebook_vq(codebook, beta=beta, assign=assign, estimator=estimator)
 
 
@@ -162,4 +162,6 @@ def sinkhorn_vq(
         (8,)
     """
     assign = sinkhorn(epsilon, iterations)
-    return codebook_vq(learnt(size, dim, init=init), beta=beta, assign=assign, estimator=estimator)
+    return codebook_vq(
+        gradient(size, dim, init=init), beta=beta, assign=assign, estimator=estimator
+    )

@@ -10,16 +10,16 @@ import pytest
 import reference as ref
 from compiling import jit
 
-from vqvae_jax import (
-    codebook_vq,
+from vqvae_jax import codebook_vq
+from vqvae_jax.quantizers.codebooks import gradient
+from vqvae_jax.quantizers.codebooks.inits import given
+from vqvae_jax.quantizers.codebooks.regularizers import (
     cross_entropy,
     diversity,
-    given,
-    learnt,
+    gram_excess,
     orthogonal,
     orthogonal_active,
 )
-from vqvae_jax.quantizers.codebook.terms import gram_excess
 
 K, D, N = 6, 3, 10
 RNG = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def slopes(f, x, h=1e-6):
 
 
 def value_and_gradients(name, z=Z, mask=WEIGHTS):
-    q = codebook_vq(learnt(K, D, init=given(E)), beta=0.0, terms=[TERMS[name]])
+    q = codebook_vq(gradient(K, D, init=given(E)), beta=0.0, terms=[TERMS[name]])
 
     def loss(e, z):
         out, _ = q.apply({"codebook": e}, {}, z, train=True, mask=jnp.asarray(mask))
@@ -96,8 +96,8 @@ def test_term_and_its_gradient_in_float64(name):
 def test_term_of_no_row_is_zero(name):
     value, *gradients = value_and_gradients(name, mask=0 * WEIGHTS)
     assert value == 0
-    for gradient in gradients:
-        same(gradient, 0)
+    for g in gradients:
+        same(g, 0)
 
 
 def test_orthogonal_is_least_for_orthogonal_codes_and_most_for_parallel_ones():
@@ -118,14 +118,14 @@ def test_orthogonal_of_the_peer():
 def test_diversity_is_least_where_all_codes_are_used_alike():
     """-log K, where each row is at its own code; 0, where all are at one."""
     e = jnp.asarray(10 * np.eye(D), jnp.float32)
-    q = codebook_vq(learnt(D, D, init=given(e)), terms=[diversity()])
+    q = codebook_vq(gradient(D, D, init=given(e)), terms=[diversity()])
     losses = [q.apply({"codebook": e}, {}, z)[0].losses["diversity"] for z in (e, e[:1])]
     close(losses, [-np.log(D), 0])
 
 
 def test_terms_of_replicas_are_those_of_all_rows():
     q = codebook_vq(
-        learnt(K, D, init=given(E)), terms=[t for n, t in TERMS.items() if n != "orthogonal"]
+        gradient(K, D, init=given(E)), terms=[t for n, t in TERMS.items() if n != "orthogonal"]
     )
     apply = partial(q.apply, {"codebook": jnp.asarray(E)}, {})
     whole = apply(jnp.asarray(Z), mask=jnp.asarray(WEIGHTS))[0].losses
@@ -137,6 +137,6 @@ def test_terms_of_replicas_are_those_of_all_rows():
 
 def test_a_code_gone_bad_leaves_the_terms_finite():
     e = jnp.asarray(E).at[2].set(jnp.nan)
-    q = codebook_vq(learnt(K, D, init=given(E)), terms=[diversity(), cross_entropy()])
+    q = codebook_vq(gradient(K, D, init=given(E)), terms=[diversity(), cross_entropy()])
     loss = lambda z: q.apply({"codebook": e}, {}, z)[0].loss  # noqa: E731
     assert all(np.isfinite(x).all() for x in jax.value_and_grad(loss)(jnp.asarray(Z)))

@@ -11,7 +11,7 @@ import reference as ref
 import vqvae_jax as vj
 
 KEY = jax.random.key(0)
-SEEDED = {"init": vj.kmeans(2), "revive": vj.underused(0.3)}
+SEEDED = {"init": vj.inits.kmeans(2), "reset": vj.codebooks.underused(0.3)}
 RNG = np.random.default_rng(0)
 E = RNG.normal(size=(6, 3)).astype(np.float32)
 Z = RNG.normal(size=(5, 32, 3)).astype(np.float32)
@@ -33,7 +33,9 @@ def write(q, params, state, codes):
 
 
 @pytest.mark.parametrize(
-    "init", [vj.normal(), vj.zero_debiased(vj.normal()), vj.kmeans(2)], ids=["", "debiased", "fit"]
+    "init",
+    [vj.inits.normal(), vj.inits.zero_debiased(vj.inits.normal()), vj.inits.kmeans(2)],
+    ids=["", "debiased", "fit"],
 )
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("put", [vj.set_codes, write], ids=["set_codes", "written"])
@@ -100,7 +102,7 @@ def test_counts_and_sums_that_are_written_too_are_taken_as_they_are():
 
 
 def test_codes_that_were_never_fitted_warn():
-    q = vj.project(vj.vq(6, 3, init=vj.kmeans(2)), 4)
+    q = vj.project(vj.vq(6, 3, init=vj.inits.kmeans(2)), 4)
     params, state = q.init(KEY)
     z = jnp.ones((9, 4))
     with pytest.warns(UserWarning, match="never fitted to a first batch"):
@@ -115,7 +117,7 @@ def test_codes_that_were_never_fitted_warn():
 
 @pytest.mark.parametrize("make", [vj.vq, vj.ema_vq])
 def test_codes_put_in_are_not_revived_for_the_counts_of_the_old_ones(make):
-    q = make(6, 3, init=vj.normal(), revive=vj.underused(0.3))
+    q = make(6, 3, init=vj.inits.normal(), reset=vj.codebooks.underused(0.3))
     params, state = q.init(KEY)
     state["counts"] = state["counts"].at[2:4].set(1e-4)
     far = np.where(np.arange(6)[:, None] < 4, 100 + E, E)  # which no row chooses
@@ -171,7 +173,7 @@ def test_codes_put_in_reach_what_stands_still():
         state = train(q, params, state, z)[1]
     params, state = vj.set_codes(q, params, state, E)
     np.testing.assert_array_equal(decode(q, {"codebook": params["codebook"] + 9}, state), E)
-    q = vj.codebook_vq(vj.held(vj.averaged(6, 3), [True] * 5 + [False]))
+    q = vj.codebook_vq(vj.codebooks.held(vj.codebooks.ema(6, 3), [True] * 5 + [False]))
     np.testing.assert_array_equal(decode(q, *vj.set_codes(q, *q.init(KEY), E)), E)
 
 

@@ -10,14 +10,14 @@ from vqvae_jax.checks import check_range
 from vqvae_jax.reductions import AxisName, is_valid
 from vqvae_jax.saving.describe import Function, described
 
-Revive = Callable[[Array], Array] | None  # from moving-average counts [K] to the codes that died
+Reset = Callable[[Array], Array] | None  # from moving-average counts [K] to the codes that died
 
 
 @described
 def underused(share: float = 0.1, shards: AxisName = None) -> Function:
     """Criterion of dead codes: a moving-average count under `share` of the codebook's mean.
 
-    For the argument `revive` of `vq` and `ema_vq`. It does not depend on the size of the batch.
+    For the argument `reset` of `vq` and `ema_vq`. It does not depend on the size of the batch.
     With `shards`, the mesh axis of a `sharded` codebook, the mean is that of all codes.
 
     Example:
@@ -34,11 +34,11 @@ def underused(share: float = 0.1, shards: AxisName = None) -> Function:
 
 
 def find_dead(
-    revive: Callable[[Array], Array],
+    reset: Callable[[Array], Array],
     counts: Float[Array, "K"],
     hits: Float[Array, "K"],
     codebook: Float[Array, "K D"],
 ) -> Bool[Array, "K"]:
     """Marks codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
     # A rare code may have a small count for long; one that was just chosen is in use.
-    return (revive(counts) | ~is_valid(codebook)) & (hits == 0)
+    return (reset(counts) | ~is_valid(codebook)) & (hits == 0)

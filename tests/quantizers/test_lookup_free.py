@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.quantizers.binary import bsq, entropies, lfq
+from vqvae_jax.quantizers.lookup_free import bsq, entropies, lfq
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BOTH = pytest.mark.parametrize("make", [lfq, bsq])

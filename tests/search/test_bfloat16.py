@@ -8,9 +8,8 @@ import reference as ref
 from jax.sharding import PartitionSpec as P
 
 import vqvae_jax as vj
-from vqvae_jax import nearest_in_bfloat16
 from vqvae_jax.search import bfloat16 as approximate
-from vqvae_jax.search import scores
+from vqvae_jax.search import nearest_in_bfloat16, scores
 
 FEW = 0.01
 
@@ -115,7 +114,7 @@ def test_bad_arguments_are_named(as_users):
     with pytest.raises(ValueError, match="candidates must be an integer >= 1, got 0"):
         nearest_in_bfloat16(z, e, 0)
     with pytest.raises(ValueError, match="candidates must be an integer >= 1, got 0"):
-        vj.in_bfloat16(0)
+        vj.assignments.in_bfloat16(0)
     with pytest.raises(ValueError, match=r"z must be \[\.\.\., 2\]"):
         nearest_in_bfloat16(z, e[:, :2])
 
@@ -124,7 +123,9 @@ def test_a_quantizer_chooses_so_in_training_alone():
     z, e = gaussian(4000, 500, 8)
     exact, fast = ref.nearest64(z, e), nearest_in_bfloat16(z, e, 1)
     assert (exact != fast).any()
-    q = vj.codebook_vq(vj.learnt(500, 8, init=vj.given(e)), assign=vj.in_bfloat16(1))
+    q = vj.codebook_vq(
+        vj.codebooks.gradient(500, 8, init=vj.inits.given(e)), assign=vj.assignments.in_bfloat16(1)
+    )
     params, state = q.init(jax.random.key(0))
     for train, expected in [(True, fast), (False, exact)]:
         out, _ = q.apply(params, state, jnp.asarray(z), train=train)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from vqvae_jax.checks import Number, check_positive, check_range, check_rows, check_size
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.composition import check_members, report_rows
 from vqvae_jax.reductions import valid_rows
 from vqvae_jax.saving.describe import described

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_positive, check_range
 from vqvae_jax.estimators import unit
-from vqvae_jax.quantizers.codebook.assignments import squared_distances
+from vqvae_jax.quantizers.codebooks.assignments import squared_distances
 from vqvae_jax.reductions import mean, row_mean, sum_by_code
 from vqvae_jax.saving.describe import Function, described
 

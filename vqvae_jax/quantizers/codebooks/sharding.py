@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vqvae_jax.checks import check_size
-from vqvae_jax.quantizers.codebook.codebooks import Codebook
+from vqvae_jax.quantizers.codebooks.storage import Codebook
 from vqvae_jax.reductions import in_shard, pmax
 from vqvae_jax.saving.describe import described
 
@@ -31,7 +31,7 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
     Example:
         >>> import jax, vqvae_jax as vj
         >>> from jax.sharding import AxisType, PartitionSpec as P
-        >>> q = vj.codebook_vq(vj.sharded(vj.averaged(64, 8), n=1))
+        >>> q = vj.codebook_vq(vj.codebooks.sharded(vj.codebooks.ema(64, 8), n=1))
         >>> mesh = jax.make_mesh((1,), ("codebook",), (AxisType.Auto,))
         >>> init = jax.shard_map(q.init, mesh=mesh, in_specs=P(), out_specs=P("codebook"))
         >>> q.vocab, init(jax.random.key(0))[1]["codebook"].shape
@@ -39,7 +39,7 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
     """
     check_size(n=n)
 
-    # Shards draw for themselves: with a shared key all would revive their codes with the same rows.
+    # Shards draw for themselves: with a shared key all would reset their codes with the same rows.
     def own(key):
         return None if key is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from flax.errors import ModifyScopeVariableError
 
-from vqvae_jax import RNG, STATE, Quantize, Quantizer, ema_vq, samples, underused, vq
+from vqvae_jax import Quantize, Quantizer, ema_vq, vq
+from vqvae_jax.quantizers import RNG, STATE
+from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.quantizers.codebooks.inits import samples
 
 KEY, DRAW = jax.random.key(0), jax.random.key(7)
 Z = jax.random.normal(jax.random.key(1), (5, 6, 3))  # also 5 steps of 6 rows, or 5 layers
 MASK = jnp.array([[1.0, 1.0, 0.0, 1.0, 0.0, 2.0]] * 5)
 EMA = ema_vq(4, 3)
-QUANTIZERS = [vq(4, 3, revive=underused(0.5)), EMA, ema_vq(4, 3, init=samples())]
+QUANTIZERS = [vq(4, 3, reset=underused(0.5)), EMA, ema_vq(4, 3, init=samples())]
 equal, close = chex.assert_trees_all_equal, chex.assert_trees_all_close
 
 
@@ -149,7 +152,7 @@ def test_jit():
 
 
 def test_remat_gives_the_same_gradients_and_state():
-    layer, again = Training(vq(4, 3, revive=underused(0.5))), nn.remat(Training)
+    layer, again = Training(vq(4, 3, reset=underused(0.5))), nn.remat(Training)
     variables = layer.init(KEY, Z)
 
     def loss(layer, params, z):

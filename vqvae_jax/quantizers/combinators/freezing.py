@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from vqvae_jax.checks import check_size
 from vqvae_jax.quantizers.base import Quantizer, choose
-from vqvae_jax.quantizers.codebook.handmade import edit_codes
+from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.composition import check_members
 from vqvae_jax.reductions import valid_rows
 from vqvae_jax.saving.describe import described

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vqvae_jax.quantizers.scalar import (
+from vqvae_jax.quantizers.finite_scalar import (
     Axis,
     fsp,
     fsq,

@@ -18,8 +18,8 @@ from vqvae_jax.checks import (
 )
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.base import Output, Quantizer, local_key
-from vqvae_jax.quantizers.codebook.assignments import squared_distances
-from vqvae_jax.quantizers.codebook.inits import Init, normal
+from vqvae_jax.quantizers.codebooks.assignments import squared_distances
+from vqvae_jax.quantizers.codebooks.inits import Init, normal
 from vqvae_jax.reductions import Rows, lookup, mean, valid_rows
 from vqvae_jax.saving.describe import described, named
 
