@@ -11,6 +11,7 @@ import pytest
 import reference as ref
 from flax.traverse_util import flatten_dict
 
+import vqvae_jax as vj
 from vqvae_jax import ema_vq, from_json, to_json, vq
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans, normal
