@@ -12,7 +12,7 @@ import pytest
 import reference as ref
 from compiling import jit
 
-from vqvae_jax import ema_vq, vq
+from vqvae_jax import ema_vq, residual, vq
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans, normal
@@ -188,9 +188,6 @@ def test_scale_quantizes_smaller_rows():
 
 def test_a_scaled_code_is_rounded_before_it_is_added():
     """XLA contracts e s + total into one operation, in `decode` and not in `apply`."""
-    residual = pytest.importorskip(
-        "vqvae_jax.quantizers.combinators.residual_quantization"
-    ).residual
     v = vq(6, 3, init=normal())
     for q in (residual(scale(v, 3.7), v), residual(scale(v, 3.7), scale(v, 0.3))):
         params, state, z = begin(q)
