@@ -13,7 +13,7 @@ from experiments.run.command import run
 from experiments.run.evaluation import evaluate, show
 from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run
 from experiments.run.recipe import load_data
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 
 
 @dataclasses.dataclass(frozen=True)

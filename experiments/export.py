@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from experiments.run.command import run
-from experiments.run.exporting import about, export, in_words
+from experiments.run.exported_files import about, export, in_words
 from experiments.run.recipe import load_data
 from vqvae_jax import load_model
 from vqvae_jax.saving.bundle import write

@@ -27,8 +27,8 @@ from experiments.run.codes import as_levels, quantizers
 from experiments.run.command import run
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
-from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
 from vqvae_jax.models.inputs import per_axis
 from vqvae_jax.saving.bundle import DESCRIPTION, BundleError, load_model, write

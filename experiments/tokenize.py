@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.generation.code_files import SPLITS, Codes, flat, write_codes
-from experiments.generation.tokenizing import tokenize, unique_share
+from experiments.generation.codes_of_data import tokenize, unique_share
 from experiments.run.codes import tally
 from experiments.run.command import run
 

@@ -36,13 +36,13 @@ class Mutant(NamedTuple):
 
 NEAREST, LAWS, STEP = "tests/search/test_search.py", "tests/test_laws.py", "tests/training"
 REPLICAS, RECORDS = "tests/test_replicas.py", "tests/data/test_records.py"
-DOMAIN = "tests/data/test_domain.py"
+DOMAIN = "tests/data/test_value_range.py"
 SUM = "return psum(jax.ops.segment_sum("
 
 MUTANTS = [
-    Mutant("another scale under jit", "no wrong codes for data out of the domain", "data/domain.py",
+    Mutant("another scale under jit", "no wrong codes for data out of the domain", "data/value_range.py",
            "return jnp.where(each, x, jnp.nan)", "return x", DOMAIN),
-    Mutant("another scale", "no wrong codes for data out of the domain", "data/domain.py",
+    Mutant("another scale", "no wrong codes for data out of the domain", "data/value_range.py",
            "if not inside(domain, x).all():", "if False:", DOMAIN),
     Mutant("trained on another scale", "an example is valid if it is in the domain", "training/step.py",
            "finite &= inside(domain, jnp.where(mask[..., None] > 0, x, jnp.nan) if of_samples else x)", "pass", DOMAIN),
@@ -107,9 +107,9 @@ MUTANTS = [
            "    check_compiler_options(compiler_options)\n", "", "tests/test_compiling.py"),
     Mutant("the machine's fault", "an error of the machine is no broken law", "testing/laws.py",
            "except (jax.errors.JaxRuntimeError, MemoryError, OSError)", "except ZeroDivisionError", "tests/test_compiling.py"),
-    Mutant("beta on the codebook term", "beta multiplies the commitment alone", "quantizers/codebook_quantizer.py",
+    Mutant("beta on the codebook term", "beta multiplies the commitment alone", "quantizers/from_codebook.py",
            'made = {"codebook": codebook_loss(*args)}', 'made = {"codebook": beta * codebook_loss(*args)}'),
-    Mutant("beta ignored", "beta multiplies the commitment", "quantizers/codebook_quantizer.py",
+    Mutant("beta ignored", "beta multiplies the commitment", "quantizers/from_codebook.py",
            'made["commitment"] = beta * commitment_loss(*args)', 'made["commitment"] = commitment_loss(*args)'),
     Mutant("beta on the codebook term of quantize", "beta multiplies the commitment alone", "equations.py",
            '"codebook": codebook_loss(z_e, z_q)', '"codebook": beta * codebook_loss(z_e, z_q)'),

@@ -98,7 +98,7 @@ FAMILIES = [
         ("inner invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', "rows.invalid"),
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
-    ("codes written by hand", "quantizers/codebook_quantizer.py", T + "test_editing.py", [
+    ("codes written by hand", "quantizers/from_codebook.py", T + "test_editing.py", [
         ("codes written by hand are undone", "by_hand = by_hand & rows.some", "by_hand = by_hand & False"),
         ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
     ]),
@@ -170,12 +170,12 @@ FAMILIES = [
         ("unit squares the raw rows", "z = z / sg(jnp.where(largest > 0, largest, 1))", "z = z / sg(jnp.where(largest > 0, 1, 1))"),
         ("synchronized: nu to the rows", "exactly(z_q, z_e + nu * z_q)", "exactly(z_q, z_e + nu * (z_q + z_e))"),
     ]),
-    ("lookups", "quantizers/codebook_quantizer.py", T + "test_codebook_quantizer.py", [
+    ("lookups", "quantizers/from_codebook.py", T + "test_from_codebook.py", [
         ("estimator ignored in training", "        return estimator(z_e, z_q)\n", "        return straight_through(z_e, z_q)\n"),
         ("choice in eval mode too", "if not (train and assign):", "if not assign:"),
         ("codebook loss for averages", "if codebook.learnt else {}", "if True else {}"),
     ]),
-    ("inits", "quantizers/codebooks/inits.py", T + "test_codebook_quantizer.py", [
+    ("inits", "quantizers/codebooks/inits.py", T + "test_from_codebook.py", [
         ("k-means empties unused means", "return jnp.where(n > 0, total / jnp.where(n > 0, n, 1), e), None", "return total / jnp.where(n > 0, n, 1), None"),
     ]),
     ("assignments", "quantizers/codebooks/assignments.py", T + "test_assignments.py", [
@@ -240,10 +240,10 @@ FAMILIES = [
         ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),
         ("the first shard that has one", "((k < 0) | closer(z, e_j, e_k))", "(k < 0)"),
     ]),
-    ("keys", Q + "base.py", T + "test_codebook_quantizer.py", [
+    ("keys", Q + "base.py", T + "test_from_codebook.py", [
         ("init and revival share a key", 'return jax.random.split(needed(key, "its init or reset draws rows of the batch"))', 'return (needed(key, "its init or reset draws rows of the batch"),) * 2'),
     ]),
-    ("keys", "quantizers/codebook_quantizer.py", T + "test_codebook_quantizer.py", [
+    ("keys", "quantizers/from_codebook.py", T + "test_from_codebook.py", [
         ("the choice has the key of revival", "jax.random.fold_in(key, 2)", "jax.random.split(key)[1]"),
         ("the noise has the key of the choice", "jax.random.fold_in(key, 3)", "jax.random.fold_in(key, 2)"),
     ]),
@@ -291,7 +291,7 @@ FAMILIES = [
         ("learnt codes die by unweighted rows", "assert reset is not None\n        hits = sum_by_code(rows.weights,", "assert reset is not None\n        hits = sum_by_code(jnp.ones_like(rows.weights),"),
         ("sums begin as the codes", 'state["counts"][:, None] * e)', "e)"),
     ]),
-    ("inits", "quantizers/codebooks/inits.py", T + "test_codebook_quantizer.py", [
+    ("inits", "quantizers/codebooks/inits.py", T + "test_from_codebook.py", [
         ("always ten steps of k-means", "axis_name), steps, axis_name)", "axis_name), 10, axis_name)"),
         ("codes of size 1 / D", "bound = 1 / size if", "bound = 1 / dim if"),
         ("codes on one side", "minval=-bound", "minval=0"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 import vqvae_jax as vj
-from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.likelihoods import LEAST, MOST, gaussian_log_mass, log_upper, logistic_log_mass
 
 ALL = np.arange(256)

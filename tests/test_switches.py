@@ -15,7 +15,7 @@ from flax import nnx
 
 import vqvae_jax as vj
 from vqvae_jax import boundary
-from vqvae_jax.data.pipeline import to_pixels
+from vqvae_jax.data.scaling import to_pixels
 from vqvae_jax.priors.losses import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.testing import laws
 from vqvae_jax.training.step import Batch, gradient_step, init_state, make_train_step, start_state

@@ -17,9 +17,9 @@ from vqvae_jax import search as search
 from vqvae_jax import testing as testing
 from vqvae_jax import training as training
 from vqvae_jax.compiling import fast_compile as fast_compile
-from vqvae_jax.data.domain import pixels as pixels
-from vqvae_jax.data.domain import values as values
-from vqvae_jax.data.pipeline import preprocess as preprocess
+from vqvae_jax.data.scaling import preprocess as preprocess
+from vqvae_jax.data.value_range import pixels as pixels
+from vqvae_jax.data.value_range import values as values
 from vqvae_jax.equations import quantize as quantize
 from vqvae_jax.estimators import rotation_trick as rotation_trick
 from vqvae_jax.estimators import straight_through as straight_through
@@ -39,7 +39,6 @@ from vqvae_jax.quantizers import codebooks as codebooks
 from vqvae_jax.quantizers import combinators as combinators
 from vqvae_jax.quantizers.base import Output as Output
 from vqvae_jax.quantizers.base import Quantizer as Quantizer
-from vqvae_jax.quantizers.codebook_quantizer import codebook_vq as codebook_vq
 from vqvae_jax.quantizers.codebooks import assignments as assignments
 from vqvae_jax.quantizers.codebooks import inits as inits
 from vqvae_jax.quantizers.codebooks import regularizers as regularizers
@@ -61,6 +60,7 @@ from vqvae_jax.quantizers.finite_scalar import fsp as fsp
 from vqvae_jax.quantizers.finite_scalar import fsq as fsq
 from vqvae_jax.quantizers.finite_scalar import grid as grid
 from vqvae_jax.quantizers.finite_scalar import latent_vq as latent_vq
+from vqvae_jax.quantizers.from_codebook import codebook_vq as codebook_vq
 from vqvae_jax.quantizers.gumbel import gumbel_vq as gumbel_vq
 from vqvae_jax.quantizers.gumbel import sqvae as sqvae
 from vqvae_jax.quantizers.lookup_free import bsq as bsq

@@ -46,7 +46,7 @@ def floats(name: str, x: Any) -> jax.Array:
     """
     x = x if isinstance(x, jax.Array) else known(x)
     if x.dtype not in FLOATS and not jnp.issubdtype(x.dtype, jnp.floating):
-        hint = "use vqvae_jax.data.pipeline.preprocess for pixels"
+        hint = "use vqvae_jax.preprocess for pixels"
         raise TypeError(f"{name} must be float, got {x.dtype}: {hint}")
     return x
 
@@ -139,7 +139,7 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
         >>> double([1, 2])
         Traceback (most recent call last):
             ...
-        TypeError: z must be float, got int32: use vqvae_jax.data.pipeline.preprocess for pixels
+        TypeError: z must be float, got int32: use vqvae_jax.preprocess for pixels
     """
     places = annotated(f) | dict(enters or {})
     body = under_defaults(f)

@@ -20,9 +20,7 @@ def check_same_shape(name: str, x, other_name: str, y) -> None:
 def check_float(name: str, x: Array) -> None:
     """Raises a TypeError unless x is float: integers may be pixels that were not scaled."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must be float, got {x.dtype}: use vqvae_jax.data.pipeline.preprocess"
-        )
+        raise TypeError(f"{name} must be float, got {x.dtype}: use vqvae_jax.preprocess")
 
 
 def check_size(**sizes: int) -> None:

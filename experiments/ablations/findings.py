@@ -9,10 +9,10 @@ from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.pages.markdown import table as markdown_table
 from experiments.pages.study import Study
-from experiments.run.runs import write_text
+from experiments.run.run_folder import write_text
 from experiments.sweep.arms import Row, version
 from experiments.sweep.measuring import SHOWN
-from experiments.sweep.trial import described, images
+from experiments.sweep.training_budget import described, images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (

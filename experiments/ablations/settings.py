@@ -19,7 +19,7 @@ from experiments.ablations.verdicts import (
 from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.metrics import metric
-from experiments.sweep.trial import Budget, More, images, make_arm, trainer
+from experiments.sweep.training_budget import Budget, More, images, make_arm, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.quantizers.combinators.schedules import Transformation
 

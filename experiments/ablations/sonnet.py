@@ -15,7 +15,7 @@ from experiments.pages.figures import new_figure
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metrics import columns
-from experiments.sweep.trial import images
+from experiments.sweep.training_budget import images
 
 LOGGED = {
     100: (0.483, 10.4), 500: (0.147, 34.3), 1000: (0.105, 71.8), 2000: (0.081, 154.0),

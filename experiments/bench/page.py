@@ -13,7 +13,7 @@ from experiments.bench.timing import Race, Spread
 from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
 from experiments.pages.html import save
-from experiments.run.runs import strict_json, write_text
+from experiments.run.run_folder import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

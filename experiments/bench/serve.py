@@ -12,7 +12,7 @@ from experiments.bench.charts import marks
 from experiments.bench.page import LEGEND, Part, Table, race_json, rate, spread_text, time_text
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
-from experiments.run.exporting import export
+from experiments.run.exported_files import export
 from vqvae_jax import as_functions
 from vqvae_jax.saving.bundle import Bundle
 

@@ -10,7 +10,7 @@ from typing import Any
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
 from experiments.judging.classifier import digest
-from experiments.judging.ways import (
+from experiments.judging.labelled_training import (
     JUDGE,
     TEACHER,
     against,
@@ -25,7 +25,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import RECONSTRUCTED, columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, make_budget
+from experiments.sweep.training_budget import described, make_budget
 
 
 @dataclasses.dataclass(frozen=True)

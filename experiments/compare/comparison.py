@@ -11,7 +11,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import command_line, compare
 from experiments.sweep.measuring import SHOWN
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, images, make_budget
+from experiments.sweep.training_budget import described, images, make_budget
 from vqvae_jax.checks import check_size
 
 QUICK = (

@@ -17,7 +17,7 @@ from experiments.sweep.intervals import difference
 from experiments.sweep.measuring import psnr_of_parts
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import images, make_arm, make_budget, trainer
+from experiments.sweep.training_budget import images, make_arm, make_budget, trainer
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 
 DIM = 8  # of the codes: small codebooks do better in few dimensions

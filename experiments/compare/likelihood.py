@@ -12,12 +12,12 @@ from experiments.generation.code_prior import Prior
 from experiments.judging import code_lengths
 from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.run.recipe import hierarchy
-from experiments.sweep import trial
+from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, images, make_arm
+from experiments.sweep.training_budget import described, images, make_arm
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.likelihoods import Likelihood
 
@@ -102,7 +102,7 @@ def likelihood_arm(config: Config, name: str, model, likelihood: Likelihood) -> 
 
 def make_budget(config: Config) -> Budget:
     """The budget of each model."""
-    shared = dataclasses.asdict(trial.make_budget(config))
+    shared = dataclasses.asdict(training_budget.make_budget(config))
     return Budget(**shared, coded_images=500 if config.quick else 8000)
 
 

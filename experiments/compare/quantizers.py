@@ -9,7 +9,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import images, make_arm, make_budget
+from experiments.sweep.training_budget import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 
 DIM = 64  # of quantizers that look codes up; the others have their own

@@ -18,7 +18,7 @@ from experiments import ablate
 from experiments.ablations import ABLATIONS
 from experiments.compare import COMPARISONS
 from experiments.run.command import run
-from experiments.run.runs import strict_json, write_text
+from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Arm
 
 

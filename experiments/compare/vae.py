@@ -20,7 +20,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.comparison import choose
 from experiments.sweep.metrics import columns
 from experiments.sweep.options import Options
-from experiments.sweep.trial import described, images, labelled, make_arm, make_budget
+from experiments.sweep.training_budget import described, images, labelled, make_arm, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 
 LATENT = 16  # numbers at each place of z

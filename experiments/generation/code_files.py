@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.run.runs import strict_json, write_text
+from experiments.run.run_folder import strict_json, write_text
 from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
 from vqvae_jax.data.writing import write_records

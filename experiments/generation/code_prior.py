@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.run.recipe import make_optimizer
-from experiments.sweep.trial import compiler_options, run_steps
+from experiments.run.optimizer import make_optimizer
+from experiments.sweep.training_budget import compiler_options, run_steps
 from vqvae_jax.data.pipeline import batches, take_batches
 from vqvae_jax.priors import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch, prior_loss

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
 from vqvae_jax import VQVAE2
-from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+from vqvae_jax.data.pipeline import take_batches
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.priors import (
     Condition,
     MaskedPrior,

@@ -13,10 +13,10 @@ import tyro
 
 from experiments.generation.code_bits import prior_bits, show, static, uniform
 from experiments.generation.code_files import Codes
+from experiments.generation.codes_of_data import codes_of
 from experiments.generation.priors import held_out, items, make_optimizer, make_prior, take
-from experiments.generation.tokenizing import codes_of
 from experiments.generation.views import Maps, make_views
-from experiments.run import runs, training
+from experiments.run import resumable, run_folder
 from experiments.run.progress import Display, describe_start, measured
 from vqvae_jax import load_model, save_model
 from vqvae_jax.checks import check_range
@@ -92,7 +92,7 @@ FREE = ("run", "name", "parallel", "log_every", "save_every")
 def train_priors(config: Config) -> list[dict[str, float]]:
     """Makes the codes, trains one prior after the other, and returns the table of each level."""
     check(config)
-    bundle, _ = runs.open_run(config.run)
+    bundle, _ = run_folder.open_run(config.run)
     codes = codes_of(config.run, bundle)
     views = make_views(config, bundle, codes)
     tables = [train_level(config, codes, views, level) for level in range(len(codes.levels))]
@@ -102,7 +102,7 @@ def train_priors(config: Config) -> list[dict[str, float]]:
 
 def check(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
-    training.check(config)
+    resumable.check(config)
     check_range(0, float("inf"), views=config.views, weight_decay=config.weight_decay)
 
 
@@ -118,7 +118,7 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
     prior, optimizer = make_prior(config, codes, level), make_optimizer(config)
     loss = masked_prior_loss if config.prior == "masked" else prior_loss
     example = jax.tree.map(jnp.asarray, take(train, np.arange(1)))
-    training.train(
+    resumable.train(
         folder,
         LevelConfig(**options),
         prior,
@@ -147,7 +147,7 @@ def code_batches(config: Config, data: CodeBatch, start: int) -> Iterator[CodeBa
 def keep_first(folder: Path, prior, state: TrainState) -> None:
     """Saves the prior where there is none: the display saves the best one."""
     if not (folder / "model").exists():
-        save_model(folder / "model", prior, training.as_variables(state))
+        save_model(folder / "model", prior, resumable.as_variables(state))
 
 
 def make_display(
@@ -158,7 +158,7 @@ def make_display(
 
     def look(state: TrainState):
         nonlocal best
-        variables = training.as_variables(state)
+        variables = resumable.as_variables(state)
         bits = prior_bits(prior, variables, validation)
         if bits < best:
             best = bits
@@ -174,7 +174,7 @@ def make_display(
 
 def validation_bits(folder: Path, last: int) -> list[float]:
     """The validation bits logged up to a step."""
-    lines = runs.read_lines(folder / "metrics.jsonl")
+    lines = run_folder.read_lines(folder / "metrics.jsonl")
     return [
         x["validation/bits"]
         for x in lines
@@ -197,5 +197,5 @@ def finish(
     prior, variables, _ = load_model(folder / "model")
     table = {f"{split}_bits": prior_bits(prior, variables, x) for split, x in splits.items()}
     table |= {"static_bits": static(codes, level), "uniform_bits": uniform(codes, level)}
-    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
+    run_folder.write_text(folder / "evaluation.json", run_folder.strict_json(table, indent=1))
     return table

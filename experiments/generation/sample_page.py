@@ -14,7 +14,7 @@ from experiments.judging.quality import nearest_neighbours
 from experiments.pages import html
 from experiments.pages.charts import draw_mosaic, strip
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
-from experiments.run import runs
+from experiments.run import run_folder
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
 COLUMN = 12  # samples beside each other, each above its nearest training image
@@ -106,8 +106,8 @@ def write_page(
     made = {name: png_bytes(figure) for name, figure in make_figures(images, shown).items()}
     for name, png in made.items():
         html.save(folder / "pictures" / f"{name}.png", png)
-    runs.write_text(folder / "evaluation.json", runs.strict_json(numbers, indent=1))
-    options = {name: str(value) for name, value in runs.to_plain(config).items()}
+    run_folder.write_text(folder / "evaluation.json", run_folder.strict_json(numbers, indent=1))
+    options = {name: str(value) for name, value in run_folder.to_plain(config).items()}
     body = [
         headline(numbers),
         *(html.picture(*CAPTIONS[name], png) for name, png in made.items()),

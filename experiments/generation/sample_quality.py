@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int, UInt8
 
 from experiments.generation.code_files import Codes, flat
+from experiments.generation.codes_of_data import unique_share
 from experiments.generation.generate import Maps
-from experiments.generation.tokenizing import unique_share
 from experiments.judging.classifier import kept_classifier
 from experiments.judging.quality import frechet, memorised, nearest_neighbours, recognised
 

@@ -13,15 +13,15 @@ from rich.table import Table
 from experiments.generation import prior_training
 from experiments.generation.code_bits import COLUMNS
 from experiments.generation.code_files import Codes
+from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import How, Maps, decode, draw, nothing_given
 from experiments.generation.priors import load_priors, read_json
 from experiments.generation.sample_page import Shown, quality_lines, write_page
 from experiments.generation.sample_quality import Images, measure
 from experiments.generation.sample_rows import COLUMN, complete, in_rows, interpolate
-from experiments.generation.tokenizing import codes_of
 from experiments.run import autoencoder
 from experiments.run.recipe import load_data
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.readers import DataError

@@ -10,9 +10,9 @@ from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
 from experiments.sweep.measuring import whole
-from experiments.sweep.trial import compiler_options
+from experiments.sweep.training_budget import compiler_options
 from vqvae_jax import VAE, VQVAE
-from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.priors import free_codes, sample_codes
 
 AT_ONCE = 100  # images in a batch

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from experiments.generation.code_files import Codes
-from experiments.generation.tokenizing import encode
+from experiments.generation.codes_of_data import encode
 from experiments.judging.classifier import augment
 from experiments.run.recipe import load_data
-from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle
 
 Maps = tuple[np.ndarray, ...]

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, Shaped
 
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.checks import check_float, check_same_shape, check_size
-from vqvae_jax.data.pipeline import batches, preprocess, take_batches
+from vqvae_jax.data.pipeline import batches, take_batches
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.models.convolution import Conv
 from vqvae_jax.training.loop import run_steps
 from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key

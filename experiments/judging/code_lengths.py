@@ -17,11 +17,11 @@ import numpy as np
 
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.run.codes import as_levels, quantizers
-from experiments.sweep import trial
+from experiments.sweep import training_budget
 from experiments.sweep.arms import Result
 from experiments.sweep.measuring import SHOWN, whole
-from experiments.sweep.trial import compiler_options, fitter, images
-from vqvae_jax.data.pipeline import preprocess, to_pixels
+from experiments.sweep.training_budget import compiler_options, fitter, images
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.likelihoods import Likelihood, task_loss
 from vqvae_jax.metrics import code_counts, psnr
 from vqvae_jax.models import gaussian_kl
@@ -32,7 +32,7 @@ DRAWS = 4  # of z for each test image, where z is drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget(trial.Budget):
+class Budget(training_budget.Budget):
     """Options of training and measuring, the same for all models."""
 
     coded_images: int = 8000  # training images whose codes give histogram and prior

@@ -19,9 +19,9 @@ from experiments.judging.classifier import Classifier
 from experiments.judging.quality import frechet, trained_on
 from experiments.sweep.arms import Result
 from experiments.sweep.measuring import whole
-from experiments.sweep.trial import Budget, compiler_options, fitter, labelled
+from experiments.sweep.training_budget import Budget, compiler_options, fitter, labelled
 from vqvae_jax import VAE, VQVAE
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 
 SHOWN = 16  # samples in the pictures
 

@@ -15,7 +15,8 @@ from jaxtyping import Float, Float32, Int, UInt8
 from experiments.run import codes
 from experiments.run.codes import Maps, as_levels
 from vqvae_jax import VQVAE, VQVAE2
-from vqvae_jax.data.pipeline import preprocess, take_batches
+from vqvae_jax.data.pipeline import take_batches
+from vqvae_jax.data.scaling import preprocess
 
 
 class Stream(NamedTuple):

@@ -20,7 +20,7 @@ from experiments.meaning.representations import MEANING, Pair, representations, 
 from experiments.run import autoencoder, codes
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 from vqvae_jax import VQVAE, VQVAE2, BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels

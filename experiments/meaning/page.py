@@ -12,7 +12,7 @@ from experiments.pages.figures import png_bytes
 from experiments.pages.html import document, picture, save
 from experiments.pages.html import table as html_table
 from experiments.run import codes
-from experiments.run.runs import strict_json, write_text
+from experiments.run.run_folder import strict_json, write_text
 
 NO_LABELS = "The data have no labels: nothing is probed."
 

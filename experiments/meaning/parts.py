@@ -11,9 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.meaning import charts
 from experiments.meaning import figures as draw
-from experiments.meaning.coder import Coder, Stream, shown
-from experiments.meaning.interventions import erase_codes, reach, swap
-from experiments.meaning.meanings import (
+from experiments.meaning.code_meanings import (
     crops,
     entropies,
     entropy,
@@ -22,6 +20,8 @@ from experiments.meaning.meanings import (
     neighbours,
     plane,
 )
+from experiments.meaning.coder import Coder, Stream, shown
+from experiments.meaning.interventions import erase_codes, reach, swap
 from experiments.meaning.probes import Score
 from experiments.pages import figures
 from experiments.run import codes

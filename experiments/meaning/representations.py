@@ -12,9 +12,10 @@ from experiments.meaning.coder import Coder
 from experiments.run import codes
 from experiments.run.autoencoder import Config
 from experiments.run.codes import Maps
-from experiments.run.recipe import make_optimizer
+from experiments.run.optimizer import make_optimizer
 from vqvae_jax import VQVAE2
-from vqvae_jax.data.pipeline import batches, preprocess
+from vqvae_jax.data.pipeline import batches
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.models.vae import VAE
 from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.training.loop import run_steps

@@ -10,12 +10,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.pages import charts, exports
+from experiments.pages import charts, paper_formats
 from experiments.pages import html as web
 from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
 from experiments.pages.study import Study, entries, groups, legend, means
-from experiments.run.runs import strict_json, write_text
+from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Row
 
 INTERVALS = "Means and 95 % intervals"
@@ -32,11 +32,11 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     pictures = {name: (caption, png_bytes(f)) for name, (caption, f) in figures.items()}
     for name, (_, png) in pictures.items():
         web.save(folder / "pictures" / f"{name}.png", png)
-        web.save(folder / "pictures" / f"{name}.pdf", exports.pdf_bytes(figures[name][1]))
+        web.save(folder / "pictures" / f"{name}.pdf", paper_formats.pdf_bytes(figures[name][1]))
     write_text(folder / "results.json", strict_json(results(study, rows), indent=1))
-    write_text(folder / "results.csv", exports.csv_text(rows))
+    write_text(folder / "results.csv", paper_formats.csv_text(rows))
     tables = {group: entries(study, members, str) for group, members in groups(rows).items()}
-    write_text(folder / "table.tex", exports.latex(tables))
+    write_text(folder / "table.tex", paper_formats.latex(tables))
     captions = [(name, caption) for name, (caption, _) in pictures.items()]
     write_text(folder / "report.md", markdown(study, rows, captions))
     web.save(folder / "report.html", html(study, rows, dict(pictures.values())).encode())

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from experiments.pages import figures as draw
 from experiments.pages import html
 from experiments.run import codes
-from vqvae_jax.data.pipeline import Examples, preprocess, to_pixels
+from vqvae_jax.data.pipeline import Examples
+from vqvae_jax.data.scaling import preprocess, to_pixels
 
 SHOWN = 16  # test images in the pictures
 

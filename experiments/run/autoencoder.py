@@ -11,11 +11,12 @@ from typing import Literal
 import jax
 
 from experiments.pages import report
-from experiments.run import codes, kinds, remarks, runs, training
+from experiments.run import codes, kinds, remarks, resumable, run_folder
 from experiments.run.evaluation import evaluate, show, shown
 from experiments.run.kinds import Facts, Kind
+from experiments.run.optimizer import make_optimizer
 from experiments.run.progress import Display, describe_start, measured
-from experiments.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
+from experiments.run.recipe import host_batches, in_parts, load_data, make_model
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of
@@ -104,7 +105,7 @@ FREE = (
 
 def check(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
-    training.check(config)
+    resumable.check(config)
     check_size(processes=config.processes)
     if config.parts is not None:
         check_size(parts=config.parts)
@@ -124,11 +125,11 @@ def train_autoencoder(config: Config) -> dict[str, float] | None:
     optimizer = make_optimizer(config)
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     first = batch_of(train, config.seed, config.batch_size)(0)
-    odd = facts.remarks() + remarks.of_first_batch(model, training.as_variables(state), first)
+    odd = facts.remarks() + remarks.of_first_batch(model, resumable.as_variables(state), first)
     folder = config.runs / config.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
-        training.train(
+        resumable.train(
             folder,
             config,
             model,
@@ -136,7 +137,7 @@ def train_autoencoder(config: Config) -> dict[str, float] | None:
             state,
             partial(host_batches, config, train),
             # The model as it is now, for evaluate, reconstruct and export.
-            lambda state: save_model(folder / "model", model, training.as_variables(state)),
+            lambda state: save_model(folder / "model", model, resumable.as_variables(state)),
             partial(make_display, folder, config, model, test, facts, odd),
             FREE,
             chief=config.process_id == 0,
@@ -148,7 +149,9 @@ def make_display(
     folder: Path, config: Config, model, test: Examples, facts: Facts, odd: list[str], start: int
 ) -> Display:
     """Keeps the facts about the data in data.json; returns the run's display."""
-    runs.write_text(folder / "data.json", runs.strict_json(dataclasses.asdict(facts), indent=1))
+    run_folder.write_text(
+        folder / "data.json", run_folder.strict_json(dataclasses.asdict(facts), indent=1)
+    )
     title = describe_start(config, f"{config.data}, {facts}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
@@ -173,7 +176,7 @@ def read_metrics(
 
 def look_at_test(model, test: Examples, kind: str, state: TrainState):
     """The table of the whole test set, and a line of it."""
-    table, _ = evaluate(model, training.as_variables(state), test, kind=kind)
+    table, _ = evaluate(model, resumable.as_variables(state), test, kind=kind)
     text = f"test {quality(table)}"
     if "used" in table:
         text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
@@ -191,8 +194,8 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> dict[s
     """Evaluates the saved model over the whole test set, and writes the report."""
     model, variables, digest = load_model(folder / "model")
     table, counts = evaluate(model, variables, test, kind=facts.kind)
-    runs.write_text(folder / "evaluation.json", runs.strict_json(table, indent=1))
-    metrics = runs.read_lines(folder / "metrics.jsonl")
+    run_folder.write_text(folder / "evaluation.json", run_folder.strict_json(table, indent=1))
+    metrics = run_folder.read_lines(folder / "metrics.jsonl")
     odd = odd + remarks.of_training(metrics)
     odd += remarks.of_results(table, codes.streams(codes.quantizers(model)))
     report.write_report(

@@ -17,9 +17,9 @@ import numpy as np
 
 from vqvae_jax import pixels, values
 from vqvae_jax.data import Domain
-from vqvae_jax.data.domain import scale_of_pixels
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.value_range import scale_of_pixels
 
 Kind = Literal["pictures", "fields", "vectors", "signals", "volumes"]
 NOUNS = {

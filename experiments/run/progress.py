@@ -7,7 +7,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.run.runs import Log
+from experiments.run.run_folder import Log
 from vqvae_jax.training.step import TrainState
 
 Values = dict[str, float]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import optax
 
 from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, vq
 from vqvae_jax.data.background import record_batches
@@ -108,14 +107,6 @@ def in_parts(model: VQVAE | VQVAE2, n: int | None) -> VQVAE | VQVAE2:
         tuple(InParts(part, n) for part in parts) for parts in (model.encoders, model.decoders)
     )
     return model.clone(encoders=encoders, decoders=decoders)
-
-
-def make_optimizer(config) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
-    )
-    return optax.adam(rate, b2=0.99)  # shorter memory than usual: +0.3 dB after 2,000 steps
 
 
 def host_batches(config, data: Examples, start: int):

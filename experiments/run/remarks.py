@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from experiments.run import codes
-from vqvae_jax.data.domain import admit
+from vqvae_jax.data.value_range import admit
 
 GUIDE = "docs/when-training-looks-wrong.md"
 ROWS = 20_000  # of the first batch that are compared

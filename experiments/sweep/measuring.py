@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
 from experiments.run.evaluation import code_table, picture_quality, squared_error
-from vqvae_jax.data.pipeline import preprocess, take_batches, to_pixels
+from vqvae_jax.data.pipeline import take_batches
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
 
 SHOWN = 8  # test images in the pictures

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqvae_jax.data.pipeline import batch_indices, batches, preprocess, take_batches, to_pixels
+from vqvae_jax.data.pipeline import batch_indices, batches, take_batches
+from vqvae_jax.data.scaling import preprocess, to_pixels
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.integers(1, 40)

@@ -17,8 +17,8 @@ from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study
 from experiments.ablations.terms import blocked
 from experiments.run import command
-from experiments.run.recipe import make_optimizer
-from experiments.sweep import arms, trial
+from experiments.run.optimizer import make_optimizer
+from experiments.sweep import arms, training_budget
 from experiments.sweep.intervals import interval
 from experiments.sweep.measuring import SHOWN
 from vqvae_jax import from_json
@@ -49,7 +49,7 @@ def fast(monkeypatch):
         def run(seed):
             trained.append((str(model.quantizer), budget.learning_rate, seed))
             numbers = {"psnr": 20 + size / 100 + 0.01 * seed, "used": 0.5, "perplexity": size}
-            return arms.Result(numbers, trial.images(budget.data)[1][:SHOWN])
+            return arms.Result(numbers, training_budget.images(budget.data)[1][:SHOWN])
 
         return run
 
@@ -214,12 +214,12 @@ def paper_images(monkeypatch, tmp_path):
         x = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
         return x, x
 
-    monkeypatch.setattr(trial, "load_data", load)
-    monkeypatch.setattr(trial, "open_labels", lambda name: Labels())
+    monkeypatch.setattr(training_budget, "load_data", load)
+    monkeypatch.setattr(training_budget, "open_labels", lambda name: Labels())
     monkeypatch.chdir(tmp_path)
-    trial.images.cache_clear(), trial.labelled.cache_clear()
+    training_budget.images.cache_clear(), training_budget.labelled.cache_clear()
     yield
-    trial.images.cache_clear(), trial.labelled.cache_clear()
+    training_budget.images.cache_clear(), training_budget.labelled.cache_clear()
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -21,7 +21,7 @@ from experiments.judging.quality import (
     recognised,
     trained_on,
 )
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.metrics import frechet_distance, moments
 
 

@@ -18,7 +18,7 @@ from experiments.compare.comparison import make_study
 from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
 from experiments.pages.page import markdown
 from experiments.run import command, evaluation
-from experiments.sweep import measuring, trial
+from experiments.sweep import measuring, training_budget
 from experiments.sweep.arms import Diverged
 from experiments.sweep.comparison import command_line
 from experiments.sweep.metrics import columns
@@ -39,7 +39,7 @@ def test_a_step_takes_the_median_of_the_chunks_after_the_first(monkeypatch):
     clock = itertools.accumulate([0, 90, 0, 2, 0, 4, 0, 9.0])  # seconds of 20, 20, 20 and 5 steps
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     step = lambda state, batch: (after(state, batch), {"loss": 1.0})  # noqa: E731
-    state, milliseconds, _ = trial.run_steps(step, START, itertools.count(), 65)
+    state, milliseconds, _ = training_budget.run_steps(step, START, itertools.count(), 65)
     assert state.params == sum(range(65)) and milliseconds == 200  # of 100, 200 and 1,800
 
 
@@ -47,7 +47,7 @@ def test_the_curve_holds_the_means_of_the_steps_before_its_marks():
     def step(state, batch):
         return after(state, batch), {"loss": 1.0, "mse": float(batch), "other": 1.0}
 
-    curve = trial.run_steps(step, START, itertools.count(), 70, (20, 60, 100))[2]
+    curve = training_budget.run_steps(step, START, itertools.count(), 70, (20, 60, 100))[2]
     assert curve == {"mse@20": 9.5, "mse@60": 49.5}  # of batches 0 to 19, and 40 to 59
 
 
@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         return after(state, batch), {"loss": float("nan") if state.step > 25 else 1.0}
 
     with pytest.raises(Diverged, match="the loss is nan after 40 steps"):
-        trial.run_steps(step, START, itertools.count(), 1000)
+        training_budget.run_steps(step, START, itertools.count(), 1000)
 
 
 def test_the_quantization_error_and_its_share_of_the_variance():
@@ -137,9 +137,9 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
         "--output",
         str(tmp_path),
     ]
-    orders, batches = [], trial.batches
+    orders, batches = [], training_budget.batches
     monkeypatch.setattr(
-        trial, "batches", lambda x, seed, n: orders.append(seed) or batches(x, seed, n)
+        training_budget, "batches", lambda x, seed, n: orders.append(seed) or batches(x, seed, n)
     )
     command.run(main, Command, args)
     assert orders == [0, 1]
@@ -158,7 +158,7 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(trial, "trainer", never)  # the same command finds all of it done
+    monkeypatch.setattr(training_budget, "trainer", never)  # the same command finds all of it done
     command.run(main, Command, args)
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
@@ -166,13 +166,15 @@ def test_one_arm_through_the_command(data, tmp_path, capsys, monkeypatch):
 def test_a_training_that_skipped_every_step_is_no_result(tmp_path):
     np.save(tmp_path / "x.npy", np.full((20, 3), np.nan, np.float32))
     model = vj.VQVAE(vj.MLP(2, 4, 0), vj.vq(4, 2), vj.MLP(3, 4, 0))
-    budget = trial.Budget(str(tmp_path / "x.npy"), steps=3, batch_size=4, fast_compile=True)
+    budget = training_budget.Budget(
+        str(tmp_path / "x.npy"), steps=3, batch_size=4, fast_compile=True
+    )
     with pytest.raises(Diverged, match="every step was skipped"):
-        trial.fitter(model, budget)(0)
+        training_budget.fitter(model, budget)(0)
 
 
 def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "trainer", lambda *_: 1 / 0)
+    monkeypatch.setattr(training_budget, "trainer", lambda *_: 1 / 0)
     with pytest.raises(SystemExit, match="vq-16 failed"):
         main(Config(only=("vq-16",), codes=(16,), data=data, output=tmp_path, processes=1))
     assert "ZeroDivisionError" in (tmp_path / "results.json").read_text()

@@ -10,9 +10,9 @@ import pytest
 from experiments.compare import adversarial as compare_adversarial
 from experiments.compare.__main__ import main
 from experiments.compare.adversarial import ADVERSARIAL, Config, define, make_arms
-from experiments.judging import ways
-from vqvae_jax.data.pipeline import preprocess
+from experiments.judging import labelled_training
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.metrics import sharpness
 
 
@@ -43,7 +43,7 @@ def tiny(data, folder, **options) -> Config:
 def finished(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ways, "classifier_steps", lambda config: 3)
+        patch.setattr(labelled_training, "classifier_steps", lambda config: 3)
         patch.setattr(compare_adversarial, "classifier_steps", lambda config: 3)
         main(tiny(data, folder))
         main(tiny(data, folder))  # finds all of it done
@@ -70,19 +70,24 @@ def test_all_arms_are_run_and_told_apart(finished):
 def test_the_classifier_that_measures_is_not_the_one_of_the_feature_loss(finished, monkeypatch):
     assert len([path for path in finished.iterdir() if path.name.startswith("classifier-")]) == 2
     asked = []
-    monkeypatch.setattr(ways, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0))
-    monkeypatch.setattr(ways, "classifier", lambda config, seed: seed)
-    monkeypatch.setattr(ways, "images_and_labels", lambda config: ((0, 0), (0, 0)))
-    monkeypatch.setattr(ways, "make_models", lambda config: (None, None))
-    training = ways.Training(None, lambda state, batch: state, None)
-    ways.trainer(Config(), lambda config, task_loss: training, True)
-    assert asked == [ways.TEACHER] and ways.TEACHER != ways.JUDGE
+    monkeypatch.setattr(
+        labelled_training, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0)
+    )
+    monkeypatch.setattr(labelled_training, "classifier", lambda config, seed: seed)
+    monkeypatch.setattr(labelled_training, "images_and_labels", lambda config: ((0, 0), (0, 0)))
+    monkeypatch.setattr(labelled_training, "make_models", lambda config: (None, None))
+    training = labelled_training.Training(None, lambda state, batch: state, None)
+    labelled_training.trainer(Config(), lambda config, task_loss: training, True)
+    assert (
+        asked == [labelled_training.TEACHER]
+        and labelled_training.TEACHER != labelled_training.JUDGE
+    )
 
 
 def test_sharpness_is_the_mean_over_images():
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 1), np.uint8)
     expected = np.mean([sharpness(preprocess(image)) for image in images])
-    np.testing.assert_allclose(ways.sharpness(images), expected, rtol=1e-6)
+    np.testing.assert_allclose(labelled_training.sharpness(images), expected, rtol=1e-6)
 
 
 def test_what_changes_results_is_in_the_definition(data, tmp_path):

@@ -14,7 +14,7 @@ from experiments.run import command
 from experiments.run.codes import quantizers
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.intervals import difference
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from experiments.judging import latents
 from experiments.judging.stability import findings
 from experiments.run import command
 from experiments.sweep.arms import Arm, Row
-from vqvae_jax.data.pipeline import preprocess, to_pixels
+from vqvae_jax.data.scaling import preprocess, to_pixels
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (40, 12, 12, 1), np.uint8)

@@ -12,6 +12,15 @@ from scipy import optimize, sparse
 
 import vqvae_jax as vj
 from experiments.meaning import interpretation, page, probes
+from experiments.meaning.code_meanings import (
+    crops,
+    entropies,
+    entropy,
+    information,
+    meaning,
+    neighbours,
+    plane,
+)
 from experiments.meaning.coder import Coder
 from experiments.meaning.interventions import (
     distances,
@@ -20,15 +29,6 @@ from experiments.meaning.interventions import (
     reach,
     replace,
     swap,
-)
-from experiments.meaning.meanings import (
-    crops,
-    entropies,
-    entropy,
-    information,
-    meaning,
-    neighbours,
-    plane,
 )
 from experiments.meaning.representations import (
     Pair,
@@ -41,7 +41,7 @@ from experiments.meaning.representations import (
 from experiments.run import command
 from experiments.run.recipe import hierarchy
 from tests.experiments.test_bad_input import refused
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 
 RNG = np.random.default_rng
 

@@ -19,7 +19,7 @@ from experiments.judging import code_lengths
 from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.pages.page import markdown
 from experiments.run import command
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from experiments.run import remarks, runs
-from experiments.run.training import PATIENCE, Guard, NothingLearnt
+from experiments.run import remarks, run_folder
+from experiments.run.resumable import PATIENCE, Guard, NothingLearnt
 
 RNG = np.random.default_rng(0)
 GOOD = {"mse": 0.1, "used": 0.9, "seen": 1000.0}
@@ -86,6 +86,8 @@ def test_a_resumed_run_counts_its_own_steps():
 
 
 def test_json_is_strict():
-    text = runs.strict_json({"a": [float("nan"), {"b": float("-inf")}], "c": (1, None, "x", True)})
+    text = run_folder.strict_json(
+        {"a": [float("nan"), {"b": float("-inf")}], "c": (1, None, "x", True)}
+    )
     assert json.loads(text) == {"a": [None, {"b": None}], "c": [1, None, "x", True]}
     assert "NaN" not in text and "Infinity" not in text

@@ -16,6 +16,7 @@ from test_reconstruct import save_random
 import vqvae_jax as vj
 from experiments.generation import generate, sample_page, sample_quality, sample_run
 from experiments.generation.code_files import Codes
+from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import (
     How,
     draw,
@@ -25,12 +26,11 @@ from experiments.generation.generate import (
     upper_half,
 )
 from experiments.generation.priors import items
-from experiments.generation.tokenizing import codes_of
 from experiments.judging.classifier import kept_classifier
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError
-from vqvae_jax.data.pipeline import preprocess, to_pixels
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.data.sources import embedded
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
 from vqvae_jax.saving.bundle import Bundle

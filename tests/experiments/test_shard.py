@@ -10,7 +10,7 @@ from test_bad_input import images, refused
 from test_train import SMALL, StopAt
 
 from experiments import shard
-from experiments.run import autoencoder, training
+from experiments.run import autoencoder, resumable
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import EMBEDDED, embedded
 
@@ -35,7 +35,7 @@ def test_training_on_records_equals_training_in_memory(sharded, tmp_path, monkey
     records = dataclasses.replace(memory, name="records", data=str(sharded))
     table = autoencoder.train_autoencoder(memory)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Interrupt", StopAt(4))
+        patch.setattr(resumable, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit) as stop:
             autoencoder.train_autoencoder(records)
     assert stop.value.code == 128 + signal.SIGINT

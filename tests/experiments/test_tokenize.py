@@ -12,14 +12,14 @@ from code_runs import CLASSES, two_levels, write_idx, write_run
 
 import vqvae_jax as vj
 from experiments import tokenize
-from experiments.generation import code_files, tokenizing
+from experiments.generation import code_files, codes_of_data
 from experiments.generation.code_files import Codes, open_codes, smallest, write_codes
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.data.labels import open_labels
-from vqvae_jax.data.pipeline import preprocess
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import sha256
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.data.sources import open_source
 
 
@@ -220,12 +220,12 @@ def test_a_folder_that_is_no_run(tmp_path):
 def test_codes_are_made_once_for_each_model(data, tmp_path, capsys):
     run = write_run(tmp_path / "run", data)
     bundle, _ = open_run(run)
-    first = tokenizing.codes_of(run, bundle)
+    first = codes_of_data.codes_of(run, bundle)
     time = (run / "codes/codes.json").stat().st_mtime_ns
-    assert_equal(tokenizing.codes_of(run, bundle), first)
+    assert_equal(codes_of_data.codes_of(run, bundle), first)
     assert (run / "codes/codes.json").stat().st_mtime_ns == time
     write_codes(run / "codes", first._replace(model="other"))
-    assert_equal(tokenizing.codes_of(run, bundle), first)
+    assert_equal(codes_of_data.codes_of(run, bundle), first)
     assert "is of another model and is made again" in capsys.readouterr().out
     assert math.prod(first.maps["test"][0].shape) == 20 * 4
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from experiments import evaluate
-from experiments.run import autoencoder, training
-from experiments.run.runs import ConfigChanged, read_lines
+from experiments.run import autoencoder, resumable
+from experiments.run.run_folder import ConfigChanged, read_lines
 from vqvae_jax import load_model, pixels, save_model, vq
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.step import init_state
 
@@ -167,7 +167,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
     stopped = dataclasses.replace(straight, runs=tmp_path)
     for at in (4, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "Interrupt", StopAt(at))
+            patch.setattr(resumable, "Interrupt", StopAt(at))
             with pytest.raises(SystemExit) as stop:
                 autoencoder.train_autoencoder(stopped)
         assert stop.value.code == 128 + signal.SIGINT
@@ -249,13 +249,13 @@ def test_a_run_that_learns_nothing_ends_and_keeps_its_last_good_state(
     c = config(tmp_path / "vectors.npy", tmp_path, steps=200, save_every=20, eval_every=200)
     folder = c.runs / c.name
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Interrupt", StopAt(12))
+        patch.setattr(resumable, "Interrupt", StopAt(12))
         with pytest.raises(SystemExit):
             autoencoder.train_autoencoder(c)
     digest = load_model(folder / "model").sha256
     bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
     monkeypatch.setattr(autoencoder, "host_batches", bad)
-    with pytest.raises(training.NothingLearnt, match="no step from 13 to 40 changed anything"):
+    with pytest.raises(resumable.NothingLearnt, match="no step from 13 to 40 changed anything"):
         autoencoder.train_autoencoder(c)
     assert load_model(folder / "model").sha256 == digest
     last = read_lines(folder / "metrics.jsonl")[-1]
@@ -267,7 +267,7 @@ def test_a_run_of_nothing_but_skipped_steps_saves_nothing(tmp_path, monkeypatch,
     bad = lambda *_: itertools.repeat(np.full((8, 6), np.nan, np.float32))  # noqa: E731
     monkeypatch.setattr(autoencoder, "host_batches", bad)
     c = config(tmp_path / "vectors.npy", tmp_path, steps=4, save_every=2)
-    with pytest.raises(training.NothingLearnt, match="no step from 1 to 4 changed anything"):
+    with pytest.raises(resumable.NothingLearnt, match="no step from 1 to 4 changed anything"):
         autoencoder.train_autoencoder(c)
     assert not (c.runs / c.name / "report.html").exists()
 
@@ -277,7 +277,7 @@ def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
     c = config(data, tmp_path, model="vqvae2", codes=(4, 16), steps=6, eval_every=3)
     stopped = dataclasses.replace(c, runs=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Interrupt", StopAt(4))
+        patch.setattr(resumable, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit):
             autoencoder.train_autoencoder(stopped)
     table = autoencoder.train_autoencoder(c)

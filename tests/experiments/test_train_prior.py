@@ -17,8 +17,8 @@ from test_train import StopAt
 
 from experiments.generation import code_bits, prior_training, priors
 from experiments.generation.code_files import Codes, open_codes
-from experiments.run import training
-from experiments.run.runs import ConfigChanged, open_run, read_lines
+from experiments.run import resumable
+from experiments.run.run_folder import ConfigChanged, open_run, read_lines
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch
@@ -138,7 +138,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
     again = copy(run, tmp_path)
     for at in (4, 2 + 5):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "Interrupt", StopAt(at))
+            patch.setattr(resumable, "Interrupt", StopAt(at))
             with pytest.raises(SystemExit) as stop:
                 prior_training.train_priors(config(again))
         assert stop.value.code == 128 + signal.SIGINT
@@ -207,7 +207,7 @@ def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
     codes = codes._replace(maps=codes.maps | {"train": (names,)}, levels=(((1, 1), (160,)),))
     monkeypatch.setattr(prior_training, "codes_of", lambda *_: codes)
     monkeypatch.setattr(prior_training, "make_views", views)
-    monkeypatch.setattr(training, "train", no_training)
+    monkeypatch.setattr(resumable, "train", no_training)
     with pytest.raises(KeyboardInterrupt):
         prior_training.train_priors(config(run))
     label = codes.label("train")

@@ -14,7 +14,8 @@ import pytest
 import reference as ref
 
 from vqvae_jax import MLP, VQVAE, Decoder, Encoder, ema_vq
-from vqvae_jax.data.pipeline import batches, preprocess
+from vqvae_jax.data.pipeline import batches
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.data.sources import embedded
 from vqvae_jax.quantizers import STATE
 from vqvae_jax.quantizers.codebooks.inits import normal

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from vqvae_jax import MLP, VQVAE, ema_vq, vq
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.quantizers import STATE
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import normal

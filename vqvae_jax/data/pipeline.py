@@ -1,4 +1,4 @@
-"""Batches from arrays: preprocessing, and an order that depends on (seed, step) alone.
+"""Batches from arrays, in an order that depends on (seed, step) alone.
 
 A run that stops at step s and resumes there sees the batches that it would have seen, and nothing
 about the order needs to be saved.
@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int64, Shaped
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.data.shuffling import shuffled
 
 TABLED = 2**24  # up to so many examples an epoch's order is a table
-_FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 @runtime_checkable
@@ -34,50 +30,6 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
-
-
-def preprocess(
-    pixels: Shaped[jax.Array | np.ndarray, "*shape"] | list | tuple,
-) -> Float[jax.Array, "*shape"]:
-    """Scales uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
-
-    This is the only place where scale changes, and it works inside `jit`: batches travel to the
-    accelerator as bytes.
-
-    Args:
-        pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape; float64 and
-            lists of floats become float32.
-
-    Raises:
-        TypeError: any other dtype.
-
-    >>> preprocess(np.array([[[0], [255]]], np.uint8)).ravel()
-    Array([-0.5,  0.5], dtype=float32)
-    """
-    pixels = jnp.asarray(pixels) if isinstance(pixels, list | tuple) else pixels
-    if pixels.dtype in _FLOATS:
-        return jnp.asarray(pixels)
-    if pixels.dtype == np.float64:
-        return jnp.asarray(pixels, jnp.float32)
-    if pixels.dtype != jnp.uint8:
-        raise TypeError(f"expected uint8 or floats, found {pixels.dtype}")
-    # The subtraction is exact and one product follows, so that `jit` has nothing to fuse: as
-    # written in the formula, compiled code gives 0.50000006 for 255 and differs from eager code.
-    return (jnp.asarray(pixels, jnp.float32) - 127.5) * (1 / 255)
-
-
-@boundary
-def to_pixels(x: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array, "*shape"]:
-    """The inverse of `preprocess`: `round((x + 0.5) * 255)` clipped to [0, 255], as uint8.
-
-    Args:
-        x: floats of any shape, usually a reconstruction in about [-0.5, 0.5].
-
-    >>> to_pixels(np.array([-0.5, -0.3, 0.5, 7.0], np.float32))
-    Array([  0,  51, 255, 255], dtype=uint8)
-    """
-    scaled = (jnp.asarray(x, jnp.float32) + 0.5) * 255.0
-    return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarray, "B"]:

@@ -3,7 +3,7 @@
     source(split) -> [N, H, W, C] uint8 for images, [N, ..., C] of any dtype for arrays
 
 with split "train" or "test". For a folder of records it is `Records`, decoded when indexed. Scale
-is not touched here: see `pipeline.preprocess`. Whatever is wrong with the data is a `DataError` of
+is not touched here: see `scaling.preprocess`. Whatever is wrong with the data is a `DataError` of
 one line. TFDS and Pillow are imported on first use, so that training on arrays or on the embedded
 images needs neither.
 """

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vqvae_jax.boundary import boundary
-from vqvae_jax.data.domain import Input
+from vqvae_jax.data.value_range import Input
 
 
 @boundary

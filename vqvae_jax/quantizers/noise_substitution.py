@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 from vqvae_jax.checks import Number, check_range
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.base import Quantizer, local_key
-from vqvae_jax.quantizers.codebook_quantizer import lookup_quantizer
 from vqvae_jax.quantizers.codebooks.dead_codes import Reset
 from vqvae_jax.quantizers.codebooks.inits import Init, normal
 from vqvae_jax.quantizers.codebooks.storage import gradient
+from vqvae_jax.quantizers.from_codebook import lookup_quantizer
 from vqvae_jax.saving.describe import described
 
 

@@ -3,12 +3,12 @@
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through, unit
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.quantizers.codebook_quantizer import codebook_vq
 from vqvae_jax.quantizers.codebooks.dead_codes import Reset
 from vqvae_jax.quantizers.codebooks.inits import Init, normal, uniform
 from vqvae_jax.quantizers.codebooks.storage import ema, fixed, gradient
 from vqvae_jax.quantizers.codebooks.transforms import Transform, affine, linear, mapped, unit_codes
 from vqvae_jax.quantizers.combinators.wrappers import normalize
+from vqvae_jax.quantizers.from_codebook import codebook_vq
 from vqvae_jax.saving.describe import described
 
 

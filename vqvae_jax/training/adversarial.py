@@ -19,7 +19,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vqvae_jax.boundary import under_defaults
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.reductions import AxisName, psum
 from vqvae_jax.reductions import mean as average
 from vqvae_jax.training.step import (

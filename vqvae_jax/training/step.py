@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from vqvae_jax.boundary import arrays, boundary, under_defaults
 from vqvae_jax.checks import check_same_shape
-from vqvae_jax.data.domain import Domain, admit, inside
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
+from vqvae_jax.data.value_range import Domain, admit, inside
 from vqvae_jax.quantizers.base import RNG
 from vqvae_jax.reductions import AxisName, psum
 from vqvae_jax.reductions import mean as average

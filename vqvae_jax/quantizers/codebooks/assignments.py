@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vqvae_jax.checks import Number, check_positive, check_size
 from vqvae_jax.quantizers.base import local_key
-from vqvae_jax.quantizers.codebook_quantizer import Assignment
+from vqvae_jax.quantizers.from_codebook import Assignment
 from vqvae_jax.reductions import is_valid, mean, psum, row_mean
 from vqvae_jax.saving.describe import described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16

@@ -12,8 +12,8 @@ import reference as ref
 
 import vqvae_jax as vj
 from vqvae_jax.estimators import exactly
-from vqvae_jax.quantizers.codebook_quantizer import lookup_quantizer
 from vqvae_jax.quantizers.codebooks.inits import lloyd
+from vqvae_jax.quantizers.from_codebook import lookup_quantizer
 from vqvae_jax.reductions import sample_rows
 from vqvae_jax.saving.describe import Function
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import vqvae_jax as vj
-from vqvae_jax.data.domain import admit
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
+from vqvae_jax.data.value_range import admit
 from vqvae_jax.training.step import init_state, make_train_step
 
 RNG = np.random.default_rng(0)

@@ -16,11 +16,18 @@ import vqvae_jax as vj
 from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
 from experiments.judging.quality import frechet, recognised
 from experiments.run.codes import quantizers
-from experiments.run.recipe import make_optimizer
+from experiments.run.optimizer import make_optimizer
 from experiments.sweep import measuring
 from experiments.sweep.arms import Result
-from experiments.sweep.trial import compiler_options, images, labelled, make_budget, run_steps
-from vqvae_jax.data.pipeline import batches, preprocess
+from experiments.sweep.training_budget import (
+    compiler_options,
+    images,
+    labelled,
+    make_budget,
+    run_steps,
+)
+from vqvae_jax.data.pipeline import batches
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.adversarial import (
     adaptive,
     adversarial_loss,

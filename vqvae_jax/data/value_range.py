@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Shaped
 
-from vqvae_jax.data.pipeline import preprocess
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.describe import Described, described
 
 Input = Shaped[Array, "B *spatial C"]
@@ -98,7 +98,7 @@ def scale_of_pixels(low: float, high: float) -> str:
         return "grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)"
     if low >= -1 and high <= 1:
         return "pixels in [-1, 1] need / 2"
-    return "pixels have x / 255 - 0.5, see vqvae_jax.data.pipeline.preprocess"
+    return "pixels have x / 255 - 0.5, see vqvae_jax.preprocess"
 
 
 def admit(

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.run import runs
+from experiments.run import run_folder
 from experiments.run.progress import Display
 from vqvae_jax.checks import check_range, check_size
 from vqvae_jax.training import parallel
@@ -101,13 +101,13 @@ def train(
     parallel.check_batch(config.batch_size, mesh.size)
     step, state = COMPILERS[config.parallel](train_step, mesh), parallel.replicate(state, mesh)
     if chief:
-        runs.prepare(folder, config, free)
+        run_folder.prepare(folder, config, free)
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         start = checkpoints.latest() or 0
         if start:
-            runs.check_model(folder, model)
+            run_folder.check_model(folder, model)
             state = checkpoints.restore(state)
 
         guard = Guard(start, int(state.skipped), config.steps)

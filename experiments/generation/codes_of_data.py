@@ -22,10 +22,11 @@ from experiments.generation.code_files import (
 from experiments.run import codes as streams
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
-from experiments.run.runs import open_run
+from experiments.run.run_folder import open_run
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
-from vqvae_jax.data.pipeline import Examples, preprocess, take_batches
+from vqvae_jax.data.pipeline import Examples, take_batches
+from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle
 
 

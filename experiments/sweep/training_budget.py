@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from experiments.run.codes import quantizers
-from experiments.run.recipe import load_data, make_optimizer
+from experiments.run.optimizer import make_optimizer
+from experiments.run.recipe import load_data
 from experiments.sweep.arms import Arm, Diverged, Result
 from experiments.sweep.measuring import evaluate, measure
 from vqvae_jax import fast_compile, to_json
