@@ -108,3 +108,13 @@ def test_each_array_is_drawn_with_a_key_of_its_own(name):
     drawn = [x.ravel()[:9] for x in jax.tree.leaves(NESTS[name].init(KEY)) if x.size > 9]
     orders = {tuple(np.argsort(x).tolist()) for x in drawn if np.ptp(x) > 0}
     assert len(orders) == sum(np.ptp(x) > 0 for x in drawn) > 1
+
+
+@pytest.mark.parametrize(
+    "q, file",
+    [(vj.vq(2, 2), "from_codebook"), (vj.fsq([3]), "digits"), (vj.lfq(2), "digits")],
+    ids=["codebook", "scalar", "bits"],
+)
+def test_a_reader_is_led_to_the_function_that_runs(q, file):
+    assert inspect.unwrap(q.apply).__module__ == f"vqvae_jax.quantizers.{file}"
+    assert file in inspect.getdoc(vj.Quantizer)
