@@ -48,8 +48,8 @@ class Quantizer(Model):
         apply: `(params, state, z, *, train=False, key=None, mask=None, axis_name=None)
             -> (Output, new_state)` for z `[..., D]` of any float dtype, also lists and NumPy's.
             train: whether to update the state; without it the state comes back as it is.
-            The function that runs is `inspect.unwrap(q.apply)`: for quantizers with a codebook
-                `apply` in `from_codebook.lookup_quantizer`, for scalars and bits in `digits.digital`.
+            The function that runs is `inspect.unwrap(q.apply)`: with a codebook that
+                within `from_codebook.lookup_quantizer`, of scalars and bits in `digits.digital`.
             key: consumed by what is random in training; a quantizer that needs it says so.
             mask: weights of the rows, of the rank of `z.shape[:-1]`; 0 for padding.
             axis_name: of the replicas (pmap, shard_map, vmap); losses, metrics and statistics are
