@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import ablate
 from experiments.ablations import ABLATIONS
 from experiments.compare import COMPARISONS
 from experiments.run.command import run
@@ -58,9 +57,9 @@ def pages(docs: Path) -> Iterator[tuple[Path, Callable[[], list[Arm]]]]:
     """Each results.json with a function that makes its arms as they are now."""
     for name, comparison in COMPARISONS.items():
         yield docs / name / "results.json", partial(comparison.make_arms, comparison.options())
-    for name in ABLATIONS:
-        config = ablate.Config(names=(name,))
-        yield docs / "ablations" / name / "results.json", partial(ablate.make_arms, config)
+    for name, ablation in ABLATIONS.items():
+        make_arms = partial(ablation.make_arms, ablation.default)
+        yield docs / "ablations" / name / "results.json", make_arms
 
 
 def definitions(arms: list[Arm]) -> dict[str, Any]:
