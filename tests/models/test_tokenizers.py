@@ -32,7 +32,7 @@ def encode64(state, x, norm=True):
 
 
 def test_codes_are_those_of_another_library():
-    with np.load(Path(__file__).parent / "golden" / "random_projection.npz") as g:
+    with np.load(Path(__file__).parents[1] / "golden" / "random_projection.npz") as g:
         (heads, size, code_dim), dim = g["codebook"].shape, g["x"].shape[-1]
         t = random_projection(size, dim, code_dim, heads=heads)
         state = {name: jnp.asarray(g[name]) for name in ("projection", "codebook")}
