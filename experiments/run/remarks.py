@@ -81,7 +81,7 @@ def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
         if used < min(size, seen) / 2:
             found.append(
                 f"Only {used:,.0f} of {size:,} codes{stream} are in use: train longer, or with a "
-                f"lower learning rate; revive unused codes, start from k-means ({GUIDE})."
+                f"lower learning rate; reset unused codes, start from k-means ({GUIDE})."
             )
     return found
 
