@@ -72,14 +72,9 @@ def test_imports_point_down(path):
     assert not above, f"{path.name} imports {above}, which lie above {place}"
 
 
-def public_names(place) -> set[str]:
-    """What a namespace offers: all that a folder lists, all that a module defines for users."""
-    listed = {
-        n for n, v in vars(place).items() if not n.startswith("_") and not inspect.ismodule(v)
-    }
-    if hasattr(place, "__path__"):
-        return listed
-    return {n for n in listed if getattr(vars(place)[n], "__module__", "") == place.__name__}
+def public_names(folder) -> set[str]:
+    """The names that a folder lists in its `__init__`."""
+    return {n for n, v in vars(folder).items() if n[0] != "_" and not inspect.ismodule(v)}
 
 
 def test_the_root_is_small_and_each_public_name_is_in_one_place():

@@ -166,9 +166,9 @@ CORE = FAMILIES | {
 PARAMS = [pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in ALL]
 
 
-def slow_but(names):
-    """All quantizers; those of other names in the slow tests."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in ALL]
+def slow_but(names, of=ALL):
+    """All quantizers, or some; those of other names in the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in of]
 
 
 @pytest.fixture(scope="module", params=PARAMS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
-from experiments.pages.markdown import table as markdown_table
+from experiments.pages import markdown
 from experiments.pages.study import Study
 from experiments.run.run_folder import write_text
 from experiments.sweep.arms import Row, version
@@ -85,15 +85,15 @@ def write_summary(folder: Path, rows: Mapping[str, Sequence[Row]]) -> Path:
             continue
         for finding in judge(ABLATIONS[name].claims, found):
             text, paper, _, _, ours, verdict = line(finding)
-            lines.append((f"[{name}]({name}/report.md)", text, paper, ours, f"**{verdict}**"))
+            lines.append((f"[{name}]({name}/report.md)", text, paper, ours, markdown.bold(verdict)))
             counts[verdict] = counts.get(verdict, 0) + 1
     head = ("ablation", "claim", "paper", "ours", "verdict")
     total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     parts = [
-        "# What the ablations found",
+        markdown.title("What the ablations found"),
         f"{len(lines)} claims: {total}. {SCALE} What differs in the paper's setting stands on each "
         "page, with its command.",
-        markdown_table((head, *lines), "---"),
+        markdown.table((head, *lines), "---"),
     ]
-    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    write_text(folder / "README.md", markdown.page(parts))
     return folder / "README.md"

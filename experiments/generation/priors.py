@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Bool, Int
 
 from experiments.generation.code_files import Codes
+from experiments.run.optimizer import learning_rate
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 from vqvae_jax.priors.losses import CodeBatch
@@ -42,10 +43,7 @@ def with_grid(level):
 
 def make_optimizer(config) -> optax.GradientTransformation:
     """Returns AdamW with linear warm-up and cosine decay."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
-    )
-    return optax.adamw(rate, b2=0.98, weight_decay=config.weight_decay)
+    return optax.adamw(learning_rate(config), b2=0.98, weight_decay=config.weight_decay)
 
 
 def items(

@@ -27,6 +27,7 @@ from vqvae_jax.metrics import code_counts, psnr
 from vqvae_jax.models import gaussian_kl
 from vqvae_jax.quantizers import RNG
 from vqvae_jax.rates import bits_per_dim, static_bits, uniform_bits
+from vqvae_jax.training.step import squared_error
 
 DRAWS = 4  # of z for each test image, where z is drawn
 
@@ -115,7 +116,7 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
 def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
     """The reconstruction as pixels, and its squared error."""
     mean = likelihood.mean(y)
-    error = jnp.mean(jnp.square(x - mean), axis=range(1, x.ndim))
+    error = squared_error(x, mean)["reconstruction"]
     return {"error": error, "pictures": to_pixels(mean)}
 
 

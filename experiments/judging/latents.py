@@ -22,6 +22,7 @@ from experiments.sweep.measuring import whole
 from experiments.sweep.training_budget import Budget, compiler_options, fitter, labelled
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess
+from vqvae_jax.training.step import squared_error
 
 SHOWN = 16  # samples in the pictures
 
@@ -67,7 +68,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     x = preprocess(x)
     rec = model.apply(variables, x)
     found = {
-        "error": jnp.mean(jnp.square(x - rec.x), axis=(1, 2, 3)),
+        "error": squared_error(x, rec.x)["reconstruction"],
         "ssim": vj.metrics.ssim(x, rec.x),
     }
     if isinstance(model, VQVAE):

@@ -1,16 +1,14 @@
 """The page on what the codes of a run mean, with its pictures and numbers."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from experiments.meaning.parts import Part
 from experiments.meaning.probes import Score
 from experiments.meaning.representations import MEANING
+from experiments.pages import html
 from experiments.pages.figures import png_bytes
-from experiments.pages.html import document, picture, save
-from experiments.pages.html import table as html_table
 from experiments.run import codes
 from experiments.run.run_folder import strict_json, write_text
 
@@ -35,20 +33,20 @@ def write(
         probes: dimension and scores of each representation; none without labels.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    sections = [f'<section class="headline">{headline(results)}</section>']
+    sections = [html.headline(headline(results))]
     for part in found:
         png = png_bytes(part.figure)
-        save(folder / "pictures" / f"{part.name}.png", png)
-        sections.append(picture(part.title, part.caption, png))
-    sections.append(f"<section>{probe_table(probes) if probes else NO_LABELS}</section>")
+        html.save(folder / "pictures" / f"{part.name}.png", png)
+        sections.append(html.picture(part.title, part.caption, png))
+    sections.append(html.section(probe_table(probes) if probes else html.text(NO_LABELS)))
     write_text(folder / "results.json", strict_json(results, indent=1))
     title = f"{name}: what the codes mean"
     lead = f"{data} · {results['images']:,} test images"
-    save(folder / "report.html", document(title, lead, "\n".join(sections)).encode())
+    html.save(folder / "report.html", html.document(title, lead, "\n".join(sections)).encode())
 
 
-def headline(results: Mapping[str, Any]) -> str:
-    """The most important numbers, in large type."""
+def headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """The most important numbers, by their names."""
     shown = {}
     for prefix, s in results["streams"].items():
         if "used" in s:
@@ -61,19 +59,16 @@ def headline(results: Mapping[str, Any]) -> str:
     for name, scores in results.get("probes", {}).items():
         if name in ("pixels", "z_q", "histogram"):
             shown[f"linear probe of {name}"] = f"{scores['linear']['accuracy']:.1%}"
-    return "".join(
-        f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in shown.items()
-    )
+    return shown
 
 
 def probe_table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> str:
     """Table of the probes: dimension and accuracies, with a line about each representation."""
     lines = [["", "dimension", "linear probe", "nearest neighbours"]]
     lines += [[name, f"{dim:,}", *map(cell, s.values())] for name, (dim, s) in probes.items()]
-    meant = "<br>".join(f"<b>{escape(n)}</b>: {escape(MEANING[n])}" for n in probes)
-    return f'<div class="scroll">{html_table(lines)}</div><p><small>{meant}</small></p>'
+    return html.scroll(html.table(lines)) + html.note(html.terms({n: MEANING[n] for n in probes}))
 
 
 def cell(s: Score) -> str:
     """Accuracy with its interval, as HTML."""
-    return f"{s.accuracy:.1%} <small>{s.low:.1%} to {s.high:.1%}</small>"
+    return f"{s.accuracy:.1%} " + html.small(f"{s.low:.1%} to {s.high:.1%}")

@@ -125,6 +125,11 @@ def small(text: str) -> str:
     return f"<small>{escape(text)}</small>"
 
 
+def note(content: str) -> str:
+    """Returns a paragraph in small letters."""
+    return f"<p><small>{content}</small></p>"
+
+
 def code(text: str) -> str:
     """Returns the text in letters of one width, within a line."""
     return f"<code>{escape(text)}</code>"

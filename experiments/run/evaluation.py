@@ -19,7 +19,7 @@ from experiments.run.kinds import BY_AXES, NOUNS, units
 from vqvae_jax.data.pipeline import Examples, take_batches
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim, usage
-from vqvae_jax.training.step import Batch, valid_examples
+from vqvae_jax.training.step import Batch, squared_error, valid_examples
 
 MEANING = {
     "psnr": "PSNR, dB, of the mean squared error",
@@ -53,17 +53,12 @@ def measure(model, variables, batch, mask, similarity: bool):
     grid = tuple(range(1, x.ndim - 1))
     found = Measured(
         weights > 0,
-        squared_error(x, rec.x),
+        squared_error(x, rec.x)["reconstruction"],
         ssim(x, rec.x) if similarity else None,
         jnp.mean(x, axis=grid),
         jnp.var(x, axis=grid),
     )
     return found, by_stream(quantizers(model), as_levels(rec.indices))
-
-
-def squared_error(x: Float[Array, "B ..."], y: Float[Array, "B ..."]) -> Float[Array, "B"]:
-    """Mean squared error of each example."""
-    return jnp.mean(jnp.square(x - y), axis=range(1, x.ndim))
 
 
 def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str | None = None):

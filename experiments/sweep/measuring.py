@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
-from experiments.run.evaluation import code_table, picture_quality, squared_error
+from experiments.run.evaluation import code_table, picture_quality
 from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
+from vqvae_jax.training.step import squared_error
 
 SHOWN = 8  # test images in the pictures
 
@@ -22,7 +23,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     x = preprocess(x)
     rec = model.apply(variables, x)
     return {
-        "error": squared_error(x, rec.x),
+        "error": squared_error(x, rec.x)["reconstruction"],
         "ssim": ssim(x, rec.x),
         "pictures": to_pixels(rec.x),
         "indices": as_levels(rec.indices),
@@ -67,7 +68,7 @@ def psnr_of_parts(model, variables, test: np.ndarray, parts: Callable[[Any], lis
         x = preprocess(x)
         chosen = parts(model.apply(variables, x, method="tokenize"))
         decoded = [model.apply(variables, codes, method="detokenize") for codes in chosen]
-        return [((x - y) ** 2).mean(axis=range(1, x.ndim)) for y in decoded]
+        return [squared_error(x, y)["reconstruction"] for y in decoded]
 
     return [float(psnr(np.mean(e, dtype=np.float64))) for e in whole(errors, test)]
 

@@ -1,4 +1,4 @@
-"""What commands keep of what they compiled, and where; none is imported by another."""
+"""Commands keep what they compiled, in a known folder; none is imported by another."""
 
 import ast
 import os

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from compiling import jit
-from test_laws import FAMILIES
+from test_laws import FAMILIES, slow_but
 from test_laws import ROWS as QUANTIZERS
 
 import vqvae_jax as vj
@@ -169,11 +169,8 @@ def of_rows(top, bottom):
     return VQVAE2((mlp(top.dim), mlp(4)), (top, bottom), (mlp(3), mlp(5)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Levels are the same code whatever the quantizer: one of each family shows it, all are slow.
-    [pytest.param(q, marks=[pytest.mark.slow] * (q not in FAMILIES)) for q in QUANTIZERS],
-)
+# Levels are the same code whatever the quantizer: one of each family shows it.
+@pytest.mark.parametrize("name", slow_but(FAMILIES, of=QUANTIZERS))
 def test_every_quantizer_at_every_level(name):
     """One step of training moves what it should; the codes decode to the reconstruction."""
     model = of_rows(QUANTIZERS[name], QUANTIZERS[name])
