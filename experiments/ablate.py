@@ -28,7 +28,7 @@ from experiments.ablations.settings import Ablation, Setting, quick
 from experiments.pages.study import Study
 from experiments.run.command import run
 from experiments.sweep.arms import Arm, Row, collect
-from experiments.sweep.comparison import choose, command_line, compare
+from experiments.sweep.launch import choose, command_line, compare
 from experiments.sweep.options import Running
 from vqvae_jax.checks import check_size
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from experiments.code_meaning import interpretation
 from experiments.generation import prior_training, sample_run
-from experiments.meaning import interpretation
 from experiments.pages.html import document, save
 from experiments.run import autoencoder
 from experiments.run.command import run

@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from experiments.run.command import run
-from experiments.run.evaluation import evaluate, show
 from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run
+from experiments.run.model_metrics import evaluate, show
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
 

@@ -5,7 +5,7 @@ python -m experiments.interpret runs/fashion
 Writes RUN/interpretation/: report.html (whole in one file), pictures/*.png, results.json.
 """
 
-from experiments.meaning.interpretation import Config, interpret
+from experiments.code_meaning.interpretation import Config, interpret
 from experiments.run.command import run
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from vqvae_jax.data import readers
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
-from vqvae_jax.models.inputs import per_axis
+from vqvae_jax.models.input_checks import per_axis
 from vqvae_jax.saving.bundle import DESCRIPTION, BundleError, load_model, write
 
 MODES = {1: "L", 3: "RGB"}

@@ -1,4 +1,4 @@
-"""Mutants of levels, priors, likelihoods and players: (law, file, its tests, [(name, old, new)])."""
+"""Mutants of levels, priors, likelihoods and adversaries: (law, file, its tests, [(name, old, new)])."""
 
 M, PRIOR, SAMPLING = (
     "models/",
@@ -58,7 +58,7 @@ GENERATION = [
     ("each term moves one player", "training/adversarial.py", PLAYERS, [
         ("generator moves the discriminator", 'sg(params["discriminator"]), y)', 'params["discriminator"], y)'),
         ("discriminator moves the model", "discriminator_loss(judge, game, x, sg(rec.x), mean)", "discriminator_loss(judge, game, x, rec.x, mean)"),
-        ("players with one key", "key_model, key_discriminator = jax.random.split(key)", "key_model = key_discriminator = key"),
+        ("model and discriminator with one key", "key_model, key_discriminator = jax.random.split(key)", "key_model = key_discriminator = key"),
         ("no delay", "jnp.where(state.step >= start, term, 0.0)", "term"),
         ("lambda has a gradient", "variables, z_q = sg((variables, z_q))", "variables, z_q = (variables, z_q)"),
         ("lambda of one replica", "gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)", "gradient"),
@@ -70,7 +70,7 @@ GENERATION = [
     ]),
     ("no leak, no blind spot", "priors/autoregressive.py", PRIOR, [
         ("not shifted", "jnp.concatenate([begin, content[:, :-1]], axis=1)", "content"),
-        ("logits of the token before", "y[:, told:].reshape", "y[:, told - 1 : -1].reshape"),
+        ("logits of the token before", "y[:, prefix_length:].reshape", "y[:, prefix_length - 1 : -1].reshape"),
     ]),
     ("no leak, no blind spot", "priors/pixelcnn.py", PRIOR, [
         ("own row seen", "moved(x, 1), moved(x, 2)", "x, moved(x, 2)"),
@@ -86,7 +86,7 @@ GENERATION = [
         ("codes of other streams", "known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])", "known = codes >= 0"),
         ("-1 is a code", "jnp.where(known, row, sum(self.vocab))", "jnp.where(known, row, 0)"),
         ("streams share codes", "(np.cumsum(sizes) - sizes, ", "(0 * sizes, "),
-        ("not told is a class", "jnp.where(told, label, self.classes)", "jnp.where(told, label, 0)"),
+        ("not told is a class", "jnp.where(known, label, self.classes)", "jnp.where(known, label, 0)"),
         ("logits of no code", "jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)", "y"),
     ]),
     ("the cache changes nothing", "priors/autoregressive.py", SAMPLING, [
@@ -95,13 +95,13 @@ GENERATION = [
         ("place of the token before", "self.embedding.place(t))[:, None]", "self.embedding.place(jnp.maximum(t - 1, 0)))[:, None]"),
         ("stream of this token", "self.embedding.content(before, t - 1)", "self.embedding.content(before, t)"),
         ("no beginning", "jnp.where(t == 0, self.begin,", "jnp.where(t < 0, self.begin,"),
-        ("no prefix", "if not told:", "if told:"),
+        ("no prefix", "if not prefix_length:", "if prefix_length:"),
     ]),
     ("samples follow p", "priors/sampling.py", SAMPLING + " tests/priors/test_filters.py", [
         ("given codes drawn again", "jnp.where(old < 0, new, old)", "new"),
         ("one key for all", "jax.random.fold_in(key, t)", "key"),
-        ("guidance the other way", "(1 + w) * told - w * untold", "(1 + w) * untold - w * told"),
-        ("guidance from none", "(1 + w) * told - w * untold", "w * told + (1 - w) * untold"),
+        ("guidance the other way", "(1 + w) * labelled - w * unlabelled", "(1 + w) * unlabelled - w * labelled"),
+        ("guidance from none", "(1 + w) * labelled - w * unlabelled", "w * labelled + (1 - w) * unlabelled"),
         ("filters not applied", "reduce(lambda x, f: f(x), filters, logits)", "logits"),
         ("filters from the last", "reduce(lambda x, f: f(x), filters, logits)", "reduce(lambda x, f: f(x), filters[::-1], logits)"),
         ("a code too many where the sum is p", "before < p", "before <= p"),
@@ -167,7 +167,7 @@ GENERATION = [
         ("a function is a model", "if not isinstance(model, MODELS):\n        raise BundleError", "if False:\n        raise BundleError"),
         ("no model in a run", "        path = inner\n", "        pass\n"),
     ]),
-    ("variables as they come", "boundary.py", "tests/test_variables.py", [
+    ("variables as they come", "conversions.py", "tests/test_variables.py", [
         ("NumPy stays NumPy", "known(a) if isinstance(a, np.ndarray | np.generic) else a", "a"),
     ]),
     ("variables as they come", "priors/conditioning.py", "tests/test_variables.py", [

@@ -2,7 +2,7 @@
 
 Q, T = "quantizers/", "tests/quantizers/"
 FAMILIES = [
-    ("what enters", "boundary.py", "tests/test_integers.py tests/test_switches.py", [
+    ("what enters", "conversions.py", "tests/test_integers.py tests/test_switches.py", [
         ("narrow integers stay narrow", "return x.astype(jnp.int32) if isinstance(x, jax.Array) else known(x, jnp.int32)", "return known(x)"),
         ("traced wide integers wrap", "return jnp.where(fits, x.astype(jnp.int32), -1)", "return x.astype(jnp.int32)"),
         ("wide integers wrap", "if values.size and (values.min() < LEAST or values.max() > MOST):", "if False:"),

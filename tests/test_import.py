@@ -53,7 +53,7 @@ def test_the_package_imports_only_what_it_requires():
 
 
 LAYERS = [
-    "checks", "boundary", "compiling", "saving", "reductions", "losses", "estimators", "search",
+    "checks", "conversions", "compiling", "saving", "reductions", "losses", "estimators", "search",
     "metrics", "data", "quantizers", "rates", "likelihoods", "models", "training",
     "priors", "equations", "testing",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import vqvae_jax as vj
-from vqvae_jax.boundary import integers
+from vqvae_jax.conversions import integers
 from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.quantizers.digits import unpack
 from vqvae_jax.reductions import sum_by_code

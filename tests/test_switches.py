@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import vqvae_jax as vj
-from vqvae_jax import boundary
+from vqvae_jax import conversions
 from vqvae_jax.data.scaling import to_pixels
 from vqvae_jax.priors.losses import CodeBatch, masked_prior_loss, prior_loss
 from vqvae_jax.testing import laws
@@ -335,7 +335,7 @@ def test_a_single_switch_is_set_aside_and_comes_back(switch):
     name, value = switch
     before = getattr(jax.config, name)
 
-    @boundary.under_defaults
+    @conversions.under_defaults
     def within():
         return getattr(jax.config, name), jnp.ones((2, 3)) * jnp.arange(3)
 

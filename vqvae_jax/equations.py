@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
 from vqvae_jax.reductions import lookup

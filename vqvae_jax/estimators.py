@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_same_shape
+from vqvae_jax.conversions import boundary
 from vqvae_jax.saving.describe import Function, described, named
 
 Estimator = Callable[[Array, Array], Array]

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_same_shape
+from vqvae_jax.conversions import boundary
 from vqvae_jax.reductions import AxisName, mean
 
 

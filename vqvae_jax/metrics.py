@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Float64, Int, Shaped
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_mask, check_same_shape
+from vqvae_jax.conversions import boundary
 from vqvae_jax.reductions import AxisName, pmax, sum_by_code
 
 LISTED = 2**20  # codes of a stream, at most, that a batch is counted into one by one

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_indices, check_size
+from vqvae_jax.conversions import boundary
 
 
 class BitsPerDim(NamedTuple):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_mask
+from vqvae_jax.conversions import boundary
 
 AxisName = Hashable | tuple[Hashable, ...] | None
 

@@ -15,7 +15,7 @@ from experiments.ablations.settings import (
 from experiments.ablations.shared import CIFAR, DRAWN, NUMBERS, SIZE
 from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
 from experiments.sweep.arms import Arm
-from experiments.sweep.metrics import columns
+from experiments.sweep.metric_names import columns
 
 EARLY = 200  # the step at which errors are compared
 OPTIMIZERS = ("Adam, quarter rate", "Adam", "Adam, fourfold rate", "SGD")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments.pages.figures import INK, LINES, new_figure, plain
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
-from experiments.sweep.metrics import metric
+from experiments.sweep.metric_names import metric
 
 Figures = Mapping[str, Figure]  # by caption
 Points = Mapping[float, tuple[float, float]]  # by x: mean and half-width

@@ -10,7 +10,7 @@ from experiments.ablations.settings import Ablation, Setting, gain, level, quant
 from experiments.ablations.shared import CIFAR, ERRORS, IMAGENET
 from experiments.ablations.verdicts import Claim, above, below, within
 from experiments.sweep.arms import Arm
-from experiments.sweep.metrics import columns
+from experiments.sweep.metric_names import columns
 
 BITS = 9
 LFQ = {"temperature": 4.0, "beta": 0.01}

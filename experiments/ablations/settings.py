@@ -18,7 +18,7 @@ from experiments.ablations.verdicts import (
 )
 from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.metrics import metric
+from experiments.sweep.metric_names import metric
 from experiments.sweep.training_budget import Budget, More, images, make_arm, trainer
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.quantizers.combinators.schedules import Transformation

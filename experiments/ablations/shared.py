@@ -2,7 +2,7 @@
 
 import vqvae_jax as vj
 from experiments.ablations.settings import Setting
-from experiments.sweep.metrics import columns
+from experiments.sweep.metric_names import columns
 
 SIZE = 512
 FITTED = {"init": vj.inits.kmeans(10), "reset": vj.codebooks.underused(0.1)}

@@ -14,7 +14,7 @@ from experiments.ablations.verdicts import Claim, Measure, above, mean_of, numbe
 from experiments.pages.figures import new_figure
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
-from experiments.sweep.metrics import columns
+from experiments.sweep.metric_names import columns
 from experiments.sweep.training_budget import images
 
 LOGGED = {

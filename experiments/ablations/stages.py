@@ -6,9 +6,9 @@ import vqvae_jax as vj
 from experiments.ablations.settings import Ablation, Setting, arm_name, gain, quantizer_arms
 from experiments.ablations.shared import CODES, FITTED, IMAGENET
 from experiments.ablations.verdicts import Claim, above, difference_of, number
+from experiments.sweep.arm_metrics import psnr_of_parts
 from experiments.sweep.arms import Arm
-from experiments.sweep.measuring import psnr_of_parts
-from experiments.sweep.metrics import columns
+from experiments.sweep.metric_names import columns
 
 SPLITS = {"1 x 4096": (1, 4096), "2 x 64": (2, 64), "4 x 8": (4, 8), "12 x 2": (12, 2)}
 DEPTHS = (1, 2, 4)  # of the stages of 64 codes

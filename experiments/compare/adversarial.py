@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import vqvae_jax as vj
-from experiments.compare.comparison import Comparison
-from experiments.judging.classifier import digest
-from experiments.judging.labelled_training import (
+from experiments.compare.adversarial_training import (
     JUDGE,
     TEACHER,
     against,
@@ -21,9 +19,11 @@ from experiments.judging.labelled_training import (
     plain,
     trainer,
 )
+from experiments.compare.comparison import Comparison
+from experiments.quality.classifier import digest
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose
-from experiments.sweep.metrics import RECONSTRUCTED, columns
+from experiments.sweep.launch import choose
+from experiments.sweep.metric_names import RECONSTRUCTED, columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, make_budget
 

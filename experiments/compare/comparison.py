@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages.study import Column, Study
+from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import command_line, compare
-from experiments.sweep.measuring import SHOWN
+from experiments.sweep.launch import command_line, compare
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, images, make_budget
 from vqvae_jax.checks import check_size

@@ -11,11 +11,11 @@ import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
 from experiments.run.codes import as_levels
 from experiments.run.recipe import hierarchy
+from experiments.sweep.arm_metrics import psnr_of_parts
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose
 from experiments.sweep.intervals import difference
-from experiments.sweep.measuring import psnr_of_parts
-from experiments.sweep.metrics import columns
+from experiments.sweep.launch import choose
+from experiments.sweep.metric_names import columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import images, make_arm, make_budget, trainer
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer

@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any
 
 import vqvae_jax as vj
+from experiments.compare import likelihood_training
 from experiments.compare.comparison import Comparison, in_words
+from experiments.compare.likelihood_training import Budget, code_bits, draw_bits
 from experiments.generation.code_prior import Prior
-from experiments.judging import code_lengths
-from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.run.recipe import hierarchy
 from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose
-from experiments.sweep.metrics import columns
+from experiments.sweep.launch import choose
+from experiments.sweep.metric_names import columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, images, make_arm
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Quantizer
@@ -94,7 +94,7 @@ def likelihood_arm(config: Config, name: str, model, likelihood: Likelihood) -> 
         "",
         model,
         budget,
-        lambda: code_lengths.trainer(model, likelihood, budget, bits),
+        lambda: likelihood_training.trainer(model, likelihood, budget, bits),
         likelihood=json.loads(vj.to_json(likelihood)),
         prior=dataclasses.asdict(prior),
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose
-from experiments.sweep.metrics import columns
+from experiments.sweep.launch import choose
+from experiments.sweep.metric_names import columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer

@@ -11,14 +11,14 @@ from typing import Any
 
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison, in_words
+from experiments.compare.vae_findings import findings
+from experiments.compare.vae_training import SHOWN, Judging, trainer
 from experiments.generation.code_prior import Prior
-from experiments.judging.classifier import Classifier, kept_classifier
-from experiments.judging.latents import SHOWN, Judging, trainer
-from experiments.judging.quality import frechet
-from experiments.judging.stability import findings
+from experiments.quality.classifier import Classifier, kept_classifier
+from experiments.quality.generated_images import frechet
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.comparison import choose
-from experiments.sweep.metrics import columns
+from experiments.sweep.launch import choose
+from experiments.sweep.metric_names import columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, images, labelled, make_arm, make_budget
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments.generation.augmented_codes import Maps, make_views
 from experiments.generation.code_bits import prior_bits, show, static, uniform
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
 from experiments.generation.priors import held_out, items, make_optimizer, make_prior, take
-from experiments.generation.views import Maps, make_views
 from experiments.run import resumable, run_folder
 from experiments.run.progress import Display, describe_start, measured
 from vqvae_jax import load_model, save_model

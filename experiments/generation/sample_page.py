@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments.generation.code_bits import COLUMNS, saved, table_rows
-from experiments.generation.sample_quality import Images, distances
-from experiments.judging.quality import nearest_neighbours
 from experiments.pages import html
 from experiments.pages.charts import draw_mosaic, strip
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
+from experiments.quality.generated_images import nearest_neighbours
+from experiments.quality.of_samples import Images, distances
 from experiments.run import run_folder
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]

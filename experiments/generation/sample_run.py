@@ -17,8 +17,8 @@ from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import How, Maps, decode, draw, nothing_given
 from experiments.generation.priors import load_priors, read_json
 from experiments.generation.sample_page import Shown, quality_lines, write_page
-from experiments.generation.sample_quality import Images, measure
 from experiments.generation.sample_rows import COLUMN, complete, in_rows, interpolate
+from experiments.quality.of_samples import Images, measure
 from experiments.run import autoencoder
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run

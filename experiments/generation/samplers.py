@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
-from experiments.sweep.measuring import whole
+from experiments.sweep.arm_metrics import whole
 from experiments.sweep.training_budget import compiler_options
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess, to_pixels

@@ -12,8 +12,8 @@ import jax
 
 from experiments.pages import report
 from experiments.run import codes, kinds, remarks, resumable, run_folder
-from experiments.run.evaluation import evaluate, show, shown
 from experiments.run.kinds import Facts, Kind
+from experiments.run.model_metrics import evaluate, show, shown
 from experiments.run.optimizer import make_optimizer
 from experiments.run.progress import Display, describe_start, measured
 from experiments.run.recipe import host_batches, in_parts, load_data, make_model

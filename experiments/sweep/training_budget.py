@@ -15,8 +15,8 @@ import optax
 from experiments.run.codes import quantizers
 from experiments.run.optimizer import make_optimizer
 from experiments.run.recipe import load_data
+from experiments.sweep.arm_metrics import evaluate, measure
 from experiments.sweep.arms import Arm, Diverged, Result
-from experiments.sweep.measuring import evaluate, measure
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels

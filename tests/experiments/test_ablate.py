@@ -15,12 +15,12 @@ from experiments.ablate import Config
 from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study
-from experiments.ablations.terms import blocked
+from experiments.ablations.loss_terms import blocked
 from experiments.run import command
 from experiments.run.optimizer import make_optimizer
 from experiments.sweep import arms, training_budget
+from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.intervals import interval
-from experiments.sweep.measuring import SHOWN
 from vqvae_jax import from_json
 from vqvae_jax.likelihoods import task_loss
 from vqvae_jax.training.step import init_state, make_train_step

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.judging import classifier
-from experiments.judging.classifier import (
+from experiments.quality import classifier
+from experiments.quality.classifier import (
     Classifier,
     ConvNet,
     augment,
@@ -14,7 +14,7 @@ from experiments.judging.classifier import (
     perceptual,
     train_classifier,
 )
-from experiments.judging.quality import (
+from experiments.quality.generated_images import (
     frechet,
     memorised,
     nearest_neighbours,

@@ -17,11 +17,11 @@ from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
 from experiments.pages.page import markdown
-from experiments.run import command, evaluation
-from experiments.sweep import measuring, training_budget
+from experiments.run import command, model_metrics
+from experiments.sweep import arm_metrics, training_budget
 from experiments.sweep.arms import Diverged
-from experiments.sweep.comparison import command_line
-from experiments.sweep.metrics import columns
+from experiments.sweep.launch import command_line
+from experiments.sweep.metric_names import columns
 from vqvae_jax.training.step import TrainState
 
 # One training for all -----------------------------------------------------------------------------
@@ -63,17 +63,17 @@ def test_the_quantization_error_and_its_share_of_the_variance():
     z = np.array([[[0.0, 10.0], [2.0, 10.0]], [[4.0, 10.0], [6.0, 14.0]]], np.float32)
     mean = np.full_like(z, 1) * z.mean((0, 1))
     error = (5 + 3) / 2  # variances of the two channels: 5 and 3
-    assert measuring.quantization_error([z], [mean]) == {
+    assert arm_metrics.quantization_error([z], [mean]) == {
         "quantization_error": error,
         "quantization_share": 1.0,
     }
-    half = measuring.quantization_error([z], [(z + mean) / 2])
+    half = arm_metrics.quantization_error([z], [(z + mean) / 2])
     assert half == {"quantization_error": error / 4, "quantization_share": 0.25}
 
 
 def test_numbers_of_two_streams_are_means_and_bits_are_sums():
     indices = np.array([[[0, 0], [1, 0]], [[0, 3], [1, -1]]])  # 2 images, 2 places, 2 streams
-    numbers = measuring.code_numbers([SimpleNamespace(vocab=(2, 4))], [indices])
+    numbers = arm_metrics.code_numbers([SimpleNamespace(vocab=(2, 4))], [indices])
     entropy = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
     expected = {
         "codes": 8,
@@ -98,9 +98,9 @@ class Halved:
 
 def test_numbers_are_those_of_evaluate():
     test = np.random.default_rng(0).integers(0, 256, (130, 12, 12, 1), np.uint8)
-    look = jax.jit(lambda v, x: measuring.measure(Halved(), v, x))
-    numbers, pictures = measuring.evaluate(look, {}, test, (Halved.quantizer,))
-    table, _ = evaluation.evaluate(Halved(), {}, test)
+    look = jax.jit(lambda v, x: arm_metrics.measure(Halved(), v, x))
+    numbers, pictures = arm_metrics.evaluate(look, {}, test, (Halved.quantizer,))
+    table, _ = model_metrics.evaluate(Halved(), {}, test)
     for name in ("psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy"):
         assert numbers[name] == pytest.approx(table[name], rel=1e-5), name
     x = test / 255 - 0.5
@@ -110,7 +110,7 @@ def test_numbers_are_those_of_evaluate():
     assert numbers["quantization_share"] == pytest.approx(
         np.mean(z_e**2) / 16 / z_e.var(), rel=1e-5
     )
-    np.testing.assert_array_equal(pictures, np.round((x[: measuring.SHOWN] / 2 + 0.5) * 255))
+    np.testing.assert_array_equal(pictures, np.round((x[: arm_metrics.SHOWN] / 2 + 0.5) * 255))
     assert pictures.dtype == np.uint8
 
 

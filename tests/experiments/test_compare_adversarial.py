@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.compare import adversarial as compare_adversarial
+from experiments.compare import adversarial_training
 from experiments.compare.__main__ import main
 from experiments.compare.adversarial import ADVERSARIAL, Config, define, make_arms
-from experiments.judging import labelled_training
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.metrics import sharpness
@@ -43,7 +43,7 @@ def tiny(data, folder, **options) -> Config:
 def finished(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelled_training, "classifier_steps", lambda config: 3)
+        patch.setattr(adversarial_training, "classifier_steps", lambda config: 3)
         patch.setattr(compare_adversarial, "classifier_steps", lambda config: 3)
         main(tiny(data, folder))
         main(tiny(data, folder))  # finds all of it done
@@ -71,23 +71,23 @@ def test_the_classifier_that_measures_is_not_the_one_of_the_feature_loss(finishe
     assert len([path for path in finished.iterdir() if path.name.startswith("classifier-")]) == 2
     asked = []
     monkeypatch.setattr(
-        labelled_training, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0)
+        adversarial_training, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0)
     )
-    monkeypatch.setattr(labelled_training, "classifier", lambda config, seed: seed)
-    monkeypatch.setattr(labelled_training, "images_and_labels", lambda config: ((0, 0), (0, 0)))
-    monkeypatch.setattr(labelled_training, "make_models", lambda config: (None, None))
-    training = labelled_training.Training(None, lambda state, batch: state, None)
-    labelled_training.trainer(Config(), lambda config, task_loss: training, True)
+    monkeypatch.setattr(adversarial_training, "classifier", lambda config, seed: seed)
+    monkeypatch.setattr(adversarial_training, "images_and_labels", lambda config: ((0, 0), (0, 0)))
+    monkeypatch.setattr(adversarial_training, "make_models", lambda config: (None, None))
+    training = adversarial_training.Training(None, lambda state, batch: state, None)
+    adversarial_training.trainer(Config(), lambda config, task_loss: training, True)
     assert (
-        asked == [labelled_training.TEACHER]
-        and labelled_training.TEACHER != labelled_training.JUDGE
+        asked == [adversarial_training.TEACHER]
+        and adversarial_training.TEACHER != adversarial_training.JUDGE
     )
 
 
 def test_sharpness_is_the_mean_over_images():
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 1), np.uint8)
     expected = np.mean([sharpness(preprocess(image)) for image in images])
-    np.testing.assert_allclose(labelled_training.sharpness(images), expected, rtol=1e-6)
+    np.testing.assert_allclose(adversarial_training.sharpness(images), expected, rtol=1e-6)
 
 
 def test_what_changes_results_is_in_the_definition(data, tmp_path):

@@ -10,12 +10,12 @@ import pytest
 
 import vqvae_jax as vj
 from experiments.compare import vae as compare_vae
+from experiments.compare import vae_training
 from experiments.compare.__main__ import Command, main
 from experiments.compare.vae import Config, make_arms, models
+from experiments.compare.vae_findings import findings
 from experiments.generation import samplers
 from experiments.generation.code_prior import Prior
-from experiments.judging import latents
-from experiments.judging.stability import findings
 from experiments.run import command
 from experiments.sweep.arms import Arm, Row
 from vqvae_jax.data.scaling import preprocess, to_pixels
@@ -59,7 +59,7 @@ def test_measures_of_each_model():
     x = preprocess(X)
     for label, model in FOUND.items():
         v = variables(model)
-        found = jax.jit(lambda x, m=model, v=v: latents.measure(m, v, x))(X)
+        found = jax.jit(lambda x, m=model, v=v: vae_training.measure(m, v, x))(X)
         rec = jax.jit(model.apply)(v, x)
         np.testing.assert_allclose(found["error"], np.mean((x - rec.x) ** 2, (1, 2, 3)), rtol=1e-4)
         if label == "VQ-VAE":

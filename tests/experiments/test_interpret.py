@@ -11,18 +11,9 @@ import pytest
 from scipy import optimize, sparse
 
 import vqvae_jax as vj
-from experiments.meaning import interpretation, page, probes
-from experiments.meaning.code_meanings import (
-    crops,
-    entropies,
-    entropy,
-    information,
-    meaning,
-    neighbours,
-    plane,
-)
-from experiments.meaning.coder import Coder
-from experiments.meaning.interventions import (
+from experiments.code_meaning import interpretation, page, probes
+from experiments.code_meaning.coder import Coder
+from experiments.code_meaning.interventions import (
     distances,
     erase_codes,
     nearest_other,
@@ -30,13 +21,22 @@ from experiments.meaning.interventions import (
     replace,
     swap,
 )
-from experiments.meaning.representations import (
+from experiments.code_meaning.representations import (
     Pair,
     histogram,
     one_hot,
     trimmed,
     untrained,
     vae_of,
+)
+from experiments.code_meaning.statistics import (
+    crops,
+    entropies,
+    entropy,
+    information,
+    meaning,
+    neighbours,
+    plane,
 )
 from experiments.run import command
 from experiments.run.recipe import hierarchy

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
+from experiments.compare import likelihood_training
 from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.likelihood import LIKELIHOOD, Config, make_arms, models
+from experiments.compare.likelihood_training import Budget, code_bits, draw_bits
 from experiments.generation import code_prior
 from experiments.generation.code_prior import Prior, learned_bits
-from experiments.judging import code_lengths
-from experiments.judging.code_lengths import Budget, code_bits, draw_bits
 from experiments.pages.page import markdown
 from experiments.run import command
 from vqvae_jax.data.scaling import preprocess
@@ -33,7 +33,7 @@ DIMS = 4 * 2
 @pytest.fixture
 def noise(monkeypatch):
     """Examples of 4 rows of 2 pixels."""
-    monkeypatch.setattr(code_lengths, "images", lambda data: (TRAIN, TEST))
+    monkeypatch.setattr(likelihood_training, "images", lambda data: (TRAIN, TEST))
 
 
 # The terms ----------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
         calls.append((prior, vocabs, level, train, test, seed))
         return np.full(len(test[0]), 5.0), np.arange(len(test[0]))
 
-    monkeypatch.setattr(code_lengths, "learned_bits", fixed)
+    monkeypatch.setattr(likelihood_training, "learned_bits", fixed)
     variables = jax.jit(model.init)(KEY, preprocess(TEST))
     numbers, pictures = code_bits(model, law, BUDGET, prior=PRIOR)(variables, 7)
     x = preprocess(TEST[:120])
@@ -74,7 +74,7 @@ def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
 
 
 def test_the_terms_of_a_vae_are_those_of_the_evidence_bound(noise, monkeypatch):
-    monkeypatch.setattr(code_lengths, "DRAWS", 300)
+    monkeypatch.setattr(likelihood_training, "DRAWS", 300)
     model, law = vj.VAE(vj.MLP(6, 8, 1), vj.MLP(4, 8, 1)), vj.likelihoods.gaussian()
     variables = jax.jit(model.init)(KEY, preprocess(TEST))
     variables = jax.tree.map(lambda p: 2 * p, variables)  # so that z matters
@@ -175,12 +175,14 @@ def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(code_lengths, "trainer", never)  # the same command finds all of it done
+    monkeypatch.setattr(
+        likelihood_training, "trainer", never
+    )  # the same command finds all of it done
     command.run(main, Command, args)
 
 
 def test_an_arm_that_fails_gives_the_pages_and_an_exit_code(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(code_lengths, "trainer", lambda *_: 1 / 0)
+    monkeypatch.setattr(likelihood_training, "trainer", lambda *_: 1 / 0)
     with pytest.raises(SystemExit, match="vae failed"):
         main(Config(only=("vae",), data=data, output=tmp_path, processes=1))
     assert "ZeroDivisionError" in (tmp_path / "results.json").read_text()

@@ -14,7 +14,7 @@ from compiling import jit
 from test_reconstruct import save_random
 
 import vqvae_jax as vj
-from experiments.generation import generate, sample_page, sample_quality, sample_run
+from experiments.generation import generate, sample_page, sample_run
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import (
@@ -26,7 +26,8 @@ from experiments.generation.generate import (
     upper_half,
 )
 from experiments.generation.priors import items
-from experiments.judging.classifier import kept_classifier
+from experiments.quality import of_samples as sample_quality
+from experiments.quality.classifier import kept_classifier
 from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.data.readers import DataError

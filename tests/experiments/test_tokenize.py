@@ -74,7 +74,9 @@ def test_codes_are_those_of_the_model(run, data):
 
 
 @pytest.mark.parametrize("form", ["npz", "records"])
-@pytest.mark.parametrize("changes", [{}, {"labels": {}, "classes": ()}], ids=["told", "untold"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"labels": {}, "classes": ()}], ids=["labelled", "unlabelled"]
+)
 def test_what_is_written_is_read(form, changes, tmp_path):
     codes = handmade(**changes)
     write_codes(tmp_path / "codes", codes, form)

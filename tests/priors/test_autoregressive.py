@@ -125,11 +125,11 @@ def test_examples_do_not_see_each_other(prior):
 def test_a_label_that_is_not_told_is_like_none_and_like_no_class(prior):
     codes, condition = made.inputs(prior, 3)
     variables, apply = made.variables(prior), jit(prior.apply)
-    untold = apply(variables, codes, condition._replace(label=jnp.full(3, -1)))
+    unlabelled = apply(variables, codes, condition._replace(label=jnp.full(3, -1)))
     none = apply(variables, codes, condition._replace(label=None))
-    np.testing.assert_array_equal(untold, none)
+    np.testing.assert_array_equal(unlabelled, none)
     told = apply(variables, codes, condition._replace(label=jnp.arange(3)))
-    assert np.abs(untold - told).max(axis=tuple(range(1, told.ndim))).min() > 1e-4
+    assert np.abs(unlabelled - told).max(axis=tuple(range(1, told.ndim))).min() > 1e-4
 
 
 def test_each_code_of_each_stream_has_its_own_vector():

@@ -13,11 +13,11 @@ from scipy.stats import binom
 from vqvae_jax.priors.losses import (
     CodeBatch,
     code_loss,
+    drop_labels,
     example_keys,
     masked_codes,
     masked_prior_loss,
     prior_loss,
-    untold,
 )
 from vqvae_jax.training.parallel import data_mesh, pmap_step, shard_map_step
 from vqvae_jax.training.step import TrainState, gradient_step, start_state, step_key
@@ -100,11 +100,11 @@ def test_labels_are_dropped():
     assert dropped == evaluated("transformer", none)[0] and abs(dropped - told) > 1e-4
     condition = made.Condition(label=jnp.arange(5000) % 3)
     keys = example_keys(jax.random.key(0), 5000, None)[:, 0]
-    label = np.asarray(untold(keys, condition, 0.1).label)
+    label = np.asarray(drop_labels(keys, condition, 0.1).label)
     assert 0.001 < binom.cdf((label == -1).sum(), 5000, 0.1) < 0.999
     kept = label != -1
     np.testing.assert_array_equal(label[kept], condition.label[kept])
-    assert untold(keys, made.Condition(), 0.1) == made.Condition()
+    assert drop_labels(keys, made.Condition(), 0.1) == made.Condition()
 
 
 def test_each_step_and_each_example_has_its_own_randomness():

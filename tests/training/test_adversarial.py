@@ -1,4 +1,4 @@
-"""Two players in one step: who moves whom, when, and how strongly, against NumPy in float64.
+"""Who moves whom in an adversarial step, when, and how strongly, against NumPy in float64.
 
 The decoder and the discriminator are linear, so that every gradient can be written down.
 """
@@ -19,12 +19,12 @@ from vqvae_jax.quantizers.codebooks.inits import normal
 from vqvae_jax.training.adversarial import (
     HINGE,
     NON_SATURATING,
-    adaptive,
+    adaptive_weight,
     adversarial_loss,
+    adversarial_optimizer,
     adversarial_state,
     get,
     model_variables,
-    players,
     put,
     with_features,
 )
@@ -43,8 +43,8 @@ LAST = ("decoder", "kernel")
 MODEL = VQVAE(MLP(3, width=8, depth=1), vq(5, 3, init=normal(0.5)), nn.Dense(FEATURES))
 MOVING = MODEL.clone(quantizer=ema_vq(5, 3, decay=0.5, init=normal(0.5)))
 LINEAR = nn.Dense(PATCHES)
-SGD = players(optax.sgd(0.5), optax.sgd(0.25))
-ADAM = players(optax.adam(1e-2), optax.adam(1e-3, b1=0.5))
+SGD = adversarial_optimizer(optax.sgd(0.5), optax.sgd(0.25))
+ADAM = adversarial_optimizer(optax.adam(1e-2), optax.adam(1e-3, b1=0.5))
 equal = chex.assert_trees_all_equal
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
 
@@ -88,7 +88,7 @@ def by_hand(state, weights=WEIGHTS):
     return z_q, y, v, X @ v + c, y @ v + c, share
 
 
-# The players --------------------------------------------------------------------------------------
+# Optimizers of model and discriminator ----------------------------------------------------------
 
 
 def test_each_term_moves_one_player_only():
@@ -201,7 +201,7 @@ def test_the_weight_counts_all_terms_of_the_task_and_a_whole_layer():
     ("rec", "gen", "expected"), [(1, 0, 1e4), (3, 0, 1e4), (0, 2, 0), (4, 2, 2)]
 )
 def test_the_weight_is_bounded(rec, gen, expected):
-    close(adaptive(jnp.float32(rec), jnp.float32(gen)), expected)
+    close(adaptive_weight(jnp.float32(rec), jnp.float32(gen)), expected)
 
 
 def test_r1_is_the_slope_of_the_mean_logit_on_real_examples():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 
 _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 

@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_float, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.models.convolution import Conv, window
-from vqvae_jax.models.inputs import check_dtype, check_input, per_axis, spatial_axes
+from vqvae_jax.models.input_checks import check_dtype, check_input, per_axis, spatial_axes
 from vqvae_jax.models.masks import of_rows, within
 
 

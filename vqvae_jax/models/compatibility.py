@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from vqvae_jax.checks import check_indices
 from vqvae_jax.models.blocks import MLP, Decoder, Encoder
-from vqvae_jax.models.inputs import check_input, per_axis, spatial_axes
+from vqvae_jax.models.input_checks import check_input, per_axis, spatial_axes
 
 
 def innermost(module: nn.Module) -> nn.Module:

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_float, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.models.convolution import Conv
 
 

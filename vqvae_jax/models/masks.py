@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.data.value_range import Input
 
 

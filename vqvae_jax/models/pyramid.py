@@ -10,8 +10,8 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.data.value_range import Domain, Input, admit
 from vqvae_jax.estimators import straight_through
 from vqvae_jax.models.compatibility import check_autoencoder, check_map, in_words

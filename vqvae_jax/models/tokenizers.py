@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary, trees
 from vqvae_jax.checks import check_rows, check_size
+from vqvae_jax.conversions import boundary, trees
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.combinators.composition import check_streams
 from vqvae_jax.reductions import valid_rows

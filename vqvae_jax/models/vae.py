@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.data.value_range import Domain, Input, admit
 from vqvae_jax.models.compatibility import check_link, in_words, widths
 from vqvae_jax.models.masks import hidden, masked, of_rows, of_samples

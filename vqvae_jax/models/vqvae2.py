@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.data.value_range import Domain, Input, admit
 from vqvae_jax.models.compatibility import (
     check_chain,

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.priors.conditioning import (
     INIT,
     UNCONDITIONAL,
@@ -93,25 +93,25 @@ class TransformerPrior(nn.Module):
         before = jnp.concatenate([begin, content[:, :-1]], axis=1) + self.embedding.place(t)
         prefix = self.prefix(condition, len(codes))
         x = jnp.concatenate([prefix, before], axis=1)
-        n, told = x.shape[1], prefix.shape[1]
-        y, _ = self.transformer(x, causal(0, n, n, told), train=train)
-        return self.head(y[:, told:].reshape(*codes.shape, self.width))
+        n, prefix_length = x.shape[1], prefix.shape[1]
+        y, _ = self.transformer(x, causal(0, n, n, prefix_length), train=train)
+        return self.head(y[:, prefix_length:].reshape(*codes.shape, self.width))
 
     @boundary
     def start(self, condition: Condition, batch: int) -> tuple[Cache, ...]:
         """The cache before the first token: it holds the prefix."""
         check_condition(self, condition, batch)
         prefix = self.prefix(condition, batch)
-        told = prefix.shape[1]
+        prefix_length = prefix.shape[1]
         # All that there will ever be: a cache that grows would be another shape, and compilation,
         # for each token.
-        length = told + math.prod(self.grid) * len(self.vocab)
+        length = prefix_length + math.prod(self.grid) * len(self.vocab)
         shape = (batch, self.heads, length, self.width // self.heads)
         empty = Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         cache = (empty,) * self.depth
-        if not told:
+        if not prefix_length:
             return cache
-        return self.transformer(prefix, causal(0, told, length, told), cache)[1]
+        return self.transformer(prefix, causal(0, prefix_length, length, prefix_length), cache)[1]
 
     @boundary
     def step(

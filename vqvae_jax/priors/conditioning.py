@@ -135,8 +135,8 @@ class GlobalCondition(nn.Module):
         parts = [jnp.zeros((batch, 0, self.width), jnp.float32)]
         if self.classes:
             label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
-            told = (label >= 0) & (label < self.classes)
-            row = jnp.where(told, label, self.classes)  # the last row: not given
+            known = (label >= 0) & (label < self.classes)
+            row = jnp.where(known, label, self.classes)  # the last row: not given
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
         if self.metadata and condition.metadata is not None:  # `check_condition` saw to it

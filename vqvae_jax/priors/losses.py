@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.priors.conditioning import UNCONDITIONAL, Condition, check_label, is_code
 from vqvae_jax.priors.masked import random_mask
 from vqvae_jax.priors.sampling import log_probs
@@ -92,7 +92,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         weights = weights if unconditional else jnp.where(wrong, 0, weights)
         keys = example_keys(step_key(state), len(codes), axis_name)
         # Two keys an example: dropping labels must not be tied to which codes are masked.
-        condition = untold(keys[:, 0], condition, unconditional)
+        condition = drop_labels(keys[:, 0], condition, unconditional)
         seen, predicted = jax.vmap(show)(keys[:, 1], codes)
         logits = prior.apply(
             {"params": params, **state.collections},
@@ -164,7 +164,7 @@ def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
     )
 
 
-def untold(keys: Array, condition: Condition, rate: float) -> Condition:
+def drop_labels(keys: Array, condition: Condition, rate: float) -> Condition:
     """Drops the labels of a share of the examples, which classifier-free guidance needs."""
     if condition.label is None:
         return condition

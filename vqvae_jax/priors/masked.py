@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
+from vqvae_jax.conversions import boundary
 from vqvae_jax.priors.conditioning import (
     UNCONDITIONAL,
     CodeEmbedding,
@@ -72,13 +72,13 @@ class MaskedPrior(nn.Module):
         check_codes("codes", codes, self.grid, self.vocab)
         check_condition(self, condition, len(codes))
         prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
-        told = prefix(condition, len(codes))
+        given = prefix(condition, len(codes))
         tokens = CodeEmbedding(self.vocab, self.grid, self.width)(codes)
-        x = jnp.concatenate([told, tokens], axis=1)
+        x = jnp.concatenate([given, tokens], axis=1)
         transformer = Transformer(self.width, self.depth, self.heads, self.dropout, self.dtype)
         # All see all: a mask of one row is broadcast over the tokens.
         y, _ = transformer(x, jnp.ones((1, x.shape[1]), bool), train=train)
-        y = y[:, told.shape[1] :].reshape(*codes.shape, self.width)
+        y = y[:, given.shape[1] :].reshape(*codes.shape, self.width)
         return CodeHead(self.vocab, self.width)(y)
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.priors.conditioning import UNCONDITIONAL, Condition, check_codes
 from vqvae_jax.priors.masked import masked_share, ranks
-from vqvae_jax.priors.sampling import Filter, guide, log_probs, with_untold
+from vqvae_jax.priors.sampling import Filter, guide, log_probs, with_unlabelled
 
 
 @boundary
@@ -92,7 +92,7 @@ def predictor(
     """Returns the function codes -> logits, with or without guidance."""
     if guidance is None:
         return lambda codes: prior.apply(variables, codes, condition)
-    both = with_untold(prior, condition, batch)
+    both = with_unlabelled(prior, condition, batch)
 
     def guided(codes):
         return guide(prior.apply(variables, jnp.concatenate([codes, codes]), both), guidance)

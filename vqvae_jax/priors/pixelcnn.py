@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.models.blocks import ResidualStack
 from vqvae_jax.models.convolution import Conv
 from vqvae_jax.priors.conditioning import (
@@ -76,7 +76,7 @@ class PixelCNN(nn.Module):
         """The logits of each code given those before it: as `TransformerPrior`."""
         self.check(codes, condition)
         context = Context(self.grid, self.classes, self.coarse, self.metadata, self.width)
-        told = context(condition, len(codes))
+        given = context(condition, len(codes))
         embedding = CodeEmbedding(self.vocab, self.grid, self.width, deviation=1.0)
         content = embedding.content(codes, jnp.arange(len(self.vocab), dtype=jnp.int32))
         places = embedding.place(jnp.arange(codes[0].size, dtype=jnp.int32)).reshape(
@@ -90,7 +90,7 @@ class PixelCNN(nn.Module):
         skip = jnp.zeros((), self.dtype)
         for _ in range(self.depth):
             layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
-            rows, columns, out = layer(rows, columns, told, train=train)
+            rows, columns, out = layer(rows, columns, given, train=train)
             skip = skip + out
         # The stacks end at the place before: streams of this place are ordered here, by a sum
         # over those already known.
@@ -124,7 +124,7 @@ class GatedLayer(nn.Module):
         self,
         rows: Float[Array, "B H W C"],
         columns: Float[Array, "B H W C"],
-        told: Float[Array, "B h w C"],
+        given: Float[Array, "B h w C"],
         *,
         train: bool,
     ) -> tuple[Float[Array, "B H W C"], ...]:
@@ -142,8 +142,8 @@ class GatedLayer(nn.Module):
         # From the vertical stack to the horizontal one, never back: vertical kernels reach to the
         # right, and would see codes that are still to come.
         horizontal = conv((1, far + 1), left) + dense(twice, vertical)
-        rows = gate(vertical + dense(twice, told))
-        out = gate(horizontal + dense(twice, told))
+        rows = gate(vertical + dense(twice, given))
+        out = gate(horizontal + dense(twice, given))
         out = nn.Dropout(self.dropout, deterministic=not train)(out)
         return rows, columns + dense(self.width, out), dense(self.width, out)
 
@@ -159,8 +159,8 @@ class Context(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition, batch: int) -> Float[Array, "B h w C"]:
-        told = GlobalCondition(self.classes, self.metadata, self.width)(condition, batch)
-        x = jnp.sum(told, axis=1)[:, None, None]
+        given = GlobalCondition(self.classes, self.metadata, self.width)(condition, batch)
+        x = jnp.sum(given, axis=1)[:, None, None]
         for (grid, vocab), codes in zip(self.coarse, condition.coarse, strict=True):
             tokens = CodeEmbedding(vocab, grid, self.width, deviation=1.0)(codes)
             level = jnp.sum(tokens.reshape(*codes.shape, self.width), axis=-2)

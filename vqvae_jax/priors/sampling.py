@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.priors.conditioning import EXCLUDED, UNCONDITIONAL, Condition, check_codes, is_code
 from vqvae_jax.priors.masked import MaskedPrior
 from vqvae_jax.saving.describe import Function, described
@@ -120,7 +120,7 @@ def guided(stepper: Stepper, w: Number) -> Stepper:
     """Returns a stepper with classifier-free guidance of weight w, see `guide`."""
 
     def start(prior, variables, condition, batch):
-        both = with_untold(prior, condition, batch)
+        both = with_unlabelled(prior, condition, batch)
         state, step = stepper(prior, variables, both, 2 * batch)
 
         def guided_step(state, tokens, t):
@@ -133,7 +133,7 @@ def guided(stepper: Stepper, w: Number) -> Stepper:
     return start
 
 
-def with_untold(prior, condition: Condition, batch: int) -> Condition:
+def with_unlabelled(prior, condition: Condition, batch: int) -> Condition:
     """Doubles the batch of a condition: as it is, then without labels."""
     if not prior.classes:
         raise ValueError("guidance needs a prior with classes")
@@ -145,11 +145,11 @@ def with_untold(prior, condition: Condition, batch: int) -> Condition:
 def guide(logits: Float[Array, "two_B *rows K"], w: Number) -> Float[Array, "B *rows K"]:
     """Classifier-free guidance: (1 + w) l(k | label) - w l(k) (arXiv:2207.12598, equation 6).
 
-    l(k) are the logits of the label -1, the second half of a batch of `with_untold`. w = 0 changes
+    l(k) are the logits of label -1, the second half of a batch of `with_unlabelled`. w = 0 changes
     nothing; larger w make samples more typical of their label, and more alike.
     """
-    told, untold = jnp.split(logits, 2)
-    return (1 + w) * told - w * untold
+    labelled, unlabelled = jnp.split(logits, 2)
+    return (1 + w) * labelled - w * unlabelled
 
 
 @boundary

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import floats, integers, trees
+from vqvae_jax.conversions import floats, integers, trees
 from vqvae_jax.saving.describe import Model
 
 STATE = "quantizer"

@@ -12,8 +12,8 @@ import numpy as np
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_indices, check_rows
+from vqvae_jax.conversions import boundary
 from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.base import Output, Quantizer, local_key
 from vqvae_jax.reductions import mean, valid_rows

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from vqvae_jax.boundary import boundary, is_boundary
+from vqvae_jax.conversions import boundary, is_boundary
 
 T = TypeVar("T")
 

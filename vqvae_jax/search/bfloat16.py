@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.reductions import is_valid
 from vqvae_jax.search.exact import centred, check_shapes, first_of_nearest
 from vqvae_jax.search.scores import Codes, code_blocks, in_blocks, ordered

@@ -10,7 +10,7 @@ from jax.custom_batching import custom_vmap
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, Int
 
-from vqvae_jax.boundary import boundary, under_defaults
+from vqvae_jax.conversions import boundary, under_defaults
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
 from vqvae_jax.search.near_ties import Rows, Scored, join, power_of_two, settle
 from vqvae_jax.search.scores import Nearest, in_blocks, product, search_codes

@@ -31,9 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vqvae_jax.boundary import under_defaults
 from vqvae_jax.checks import check_rows
 from vqvae_jax.compiling import check_compiler_options
+from vqvae_jax.conversions import under_defaults
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.quantizers.codebooks.editing import NoCodes
 from vqvae_jax.saving.as_json import from_json, to_json

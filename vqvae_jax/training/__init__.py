@@ -1,10 +1,13 @@
 """Train steps as pure functions, their compilation for one device or many, and the loop."""
 
 from vqvae_jax.training.adversarial import Game as Game
+from vqvae_jax.training.adversarial import adaptive_weight as adaptive_weight
 from vqvae_jax.training.adversarial import adversarial_loss as adversarial_loss
+from vqvae_jax.training.adversarial import adversarial_optimizer as adversarial_optimizer
 from vqvae_jax.training.adversarial import adversarial_state as adversarial_state
 from vqvae_jax.training.adversarial import discriminator_loss as discriminator_loss
 from vqvae_jax.training.adversarial import model_variables as model_variables
+from vqvae_jax.training.adversarial import with_features as with_features
 from vqvae_jax.training.loop import Interrupt as Interrupt
 from vqvae_jax.training.loop import run_steps as run_steps
 from vqvae_jax.training.parallel import data_mesh as data_mesh

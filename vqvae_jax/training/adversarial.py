@@ -18,7 +18,7 @@ import optax
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from vqvae_jax.boundary import under_defaults
+from vqvae_jax.conversions import under_defaults
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.reductions import AxisName, psum
 from vqvae_jax.reductions import mean as average
@@ -55,14 +55,16 @@ s is the logistic function.
 """
 
 
-def adaptive(reconstruction: Float[Array, ""], generator: Float[Array, ""]) -> Float[Array, ""]:
+def adaptive_weight(
+    reconstruction: Float[Array, ""], generator: Float[Array, ""]
+) -> Float[Array, ""]:
     """Adaptive weight lambda = |grad L_rec| / (|grad L_G| + 1e-4), clipped to [0, 1e4].
 
     From the norms of the gradients for the last layer, where both terms then weigh the same:
     equation 7 of arXiv:2012.09841.
 
     Example:
-        >>> round(float(adaptive(jnp.float32(0.3), jnp.float32(0.1))), 2)
+        >>> round(float(adaptive_weight(jnp.float32(0.3), jnp.float32(0.1))), 2)
         3.0
     """
     return jnp.clip(reconstruction / (generator + 1e-4), 0, 1e4)
@@ -93,7 +95,7 @@ def adversarial_loss(
     *,
     task_loss: TaskLoss = squared_error,
     game: Game = HINGE,
-    balance: Balance = adaptive,
+    balance: Balance = adaptive_weight,
     r1: float = 0.0,
 ) -> Loss:
     """Returns the loss L_rec + lambda L_G + losses of the quantizer + L_D, for `gradient_step`.
@@ -124,7 +126,7 @@ def adversarial_loss(
         >>> from vqvae_jax.training.step import gradient_step
         >>> model = vj.VQVAE(vj.Encoder(dim=8), vj.vq(32, 8), vj.Decoder(dim=8))
         >>> discriminator = vj.models.PatchDiscriminator(width=8)
-        >>> optimizer = players(optax.adam(1e-3), optax.adam(1e-3, b1=0.5, b2=0.9))
+        >>> optimizer = adversarial_optimizer(optax.adam(1e-3), optax.adam(1e-3, b1=0.5, b2=0.9))
         >>> x, key = jnp.zeros((2, 16, 16, 1)), jax.random.key(0)
         >>> state = adversarial_state(model, discriminator, optimizer, key, x)
         >>> loss = adversarial_loss(model, discriminator, 1000, ("decoder", "Upsample_1"))
@@ -236,7 +238,7 @@ def add(terms: dict[str, Array]) -> Float[Array, ""]:
     return sum(terms.values(), jnp.zeros((), jnp.float32))
 
 
-def players(
+def adversarial_optimizer(
     model: optax.GradientTransformation, discriminator: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Combines the optimizers of model and discriminator into one for `gradient_step`."""
@@ -257,7 +259,7 @@ def adversarial_state(
 
     Args:
         model, discriminator: as in `adversarial_loss`.
-        optimizer: of both, as `players` makes it.
+        optimizer: of both, as `adversarial_optimizer` makes it.
         key: consumed.
         example: a batch, of which only shape and dtype matter.
 

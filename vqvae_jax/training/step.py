@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt32
 
-from vqvae_jax.boundary import arrays, boundary, under_defaults
 from vqvae_jax.checks import check_same_shape
+from vqvae_jax.conversions import arrays, boundary, under_defaults
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.data.value_range import Domain, admit, inside
 from vqvae_jax.quantizers.base import RNG

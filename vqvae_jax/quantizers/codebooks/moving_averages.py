@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number
+from vqvae_jax.conversions import boundary
 from vqvae_jax.reductions import is_valid
 
 

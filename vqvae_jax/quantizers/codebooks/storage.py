@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import Number, check_range, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.quantizers.codebooks.dead_codes import Reset, find_dead
 from vqvae_jax.quantizers.codebooks.inits import Init, uniform
 from vqvae_jax.quantizers.codebooks.moving_averages import (

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
 from jaxtyping import Array, Bool, Float, Int
 
-from vqvae_jax.boundary import boundary
 from vqvae_jax.checks import check_rows, check_size
+from vqvae_jax.conversions import boundary
 from vqvae_jax.quantizers.base import Quantizer
 from vqvae_jax.reductions import is_valid, valid_rows
 

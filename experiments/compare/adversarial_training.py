@@ -13,11 +13,11 @@ import optax
 from jaxtyping import UInt8
 
 import vqvae_jax as vj
-from experiments.judging.classifier import STEPS, Classifier, kept_classifier, perceptual
-from experiments.judging.quality import frechet, recognised
+from experiments.quality.classifier import STEPS, Classifier, kept_classifier, perceptual
+from experiments.quality.generated_images import frechet, recognised
 from experiments.run.codes import quantizers
 from experiments.run.optimizer import make_optimizer
-from experiments.sweep import measuring
+from experiments.sweep import arm_metrics
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import (
     compiler_options,
@@ -29,11 +29,11 @@ from experiments.sweep.training_budget import (
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.adversarial import (
-    adaptive,
+    adaptive_weight,
     adversarial_loss,
+    adversarial_optimizer,
     adversarial_state,
     model_variables,
-    players,
     with_features,
 )
 from vqvae_jax.training.step import (
@@ -100,7 +100,7 @@ def plain(config, task_loss: TaskLoss) -> Training:
 def against(config, task_loss: TaskLoss) -> Training:
     """Returns the training with a discriminator from half of the steps on."""
     model, discriminator = make_models(config)
-    optimizer = players(
+    optimizer = adversarial_optimizer(
         make_optimizer(make_budget(config)),
         optax.adam(config.discriminator_rate, b1=0.5, b2=0.9),
     )
@@ -110,7 +110,7 @@ def against(config, task_loss: TaskLoss) -> Training:
         config.steps // 2,
         LAST_LAYER,
         task_loss=task_loss,
-        balance=lambda rec, gen: config.generator_weight * adaptive(rec, gen),
+        balance=lambda rec, gen: config.generator_weight * adaptive_weight(rec, gen),
         r1=config.r1,
     )
     example = images(config.data)[0][:1]
@@ -131,7 +131,7 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
     model, _ = make_models(config)
     training = train(config, task_loss)
     step = jax.jit(training.step, donate_argnums=0, compiler_options=options)
-    look = jax.jit(lambda v, x: measuring.measure(model, v, x), compiler_options=options)
+    look = jax.jit(lambda v, x: arm_metrics.measure(model, v, x), compiler_options=options)
     judge = classifier(config, JUDGE)
     (pixels, _), (test, labels) = images_and_labels(config)
 
@@ -139,8 +139,8 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
         order = batches(pixels, seed, config.batch_size)
         state, ms, _ = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
         variables = training.variables(state)
-        numbers, shown = measuring.evaluate(look, variables, test, quantizers(model))
-        made = measuring.whole(lambda x: look(variables, x)["pictures"], test)
+        numbers, shown = arm_metrics.evaluate(look, variables, test, quantizers(model))
+        made = arm_metrics.whole(lambda x: look(variables, x)["pictures"], test)
         numbers |= {
             "sharpness": sharpness(made) / sharpness(test),
             "frechet": frechet(judge, test, made),

@@ -9,8 +9,8 @@ from jaxtyping import Float64, Int, UInt8
 from experiments.generation.code_files import Codes, flat
 from experiments.generation.codes_of_data import unique_share
 from experiments.generation.generate import Maps
-from experiments.judging.classifier import kept_classifier
-from experiments.judging.quality import frechet, memorised, nearest_neighbours, recognised
+from experiments.quality.classifier import kept_classifier
+from experiments.quality.generated_images import frechet, memorised, nearest_neighbours, recognised
 
 Pictures = UInt8[np.ndarray, "N H W C"]
 

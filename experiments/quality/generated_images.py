@@ -6,7 +6,7 @@ Functions of arrays that return numbers. A number tells only beside that of real
 import numpy as np
 from jaxtyping import Float64, Int, Shaped, UInt8
 
-from experiments.judging.classifier import STEPS, Classifier, train_classifier
+from experiments.quality.classifier import STEPS, Classifier, train_classifier
 from vqvae_jax import nearest
 from vqvae_jax.metrics import frechet_distance, moments
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
-from experiments.run.evaluation import code_table, picture_quality
+from experiments.run.model_metrics import code_table, picture_quality
 from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim

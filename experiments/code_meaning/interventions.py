@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.meaning.code_meanings import frequent
-from experiments.meaning.coder import Coder, Stream, shown
+from experiments.code_meaning.coder import Coder, Stream, shown
+from experiments.code_meaning.statistics import frequent
 from experiments.run.codes import Maps, tally
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.meaning.parts import Part
-from experiments.meaning.probes import Score
-from experiments.meaning.representations import MEANING
+from experiments.code_meaning.probes import Score
+from experiments.code_meaning.representations import MEANING
+from experiments.code_meaning.sections import Part
 from experiments.pages import html
 from experiments.pages.figures import png_bytes
 from experiments.run import codes

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import encode
-from experiments.judging.classifier import augment
+from experiments.quality.classifier import augment
 from experiments.run.recipe import load_data
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess

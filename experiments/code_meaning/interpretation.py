@@ -11,12 +11,18 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from experiments.meaning import parts
-from experiments.meaning.coder import Coder
-from experiments.meaning.page import write
-from experiments.meaning.parts import Found, Part
-from experiments.meaning.probes import Score, linear_probe, neighbour_probe
-from experiments.meaning.representations import MEANING, Pair, representations, train_vae, vae_of
+from experiments.code_meaning import sections
+from experiments.code_meaning.coder import Coder
+from experiments.code_meaning.page import write
+from experiments.code_meaning.probes import Score, linear_probe, neighbour_probe
+from experiments.code_meaning.representations import (
+    MEANING,
+    Pair,
+    representations,
+    train_vae,
+    vae_of,
+)
+from experiments.code_meaning.sections import Found, Part
 from experiments.run import autoencoder, codes
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
@@ -64,7 +70,7 @@ def interpret(config: Config) -> dict[str, Any]:
         results, found = look(config, coder, images, maps, bar)
         probes = probe(config, coder, options, sets, bar)
     if probes:
-        results["probes"], more = parts.probe_part(probes)
+        results["probes"], more = sections.probe_part(probes)
         found += more
     folder = config.run / "interpretation"
     name = options.get("name", config.run.name)
@@ -108,20 +114,20 @@ def check_maps(maps: codes.Maps, images: np.ndarray) -> None:
 
 def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) -> Found:
     """Makes all parts but the probes."""
-    shown = coder.streams[: parts.SHOWN]
+    shown = coder.streams[: sections.SHOWN]
     most = max(config.most // len(shown), min(config.most, 8))
     size = images.shape[1:3]
     jobs: dict[str, Callable[[], Found]] = {
-        "code maps": lambda: parts.maps_part(coder, images, maps),
+        "code maps": lambda: sections.maps_part(coder, images, maps),
         **{
-            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: parts.stream_part(
+            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: sections.stream_part(
                 coder, s, images, maps, most
             )
             for s in shown
         },
-        "exchanging codes": lambda: parts.swap_part(coder, maps, config.seed),
-        "reach": lambda: parts.reach_part(coder, maps, size, config.seed),
-        "information": lambda: parts.information_part(coder, maps),
+        "exchanging codes": lambda: sections.swap_part(coder, maps, config.seed),
+        "reach": lambda: sections.reach_part(coder, maps, size, config.seed),
+        "information": lambda: sections.information_part(coder, maps),
     }
     task, done, found = bar.add_task("", total=len(jobs), now=""), {}, list[Part]()
     for name, job in jobs.items():

@@ -9,9 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.meaning import charts
-from experiments.meaning import figures as draw
-from experiments.meaning.code_meanings import (
+from experiments.code_meaning import charts
+from experiments.code_meaning import figures as draw
+from experiments.code_meaning.coder import Coder, Stream, shown
+from experiments.code_meaning.interventions import erase_codes, reach, swap
+from experiments.code_meaning.probes import Score
+from experiments.code_meaning.statistics import (
     crops,
     entropies,
     entropy,
@@ -20,9 +23,6 @@ from experiments.meaning.code_meanings import (
     neighbours,
     plane,
 )
-from experiments.meaning.coder import Coder, Stream, shown
-from experiments.meaning.interventions import erase_codes, reach, swap
-from experiments.meaning.probes import Score
 from experiments.pages import figures
 from experiments.run import codes
 from experiments.run.codes import Maps, tally

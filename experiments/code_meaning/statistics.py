@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.meaning.coder import Coder, Stream, shown
+from experiments.code_meaning.coder import Coder, Stream, shown
 from experiments.run.codes import Maps, tally
 
 CONTEXT = 3  # cells a side of the pictures around a code

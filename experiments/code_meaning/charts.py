@@ -7,9 +7,9 @@ from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.meaning.figures import rgba
-from experiments.meaning.interventions import Reach
-from experiments.meaning.probes import Score
+from experiments.code_meaning.figures import rgba
+from experiments.code_meaning.interventions import Reach
+from experiments.code_meaning.probes import Score
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.run.codes import as_levels, quantizers
 from experiments.sweep import training_budget
+from experiments.sweep.arm_metrics import SHOWN, whole
 from experiments.sweep.arms import Result
-from experiments.sweep.measuring import SHOWN, whole
 from experiments.sweep.training_budget import compiler_options, fitter, images
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.likelihoods import Likelihood, task_loss

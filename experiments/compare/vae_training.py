@@ -15,10 +15,10 @@ import numpy as np
 import vqvae_jax as vj
 from experiments.generation.code_prior import Prior
 from experiments.generation.samplers import Images, samples
-from experiments.judging.classifier import Classifier
-from experiments.judging.quality import frechet, trained_on
+from experiments.quality.classifier import Classifier
+from experiments.quality.generated_images import frechet, trained_on
+from experiments.sweep.arm_metrics import whole
 from experiments.sweep.arms import Result
-from experiments.sweep.measuring import whole
 from experiments.sweep.training_budget import Budget, compiler_options, fitter, labelled
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
-from experiments.meaning.coder import Coder
+from experiments.code_meaning.coder import Coder
 from experiments.run import codes
 from experiments.run.autoencoder import Config
 from experiments.run.codes import Maps

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.meaning.code_meanings import CONTEXT, Meaning
-from experiments.meaning.interventions import Erased, Swap
+from experiments.code_meaning.interventions import Erased, Swap
+from experiments.code_meaning.statistics import CONTEXT, Meaning
 from experiments.pages.figures import INK, LINES, WIDTH, new_figure
 
 BRIGHTER, DARKER = LINES[1], LINES[0]

@@ -1,1 +1,0 @@
-"""Measures of reconstructions and samples: bits, classifiers, and sentences about the numbers."""

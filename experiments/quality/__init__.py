@@ -1,0 +1,1 @@
+"""The quality of generated images: a classifier of real ones, and distances by its features."""
