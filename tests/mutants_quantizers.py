@@ -12,7 +12,7 @@ FAMILIES = [
         ("not known under jit", "    with jax.ensure_compile_time_eval():\n        return jnp.asarray(x, dtype)", "    return jnp.asarray(x, dtype)"),
     ]),
     ("labels", "priors/conditioning.py", "tests/test_integers.py", [
-        ("labels beyond the classes are NaN", "told = (label >= 0) & (label < self.classes)", "told = label >= 0"),
+        ("labels beyond the classes are NaN", "known = (label >= 0) & (label < self.classes)", "known = label >= 0"),
         ("labels not checked", "if values.min() < -1 or values.max() >= classes:", "if False:"),
     ]),
     ("labels", "priors/losses.py", "tests/test_integers.py", [
