@@ -168,7 +168,7 @@ GENERATION = [
         ("no model in a run", "        path = inner\n", "        pass\n"),
     ]),
     ("variables as they come", "conversions.py", "tests/test_variables.py", [
-        ("NumPy stays NumPy", "known(a) if isinstance(a, np.ndarray | np.generic) else a", "a"),
+        ("NumPy stays NumPy", "concrete(a) if isinstance(a, np.ndarray | np.generic) else a", "a"),
     ]),
     ("variables as they come", "priors/conditioning.py", "tests/test_variables.py", [
         ("NumPy tables", "return jnp.asarray(self.param(*args, jnp.float32))", "return self.param(*args, jnp.float32)"),

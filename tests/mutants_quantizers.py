@@ -3,9 +3,9 @@
 Q, T = "quantizers/", "tests/quantizers/"
 FAMILIES = [
     ("what enters", "conversions.py", "tests/test_integers.py tests/test_switches.py", [
-        ("narrow integers stay narrow", "return x.astype(jnp.int32) if isinstance(x, jax.Array) else known(x, jnp.int32)", "return known(x)"),
+        ("narrow integers stay narrow", "return x.astype(jnp.int32) if isinstance(x, jax.Array) else concrete(x, jnp.int32)", "return concrete(x)"),
         ("traced wide integers wrap", "return jnp.where(fits, x.astype(jnp.int32), -1)", "return x.astype(jnp.int32)"),
-        ("wide integers wrap", "if values.size and (values.min() < LEAST or values.max() > MOST):", "if False:"),
+        ("wide integers wrap", "if values.size and (values.min() < INT32_MIN or values.max() > INT32_MAX):", "if False:"),
         ("one switch hides the other", 'rank == "allow" and dtype == "standard"', 'rank == "allow" or dtype == "standard"'),
         ("rank left to the caller", 'jax.numpy_rank_promotion("allow")', "jax.numpy_rank_promotion(rank)"),
         ("dtype left to the caller", 'jax.numpy_dtype_promotion("standard")', "jax.numpy_dtype_promotion(dtype)"),

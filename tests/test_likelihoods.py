@@ -13,7 +13,13 @@ from scipy import integrate, special, stats
 
 import vqvae_jax as vj
 from vqvae_jax.data.scaling import preprocess, to_pixels
-from vqvae_jax.likelihoods import LEAST, MOST, gaussian_log_mass, log_upper, logistic_log_mass
+from vqvae_jax.likelihoods import (
+    LARGEST_SCALE,
+    LEAST_SCALE,
+    gaussian_log_mass,
+    log_upper,
+    logistic_log_mass,
+)
 
 ALL = np.arange(256)
 X = np.asarray(preprocess(ALL.astype(np.uint8)))[:, None]  # one element, an example for each level
@@ -61,7 +67,7 @@ def test_the_probabilities_of_all_levels_add_up_to_1(name, seed):
 
 
 @pytest.mark.parametrize("mu", [-0.7, -0.5, -0.123, 0.0, 0.31, 0.5, 2.0])
-@pytest.mark.parametrize("s", [LEAST, 1 / 255, 0.01, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("s", [LEAST_SCALE, 1 / 255, 0.01, 0.1, 0.5, 3.0])
 @pytest.mark.parametrize("name", BY_SCALE)
 def test_masses_are_those_of_scipy_in_float64(name, s, mu):
     factory, law = BY_SCALE[name]
@@ -97,10 +103,12 @@ def test_gradients_are_differences_and_finite_in_the_far_tails(log_mass):
     found = slope(k, mu, s)
     close(found[0], (wide(m + h, v) - wide(m - h, v)) / (2 * h), rtol=1e-3)
     close(found[1], (wide(m, v + h * v) - wide(m, v - h * v)) / (2 * h * v), rtol=1e-3)
-    far = np.float32(np.meshgrid([0, 1, 100, 254, 255], [-1e4, -9, 9, 1e4], [LEAST, MOST]))
+    far = np.float32(
+        np.meshgrid([0, 1, 100, 254, 255], [-1e4, -9, 9, 1e4], [LEAST_SCALE, LARGEST_SCALE])
+    )
     for part in slope(*(axis.ravel() for axis in far)):
         assert np.all(np.isfinite(part))
-    steep, _ = slope(np.float32([100]), np.float32([9]), np.float32([LEAST]))
+    steep, _ = slope(np.float32([100]), np.float32([9]), np.float32([LEAST_SCALE]))
     assert steep < 0  # towards the level
 
 
@@ -251,12 +259,15 @@ def test_means_are_reconstructions():
 
 def test_the_scale_of_a_decoder_is_clipped():
     for name in BY_SCALE:
-        tiny, least = ([[0.1, v]] for v in (-50.0, math.log(LEAST)))
+        tiny, least = ([[0.1, v]] for v in (-50.0, math.log(LEAST_SCALE)))
         x = X[[153]]
         equal(LOG_PROB[name](x, np.float32(tiny)), LOG_PROB[name](x, np.float32(least)))
-        huge, most = ([[0.1, v]] for v in (200.0, math.log(MOST)))
+        huge, most = ([[0.1, v]] for v in (200.0, math.log(LARGEST_SCALE)))
         equal(LOG_PROB[name](x, np.float32(huge)), LOG_PROB[name](x, np.float32(most)))
-    for wild, edge in ((-50, math.log(LEAST)), (200, math.log(MOST))):  # of each component
+    for wild, edge in (
+        (-50, math.log(LEAST_SCALE)),
+        (200, math.log(LARGEST_SCALE)),
+    ):  # of each component
         y = np.tile(np.float32([[0, 0, 0, -0.2, 0.1, 0.3, wild, wild, wild]]), (256, 1))
         clipped = np.where(y == wild, np.float32(edge), y)
         equal(LOG_PROB["mixture"](X, y), LOG_PROB["mixture"](X, clipped))

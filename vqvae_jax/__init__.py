@@ -1,7 +1,7 @@
 """Vector-quantized autoencoders as pure functions in JAX.
 
-The root has the names of a first script. All others are in namespaces: `vj.x` is the module or
-the folder named x, wherever in the package it lies.
+The root exports the names that a first script needs. All others are in namespaces: `vj.x` is the
+module or folder named x, wherever it lies in the package.
 """
 
 from vqvae_jax import data as data

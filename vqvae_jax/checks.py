@@ -10,7 +10,7 @@ Number = float | Array
 
 
 def check_same_shape(name: str, x, other_name: str, y) -> None:
-    """Raises a ValueError unless shapes are equal: (8, 1) - (8,) would broadcast in silence."""
+    """Raises a ValueError unless shapes are equal: (8, 1) - (8,) would broadcast silently."""
     if x.shape != y.shape:
         raise ValueError(
             f"{name} and {other_name} must have equal shapes, got {x.shape}, {y.shape}"
@@ -18,7 +18,7 @@ def check_same_shape(name: str, x, other_name: str, y) -> None:
 
 
 def check_float(name: str, x: Array) -> None:
-    """Raises a TypeError unless x is float: integers may be pixels that were not scaled."""
+    """Raises a TypeError unless x is float: integers may be unscaled pixels."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} must be float, got {x.dtype}: use vqvae_jax.preprocess")
 
@@ -33,7 +33,7 @@ def check_size(**sizes: int) -> None:
 def check_range(low: float, high: float, **values: Number) -> None:
     """Raises a ValueError naming the argument unless low <= value < high.
 
-    A traced value, which `scheduled` gives, is not known yet and passes.
+    A traced value, as under `scheduled`, is not known yet and passes.
     """
     for name, value in values.items():
         if not isinstance(value, jax.core.Tracer) and not low <= value < high:
@@ -58,7 +58,7 @@ def check_rows(z: Array, dim: int) -> None:
 def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
     """Raises unless indices are ints [..., Q] from -1 to K - 1.
 
-    Under jit the values are not known: there an index outside the codebook decodes to zeros.
+    Under jit values are not known; an index outside the codebook then decodes to zeros.
     """
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"indices must be integers [..., {len(vocab)}], got dtype {indices.dtype}")
@@ -78,12 +78,12 @@ def check_indices(indices: Array, vocab: tuple[int, ...]) -> None:
 
 
 def streams_hint(shape: tuple[int, ...], streams: int) -> str:
-    """Returns a hint for the error about indices of this shape, which lack streams."""
+    """Returns a hint for the error about indices whose shape doesn't fit the streams."""
     if streams == 1:
-        return ": the axis of streams is missing, as indices[..., None] has it"
+        return ": the axis of streams is missing, use indices[..., None]"
     missing = streams - shape[-1] if shape else 0
     if missing <= 0:
-        return f": the last axis is that of the {streams} streams"
+        return f": the last axis must hold the {streams} streams"
     pads = f"[(0, 0)] * {len(shape) - 1} + [(0, {missing})]"
     return f": -1 stands for what was not sent, jnp.pad(indices, {pads}, constant_values=-1)"
 
@@ -93,5 +93,5 @@ def check_mask(mask: tuple, rows: tuple) -> None:
     fits = len(mask) == len(rows) and all(m in (1, n) for m, n in zip(mask, rows, strict=True))
     if not fits:
         raise ValueError(
-            f"mask must have the shape of z.shape[:-1] = {rows}, or 1s in it; got {mask}"
+            f"mask must have the shape z.shape[:-1] = {rows}, or 1 along some axes; got {mask}"
         )

@@ -15,15 +15,16 @@ HASTE = {
 
 @cache
 def fast_compile() -> dict[str, Any]:
-    """Returns options of `jax.jit` for a CPU: a third of the time to compile, and slower code.
+    """Returns options of `jax.jit` for a CPU that compile in a third of the time, to slower code.
 
-    Options that the installed compiler does not know are left out; `{}` where the default device
-    is not a CPU.
+    Options that the installed compiler does not know are left out. Returns `{}` if the default
+    device is not a CPU.
 
     >>> jax.jit(jnp.sin, compiler_options=fast_compile())(0.0)
     Array(0., dtype=float32, weak_type=True)
     """
-    # Each option is tried: XLA adds and drops names, and one unknown name fails every compilation.
+    # Each option is tried, since XLA adds and drops names between versions, and a single unknown
+    # name fails every compilation.
     haste = HASTE if jax.default_backend() == "cpu" else {}
     return {name: value for name, value in haste.items() if refusal(name, value) is None}
 
@@ -38,11 +39,11 @@ def refusal(name: str, value: Any) -> str | None:
 
 
 def check_compiler_options(compiler_options: dict[str, Any] | None) -> None:
-    """Raises unless `jax.jit` takes these options here.
+    """Raises unless `jax.jit` accepts these options here.
 
     Raises:
-        TypeError: they are not a dict.
-        ValueError: naming the option that the compiler refuses, and why.
+        TypeError: if they are not a dict.
+        ValueError: if the compiler refuses an option; the error names it and the reason.
     """
     if not isinstance(compiler_options, dict | None):
         raise TypeError(f"compiler_options must be a dict of options, got {compiler_options!r}")
@@ -50,6 +51,6 @@ def check_compiler_options(compiler_options: dict[str, Any] | None) -> None:
         reason = refusal(name, value)
         if reason is not None:
             raise ValueError(
-                f"compiler_options must be what the compiler of JAX {jax.__version__} takes, "
+                f"compiler_options must be options that JAX {jax.__version__} accepts, "
                 f"got {name!r}: {value!r} ({reason})"
             )

@@ -1,7 +1,7 @@
 """Conversion of arguments at the public boundary: arrays from lists, NumPy and narrow integers.
 
-Public functions and records pass through `boundary`, so the code within sees JAX arrays only, and
-runs under JAX's default rules of promotion.
+Public functions and records pass through `boundary`, so the code inside sees only JAX arrays and
+runs under JAX's default promotion rules.
 """
 
 import functools
@@ -18,22 +18,23 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 T = TypeVar("T")
 Enter = Callable[[str, Any], Any]
-"""(name of the argument, what was given) -> an array."""
+"""Conversion of one argument: (its name, its value) -> an array."""
 
-LEAST, MOST = -(2**31), 2**31 - 1  # of int32
-FLOATS = {np.dtype(d) for d in (jnp.float32, jnp.bfloat16, jnp.float16)}  # seen at a glance
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+# Tested first, since the slower `jnp.issubdtype` would otherwise run in every eager call.
+FLOATS = {np.dtype(d) for d in (jnp.float32, jnp.bfloat16, jnp.float16)}
 
 
-def is_known(x: Any) -> bool:
+def is_concrete(x: Any) -> bool:
     """Returns whether no leaf of x is traced."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
 
 
-def known(x: Any, dtype=None) -> jax.Array:
-    """Converts x, no JAX array yet, to one whose values are known even while `jit` traces."""
-    if not is_known(x):
+def concrete(x: Any, dtype=None) -> jax.Array:
+    """Converts x to a JAX array whose values are known even while `jit` traces."""
+    if not is_concrete(x):
         return jnp.asarray(x, dtype)
-    # Under `jit` plain `jnp.asarray` would give a tracer, and checks could not read its values.
+    # Under `jit` plain `jnp.asarray` would return a tracer, whose values checks cannot read.
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x, dtype)
 
@@ -42,9 +43,9 @@ def floats(name: str, x: Any) -> jax.Array:
     """Converts a list, a tuple or an array to a JAX array of floats.
 
     Raises:
-        TypeError: for other numbers. Integers may be pixels that were not scaled.
+        TypeError: for other numbers; integers may be unscaled pixels.
     """
-    x = x if isinstance(x, jax.Array) else known(x)
+    x = x if isinstance(x, jax.Array) else concrete(x)
     if x.dtype not in FLOATS and not jnp.issubdtype(x.dtype, jnp.floating):
         hint = "use vqvae_jax.preprocess for pixels"
         raise TypeError(f"{name} must be float, got {x.dtype}: {hint}")
@@ -54,8 +55,8 @@ def floats(name: str, x: Any) -> jax.Array:
 def integers(name: str, x: Any) -> jax.Array:
     """Converts integers of any dtype, in a list, a tuple or an array, to int32.
 
-    int32 has room for K and for -1, which int8 and unsigned dtypes lack. Traced values that int32
-    can't hold become -1.
+    int32 holds both K and -1, which int8 and unsigned dtypes don't. Traced values that int32 can't
+    hold become -1.
 
     Raises:
         TypeError: for other numbers.
@@ -64,52 +65,56 @@ def integers(name: str, x: Any) -> jax.Array:
     if isinstance(x, jax.Array) and x.dtype == np.int32:
         return x
     if not isinstance(x, jax.Array):
-        x = np.asarray(x) if is_known(x) else jnp.asarray(x)
+        # NumPy keeps the given width; `jnp.asarray` would wrap int64 before its values are checked.
+        x = np.asarray(x) if is_concrete(x) else jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {x.dtype}")
     bounds = jnp.iinfo(x.dtype)
-    if bounds.min < LEAST or bounds.max > MOST:
-        x = held(name, x, bounds)
-    return x.astype(jnp.int32) if isinstance(x, jax.Array) else known(x, jnp.int32)
+    if bounds.min < INT32_MIN or bounds.max > INT32_MAX:
+        x = fit_int32(name, x, bounds)
+    return x.astype(jnp.int32) if isinstance(x, jax.Array) else concrete(x, jnp.int32)
 
 
-def held(name: str, x, bounds):
-    """Returns x if int32 holds its values; traced values that it can't hold become -1."""
+def fit_int32(name: str, x, bounds):
+    """Returns x with traced values beyond int32 set to -1; raises if concrete ones don't fit."""
     if isinstance(x, jax.core.Tracer):
-        # A cast alone would wrap 2^32 to 0, a code that exists; -1 means "not sent".
-        fits = x <= MOST if bounds.min == 0 else (x >= LEAST) & (x <= MOST)
+        # A cast alone would wrap 2^32 to 0, which is a code; -1 means "not sent".
+        fits = x <= INT32_MAX if bounds.min == 0 else (x >= INT32_MIN) & (x <= INT32_MAX)
         return jnp.where(fits, x.astype(jnp.int32), -1)
     values = np.asarray(x)
-    if values.size and (values.min() < LEAST or values.max() > MOST):
+    if values.size and (values.min() < INT32_MIN or values.max() > INT32_MAX):
         raise ValueError(f"{name} must fit int32, got values from {values.min()} to {values.max()}")
     return x
 
 
 def arrays(name: str, x: Any) -> Any:
     """Converts lists, tuples and NumPy arrays to JAX arrays of their dtype; others pass."""
-    return known(x) if isinstance(x, list | tuple | np.ndarray) else x
+    return concrete(x) if isinstance(x, list | tuple | np.ndarray) else x
 
 
 def trees(name: str, x: Any) -> Any:
-    """Converts the NumPy arrays in nested dicts, such as a loaded model has, to JAX arrays.
+    """Converts NumPy arrays in nested dicts, as loaded models have them, to JAX arrays.
 
-    Returns x itself if there are none, as eval mode promises to return its very state.
+    Returns x itself if there are none: eval mode promises to return the very state it was given.
     """
     if not any(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(x)):
         return x
-    # Indexing NumPy's array by a tracer raises; `jit` over closed-over variables does that.
-    return jax.tree.map(lambda a: known(a) if isinstance(a, np.ndarray | np.generic) else a, x)
+    # Indexing a NumPy array by a tracer raises, and a jitted function that closes over loaded
+    # variables would do just that.
+    return jax.tree.map(lambda a: concrete(a) if isinstance(a, np.ndarray | np.generic) else a, x)
 
 
 def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
-    """Decorator: runs f under JAX's default `jax_numpy_rank_promotion` and `..._dtype_promotion`.
+    """Decorator that runs f under JAX's default rules of rank and dtype promotion.
 
-    Nothing happens where the caller has the defaults already.
+    These are the settings `jax_numpy_rank_promotion` and `jax_numpy_dtype_promotion`.
     """
 
     @functools.wraps(f)
     def running(*args, **kwargs):
         config: Any = jax.config
+        # Users who make promotion an error mean their own code, not this library's. Nearly all
+        # callers have the defaults, and are spared the cost of the two contexts.
         rank, dtype = config.jax_numpy_rank_promotion, config.jax_numpy_dtype_promotion
         if rank == "allow" and dtype == "standard":
             return f(*args, **kwargs)
@@ -120,15 +125,15 @@ def under_defaults(f: Callable[..., T]) -> Callable[..., T]:
 
 
 def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None = None):
-    """Decorator of public functions: converts arguments to the arrays that their annotations name.
+    """Decorator of public functions that converts arguments as their annotations say.
 
-    Lists, tuples, NumPy and JAX arrays are taken for `Float[Array, ...]` (`floats`),
-    `Int[Array, ...]` (`integers`) and `Array`; for a sequence or a NamedTuple of them, one by one.
-    The body runs `under_defaults`.
+    Lists, tuples, NumPy and JAX arrays are accepted for `Float[Array, ...]` (`floats`),
+    `Int[Array, ...]` (`integers`) and `Array`, and element by element for a sequence or NamedTuple
+    of these. The body runs `under_defaults`.
 
     Args:
         f: the function.
-        enters: {position: (name, conversion)} of arguments beside those that annotations name.
+        enters: {position: (name, conversion)} of further arguments, without such annotations.
 
     Example:
         >>> @boundary
@@ -157,17 +162,17 @@ def boundary(f: Callable[..., T], enters: Mapping[int, tuple[str, Enter]] | None
         except Exception as error:
             remedied = with_remedy(error)
             if remedied is error:
-                raise
+                raise  # with its own traceback
             raise remedied from None
 
-    # The function itself and not True: `functools.wraps` copies attributes, so a wrapper around
-    # this one would otherwise look like a boundary; see `is_boundary`.
+    # The function itself instead of True: `functools.wraps` copies attributes, and a wrapper around
+    # this function would otherwise look like a boundary; see `is_boundary`.
     entering.entered = entering  # type: ignore[attr-defined]
     return entering
 
 
 REMEDY = (
-    "arrays of Explicit mesh axes, as jax.make_mesh makes them by default: pass it"
+    "arrays over Explicit mesh axes, the default of jax.make_mesh, are not supported: pass it"
     " axis_types=(jax.sharding.AxisType.Auto,) for each axis, or call this function inside"
     " jax.sharding.auto_axes(f, out_sharding=...)"
 )
@@ -175,7 +180,7 @@ REMEDY = (
 
 def with_remedy(error: Exception) -> Exception:
     """Returns the error, with a remedy in its text if JAX raised it about Explicit mesh axes."""
-    # By name and by text: JAX exports no class for these errors.
+    # Recognised by name and text, since JAX exports no class for these errors.
     of_axes = type(error).__name__ == "ShardingTypeError" or "not found in mesh" in str(error)
     if not of_axes or REMEDY in str(error):
         return error
@@ -183,7 +188,7 @@ def with_remedy(error: Exception) -> Exception:
 
 
 def is_boundary(f: Callable) -> bool:
-    """Returns whether f is what `boundary` returned, and not a function around it."""
+    """Returns whether f itself, not merely a function that it wraps, came from `boundary`."""
     return getattr(f, "entered", None) is f
 
 
@@ -206,7 +211,8 @@ def conversion(annotation) -> Enter | None:
         return arrays
     if isinstance(annotation, type) and issubclass(annotation, tuple):
         return of_fields(getattr(annotation, "__annotations__", {}))
-    # jaxtyping's `Float[Array, "..."]` keeps Array as `array_type`, and Float as `dtype`.
+    # jaxtyping's `Float[Array, "..."]` is a class that keeps Array as `array_type`, Float as
+    # `dtype`.
     if getattr(annotation, "array_type", None) is jax.Array:
         return OF_DTYPE.get(annotation.dtype)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -231,7 +237,7 @@ def of_fields(annotations: Mapping[str, Any]) -> Enter | None:
 
 
 def unless_scalar(enter: Enter) -> Enter:
-    """Returns the conversion for an argument that may be a number, or None, as well."""
+    """Returns the conversion for an argument that may also be a number or None."""
     # A Python number stays as it is: `floats` would refuse the integer 1.
     return lambda name, x: x if x is None or isinstance(x, float | int) else enter(name, x)
 

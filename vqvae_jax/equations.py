@@ -35,10 +35,10 @@ class Quantized(NamedTuple):
 def quantize(
     z_e: Float[Array, "*rows D"], codebook: Float[Array, "K D"], beta: float = 0.25
 ) -> Quantized:
-    """The quantizer of VQ-VAE, arXiv:1711.00937.
+    """The quantizer of VQ-VAE (arXiv:1711.00937).
 
-    The `Quantizer` records add to it what training needs: masks, replicas, moving averages, codes
-    that die; `vq(K, D)` gives exactly these values.
+    `Quantizer` records add what training needs: masks, replicas, moving averages, dead-code resets.
+    `vq(K, D)` gives exactly these values.
 
     Args:
         z_e: the encoder's outputs, `[..., D]`.

@@ -1,4 +1,4 @@
-"""Gradient estimators: functions (z_e, z_q) -> z_q, exact in value, that choose the gradient."""
+"""Gradient estimators: functions (z_e, z_q) -> z_q, exact in value, with a surrogate gradient."""
 
 from collections.abc import Callable
 
@@ -22,8 +22,8 @@ def exactly(z_q: Array, surrogate: Array) -> Array:
         >>> jax.value_and_grad(lambda z: exactly(jnp.round(z), z**2))(1.6)
         (Array(2., dtype=float32, weak_type=True), Array(3.2, dtype=float32, weak_type=True))
     """
-    # surrogate - sg(surrogate) is exactly 0, so nothing is rounded away: z_e + sg(z_q - z_e), as
-    # often written, differs from the code in the last bits, and decode(indices) must equal it.
+    # surrogate - sg(surrogate) is exactly 0, so nothing is rounded. The usual z_e + sg(z_q - z_e)
+    # differs from the code in the last bits, but decode(indices) must equal it.
     return sg(z_q) + (surrogate - sg(surrogate))
 
 
@@ -38,9 +38,12 @@ def unit(z: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
                [0. , 0. ]], dtype=float32)
     """
     largest = jnp.max(jnp.abs(z), axis=-1, keepdims=True)
-    z = z / sg(jnp.where(largest > 0, largest, 1))  # so that no square over- or underflows
+    # Scaled first, so that no square over- or underflows. The gradient of z / |z| does not depend
+    # on the length of z, so the scale may be a constant to it.
+    z = z / sg(jnp.where(largest > 0, largest, 1))
     square = jnp.sum(z * z, axis=-1, keepdims=True)
-    # The inner where keeps rsqrt finite at 0: else its infinite slope times 0 is a NaN gradient.
+    # The inner where keeps rsqrt finite at 0; otherwise its infinite slope times 0 is a NaN
+    # gradient.
     return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
@@ -73,9 +76,10 @@ def rotation_trick(
 ) -> Float[Array, "*rows D"]:
     """The rotation trick: z_q with the gradient of sg[|z_q| / |z_e| R] z_e, R turning z_e onto z_q.
 
-    With u = z_e / |z_e|, v = z_q / |z_q|, r = (u + v) / |u + v|: R = I - 2 r r^T + 2 v u^T is the
-    rotation in the plane of both: a gradient at z_q keeps its angle to z_q when it comes to z_e.
-    arXiv:2410.06424, section 4.2. A row or code that is 0 gets no gradient.
+    With u = z_e / |z_e|, v = z_q / |z_q| and r = (u + v) / |u + v|, R = I - 2 r r^T + 2 v u^T is
+    the rotation in the plane of z_e and z_q (arXiv:2410.06424, section 4.2): the angle between the
+    gradient and z_q becomes that between the gradient and z_e. Zero rows and zero codes pass no
+    gradient.
 
     Raises:
         ValueError: if the shapes differ.
@@ -86,14 +90,14 @@ def rotation_trick(
         Array([0.5, 0. ], dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
-    # The map from z_e to z_q is a constant to the gradient, as in the paper: only z_e itself, on
-    # which it acts, is differentiated.
+    # The map from z_e to z_q is a constant to the gradient, as in the paper; only the z_e that it
+    # acts on is differentiated.
     length = jnp.linalg.norm(sg(z_e), axis=-1, keepdims=True)
     some, stretch = length > 0, jnp.linalg.norm(sg(z_q), axis=-1, keepdims=True)
     stretch = jnp.where(some, stretch / jnp.where(some, length, 1), 0)
     u, v = unit(sg(z_e)), unit(sg(z_q))
     r = unit(u + v)
-    # R z_e by dot products: the matrix R would take D^2 numbers for each row.
+    # R z_e by dot products, since the matrix R would take D^2 numbers for each row.
     turned = z_e - 2 * dot(z_e, r) * r + 2 * dot(z_e, u) * v
     return exactly(z_q, stretch * turned)
 
@@ -106,9 +110,9 @@ def dot(x: Float[Array, "*rows D"], y: Float[Array, "*rows D"]) -> Float[Array, 
 def synchronized(nu: float | Array = 0.2) -> Function:
     """Returns a straight-through estimator that also passes nu times the gradient to the codes.
 
-    sg[z_q] + (z_e - sg[z_e]) + nu (z_q - sg[z_q]): the codebook moves in the step of the encoder
-    instead of one behind it. arXiv:2305.08842. For codebooks that gradients move. Others have found
-    it to do harm at nu = 1: a matter for an ablation, not a default.
+    sg[z_q] + (z_e - sg[z_e]) + nu (z_q - sg[z_q]): the codebook moves in the same step as the
+    encoder instead of one step behind it (arXiv:2305.08842). It is for codebooks that gradients
+    move. Others have found nu = 1 harmful, so test it in an ablation before adopting it.
 
     Example:
         >>> z_e, z_q = jnp.array([0.2]), jnp.array([1.0])

@@ -1,7 +1,7 @@
 """Likelihoods p(x|z) of 8-bit pixels: distributions over the 256 grey levels, given by a decoder.
 
-Everywhere x is as `preprocess` makes it, k / 255 - 0.5 for the grey level k; a scale is in the same
-unit, so that 1 / 255 is one grey level. Channels of y are dealt in blocks as wide as x: all means,
+Everywhere x is in the scale of `preprocess`, k / 255 - 0.5 for grey level k; scales are in the same
+unit, so that 1 / 255 is one grey level. The channels of y come in blocks as wide as x: all means,
 then all log scales, and so on.
 """
 
@@ -19,7 +19,7 @@ from vqvae_jax.saving.describe import Described, described
 
 LEVELS = 256
 GREY_LEVEL = 1 / (LEVELS - 1)
-LEAST, MOST = GREY_LEVEL / 2, 10.0  # of a scale
+LEAST_SCALE, LARGEST_SCALE = GREY_LEVEL / 2, 10.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -27,11 +27,11 @@ class Likelihood(Described):
     """A record of pure functions: the likelihood of x [B, ..., C] given y [B, ..., C * outputs].
 
     Attributes:
-        outputs: how many channels the decoder needs for each channel of x.
-        log_prob: `(x, y) -> float32 [B]`, ln p(x|y) in nats, the sum over the elements of an
+        outputs: number of decoder channels for each channel of x.
+        log_prob: `(x, y) -> float32 [B]`, ln p(x|y) in nats, summed over the elements of an
             example. x is rounded to the nearest of the 256 levels.
         mean: `(y) -> [B, ..., C]`, the reconstruction, from -0.5 to 0.5.
-        sample: `(key, y) -> [B, ..., C]`, a draw.
+        sample: `(key, y) -> [B, ..., C]`, a sample.
 
     Example:
         >>> likelihood = logistic()
@@ -50,15 +50,16 @@ class Likelihood(Described):
 def gaussian(scale: float | None = None) -> Likelihood:
     """The discretised Gaussian: a normal variable, rounded to the nearest level and clipped.
 
-    P(k) = F((k + 1/2 - mu) / s) - F((k - 1/2 - mu) / s) with F = Phi, where level 0 has the whole
-    lower tail and level 255 the whole upper one, so that the 256 probabilities add up to 1.
+    P(k) = F((k + 1/2 - mu) / s) - F((k - 1/2 - mu) / s) with F = Phi. Level 0 takes the whole lower
+    tail and level 255 the whole upper one, so that the 256 probabilities add up to 1.
 
     Args:
-        scale: s, the standard deviation, in the unit of x; None: ln s is the second half of the
-            decoder's channels, clipped where s would leave [LEAST, MOST], half a grey level and 10.
+        scale: s, the standard deviation, in the unit of x. None makes ln s the second half of the
+            decoder's channels, with s clipped to [LEAST_SCALE, LARGEST_SCALE], from half a grey
+            level to 10.
 
     Raises:
-        ValueError: if the scale is outside that range.
+        ValueError: if the scale is outside this range.
 
     Example:
         >>> k = (jnp.arange(256)[:, None] - 127.5) / 255
@@ -70,16 +71,16 @@ def gaussian(scale: float | None = None) -> Likelihood:
 
 @described
 def logistic(scale: float | None = None) -> Likelihood:
-    """The discretised logistic: as `gaussian` with F the sigmoid, whose tails are heavier.
+    """The discretised logistic (arXiv:1606.04934): `gaussian` with F the sigmoid, of heavier tails.
 
-    ln P(k) = ln sigmoid(b) + ln sigmoid(-a) + ln(1 - e^{-1 / s}) for a, b = (k -+ 1/2 - mu) / s: no
-    difference of close numbers is taken. The law of arXiv:1606.04934.
+    ln P(k) = ln sigmoid(b) + ln sigmoid(-a) + ln(1 - e^{-1 / s}) for a, b = (k -+ 1/2 - mu) / s,
+    which avoids a difference of close numbers.
 
     Args:
-        scale: s; the standard deviation is pi s / sqrt(3). Else as in `gaussian`.
+        scale: s, as in `gaussian`; the standard deviation is pi s / sqrt(3).
 
     Raises:
-        ValueError: if the scale is outside [LEAST, MOST].
+        ValueError: if the scale is outside [LEAST_SCALE, LARGEST_SCALE].
     """
     return location_scale(scale, logistic_log_mass, jax.random.logistic)
 
@@ -89,7 +90,7 @@ def mixture(n: int) -> Likelihood:
     """A mixture of n discretised logistics for each element (arXiv:1701.05517).
 
     P(k) = sum_i pi_i P_i(k). Channels are independent given y, unlike in PixelCNN++, where green
-    and blue depend on what comes before them. The 3n blocks of y: logits of pi, means, log scales.
+    depends on red, and blue on both. The 3n blocks of y are logits of pi, means and log scales.
 
     Args:
         n: number of components.
@@ -123,7 +124,7 @@ def mixture(n: int) -> Likelihood:
 
 @described
 def categorical() -> Likelihood:
-    """A softmax over the 256 levels, regardless of their order: 256 logits for each element."""
+    """A softmax over the 256 levels, with 256 logits for each element and no notion of order."""
 
     def log_mass(x, y):
         logits, k = blocks(y, LEVELS), grey(x).astype(jnp.int32)[..., None]
@@ -144,13 +145,12 @@ def categorical() -> Likelihood:
 def dequantized_gaussian(scale: float) -> Likelihood:
     """Uniform dequantization, a density: E_u ln N(k + u; mu, s^2), u uniform in [-1/2, 1/2].
 
-    In units of a level, -ln(s sqrt(2 pi)) - ((k - mu)^2 + 1/12) / (2 s^2), the mean over u in
-    closed form. By Jensen's inequality it is a lower bound of the mass of the level's cell
-    (arXiv:1511.01844); bits in units of the range are these with log2 of its levels added.
+    In units of grey levels the mean over u is -ln(s sqrt(2 pi)) - ((k - mu)^2 + 1/12) / (2 s^2). By
+    Jensen's inequality it is a lower bound on the log mass of the level's cell (arXiv:1511.01844).
 
     Args:
-        scale: s, at least one grey level. Below it the bound is poor, and the same density without
-            the noise may exceed 1 a level: such numbers are no code lengths.
+        scale: s, at least one grey level. For smaller scales the bound is poor, and the density
+            without the noise may exceed 1 per level, which is no code length.
 
     Raises:
         ValueError: if the scale is below one grey level.
@@ -186,7 +186,7 @@ def task_loss(likelihood: Likelihood) -> Callable[[Array, Array], dict[str, Arra
 def location_scale(scale: float | None, log_mass, noise) -> Likelihood:
     """Likelihood of mu + s noise, rounded to a level; mu and perhaps ln s come from the decoder."""
     if scale is not None:
-        check_range(LEAST, MOST, scale=scale)
+        check_range(LEAST_SCALE, LARGEST_SCALE, scale=scale)
     outputs = 2 if scale is None else 1
 
     def read(y):
@@ -196,6 +196,7 @@ def location_scale(scale: float | None, log_mass, noise) -> Likelihood:
 
     def sample(key, y):
         mu, s = read(y)
+        # Rounding and clipping a draw gives exactly P(k): the mass of a cell, or of a tail.
         return on_grid(mu + s * noise(key, mu.shape, jnp.float32))
 
     return Likelihood(
@@ -220,10 +221,11 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
     """ln P(k) of the discretised Gaussian: ln(Q(a) - Q(b)) = ln Q(a) + ln(1 - Q(b) / Q(a))."""
     s = s / GREY_LEVEL
     z = (k - unrounded_grey(mu)) / s
-    # On the side of the upper tail, by symmetry: there both Q are small and keep their digits,
-    # where a difference of numbers near 1 would lose them.
+    # By symmetry always on the side of the upper tail: there both Q are small and keep their
+    # digits, which a difference of numbers near 1 would lose.
     near, far = log_upper(jnp.abs(z) - 0.5 / s), log_upper(jnp.abs(z) + 0.5 / s)
-    # The slope of -ln Q exceeds t: a bound that matters only where rounding leaves no difference.
+    # The slope of -ln Q at t exceeds t, hence a lower bound on the difference. It matters only
+    # where rounding leaves no difference, and keeps the logarithm below finite.
     difference = jnp.maximum(near - far, jnp.abs(z) / s)
     inside = near + jnp.log(-jnp.expm1(-difference))  # of the cell or its mirror image
     below, above = log_upper(-z - 0.5 / s), log_upper(z - 0.5 / s)
@@ -231,10 +233,10 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
 
 
 def log_upper(t: Array) -> Array:
-    """ln Q(t) = ln(1 - Phi(t)) with a gradient that is right in the far tail."""
-    # The gradient of `log_ndtr` is exp of a difference of squares, which is noise from t of some
-    # hundreds. Each branch sees arguments of its own side: `where` multiplies the other's slope
-    # by 0, and 0 times infinity is NaN.
+    """ln Q(t) = ln(1 - Phi(t)), with a gradient that is accurate in the far tail."""
+    # The gradient of `log_ndtr` is exp of a difference of squares, which is mere rounding noise for
+    # t of some hundreds. Arguments are clipped to each branch's own side: `where` multiplies the
+    # slope of the other branch by 0, and 0 times infinity is NaN.
     edge = 10.0
     far = jnp.maximum(t, edge)
     square = 1 / jnp.square(far)
@@ -249,8 +251,9 @@ def log_normal(z: Array) -> Array:
 
 
 def clipped_scale(log_scale: Array) -> Array:
-    """Returns s = e^log_scale, within [LEAST, MOST]: beyond, cells can't be told apart."""
-    return jnp.exp(jnp.clip(log_scale, math.log(LEAST), math.log(MOST)))
+    """Returns s = e^log_scale, clipped to [LEAST_SCALE, LARGEST_SCALE]."""
+    # Unclipped, a decoder that is far off at first would make s 0 or infinite, and gradients NaN.
+    return jnp.exp(jnp.clip(log_scale, math.log(LEAST_SCALE), math.log(LARGEST_SCALE)))
 
 
 def summed(log_mass, outputs: int) -> Callable[[Array, Array], Array]:
@@ -275,12 +278,12 @@ def blocks(y: Array, outputs: int) -> Float[Array, "*rows C outputs"]:
     if y.shape[-1] % outputs:
         raise ValueError(f"y must have a multiple of {outputs} channels, got shape {y.shape}")
     apart = jnp.asarray(y, jnp.float32).reshape(*y.shape[:-1], outputs, -1)
-    # Parameters on the last axis: over it XLA CPU sums fastest.
+    # Parameters go to the last axis, over which XLA sums fastest on a CPU.
     return jnp.swapaxes(apart, -1, -2)
 
 
 def grey(x: Array) -> Array:
-    """Returns the level of x, 0 to 255, as float32, in which integers are exact."""
+    """Returns the level of x, 0 to 255, as float32, which holds these integers exactly."""
     return jnp.clip(jnp.round(unrounded_grey(x)), 0, LEVELS - 1)
 
 
@@ -290,7 +293,7 @@ def unrounded_grey(x: Array) -> Array:
 
 
 def pixel(k: Array) -> Array:
-    """Returns a level in the scale of x, equal bit by bit to that of `preprocess`."""
+    """Converts a level to the scale of x, bit-equal to `preprocess`."""
     return (k.astype(jnp.float32) - (LEVELS - 1) / 2) * GREY_LEVEL
 
 

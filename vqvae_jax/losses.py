@@ -1,4 +1,4 @@
-"""Codebook and commitment loss of VQ-VAE, each a mean over elements."""
+"""Codebook loss and commitment loss of VQ-VAE, each a mean over elements."""
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
@@ -16,15 +16,15 @@ def codebook_loss(
     weights: Float[Array, "*rows"] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """Codebook loss |sg[z_e] - z_q|^2, mean over elements: moves codes to the encoder's outputs.
+    """Codebook loss |sg[z_e] - z_q|^2, a mean over elements: moves codes to the encoder's outputs.
 
     The second term of equation 3 of arXiv:1711.00937; beta does not multiply it.
 
     Args:
         z_e: the encoder's outputs, `[..., D]`.
         z_q: their codes, `[..., D]`.
-        weights: of the rows, `[...]`; the mean is weighted, and 0 if all weights are.
-        axis_name: the replicas over whose rows the mean is taken as well.
+        weights: weights of the rows, `[...]`; the weighted mean is 0 if all weights are 0.
+        axis_name: axis of the replicas, over whose rows the mean is taken too.
 
     Raises:
         ValueError: if z_e and z_q differ in shape.
@@ -34,7 +34,7 @@ def codebook_loss(
         Array(5., dtype=float32)
     """
     check_same_shape("z_e", z_e, "z_q", z_q)
-    # A mean over elements and not a sum over D: so beta means the same for every width D.
+    # A mean over elements, not a sum over D, so that beta means the same for every width D.
     return mean(jnp.square(sg(z_e) - z_q), weights, axis_name)
 
 
@@ -45,10 +45,11 @@ def commitment_loss(
     weights: Float[Array, "*rows"] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """Commitment loss |z_e - sg[z_q]|^2, mean over elements: keeps the encoder near its codes.
+    """Commitment loss |z_e - sg[z_q]|^2, a mean over elements: keeps the encoder near its codes.
 
     The third term of equation 3 of arXiv:1711.00937, without its factor beta. Beta belongs here and
-    only here; the widely copied code of taming-transformers has it on the codebook term by default.
+    only here; the widely copied code of taming-transformers puts it on the codebook term by
+    default.
 
     Args, raises: as `codebook_loss`.
 

@@ -1,4 +1,4 @@
-"""Metrics of evaluation: usage of the codes, and the quality of images (PSNR, SSIM, Frechet)."""
+"""Evaluation metrics: usage of the codes, and image quality (PSNR, SSIM, Frechet distance)."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from vqvae_jax.checks import check_mask, check_same_shape
 from vqvae_jax.conversions import boundary
 from vqvae_jax.reductions import AxisName, pmax, sum_by_code
 
-LISTED = 2**20  # codes of a stream, at most, that a batch is counted into one by one
-MOST_LISTED = 2**24  # and an evaluation set: 64 MB of counters
+LISTED = 2**20  # largest K for which a batch is counted into K counters
+MOST_LISTED = 2**24  # the same for an evaluation set: 64 MB of counters
 
 
 @boundary
@@ -25,20 +25,20 @@ def code_counts(
 ) -> tuple[Float[Array, "K"], ...]:
     """Counts how often each code of each of the Q streams occurs.
 
-    Counts of batches are added up over an evaluation set, and read by `usage`.
+    Add up the counts of all batches of an evaluation set, and pass the sum to `usage`.
 
     Args:
-        vocab: the sizes K of the streams, `Quantizer.vocab`.
+        vocab: sizes K of the streams, `Quantizer.vocab`.
         indices: int `[..., Q]`; -1 is not counted.
         mask: weights `[...]` of the rows, or None.
-        axis_name: the replicas whose rows count as well.
+        axis_name: axis of the replicas, whose rows count too.
 
     Returns:
         One float32 `[K]` array for each stream.
 
     Raises:
         ValueError: if Q is not the number of streams, the mask does not fit, or a stream has more
-            than 2^24 codes: there count those that occur, by `numpy.unique`, for `usage`.
+            than 2^24 codes; in that case count only those that occur, by `numpy.unique`.
 
     Example:
         >>> code_counts((3,), jnp.array([[0], [2], [2], [-1]]))
@@ -51,8 +51,8 @@ def code_counts(
         )
     if max(vocab, default=0) > MOST_LISTED:
         raise ValueError(
-            f"a stream of {max(vocab):,} codes is too large to count them all: count those that "
-            "occur, usage(numpy.unique(k[k >= 0], return_counts=True)[1], size=K)"
+            f"a stream of {max(vocab):,} codes is too large for a counter each: count the codes"
+            " that occur, usage(numpy.unique(k[k >= 0], return_counts=True)[1], size=K)"
         )
     w = jnp.ones(rows, jnp.float32)
     if mask is not None:
@@ -66,14 +66,14 @@ def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Floa
     """Usage of one stream of codes, from its counts [K] over a whole evaluation set.
 
     Args:
-        counts: of all codes, or in any order of those alone that occur.
-        size: K, where `counts` leaves out codes.
+        counts: counts of all K codes, or of the codes that occur, in any order.
+        size: K, if `counts` leaves out codes.
 
     Returns:
         perplexity: exp(-sum_k p_k ln p_k), between 1 and K; 0 ln 0 is 0.
-        bits: the entropy of the codes, log2 of the perplexity.
-        used: the share of the K codes that occur at all.
-        seen: the number of codes counted: a perplexity without it says nothing.
+        bits: entropy of the codes, log2 of the perplexity.
+        used: share of the K codes that occur at all.
+        seen: number of codes counted, without which a perplexity means little.
 
     Example:
         >>> {name: float(value) for name, value in usage(jnp.array([2.0, 2.0, 0.0, 0.0])).items()}
@@ -84,7 +84,7 @@ def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Floa
     counts = jnp.asarray(counts, jnp.float32)
     seen = jnp.sum(counts)
     p = counts / jnp.where(seen > 0, seen, 1)
-    entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))  # a finite gradient, unlike entr's
+    entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)))  # finite gradient at 0, unlike `entr`
     used = jnp.mean(counts > 0, dtype=jnp.float32)
     return {
         "perplexity": jnp.exp(entropy),
@@ -98,8 +98,8 @@ def usage(counts: Shaped[Array, "K"], size: int | None = None) -> dict[str, Floa
 def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) -> Float[Array, ""]:
     """Perplexity of one stream's codes in one batch of all replicas, as in `usage`; -1 is left out.
 
-    Its cost does not grow with K beyond 2^20: there the codes are sorted, and
-    the lengths of the runs are the counts.
+    The cost does not grow with K beyond 2^20: there the codes are sorted, and the lengths of runs
+    of equal codes are the counts.
 
     Example:
         >>> k = jnp.array([7, -1, 2, 7, 2])
@@ -108,25 +108,25 @@ def perplexity(k: Int[Array, "*rows"], size: int, axis_name: AxisName = None) ->
     """
     if size <= LISTED:
         return usage(code_counts((size,), k[..., None], None, axis_name)[0])["perplexity"]
-    # A lookup-free quantizer may have 2^28 codes: so many counters at each step would cost far
-    # more than the step. A batch has few, so its sorted codes are numbered run by run.
+    # A lookup-free quantizer may have 2^28 codes, and as many counters in each step would cost far
+    # more than the step itself. A batch holds few codes, so its sorted codes are numbered by runs.
     everywhere = k if axis_name is None else jax.lax.all_gather(k, axis_name)
     k = jnp.sort(everywhere.ravel())
     run = jnp.cumsum(jnp.diff(k, prepend=k[:1]) != 0, dtype=jnp.int32)
     counts = jax.ops.segment_sum((k >= 0).astype(jnp.float32), run, k.size)
-    return pmax(usage(counts)["perplexity"], axis_name)  # equal on all, as the types now say
+    return pmax(usage(counts)["perplexity"], axis_name)  # equal on all; pmax makes the type say so
 
 
 @boundary
 def psnr(mse: Float[Array, "*b"] | float, peak: float = 1.0) -> Float[Array, "*b"]:
     """Peak signal-to-noise ratio in dB of a mean squared error: 10 log10(peak^2 / mse).
 
-    Infinite where nothing differs. `psnr` of the mean error and the mean of `psnr` differ; the
-    tables here give the first.
+    It is infinite for an error of 0. `psnr` of the mean error and the mean of `psnr` differ; tables
+    of this project give the former.
 
     Args:
         mse: mean squared error, in units of the pixels squared.
-        peak: the range of the pixels: 1 for `preprocess`ed ones, 255 for uint8.
+        peak: range of the pixels: 1 for `preprocess`ed ones, 255 for uint8.
 
     Example:
         >>> round(float(psnr(0.001)), 2)
@@ -141,8 +141,8 @@ def ssim(
 ) -> Float[Array, "*b"]:
     """Structural similarity of each pair of images; 1 if they are equal.
 
-    mean of (2 mu_x mu_y + c_1)(2 s_xy + c_2) / ((mu_x^2 + mu_y^2 + c_1)(s_x^2 + s_y^2 + c_2)) with
-    moments in Gaussian windows of 11 x 11 pixels, sigma 1.5, that lie inside the image;
+    The mean of (2 mu_x mu_y + c_1)(2 s_xy + c_2) / ((mu_x^2 + mu_y^2 + c_1)(s_x^2 + s_y^2 + c_2)),
+    with moments in Gaussian windows of 11 x 11 pixels and sigma 1.5 that lie inside the image;
     c_1 = (0.01 peak)^2, c_2 = (0.03 peak)^2. Wang et al. 2004, doi:10.1109/TIP.2003.819861.
 
     Raises:
@@ -158,8 +158,8 @@ def ssim(
         raise ValueError(f"ssim needs images of at least 11 x 11 pixels, got {x.shape}")
 
     def moment(v):
-        # The window is separable, so two banded matrices apply it. In full precision: the variances
-        # below are differences of close numbers, and TF32 or bfloat16 products would spoil them.
+        # The window is separable, so two banded matrices apply it. Full precision, because the
+        # variances below are differences of close numbers, which TF32 or bfloat16 would spoil.
         rows, columns = gaussian_windows(v.shape[-3]), gaussian_windows(v.shape[-2])
         return jnp.einsum(
             "hi,wj,...ijc->...hwc", rows, columns, v, precision=jax.lax.Precision.HIGHEST
@@ -175,7 +175,7 @@ def ssim(
 
 
 def gaussian_windows(n: int) -> Float[Array, "m n"]:
-    """Matrix of Gaussian windows of 11 pixels, sigma 1.5, sum 1: one row for each place."""
+    """Matrix of Gaussian windows of 11 pixels with sigma 1.5 and sum 1, one row for each place."""
     offset = jnp.arange(n, dtype=jnp.float32) - jnp.arange(n - 10, dtype=jnp.float32)[:, None] - 5
     window = jnp.where(jnp.abs(offset) <= 5, jnp.exp(-(offset**2) / (2 * 1.5**2)), 0)
     return window / jnp.sum(window, axis=1, keepdims=True)
@@ -185,9 +185,9 @@ def gaussian_windows(n: int) -> Float[Array, "m n"]:
 def sharpness(x: Float[Array, "*b H W C"]) -> Float[Array, "*b"]:
     """Sharpness of each image, its mean absolute Laplacian: mean |x_n + x_s + x_w + x_e - 4 x|.
 
-    The mean is over channels and over the pixels that have all four neighbours. It grows in
-    proportion to contrast, in units of the pixels, and noise raises it as edges do: compare it with
-    that of real images, a ratio below 1 is blur.
+    The mean is over channels and over the pixels that have all four neighbours. It is in units of
+    the pixels and grows in proportion to contrast; noise raises it, as edges do. Compare it with
+    that of real images: a ratio below 1 means blur.
 
     Raises:
         ValueError: if a side is shorter than 3 pixels.
@@ -207,7 +207,7 @@ def sharpness(x: Float[Array, "*b H W C"]) -> Float[Array, "*b"]:
 def moments(
     features: Float[np.ndarray | Array, "N F"],
 ) -> tuple[Float64[np.ndarray, "F"], Float64[np.ndarray, "F F"]]:
-    """Mean and covariance (of divisor N - 1) of the rows, in float64, for `frechet_distance`.
+    """Mean and covariance (divisor N - 1) of the rows in float64, for `frechet_distance`.
 
     Raises:
         ValueError: with fewer than 2 rows, or a value that is not finite.
@@ -220,7 +220,7 @@ def moments(
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"features must be finite [N >= 2, F], got shape {x.shape}")
     mu = x.mean(axis=0)
-    # Centred first: E[x^2] - mu^2 loses the covariance of features with a large mean.
+    # Centred first, since E[x^2] - mu^2 loses the covariance of features with a large mean.
     return mu, (x - mu).T @ (x - mu) / (len(x) - 1)
 
 
@@ -233,12 +233,11 @@ def frechet_distance(
     """Frechet distance of two Gaussians: |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^{1/2}).
 
     Computed from the `moments` of two sets of features, it measures how far apart the sets are. Any
-    network may give the features, but only those of the Inception network give what the literature
-    calls FID (arXiv:1706.08500). Compare values of equal N only: fewer samples give
-    larger distances.
+    network may give the features, but the literature's FID uses those of the Inception network
+    (arXiv:1706.08500). Compare values of equal N only: fewer samples give larger distances.
 
-    With C = A A^T the last trace is the sum of the singular values of A_1^T A_2: exact for singular
-    covariances as well, where the square root of a matrix is not. In float64 NumPy.
+    With C = A A^T, tr (C_1 C_2)^{1/2} is the sum of the singular values of A_1^T A_2. This is exact
+    for singular covariances too, where a matrix square root is not. NumPy computes it in float64.
 
     Raises:
         ValueError: if the shapes don't fit, or a covariance is not symmetric.
@@ -252,14 +251,14 @@ def frechet_distance(
     for name, cov in (("cov_1", cov_1), ("cov_2", cov_2)):
         if cov.shape != mu_1.shape * 2 or not np.allclose(cov, cov.T):
             raise ValueError(f"{name} must be symmetric, {mu_1.shape * 2}; got shape {cov.shape}")
-    # scipy.linalg.sqrtm of C_1 C_2 may be complex, or fail, where a covariance is singular, as it
-    # is with fewer rows than features; singular values are real and not negative.
+    # scipy.linalg.sqrtm of C_1 C_2 may be complex, or fail, where a covariance is singular, which
+    # it is with fewer rows than features. Singular values are always real and not negative.
     common = np.linalg.svd(factor(cov_1).T @ factor(cov_2), compute_uv=False).sum()
     distance = np.sum((mu_1 - mu_2) ** 2) + np.trace(cov_1) + np.trace(cov_2) - 2 * common
-    return max(float(distance), 0.0)  # rounding, where they are equal
+    return max(float(distance), 0.0)  # rounding may make it negative for equal sets
 
 
 def factor(cov: Float64[np.ndarray, "F F"]) -> Float64[np.ndarray, "F F"]:
-    """A with A A^T = C, from the eigenvalues; those that rounding made negative are 0."""
+    """A with A A^T = C, from the eigenvalues; those that rounding made negative count as 0."""
     values, vectors = np.linalg.eigh(cov)
     return vectors * np.sqrt(np.maximum(values, 0))

@@ -1,4 +1,4 @@
-"""Rates: bits of the codes under a uniform or a histogram prior, and bits per dimension of x."""
+"""Rates: bits of the codes under a uniform or histogram prior, and bits per dimension of x."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vqvae_jax.conversions import boundary
 
 
 class BitsPerDim(NamedTuple):
-    """The terms of an upper bound of -log2 p(x) for each element of x."""
+    """The terms of an upper bound on -log2 p(x), for each element of x."""
 
     distortion: Float[Array, "*b"]  # -log2 p(x|z) / dims
     rate: Float[Array, "*b"]  # bits of the code / dims
@@ -25,13 +25,13 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits per dimension, (-log2 p(x|z) + R(z)) / dims: the cost of sending z, then x given z.
 
-    -ln p(x) <= -ln p(x|z) - ln p(z) for the one z that a deterministic quantizer chooses, which is
-    Jensen's inequality with a q that has no entropy (arXiv:1711.00937, 3.3). For a VAE distortion
-    and rate are the two terms of the evidence bound, E_q -ln p(x|z) and KL(q | p).
+    -ln p(x) <= -ln p(x|z) - ln p(z) for the one z that a deterministic quantizer chooses: Jensen's
+    inequality with a posterior q of zero entropy (arXiv:1711.00937, 3.3). For a VAE, distortion and
+    rate are the two terms of the evidence bound, E_q -ln p(x|z) and KL(q | p).
 
     Args:
-        distortion: -ln p(x|z) in nats, of an example: `-Likelihood.log_prob`.
-        rate: R(z) in bits, of an example: `uniform_bits`, `static_bits`, or of a learned prior
+        distortion: -ln p(x|z) of an example in nats: `-Likelihood.log_prob`.
+        rate: R(z) of an example in bits: `uniform_bits`, `static_bits`, or, with a learned prior,
             `-log_likelihood(...) / math.log(2)`.
         dims: number of elements of x: height x width x channels.
 
@@ -58,7 +58,7 @@ def uniform_bits(vocab: Sequence[int], codes: Int[Array, "B *grid Q"]) -> Float[
         codes: int `[B, ..., Q]`; -1 was not sent and takes no bits.
 
     Raises:
-        ValueError: if the codes are not those of the vocab.
+        ValueError: if the codes don't fit the vocab.
 
     Example:
         >>> uniform_bits((512,), jnp.zeros((2, 7, 7, 1), int))
@@ -75,15 +75,16 @@ def static_bits(
 ) -> Float[Array, "B"]:
     """Rate of each example under a histogram: -sum log2 p(k), p(k) = (n_k + 1) / (n + K).
 
-    A code for new data needs the histogram n_k of the training data; with +1 no code is impossible.
-    The entropy of the codes that are sent (`usage`) is less, but no code: it must be sent as well.
+    New data are coded with the histogram n_k of the training data; the +1 leaves no code
+    impossible. The entropy of the sent codes themselves (`usage`) is smaller but not a code length,
+    since their histogram would have to be sent too.
 
     Args:
         counts: `code_counts` of the training set, `[K]` for each of the Q streams.
-        codes: of the evaluation set, int `[B, ..., Q]`; -1 takes no bits.
+        codes: codes of the evaluation set, int `[B, ..., Q]`; -1 takes no bits.
 
     Raises:
-        ValueError: if the codes are not those of the counts.
+        ValueError: if the codes don't fit the counts.
 
     Example:
         >>> bits = static_bits([jnp.array([6.0, 0.0])], jnp.array([[0], [1], [-1]]))
@@ -93,7 +94,7 @@ def static_bits(
     check_indices(codes, tuple(len(n) for n in counts))
     smooth = [(n + 1.0) / jnp.sum(n + 1.0) for n in counts]
     bits = [-jnp.log2(p)[codes[..., q]] for q, p in enumerate(smooth)]
-    # -1 has read the bits of the last code: they are dropped here.
+    # Index -1 has read the bits of the last code, which are dropped here.
     valid = [jnp.where(codes[..., q] >= 0, b, 0) for q, b in enumerate(bits)]
     return sum(
         (b.reshape(len(codes), -1).sum(-1) for b in valid), jnp.zeros(len(codes), jnp.float32)
@@ -103,13 +104,13 @@ def static_bits(
 def bpd_gauss_mse(test_mse: float, train_mse: float) -> float:
     """Bits per dimension under a Gaussian whose variance is the training error; no code length.
 
-    1/2 log2(2 pi s^2) + MSE / (2 s^2 ln 2) + log2 255 with s^2 the mean squared error on training
-    images: what a model trained by squared error is worth after the fact. Where both errors agree
-    it is 1/2 log2(2 pi e MSE) + log2 255. It leaves out that pixels are integers, so below an error
-    of about one grey level it lies below the truth; `gaussian` does not.
+    1/2 log2(2 pi s^2) + MSE / (2 s^2 ln 2) + log2 255, where s^2 is the mean squared error on the
+    training images: the density that a model trained by squared error implies. If both errors are
+    equal, this is 1/2 log2(2 pi e MSE) + log2 255. It ignores that pixels are integers, so for
+    errors below about one grey level it lies below the truth; `gaussian` does not.
 
     Args:
-        test_mse: of pixels in [0, 1] (`preprocess`).
+        test_mse: mean squared error on test images, of pixels in a range of 1 (`preprocess`).
         train_mse: s^2, in the same unit.
 
     Raises:

@@ -40,7 +40,7 @@ def test_candidates_mend_what_rounding_spoils():
     assert 0 < one < FEW and many < one / 4
 
 
-def test_with_a_hand_for_each_code_it_is_exact():
+def test_with_a_share_for_each_code_it_is_exact():
     assert errors(*gaussian(300, 77, 8, offset=10), candidates=100) == (0, 0)
 
 
@@ -48,7 +48,7 @@ def test_operands_are_rounded_to_bfloat16_and_sums_are_not():
     z, e = gaussian(10, 24, 64)
     half = np.sum(e * e, axis=1) / 2
     codes = scores.Codes(jnp.asarray(e), jnp.asarray(half), jnp.int32(0))
-    integers, k = approximate.hand_scores(jnp.asarray(z), codes, 24)
+    integers, k = approximate.share_scores(jnp.asarray(z), codes, 24)
     best = scores.unordered(integers)
     low = [ref.f64(np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)) for x in (e, z)]
     np.testing.assert_allclose(best, half[:, None] - low[0] @ low[1].T, atol=1e-4)

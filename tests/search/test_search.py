@@ -152,7 +152,7 @@ def test_near_duplicates_in_another_block_are_told_apart():
     z, e = near_duplicates(np.random.default_rng(0), rows, size, 3, 1e5)
     z, e = z.astype(np.float32), e.astype(np.float32)
     half = jnp.zeros(size)
-    first = scores.code_blocks(jnp.asarray(e), half, rows // scores.deal(rows)).first
+    first = scores.code_blocks(jnp.asarray(e), half, rows // scores.number_of_blocks(rows)).first
     assert first[1] <= size // 2  # less than a duplicate is away
     assert not too_far(by_scores(z, e), z, e).any()
 

@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqvae_jax.conversions import boundary, under_defaults
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
-from vqvae_jax.search.near_ties import Rows, Scored, join, power_of_two, settle
+from vqvae_jax.search.near_ties import ScannedRows, Scored, join_shards, power_of_two, settle
 from vqvae_jax.search.scores import Nearest, in_blocks, product, search_codes
 
-SAMPLE = 256  # codes whose mean is the centre: that of all is one more pass over the codebook
-SMALL = 2**17  # N D K up to which sums of squares beat scores
-UNDERFLOW = 2.0**-124  # the most that a product loses by underflow
-LEAST_SQUARE = 2.0**-100  # sums of squares from here on have lost nothing to underflow
+SAMPLE = 256  # codes whose mean is the centre: the mean of all costs a pass over the codebook
+SMALL = 2**17  # largest N D K for which sums of squares are faster than scores
+UNDERFLOW = 2.0**-124  # the most that a product can lose to underflow
+LEAST_SQUARE = 2.0**-100  # sums of squares this large have lost nothing to underflow
 
 
 @boundary
@@ -28,15 +28,16 @@ def nearest(
 ) -> Int[Array, "*rows"]:
     """Index of the code nearest to each row: k = argmin_j |z - e_j|_2.
 
-    Computed in float32, whatever the dtypes, in two steps. First all scores 1/2 |e_j|^2 - z.e_j,
-    with z and e relative to the mean of the codebook, products in full precision, and a bound of
-    their rounding. Where a second code is within the bound, those codes are compared in pairs, by
-    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). So the index is that of
+    The arithmetic is float32, whatever the dtypes, and there are two steps. The first computes all
+    scores 1/2 |e_j|^2 - z.e_j, with z and e relative to the mean of the codebook and products in
+    full precision, and a bound on their rounding error. Where another code comes within the bound
+    of the best, the second step compares those codes in pairs, by
+    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). The index is therefore that of
     float64, whatever the codebook, unless the least two distances agree to a relative
-    (D + 8) 2^-22; at any scale from 1e-36 to 1e15, also where codes or rows are of several, as what
-    is squared is scaled before by a power of two (differences below 2^-126 count as 0). Equal
-    distances go to the lowest index. Only a block of the N x K scores exists at a time. Small
-    problems need no scores: there all sum_d (z_d - e_jd)^2 are faster.
+    (D + 8) 2^-22. This holds at any scale from 1e-36 to 1e15, and for codes or rows of mixed
+    scales: vectors are scaled by a power of two before they are squared (differences below 2^-126
+    count as 0). Ties go to the lowest index. Only one block of the N x K scores exists at a time.
+    Small problems skip the scores and compute all sum_d (z_d - e_jd)^2, which is faster there.
 
     Under `jax.vmap` batches that share a codebook are searched as one.
 
@@ -47,8 +48,8 @@ def nearest(
             sharded: each device searches its K codes, and all get the index among the n K.
 
     Returns:
-        int32 `[...]`; -1 for a row that is not finite (or whose square overflows), and for all rows
-        where no code is finite.
+        int32 `[...]`; -1 for a row that is not finite (or whose square overflows), and for every
+        row if no code is finite.
 
     Raises:
         ValueError: if the codebook is not `[K, D]` with K >= 1 and the D of z.
@@ -67,8 +68,8 @@ def nearest(
     return k.reshape(rows)
 
 
-# By default vmap would turn the `cond` of `by_scores` into a select, so that all batches pay for
-# pairs; rows of batches that share a codebook are just more rows.
+# By default vmap would turn the `cond` of `by_scores` into a select, and every batch would pay for
+# comparisons in pairs. Rows of batches that share a codebook are just more rows.
 @custom_vmap
 def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
     """The nearest codes, by whichever method is faster for these sizes."""
@@ -76,7 +77,7 @@ def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
 
 
 @of_rows.def_vmap
-@under_defaults  # which runs when the caller's vmap does
+@under_defaults  # this rule runs inside the caller's vmap, outside `boundary`
 def of_batches(size, batched, z, e):
     """The rule of `of_rows` under vmap: batches that share a codebook are searched as one."""
     if batched[1]:
@@ -85,12 +86,12 @@ def of_batches(size, batched, z, e):
 
 
 def is_small(n, size: int, d: int) -> bool:
-    """True if sums of squared differences are faster than products, as measured on a CPU."""
+    """Returns whether sums of squared differences are faster than products, measured on a CPU."""
     return isinstance(n, int) and (n <= 4 or n * size * d <= SMALL)
 
 
 def by_differences(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
-    """The code of the least sum_d (z_d - e_jd)^2, the first of several."""
+    """The code with the least sum_d (z_d - e_jd)^2; the first of equal ones."""
     usable = is_valid(e)
     k = first_of_nearest(z, e[None], usable, jnp.arange(e.shape[0], dtype=jnp.int32))
     return jnp.where(is_valid(z) & jnp.any(usable), k, -1)
@@ -102,10 +103,10 @@ def first_of_nearest(
     usable: Bool[Array, "*N M"],
     k: Int[Array, "*N M"],
 ) -> Int[Array, "N"]:
-    """The lowest of the indices k whose codes e are the nearest by sum_d (z_d - e_d)^2.
+    """The index k of the code e nearest by sum_d (z_d - e_d)^2; the lowest index at ties.
 
-    Where the least square is so small that underflow may have changed it, differences are scaled by
-    a power of two before they are squared, so that those of the nearest code are about 1.
+    Where the least sum is so small that underflow may have changed it, differences are scaled by a
+    power of two before they are squared, so that those of the nearest code are about 1.
     """
     from_all = z[:, None] - e
     squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), jnp.inf)
@@ -116,10 +117,11 @@ def first_of_nearest(
         unit = power_of_two(jnp.min(largest, axis=1))[:, None, None]
         return jnp.where(usable, jnp.sum(jnp.square((z[:, None] - e) / unit), axis=-1), jnp.inf)
 
-    # Rare enough to redo the whole block: per row it would be a select, and always paid for.
+    # Rare enough to redo the whole block: a choice per row would be a select, which always computes
+    # both.
     lost = jnp.any(jnp.min(squared, axis=1) < LEAST_SQUARE)
     squared = jax.lax.cond(lost, scaled, lambda: squared)
-    # `min` and a comparison, not `argmin`, which XLA reduces much more slowly on a CPU.
+    # `min` and a comparison instead of `argmin`, which XLA reduces much more slowly on a CPU.
     least = jnp.min(squared, axis=1, keepdims=True)
     return jnp.min(jnp.where(squared == least, k, jnp.iinfo(jnp.int32).max), axis=1)
 
@@ -127,38 +129,38 @@ def first_of_nearest(
 def by_scores(
     z: Float[Array, "N D"], e: Float[Array, "K D"], axis_name: AxisName = None
 ) -> Int[Array, "N"]:
-    """The code of the least score where rounding cannot change it, else of the least distance."""
+    """The code of the least score where rounding cannot change it, else the nearest by pairs."""
     codes = centred(e, axis_name)
     shortest, longest = shortest_and_longest(codes.half, axis_name)
     found, squared, slack, whole = best_scores(z, codes, shortest, longest, axis_name)
     valid = (whole < LARGEST_SQUARED_NORM) & (shortest < jnp.inf)  # False for NaN as well
-    best, k, sure = join(found, slack, codes, axis_name)
+    best, k, sure = join_shards(found, slack, codes, axis_name)
     k, unsure = jnp.where(valid, k, -1), valid & ~sure
 
     def settled():
-        # Only where the slack exceeds the promised relative accuracy need all codes within it be
-        # compared in pairs; elsewhere only those whose scores are equal to the least of a block.
+        # All codes within the slack need comparing in pairs only where the slack exceeds the
+        # promised relative accuracy; elsewhere only those that equal the least score of a block.
         inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
-        return settle(Rows(k, unsure, inexact, best + slack, z), codes, axis_name)
+        return settle(ScannedRows(k, unsure, inexact, best + slack, z), codes, axis_name)
 
-    # Outside the blocks, so that the few unsure rows of all blocks are settled in the same rounds.
+    # Outside the blocks of rows, so that the unsure rows of all blocks share the same rounds.
     return jax.lax.cond(jnp.any(unsure), settled, lambda: k)
 
 
 def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
-    """The codes as they are scored: relative to their centre, scaled by a power of two.
+    """Prepares codes for scoring: relative to a centre, scaled by a power of two.
 
-    Any centre gives the same index. Near the mean scores are small, and so is their rounding: most
-    rows need no comparison in pairs.
+    Any centre gives the same index. Near the mean, scores and their rounding errors are small, so
+    that most rows need no comparison in pairs.
     """
     some = e[:: max(e.shape[0] // SAMPLE, 1)]
-    # NaN, or a code too large to be squared, must not become part of the centre.
+    # A NaN, or a code too large to be squared, would spoil the centre for all codes.
     some = jnp.where(jnp.abs(some) < math.sqrt(LARGEST_SQUARED_NORM), some, 0)
     total = psum(product(jnp.ones((1, len(some)), jnp.float32), some.T)[0], axis_name)
     # Summed over the shards: scores of different shards compare only if their centre is the same.
     n = psum(len(some), axis_name)
-    # Cut to 22 bits: a compiler may contract x - total / n, which rounds less than x - centre, in
-    # one place and not in another; z and e would then lie relative to two centres.
+    # Cut to 22 bits: a compiler may contract x - total / n, which rounds less than x - centre does,
+    # in one place and not in another; z and e would then be relative to two different centres.
     centre = jax.lax.reduce_precision(total / n, 8, 22)
     usable = is_valid(e)
     y = jnp.where(usable[:, None], e - centre, 0)
@@ -171,48 +173,48 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
 def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
     """The best score of each row, |y|^2, the slack, and |z - centre|^2 (not finite: invalid row).
 
-    Computed by blocks on a CPU; by the Pallas kernel on GPU and TPU, where the compiler need not
-    partition it: on one device, or within `jax.shard_map` and `jax.pmap`, and for a known number of
-    rows.
+    Blocks compute it on a CPU. The Pallas kernel does on GPU and TPU, provided that the compiler
+    need not partition it (one device, or within `jax.shard_map` and `jax.pmap`) and that the number
+    of rows is known.
     """
 
     def best(search: Callable[..., Nearest], z):
         y, whole = codes.place(z)
         squared = jnp.sum(y * y, axis=-1)
         slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1])
-        # Rows are the same on all shards, scores are not: under `shard_map` types must say so.
+        # Rows are equal on all shards, scores are not, and `shard_map` demands that types say so.
         here, margin = vary((y, slack), axis_name)
         return search(here, codes.y, codes.half, margin), squared, slack, whole
 
     blocks = partial(in_blocks, partial(best, search_codes))
     mesh = jax.sharding.get_abstract_mesh()
-    whole = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
-    if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not whole:
+    local = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not local:
         return blocks(z)
-    from vqvae_jax.search import kernel  # here, as CPUs never need Pallas
+    from vqvae_jax.search import kernel  # imported here, since CPUs never need Pallas
 
-    # Chosen when it is lowered: `jax.export` on this machine may be for another platform.
+    # Chosen at lowering: `jax.export` on this machine may target another platform.
     accelerators = dict.fromkeys(kernel.PLATFORMS, partial(best, kernel.search))
     return jax.lax.platform_dependent(z, default=blocks, **accelerators)
 
 
 def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[Array, Array]:
-    """The least and the greatest |y_j| of the codes that can be chosen; inf and 0 if none can."""
+    """The least and the greatest |y_j| of the usable codes; inf and 0 if there is none."""
     least, greatest = jnp.min(half), jnp.max(jnp.where(half < jnp.inf, half, 0))
     least, greatest = -pmax(-least, axis_name), pmax(greatest, axis_name)
     return jnp.sqrt(2 * least), jnp.sqrt(2 * greatest)
 
 
 def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:
-    """Bound of what rounding changes in the difference of two scores that may be the least.
+    """Bound on the rounding error in the difference of two scores that may be the least.
 
-    A sum of D products is off by D 2^-24 |z||e|, a difference of two by twice that; and scores are
-    cut by 5 bits. The nearest code is at most |z| + |e_j| away, for any j, and so no longer than
-    2 |z| + min_j |e_j|. Underflow costs each product less than UNDERFLOW.
+    A sum of D products is off by up to D 2^-24 |z||e|, and a difference of two sums by twice that;
+    scores also lose 5 bits. The nearest code is at most |z| + |e_j| away, for any j, so its norm is
+    at most 2 |z| + min_j |e_j|. Underflow costs each product less than UNDERFLOW.
     """
-    # With the greatest |e_j| alone, one code that ran away would make every row unsure.
+    # With the greatest |e_j| alone, a single runaway code would make every row unsure.
     e = jnp.minimum(longest, 2 * norm + shortest)
-    # 40 is the 2^5 of the bits that `search_block` cuts, and 8 for the roundings around the sum.
+    # 40 = 2^5, for the bits that `search_block` overwrites, + 8, for the roundings around the sum.
     return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e) + d * UNDERFLOW
 
 

@@ -1,6 +1,7 @@
 """Search by scores, block by block: the least score of each row, and whether it is certain.
 
-The score of code j for row z is s_j = 1/2 |e_j|^2 - z.e_j: half a squared distance, but for |z|^2.
+The score of code j for row z is s_j = 1/2 |e_j|^2 - z.e_j: half the squared distance, without the
+1/2 |z|^2 that all codes share.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A block of scores: 2^20 of them, which bounds the memory. What is made of GROUP arrays is one loop
-# of vector instructions in XLA.
+# A block has 2^20 scores, which bounds the memory. XLA fuses an expression over GROUP arrays into
+# one loop of vector instructions.
 ROWS, CODES, GROUP = 2048, 512, 16
-LAST = 2 * GROUP - 1  # mask of the last 5 bits of a score, which say in which array (sheet) it is
-MOST = 2**18  # codes in a block: `only` counts to 2^15
+LAST = 2 * GROUP - 1  # mask of the last 5 bits of a score, which `search_block` uses for itself
+MOST = 2**18  # codes in a block: 2^14 places, and `only` takes up to 2^15
 
 
 class Nearest(NamedTuple):
@@ -27,9 +28,9 @@ class Nearest(NamedTuple):
 
 
 def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
-    """The best of two sets of codes; where they are equal that of `a`, whose indices are lower.
+    """Merges the results for two sets of codes; ties go to `a`, whose indices are lower.
 
-    Sure where the winner is, and the loser's best > the winner's best + slack.
+    The result is sure where the winner is sure and the loser's best > the winner's best + slack.
 
     Example:
         >>> a = Nearest(jnp.array([1.0, 1.0]), jnp.array([0, 0]), jnp.array([True, True]))
@@ -45,23 +46,23 @@ def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
 
 
 def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
-    """Maps function over blocks of rows, one after another: only one block's arrays exist.
+    """Maps function over blocks of rows, one after another, so that only one block's arrays exist.
 
-    Of B blocks, block i takes the rows i, i + B, ...: a batch that is sharded over devices stays
-    sharded in each block, and no device waits for another.
+    With B blocks, block i takes the rows i, i + B, ...: a batch that is sharded over devices stays
+    sharded within each block, and no device waits for another.
     """
     n, d = z.shape
     if not isinstance(n, int) or n <= ROWS:  # a symbolic number of rows (jax.export) is one block
         return function(z)
-    blocks = deal(n)
+    blocks = number_of_blocks(n)
     z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)
     found = jax.lax.map(lambda i: function(z[:, i]), jnp.arange(blocks, dtype=jnp.int32))
     return jax.tree.map(lambda a: a.T.reshape(-1)[:n], found)
 
 
-def deal(n: int) -> int:
-    """The least number of blocks of at most ROWS rows, or one near it that divides n."""
-    # One that divides n needs no padding, which would be a copy of all rows.
+def number_of_blocks(n: int) -> int:
+    """The least number of blocks of at most ROWS rows, or a number near it that divides n."""
+    # A divisor of n needs no padding, and padding would copy all rows.
     least = -(-n // ROWS)
     return next((b for b in range(least, 2 * least) if n % b == 0), least)
 
@@ -76,7 +77,7 @@ def search_codes(
     blocks = code_blocks(e, half, z.shape[0])
     if blocks.half.shape[0] == 1:
         return search_block(z, slack, jax.tree.map(lambda a: a[0], blocks))
-    # Made of the slack, for the carry of a scan must vary over mesh axes as its results do.
+    # Derived from the slack: the carry of a scan must vary over the same mesh axes as its results.
     nothing = Nearest(jnp.full_like(slack, jnp.inf), slack.astype(jnp.int32), slack >= 0)
 
     def step(found, block):
@@ -96,7 +97,7 @@ class Codes(NamedTuple):
 def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int = GROUP) -> Codes:
     """Divides the codes into blocks of one size, a multiple of `group`, padded with unusable codes.
 
-    All scores of a block for n rows exist at a time: the fewer the rows, the more codes it has.
+    All scores of a block for n rows exist at once, so the fewer the rows, the larger the block.
     """
     size, d = e.shape
     codes = CODES * ROWS // max(n, 1) if isinstance(n, int) else 0
@@ -112,12 +113,12 @@ def search_block(z: Float[Array, "N D"], slack: Float[Array, "N"], codes: Codes)
     """The least score of each row in a block.
 
     The scores lie in GROUP sheets of C / GROUP places: code j is in sheet j // (C / GROUP). They
-    are read once, and each place is reduced to an integer: the least score of its sheets, with the
-    5 last bits replaced by 4 for the sheet and 1 that says whether another sheet comes within the
-    slack. `slack` must cover what those bits change.
+    are read once, and each place is reduced to one integer: the least score over its sheets, whose
+    last 5 bits are replaced by 4 bits for the sheet and 1 bit that is set if another sheet comes
+    within the slack. `slack` must cover the error that these bits introduce.
     """
-    # Scores are read once, for speed: `argmin`, a slow reduction of pairs in XLA on a CPU, and a
-    # second minimum for the runner-up would each read them again.
+    # For speed the scores are read once. `argmin`, which XLA reduces slowly, as pairs, on a CPU,
+    # and a second minimum for the runner-up would each read them again.
     products = product(codes.e, z).reshape(GROUP, -1, z.shape[0])
     half = codes.half.reshape(GROUP, -1, 1)
     scores = [h - p for h, p in zip(half, products, strict=True)]
@@ -132,7 +133,7 @@ def search_block(z: Float[Array, "N D"], slack: Float[Array, "N"], codes: Codes)
     found = jax.lax.optimization_barrier(found)  # else XLA computes it again for each use
     first = jax.lax.optimization_barrier(jnp.min(found, axis=0))
     best = unordered(first & ~LAST)
-    # | LAST, so that the bits of the sheet don't decide whether a place comes near.
+    # | LAST, so that the sheet bits don't decide whether a place comes near.
     place, alone = only(found <= ordered(best + slack) | LAST)
     k = codes.first + (first >> 1 & LAST >> 1) * found.shape[0] + place
     return Nearest(best, k, alone & (first & 1 == 0))
@@ -147,7 +148,7 @@ def ordered(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
                 2139095040], dtype=int32)
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
-    # Floats are sign and magnitude, integers two's complement: negative ones turn around.
+    # Floats are sign and magnitude, integers two's complement: the order of negatives is flipped.
     return bits ^ (bits >> 31 & 0x7FFFFFFF)
 
 
@@ -162,15 +163,15 @@ def product(e: Float[Array, "C D"], z: Float[Array, "N D"]) -> Float[Array, "C N
 
 
 def minimum(arrays: list[Array]) -> Array:
-    """Elementwise minimum of some arrays, without care for NaN: a third faster than jnp.minimum."""
+    """Elementwise minimum of arrays, ignoring how NaN compares: a third faster than jnp.minimum."""
     return reduce(lambda a, b: jnp.where(b < a, b, a), arrays)
 
 
 def only(near: Bool[Array, "C N"]) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
-    """Place of the only true value of each column, and whether there is just one (C < 2^15)."""
+    """Place of the true value in each column, and whether there is exactly one (C < 2^15)."""
     place = jnp.arange(near.shape[0], dtype=jnp.int32)[:, None]
     marks = jnp.where(near, (1 << 16) + place, 0)
-    # One sum for both. With several the places add up, and may even spill into the count, which is
-    # 2 or more then and stays so.
+    # One sum finds both. If several values are true, their places add up and may even spill into
+    # the count, which is then 2 or more and only grows.
     count_and_place = jnp.sum(marks, axis=0, dtype=jnp.int32)
     return count_and_place & 0xFFFF, count_and_place >> 16 == 1
