@@ -202,12 +202,22 @@ FAMILIES = [
         ("diversity: this replica only", "share = row_mean(p, rows.weights, axis)", "share = row_mean(p, rows.weights)"),
         ("cross_entropy moves the codes", "squared_distances(found.rows.z, sg(found.codes))", "squared_distances(found.rows.z, found.codes)"),
     ]),
+    ("a broken code harms nothing else", "quantizers/codebooks/transforms.py", T + "test_broken_codes.py", [
+        ("a broken code in the gradient of a map", "jnp.where(valid, e, 0)), jnp.nan)", "e), jnp.nan)"),
+        ("a broken code in the moments", "of = is_valid(e)[:, None]", "of = is_valid(0 * jnp.nan_to_num(e))[:, None]"),
+    ]),
+    ("a broken code harms nothing else", "quantizers/gumbel.py", T + "test_broken_codes.py", [
+        ("a broken code in a mixture", "return usable, jnp.where(usable[:, None], e, 0)", "return usable, e"),
+        ("a broken code drawn by Gumbel", 'jnp.where(usable, product + params["bias"], -jnp.inf)', 'product + params["bias"]'),
+        ("a broken code in the variance", "jnp.where(usable, -precision * squared_distances(rows.z, e), -jnp.inf)", "-precision * squared_distances(rows.z, e)"),
+        ("a broken code in the KL", "jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)", "jax.nn.log_softmax(logits)"),
+    ]),
     ("tables", "quantizers/codebooks/transforms.py", T + "test_transforms.py", [
-        ("unit_codes: as they are", "codes=lambda params, state, e: unit(e)", "codes=lambda params, state, e: e"),
+        ("unit_codes: as they are", "of_valid(lambda params, state, e: unit(e))", "of_valid(lambda params, state, e: e)"),
         ("held: values of params", 'jnp.where(chosen[:, None], state["held"], e)', "jnp.where(chosen[:, None], jax.lax.stop_gradient(e), e)"),
         ("affine: no way back", 'return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)', "return z"),
         ("affine: shift without rate", '* e + rate * params["shift"]', '* e + params["shift"]'),
-        ("matched: no way back", 'return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)', "return z"),
+        ("matched: no way back", 'return (z - state["mean"]) / ratio(state, own) + own["mean"]', "return z"),
         ("matched: variance about 0", "average(jnp.square(rows.z - m))", "average(jnp.square(rows.z))"),
     ]),
     ("transformed codebooks", "quantizers/reparameterized.py", T + "test_transforms.py", [

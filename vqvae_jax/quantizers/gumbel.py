@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vqvae_jax.checks import (
     Number,
@@ -20,7 +20,7 @@ from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.base import Output, Quantizer, local_key
 from vqvae_jax.quantizers.codebooks.assignments import squared_distances
 from vqvae_jax.quantizers.codebooks.inits import Init, normal
-from vqvae_jax.reductions import Rows, lookup, mean, valid_rows
+from vqvae_jax.reductions import Rows, is_valid, lookup, mean, valid_rows
 from vqvae_jax.saving.describe import described, named
 
 
@@ -82,14 +82,14 @@ def gumbel_vq(
             "bias": jnp.zeros(size, jnp.float32),
         }, {}
 
-    def logits(params, z):
+    def logits(params, usable, z):
         product = jnp.dot(z, params["weight"], precision=jax.lax.Precision.HIGHEST)
-        return product + params["bias"]
+        return jnp.where(usable, product + params["bias"], -jnp.inf)
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
-        rows, e = valid_rows(z, mask, axis_name), params["codebook"]
-        clean = noisy = logits(params, rows.z)
+        rows, (usable, e) = valid_rows(z, mask, axis_name), usable_codes(params["codebook"])
+        clean = noisy = logits(params, usable, rows.z)
         # The KL is that of the logits without noise: the distribution, not the draw.
         losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
         if train:
@@ -99,7 +99,7 @@ def gumbel_vq(
         # that `soft` too gives what its indices decode to.
         y = relax(jax.nn.one_hot(k, size, dtype=jnp.float32), jax.nn.softmax(noisy / temperature))
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
-        return finish(z, rows, k, quantized, losses, axis_name), state
+        return finish(z, rows, usable, k, quantized, losses, axis_name), state
 
     decode = decode_codebook(size)
     return Quantizer(init_fn, apply, decode, dim, (size,), stochastic=True, edit=edit_codebook)
@@ -151,10 +151,10 @@ def sqvae(
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
-        rows, e = valid_rows(z, mask, axis_name), params["codebook"]
+        rows, (usable, e) = valid_rows(z, mask, axis_name), usable_codes(params["codebook"])
         # The logarithm is learnt, so that no step of an optimizer makes a variance negative.
         precision = 0.5 * jnp.exp(-params["log_variance"])
-        logits = -precision * squared_distances(rows.z, e)
+        logits = jnp.where(usable, -precision * squared_distances(rows.z, e), -jnp.inf)
         if train:
             noisy = logits + jax.random.gumbel(local_key(key, axis_name), logits.shape, jnp.float32)
             k, z_q = jnp.argmax(noisy, axis=-1), mix(jax.nn.softmax(noisy / temperature), e)
@@ -166,19 +166,32 @@ def sqvae(
             "discrete": kl_to_uniform(logits),
         }
         losses = {n: weight / dim * mean(t, rows.weights, axis_name) for n, t in terms.items()}
-        out = finish(z, rows, k, z_q, losses, axis_name)
+        out = finish(z, rows, usable, k, z_q, losses, axis_name)
         return out._replace(metrics=out.metrics | {"variance": sg(0.5 / precision)}), state
 
     decode = decode_codebook(size)
     return Quantizer(init_fn, apply, decode, dim, (size,), stochastic=True, edit=edit_codebook)
 
 
-def finish(z, rows: Rows, k, quantized, losses, axis_name) -> Output:
+def usable_codes(e: Float[Array, "K D"]) -> tuple[Bool[Array, "K"], Float[Array, "K D"]]:
+    """Which codes are finite, and the codes with 0 in the place of the others.
+
+    In a mixture 0 times a code that is NaN would be NaN: one broken code would reach every row.
+    """
+    usable = is_valid(e)
+    return usable, jnp.where(usable[:, None], e, 0)
+
+
+def finish(z, rows: Rows, usable, k, quantized, losses, axis_name) -> Output:
     """Output for codes k and their quantized vectors; rows that are not valid get -1 and 0."""
     valid = rows.weights > 0
     quantized = jnp.where(valid[..., None], quantized, 0)
     error = mean(jnp.square(sg(rows.z - quantized)), rows.weights, axis_name)
-    metrics = {"error": error, "invalid_rows": rows.invalid}
+    metrics = {
+        "error": error,
+        "invalid_rows": rows.invalid,
+        "invalid_codes": jnp.sum(~usable, dtype=jnp.float32),
+    }
     k = jnp.where(valid, k, -1).astype(jnp.int32)
     return Output(quantized.astype(z.dtype), k[..., None], losses, metrics)
 
@@ -196,7 +209,8 @@ def kl_to_uniform(logits: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
         Array([0.   , 0.693], dtype=float32)
     """
     # log_softmax, as p log p of a softmax that underflows to 0 would be NaN.
-    log_p = jax.nn.log_softmax(logits)
+    # The bound, as 0 times -inf is NaN too: that is log p of a code that can't be chosen.
+    log_p = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=-1) + math.log(logits.shape[-1])
 
 

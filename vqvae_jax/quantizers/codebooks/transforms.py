@@ -17,7 +17,7 @@ from vqvae_jax.checks import Number, check_range, check_size
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.codebooks.moving_averages import ema_update
 from vqvae_jax.quantizers.codebooks.storage import Codebook, unmoved
-from vqvae_jax.reductions import row_mean
+from vqvae_jax.reductions import is_valid, row_mean
 from vqvae_jax.saving.describe import Described, described
 
 
@@ -79,13 +79,27 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
     )
 
 
+def of_valid(codes: Callable) -> Callable:
+    """Makes `codes` that map the valid codes and leave the others NaN.
+
+    A NaN in one code would reach the gradient of parameters that all codes share, as 0 * NaN, and
+    after one step of the optimizer every code.
+    """
+
+    def valid_codes(params, state, e):
+        valid = is_valid(e)[:, None]
+        return jnp.where(valid, codes(params, state, jnp.where(valid, e, 0)), jnp.nan)
+
+    return valid_codes
+
+
 @described
 def unit_codes(codebook: Codebook) -> Codebook:
     """Normalises codes, e_j / |e_j|; for normalised rows the nearest has the largest cosine."""
     return through(
         codebook,
         init=lambda key, e: ({}, {}),
-        codes=lambda params, state, e: unit(e),
+        codes=of_valid(lambda params, state, e: unit(e)),
         back=lambda params, state, e, z: z,
         put=lambda e: ({}, {}, unit(e)),
     )
@@ -142,7 +156,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
     def put(e):
         return *init(None, e), e
 
-    return through(codebook, init, codes, back, put=put, learnt=True)
+    return through(codebook, init, of_valid(codes), back, put=put, learnt=True)
 
 
 @described
@@ -156,9 +170,12 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
     check_range(0, 1, decay=decay)
     eps = 1e-5
 
+    def moments(e):
+        of = is_valid(e)[:, None]  # one broken code must not move all others
+        return {"mean": jnp.mean(e, axis=0, where=of), "variance": jnp.var(e, axis=0, where=of)}
+
     def init(key, e):
-        moments = {"mean": jnp.mean(e, axis=0), "variance": jnp.var(e, axis=0)}
-        return {}, moments | {"matched": jnp.array(False)}
+        return {}, moments(e) | {"matched": jnp.array(False)}
 
     def put(e):
         own_params, own_state = init(None, e)
@@ -166,14 +183,16 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
 
     # eps below, so that a dimension in which all codes are equal has a finite ratio; and above, so
     # that equal variances have the ratio 1.
-    def ratio(state, e):
-        return jnp.sqrt((state["variance"] + eps) / (jnp.var(e, axis=0) + eps))
+    def ratio(state, own):
+        return jnp.sqrt((state["variance"] + eps) / (own["variance"] + eps))
 
     def codes(params, state, e):
-        return (e - jnp.mean(e, axis=0)) * ratio(state, e) + state["mean"]
+        own = moments(e)
+        return (e - own["mean"]) * ratio(state, own) + state["mean"]
 
     def back(params, state, e, z):
-        return (z - state["mean"]) / ratio(state, e) + jnp.mean(e, axis=0)
+        own = moments(e)
+        return (z - state["mean"]) / ratio(state, own) + own["mean"]
 
     def update(state, rows, axis_name):
         average = partial(row_mean, weights=rows.weights, axis_name=axis_name)
@@ -237,7 +256,7 @@ def mapped(codebook: Codebook, transform: Transform) -> Codebook:
     return through(
         codebook,
         init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
-        codes=lambda params, state, e: transform.apply(params["map"], e),
+        codes=of_valid(lambda params, state, e: transform.apply(params["map"], e)),
         # Never read, since nothing below moves: but rows need the width of the codes below.
         back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim), jnp.float32),
         dim=transform.dim,
