@@ -186,7 +186,7 @@ def test_codes_may_be_put_in_under_jit():
 @pytest.mark.parametrize(
     ("q", "codes", "stream", "error", "message"),
     [
-        (vj.fsq([3, 3, 3]), E, 0, ValueError, r"fsq\(.* computes its codes: none can be put in"),
+        (vj.fsq([3, 3, 3]), E, 0, ValueError, r"fsq\(.* computes its codes, which can't be set"),
         (vj.residual(vj.vq(6, 3), vj.simvq(6, 3)), E, 1, ValueError, r"simvq\(.* computes"),
         (vj.vq(6, 3), E[:5], 0, ValueError, r"stream 0 must be \(6, 3\), got shape \(5, 3\)"),
         (vj.vq(6, 3), 0.0, 0, ValueError, r"must be \(6, 3\), got shape \(\)"),

@@ -1,4 +1,4 @@
-"""Parts of quantizers: choices of codes, bounds of scalar quantization, Flax collections."""
+"""Parts of quantizers: assignments, bounds of scalar quantization, names of Flax collections."""
 
 from vqvae_jax.quantizers.base import RNG as RNG
 from vqvae_jax.quantizers.base import STATE as STATE

@@ -1,4 +1,4 @@
-"""The record `Quantizer`, its `Output`, and what quantizers share about keys and states.
+"""The record `Quantizer`, its `Output`, and shared handling of keys and states.
 
 Letters, here and everywhere: K codes of width D, Q streams of codes, N rows.
 """
@@ -16,17 +16,17 @@ from vqvae_jax.conversions import floats, integers, trees
 from vqvae_jax.saving.describe import Model
 
 STATE = "quantizer"
-"""Name of the Flax collection of what data moves: make it mutable in training."""
+"""Name of the Flax collection of quantizer state: make it mutable in training."""
 
 RNG = "quantize"
-"""Name of the Flax rng stream of quantizers that draw in training."""
+"""Name of the Flax rng stream that quantizers draw from in training."""
 
 
 class Output(NamedTuple):
-    """Result of `Quantizer.apply`, beside the new state."""
+    """Result of `Quantizer.apply`, besides the new state."""
 
-    quantized: Float[Array, "*rows D"]  # dtype of z; value: the code, gradient: the estimator's
-    indices: Int[Array, "*rows Q"]  # int32; -1: not sent, or a row that is not valid; decodes to 0
+    quantized: Float[Array, "*rows D"]  # dtype of z; the code in value, the estimator in gradient
+    indices: Int[Array, "*rows Q"]  # int32; -1 for an invalid row or a code not sent; decodes to 0
     losses: dict[str, Float[Array, ""]]  # weighted terms by name
     metrics: dict[str, Float[Array, ""]]  # scalars without gradient
 
@@ -36,8 +36,9 @@ class Output(NamedTuple):
         return sum(self.losses.values(), jnp.zeros((), jnp.float32))
 
 
-# No eq or repr of the fields: functions made by two equal calls differ. Those of `Model` go by the
-# remembered call, so that equal quantizers, as static arguments of jit, don't compile again.
+# No eq or repr of the fields, since the functions that two equal calls make differ. `Model`
+# compares remembered calls, so that equal quantizers, as static arguments of jit, don't compile
+# again.
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Quantizer(Model):
     """Record of pure functions that turn rows [..., D] into codes [..., Q] and back.
@@ -46,23 +47,23 @@ class Quantizer(Model):
         init: `(key) -> (params, state)`, dicts of arrays by the papers' names. Gradients move
             params, data moves state (moving averages, first-batch initialisation, dead codes).
         apply: `(params, state, z, *, train=False, key=None, mask=None, axis_name=None)
-            -> (Output, new_state)` for z `[..., D]` of any float dtype, also lists and NumPy's.
-            train: whether to update the state; without it the state comes back as it is.
-            The function that runs is `inspect.unwrap(q.apply)`: with a codebook that
-                within `from_codebook.lookup_quantizer`, of scalars and bits in `digits.digital`.
-            key: consumed by what is random in training; a quantizer that needs it says so.
+            -> (Output, new_state)` for z `[..., D]` of any float dtype, also lists and NumPy
+            arrays. To read the code that runs, see `from_codebook.lookup_quantizer` (quantizers
+            with a codebook) and `digits.digital` (scalars and bits), or `inspect.unwrap(q.apply)`.
+            train: whether to update the state; in eval mode the state is returned as it is.
+            key: randomness of training; quantizers that need it raise without it.
             mask: weights of the rows, of the rank of `z.shape[:-1]`; 0 for padding.
-            axis_name: of the replicas (pmap, shard_map, vmap); losses, metrics and statistics are
-                those of the rows of all replicas.
+            axis_name: axis of the replicas (pmap, shard_map, vmap); losses, metrics and statistics
+                are those of the rows of all replicas.
         decode: `(params, state, indices [..., Q]) -> [..., D]`, float32, for indices of any integer
             dtype; -1 decodes to 0.
         dim: D.
-        vocab: the sizes K of the Q streams.
+        vocab: sizes K of the Q streams.
         stochastic: whether training outputs depend on the key beyond first-batch initialisation and
-            dead codes; then `quantized` may also differ from `decode(indices)` in training. Eval
-            mode is deterministic always.
-        edit: `(params, state, fn, stream) -> (params, state)`: the codes e `[K, C]` of this stream
-            become fn(e), with all that is kept of them; None where codes are computed. See
+            dead-code resets; if so, `quantized` may also differ from `decode(indices)` in training.
+            Eval mode is always deterministic.
+        edit: `(params, state, fn, stream) -> (params, state)` replaces the codes e `[K, C]` of this
+            stream by fn(e), and their statistics with them; None where codes are computed. See
             `set_codes`.
 
     Example:
@@ -83,7 +84,7 @@ class Quantizer(Model):
     edit: Callable[..., tuple[Any, Any]] | None = None
 
     def enters(self, name: str) -> dict:
-        """Conversions of arguments to the arrays of the contract, for users' quantizers as well."""
+        """Conversions of arguments to the contract's arrays, for user-written quantizers too."""
         last = {"apply": ("z", floats), "decode": ("indices", integers)}.get(name)
         return {0: ("params", trees), 1: ("state", trees), 2: last} if last else {}
 
@@ -93,32 +94,32 @@ class Quantizer(Model):
 
 
 class KeyNeeded(ValueError):
-    """Raised by a quantizer that draws and was called without a key; its argument says what."""
+    """Raised by a quantizer that needs a key and was called without one."""
 
 
 def needed(key, reason: str):
-    """Returns the key; raises a KeyNeeded with the reason if there is none."""
+    """Returns the key; raises a `KeyNeeded` with the reason if there is none."""
     if key is None:
         raise KeyNeeded(f"needs key= when train=True: {reason}")
     return key
 
 
 def local_key(key, axis_name, reason: str = "it draws noise"):
-    """Key of the noise of this replica's rows: its index is folded into the shared key."""
-    # With the shared key alone all replicas would add the same noise to different rows.
+    """Key for the noise of this replica's rows: the shared key with its index folded in."""
+    # With the shared key alone, all replicas would add the same noise to different rows.
     key = needed(key, reason)
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
 def training_keys(key, wanted: bool):
-    """Keys for the first batch and for reviving codes; None where neither draws."""
-    # No index of a replica is folded in: what they draw goes into the state, which replicas share.
+    """Keys for first-batch initialisation and for dead-code resets; None if neither draws."""
+    # No replica index is folded in: what these draw becomes state, which replicas share.
     if not wanted:
         return None, None
     return jax.random.split(needed(key, "its init or reset draws rows of the batch"))
 
 
 def choose(condition, new, old):
-    """Selects the new state, without gradient, or the old one, bit by bit."""
-    # Elementwise: a factor of 0 or 1 would let a NaN of the new state through.
+    """Selects the new state, without gradient, or the old one, bit for bit."""
+    # A select instead of a factor of 0 or 1, which would let a NaN of the new state through.
     return jax.tree.map(lambda n, o: jnp.where(condition, sg(n), o), new, old)

@@ -1,4 +1,4 @@
-"""Quantizers of one digit per dimension: the shared record, and packing into one stream.
+"""Quantizers with one digit per dimension: the shared record, and packing into one stream.
 
 Dimension i has a digit d_i from 0 to L_i - 1; the index is sum_i d_i prod_{j<i} L_j, so the first
 dimension varies fastest (arXiv:2309.15505, appendix A.1). "Levels" are L_1..L_D, integers >= 2.
@@ -31,24 +31,24 @@ def digital(
     perturb: Callable | None = None,
     start: Callable[[], dict[str, Array]] = dict,
 ) -> Quantizer:
-    """The record of a quantizer whose dimensions each have a digit; used by FSQ, LFQ and the like.
+    """Makes the record of a quantizer with a digit for each dimension, such as FSQ and LFQ.
 
     Args:
         levels: L_1..L_D.
-        bound: z -> y, which gives the gradient.
+        bound: z -> y, whose gradient is that of the quantizer.
         digits: (params, y) -> digits `[..., D]`.
         values: (params, digits) -> z_q `[..., D]`.
         terms: (params, rows, y, z_q, axis_name) -> losses, metrics.
         perturb: None, or (key, y, quantized) -> replacement of quantized in training.
-        start: makes the initial params.
+        start: function that makes the initial params.
     """
     dim, vocab = len(levels), (math.prod(levels.tolist()),)
 
     def init(key):
         return start(), {}
 
-    # `apply` goes through the index as well, so that what it returns is what `decode` gives, bit by
-    # bit. An index out of range decodes to 0 like -1.
+    # `apply` goes through the index too, so that its result equals that of `decode` bit for bit. An
+    # index out of range decodes to 0, like -1.
     def code(params, k):
         known = (k >= 0) & (k < vocab[0])
         return jnp.where(known, values(params, unpack(jnp.where(known, k, 0), levels)), 0)
@@ -62,7 +62,7 @@ def digital(
         z_q = code(params, k)
         losses, metrics = terms(params, rows, y, z_q, axis_name)
         error = mean(jnp.square(sg(y - z_q)), rows.weights, axis_name)
-        # The gradient is that of y, not of z: rounding alone is straight-through, `bound` is not.
+        # The gradient goes through y: only the rounding is straight-through, `bound` is not.
         quantized = exactly(z_q, y)
         if train and perturb is not None:
             quantized = jnp.where(valid, perturb(local_key(key, axis_name), y, quantized), 0)
@@ -78,7 +78,7 @@ def digital(
 
 def check_levels(levels: Sequence[int]) -> Levels:
     """Returns the levels as an array; raises a ValueError unless they fit one stream."""
-    if len(levels) > 31:  # before they are multiplied: a description from elsewhere may hold many
+    if len(levels) > 31:  # checked before the product: an untrusted description may hold many
         raise ValueError(f"{len(levels)} levels do not fit a stream of int32: use grouped")
     whole = [n for n in levels if isinstance(n, int | np.integer) and 2 <= n <= 2**24]
     if not levels or len(whole) < len(levels):
@@ -97,7 +97,7 @@ def pack(digits: Int[Array, "*rows D"], levels: Levels) -> Int[Array, "*rows 1"]
         >>> pack(jnp.array([[1, 0], [2, 1]]), np.array([3, 2])).tolist()
         [[1], [5]]
     """
-    # int32 holds them, as `check_levels` has seen that all codes fit.
+    # int32 suffices, since `check_levels` made sure that all codes fit.
     places = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     return jnp.sum(digits * places, axis=-1, keepdims=True, dtype=jnp.int32)
 

@@ -1,4 +1,4 @@
-"""Scalar quantizers, FSQ and others: each dimension is rounded by itself, digits are one stream."""
+"""Scalar quantizers such as FSQ: each dimension is rounded by itself; digits form one stream."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,20 +18,20 @@ from vqvae_jax.saving.describe import described, named
 
 
 class Axis(NamedTuple):
-    """Bound and values of each dimension: digit d has the value (d - zero) / width."""
+    """Bound and values of each dimension, in which digit d has the value (d - zero) / width."""
 
     bound: Callable[[Array], Array]  # z [..., D] -> y [..., D], elementwise
     width: Float[np.ndarray, "D"]  # digits per unit of y
-    zero: Float[np.ndarray, "D"]  # where y = 0 lies among the digits
+    zero: Float[np.ndarray, "D"]  # the digit, possibly fractional, at y = 0
 
 
 @named
 def tanh_bound(levels: Levels) -> Axis:
     """The bound of FSQ: y = (tanh(z + shift) h - offset) / (L // 2), h = 0.999 (L - 1) / 2.
 
-    It is that of the listing in appendix A.1 of arXiv:2309.15505. Even L: offset 1/2 gives the
-    values -1 to 1 - 2 / L, and the shift tan(offset / h) leaves z = 0 at the value 0. Odd L: both
-    are 0.
+    It follows the listing in appendix A.1 of arXiv:2309.15505. For even L, the offset 1/2 gives
+    values from -1 to 1 - 2 / L, and the shift tan(offset / h) keeps z = 0 near the value 0. For odd
+    L both are 0.
 
     Raises:
         ValueError: for L = 2, which has no such shift.
@@ -40,10 +40,10 @@ def tanh_bound(levels: Levels) -> Axis:
 
 
 def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
-    """`tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
+    """Makes `tanh_bound` with h = stretch (L - 1) / 2 and the shift inverse(offset / h)."""
     if levels.min() < 3:
         raise ValueError(f"tanh_bound needs levels >= 3, got {levels}: symmetric_bound takes 2")
-    # In float64 and rounded to float32 once: all three are constants of the quantizer.
+    # Computed in float64 and rounded once to float32: all three are constants of the quantizer.
     half = (levels - 1) * stretch / 2
     offset = np.where(levels % 2 == 0, 0.5, 0.0)
     h, offset, shift = (a.astype(np.float32) for a in (half, offset, inverse(offset / half)))
@@ -53,17 +53,17 @@ def tanh_axis(levels: Levels, stretch: float, inverse: Callable) -> Axis:
 
 @named
 def arctanh_bound(levels: Levels) -> Axis:
-    """`tanh_bound` with h = 1.001 (L - 1) / 2 and the shift arctanh(offset / h).
+    """The bound of `tanh_bound` with h = 1.001 (L - 1) / 2 and the shift arctanh(offset / h).
 
-    Later code of the authors and vector-quantize-pytorch use it: for parity with models trained
-    there. Its values for levels L_i >= 3 are those of `tanh_bound`, reached from other z.
+    The authors' later code and vector-quantize-pytorch use it; choose it for parity with models
+    trained there. For levels L_i >= 3 its values are those of `tanh_bound`, reached from other z.
     """
     return tanh_axis(levels, 1 + 1e-3, np.arctanh)
 
 
 @named
 def symmetric_bound(levels: Levels) -> Axis:
-    """Bound y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, section 3.2)."""
+    """The bound y = tanh(z), with values evenly spaced from -1 to 1 (arXiv:2411.19842, 3.2)."""
     half = ((levels - 1) / 2).astype(np.float32)
     return Axis(jnp.tanh, half, half)
 
@@ -96,10 +96,10 @@ def slope_of_phi(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
 
 @described
 def grid(levels: Sequence[int]) -> Quantizer:
-    """The bare lattice: in each dimension, the nearest of L values evenly spaced from -1 to 1.
+    """The plain lattice: in each dimension, the nearest of L values evenly spaced from -1 to 1.
 
     d = floor((z + 1) (L - 1) / 2 + 1/2), clipped to 0..L - 1; z_q = 2 d / (L - 1) - 1. The gradient
-    is that of the straight-through estimator, also where z is clipped. No losses.
+    is straight-through, also where z is clipped. There are no losses.
 
     Args:
         levels: L_1..L_D. The stream has prod(levels) codes.
@@ -127,16 +127,16 @@ def fsq(
 ) -> Quantizer:
     """Finite scalar quantization: bound, then round (arXiv:2309.15505).
 
-    z_q = round(f(z)) / (L // 2), where f(z) / (L // 2) is the y of `tanh_bound` and gives the
-    gradient: only the rounding is straight-through. No losses. The paper's levels for about 2^8,
-    2^10, 2^12, 2^14 and 2^16 codes: [8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5],
-    [8, 8, 8, 5, 5, 5].
+    z_q = round(f(z)) / (L // 2), where f(z) / (L // 2) is the y of `tanh_bound`. Only the rounding
+    is straight-through: the gradient is that of y. There are no losses. The paper's levels for
+    about 2^8, 2^10, 2^12, 2^14 and 2^16 codes are [8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5],
+    [8, 8, 8, 6, 5] and [8, 8, 8, 5, 5, 5].
 
     Args:
         levels: L_1..L_D. The stream has prod(levels) codes.
         bound: `tanh_bound`, `symmetric_bound`, or another function from the levels to an `Axis`.
-        rounded: None, or the share of scalars that training rounds: the others get noise as wide
-            as a cell, y + U(-1/2, 1/2) / width (arXiv:2411.19842), and training needs a key.
+        rounded: None, or the share of scalars that training rounds. The others get noise as wide as
+            a cell, y + U(-1/2, 1/2) / width (arXiv:2411.19842), for which training needs a key.
 
     Raises:
         ValueError: if an argument is out of range, or there are more than 2^31 - 1 codes.
@@ -157,14 +157,15 @@ def fsp(
 ) -> Quantizer:
     """Finite scalar perturbation: noise in training, rounding in eval mode (arXiv:2602.17133).
 
-    p = cdf(z), d = floor(p L), z_q = sqrt(12) ((d + 1/2) / L - 1/2): of variance 1 for uniform p.
-    In training p + U(-1/2, 1/2) / L stands for (d + 1/2) / L, or p itself where the sum leaves
-    (0, 1): as far from p as rounding goes, but smooth. The indices are those of d. No losses.
+    p = cdf(z), d = floor(p L), z_q = sqrt(12) ((d + 1/2) / L - 1/2), of variance 1 for uniform p.
+    Training replaces (d + 1/2) / L by p + U(-1/2, 1/2) / L, or by p where that sum leaves (0, 1):
+    the error is as large as that of rounding, but smooth. Indices are still those of d. There are
+    no losses.
 
     Args:
         levels: L_1..L_D. The stream has prod(levels) codes.
-        cdf: from reals to [0, 1], elementwise: `tanh_cdf`, `normal_cdf`.
-        rounded: the share of scalars that training rounds all the same.
+        cdf: elementwise function from reals to [0, 1]: `tanh_cdf`, `normal_cdf`.
+        rounded: share of scalars that training rounds nevertheless.
 
     Training needs a key.
 
@@ -178,6 +179,7 @@ def fsp(
         >>> rounded.indices == noisy.indices, rounded.quantized == noisy.quantized
         (Array([[ True]], dtype=bool), Array([[False, False]], dtype=bool))
     """
+    # Uniform p has standard deviation 12^(-1/2), so y = (p - 1/2) / std has variance 1.
     size, std = check_levels(levels), 12**-0.5
     width, zero = (size * std).astype(np.float32), ((size - 1) / 2).astype(np.float32)
     return on_axis(size, Axis(lambda z: (cdf(z) - 0.5) / std, width, zero), rounded)
@@ -188,8 +190,9 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
     """Latent quantization: L_i learnt values for dimension i (arXiv:2305.18378).
 
     d_i = argmin_j |z_i - v_ij|, z_q = v_id; losses alpha |sg[z] - z_q|^2 ("codebook") and
-    beta |z - sg[z_q]|^2 ("commitment"), means over elements. params["values"] `[D, max L]` begin
-    evenly spaced from -1/2 to 1/2; entries beyond L_i are padding. Straight-through gradient.
+    beta |z - sg[z_q]|^2 ("commitment"), means over elements. params["values"] `[D, max L]` start
+    evenly spaced from -1/2 to 1/2; entries beyond L_i are padding. The gradient is
+    straight-through.
 
     Args:
         levels: L_1..L_D. The stream has prod(levels) codes.
@@ -219,7 +222,7 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
 
     def digits(params, z):
         v = params["values"]
-        # Padding and values that are not finite are infinitely far: argmin would choose a NaN.
+        # Padding and values that are not finite count as infinitely far; argmin would choose a NaN.
         distance = jnp.where(real() & jnp.isfinite(v), jnp.abs(z[..., None] - v), jnp.inf)
         return jnp.argmin(distance, axis=-1)
 
@@ -238,14 +241,14 @@ def latent_vq(levels: Sequence[int], *, alpha: Number = 0.01, beta: Number = 0.0
 
 
 def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quantizer:
-    """A quantizer with fixed values; noise replaces rounding in training if `rounded` is given."""
+    """Makes a quantizer with fixed values; if `rounded` is given, training adds noise instead."""
     top = levels - 1
 
     def place(y):
         return y * axis.width + axis.zero
 
     def digits(params, y):
-        # floor(x + 1/2) and not round, which goes to the even digit at ties: cells would differ.
+        # floor(x + 1/2) instead of round, which takes the even digit at ties: cells would differ.
         return jnp.clip(jnp.floor(place(y) + 0.5), 0, top)
 
     def values(params, d):
@@ -254,9 +257,10 @@ def on_axis(levels: Levels, axis: Axis, rounded: Number | None = None) -> Quanti
     def perturb(key, y, z_q, share):
         key_share, key_noise = jax.random.split(key)
         noisy = y + (jax.random.uniform(key_noise, y.shape, jnp.float32) - 0.5) / axis.width
-        # Noise stays within the outermost cells; where it would not, y itself is passed on, without
-        # the bias that clipping would add.
+        # Where noise would leave the outermost cells, y itself is passed on: clipping would add a
+        # bias.
         inside = (place(noisy) > -0.5) & (place(noisy) < np.float32(top + 0.5))
+        # float32: under x64 the threshold, and so which scalars are rounded, would change.
         keep = jax.random.bernoulli(key_share, jnp.float32(share), y.shape)
         return jnp.where(keep, z_q, jnp.where(inside, noisy, y))
 

@@ -1,4 +1,4 @@
-"""Codebook quantizers: a codebook, a rule of assignment, losses and an estimator, composed."""
+"""Codebook quantizers, composed of a codebook, an assignment rule, losses and an estimator."""
 
 import dataclasses
 import warnings
@@ -23,22 +23,22 @@ from vqvae_jax.search.exact import nearest
 
 
 class Lookup(NamedTuple):
-    """Rows and the codes looked up for them: the argument of the losses."""
+    """Rows and the codes looked up for them, the argument of losses."""
 
     rows: Rows
     codes: Float[Array, "K D"]  # e, with its gradient
-    k: Int[Array, "*rows"]  # -1 for a row that is not valid
+    k: Int[Array, "*rows"]  # -1 for an invalid row
     z_q: Float[Array, "*rows D"]  # e_k, with its gradient; 0 for k = -1
     axis_name: AxisName
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Assignment(Described):
-    """Rule by which rows choose their codes in training; in eval mode they choose the nearest.
+    """Rule that assigns codes to rows in training; eval mode always takes the nearest code.
 
     Attributes:
-        choose: `(key, rows, e, axis_name) -> k [...]`; its values for invalid rows are ignored.
-        stochastic: whether the choice depends on the key.
+        choose: `(key, rows, e, axis_name) -> k [...]`; values for invalid rows are ignored.
+        stochastic: whether k depends on the key.
     """
 
     choose: Callable[..., Array]
@@ -56,16 +56,17 @@ def codebook_vq(
 ) -> Quantizer:
     """VQ-VAE's quantizer (arXiv:1711.00937) for any codebook, however it is made or moved.
 
-    k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 if gradients move the codebook,
-    beta |z_e - sg[z_q]|^2, each a mean over elements, and `terms`. `vq` and `ema_vq` are short for
-    the codebooks `gradient` and `ema`.
+    k = argmin_j |z_e - e_j|_2, z_q = e_k. The losses are |sg[z_e] - z_q|^2 if gradients move the
+    codebook, and beta |z_e - sg[z_q]|^2, each a mean over elements, and those of `terms`. `vq` and
+    `ema_vq` are shorthands for the codebooks `gradient` and `ema`.
 
     Args:
-        codebook: `gradient`, `ema`, `fixed`, or one made of these, such as `held`.
+        codebook: `gradient`, `ema`, `fixed`, or one derived from these, such as `held`.
         beta: weight of the commitment term.
-        assign: how rows choose in training, None for the nearest code: `sampled()`, `sinkhorn()`.
-        estimator: `(z_e, z_q) -> z_q`, which gives the gradient.
-        terms: more losses, functions of a `Lookup` to {name: value}: `orthogonal()`,
+        assign: assignment rule in training, such as `sampled()` or `sinkhorn()`; None for the
+            nearest code.
+        estimator: gradient estimator `(z_e, z_q) -> z_q`.
+        terms: further losses, functions from a `Lookup` to {name: value}, such as `orthogonal()`,
             `diversity()`, `cross_entropy()`.
 
     Raises:
@@ -80,18 +81,18 @@ def codebook_vq(
     """
     check_range(0, float("inf"), beta=beta)
     if codebook.shards is not None and (assign or terms):
-        raise ValueError(f"{codebook!r} allows no assign and no terms: they need all codes")
+        raise ValueError(f"{codebook!r} takes neither assign nor terms: they need all codes")
 
     def losses(found: Lookup) -> dict[str, Array]:
         args = (found.rows.z, found.z_q, found.rows.weights, found.axis_name)
-        # Without a gradient to codes the codebook loss would be a number that moves nothing.
+        # If no gradient reaches the codes, a codebook loss would move nothing.
         made = {"codebook": codebook_loss(*args)} if codebook.learnt else {}
         made["commitment"] = beta * commitment_loss(*args)
         for term in terms:
             made |= term(found)
         return made
 
-    # An estimator draws nothing: the key is for surrogates such as that of `diveq`.
+    # An estimator needs no key; surrogates such as that of `diveq` do.
     def surrogate(key, z_e, z_q, axis_name):
         return estimator(z_e, z_q)
 
@@ -107,14 +108,14 @@ def lookup_quantizer(
     assign: Assignment | None = None,
     stochastic: bool = False,
 ) -> Quantizer:
-    """The record of a quantizer that looks its codes up.
+    """Makes the record of a quantizer that looks up codes in a codebook.
 
     Args:
-        codebook: of the codes.
-        losses: from a `Lookup` to losses by name.
-        surrogate: `(key, z_e, z_q, axis_name) -> quantized` in training, where noise is allowed.
+        codebook: the codebook.
+        losses: function from a `Lookup` to losses by name.
+        surrogate: `(key, z_e, z_q, axis_name) -> quantized` in training, possibly with noise.
         estimator: `(z_e, z_q) -> quantized` in eval mode.
-        assign: how rows choose in training.
+        assign: assignment rule in training.
         stochastic: as in `Quantizer`.
     """
     size, dim = codebook.size, codebook.dim
@@ -122,8 +123,8 @@ def lookup_quantizer(
     def find(train, key, rows, e, axis_name):
         if not (train and assign):
             return nearest(rows.z, e, codebook.shards)
-        # Folded in beside the split of `training_keys`: a codebook draws the same rows whatever
-        # the assignment, and an assignment the same noise whatever the codebook.
+        # Folded in, independent of the split in `training_keys`: a codebook draws the same rows
+        # whatever the assignment, and an assignment the same noise whatever the codebook.
         key = None if key is None else jax.random.fold_in(key, 2)
         return assign.choose(key, sg(rows), sg(e), axis_name)
 
@@ -131,8 +132,8 @@ def lookup_quantizer(
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
         key_init, key_revive = training_keys(key, wanted=train and codebook.draws)
-        # A first batch makes the codebook before its rows are looked up, so that they already get
-        # codes of their own; all outputs are of this codebook, before the update.
+        # A first batch initialises the codebook before its rows are looked up, so that the rows
+        # already get fitted codes. All outputs use this codebook, before the update.
         start = codebook.begin(params, state, key_init, rows, axis_name) if train else state
         e = codebook.codes(params, start)
         k = jnp.where(rows.weights > 0, find(train, key, rows, e, axis_name), -1)
@@ -146,15 +147,15 @@ def lookup_quantizer(
         if not train:
             warn_unless_fitted(state)
             return out, state
-        # `start` as well as the update is dropped if no replica has a valid row: a first batch must
-        # not be spent on padding.
+        # Without a valid row on any replica, `start` is dropped too and not only the update:
+        # padding must not count as the first batch.
         update = partial(codebook.update, params)
         draw = key_revive, rows, k, axis_name
         new = choose(rows.some, update(start, *draw), state)
         if codebook.adopt is None:
             return out, new
-        # Codes written by hand take a second update under `cond`, instead of a select before the
-        # first: so the usual update has no bit that depends on this.
+        # Codes that were written by hand take a second update under `cond`. A select before the
+        # first would be cheaper to write, but might change the last bits of ordinary updates.
         by_hand, adopted = codebook.adopt(state)
         by_hand = by_hand & rows.some
         return out, jax.lax.cond(by_hand, lambda: update(adopted, *draw), lambda: new)
@@ -174,9 +175,9 @@ def lookup_quantizer(
 
 
 def warn_unless_fitted(state: dict) -> None:
-    """Warns of codes that still wait for a first batch, where the state is known (not in `jit`).
+    """Warns if the codebook still waits for its first batch; silent where `jit` traces the state.
 
-    Params restored without their state would else silently decode to other codes.
+    Without it, params restored without their state would silently decode to other codes.
     """
     flag = state.get("initialized")
     if flag is None and "inner" in state:
@@ -189,7 +190,7 @@ def warn_unless_fitted(state: dict) -> None:
 
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:
-    """Metrics: "error", the mean of |z_e - z_q|^2; counts of rows and codes that are not finite."""
+    """Metrics: "error", the mean of |z_e - z_q|^2, and counts of rows and codes not finite."""
     rows, codes = found.rows, sg(found.codes)
     return {
         "error": mean(jnp.square(sg(rows.z - found.z_q)), rows.weights, found.axis_name),

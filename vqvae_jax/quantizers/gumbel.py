@@ -1,4 +1,4 @@
-"""Gumbel-softmax quantizers and SQ-VAE: a relaxed choice carries the gradient to all codes."""
+"""Gumbel-softmax quantizers and SQ-VAE: a relaxed choice passes the gradient to all codes."""
 
 import math
 from collections.abc import Callable
@@ -26,13 +26,13 @@ from vqvae_jax.saving.describe import described, named
 
 @named
 def hard(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
-    """Straight-through relaxation: the sampled code in value, the mixture in gradient."""
+    """Straight-through relaxation: the sampled code in value, the mixture of codes in gradient."""
     return exactly(one_hot, p)
 
 
 @named
 def soft(one_hot: Float[Array, "*rows K"], p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
-    """Soft relaxation: a mixture of all codes in training, in value and gradient."""
+    """Soft relaxation: in training a mixture of all codes, in value and in gradient."""
     return p
 
 
@@ -49,17 +49,18 @@ def gumbel_vq(
     """Gumbel-softmax quantization (arXiv:1611.01144, as in VQGAN, arXiv:2012.09841).
 
     l = z_e W + b, y = softmax((l + g) / temperature) with g ~ Gumbel(0, 1), z_q = y E; eval mode
-    takes argmax_j l_j. Its loss is kl KL(softmax(l) | uniform), the mean over rows, a regularizer
-    that keeps all codes in use. params: "codebook" E `[K, D]`, "weight" W `[D, K]`, "bias" b `[K]`.
+    takes argmax_j l_j. The loss is kl KL(softmax(l) | uniform), a mean over rows, a regularizer
+    that keeps all codes in use. Params are "codebook" E `[K, D]`, "weight" W `[D, K]` and "bias" b
+    `[K]`.
 
     Args:
         size: K.
         dim: D.
         temperature: > 0, usually annealed: `scheduled(gumbel_vq(...), temperature=...)`.
         kl: weight of the loss.
-        init: of E; must not need a batch.
+        init: initializer of E; it must not need a batch.
         relax: `hard` (one code in value, straight-through) or `soft` (a mixture in training, which
-            is not what its indices decode to).
+            differs from what the indices decode to).
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -71,6 +72,7 @@ def gumbel_vq(
     check_size(size=size, dim=dim)
     check_positive(temperature=temperature)
     check_range(0, float("inf"), kl=kl)
+    # All parameters are params, so there is no state that a first batch could fit.
     check_drawn(init)
 
     def init_fn(key):
@@ -90,13 +92,14 @@ def gumbel_vq(
         check_rows(z, dim)
         rows, (usable, e) = valid_rows(z, mask, axis_name), usable_codes(params["codebook"])
         clean = noisy = logits(params, usable, rows.z)
-        # The KL is that of the logits without noise: the distribution, not the draw.
+        # The KL uses the logits without noise: it regularizes the distribution, not the sample.
         losses = {"kl": kl * mean(kl_to_uniform(clean), rows.weights, axis_name)}
         if train:
             noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)
+        # The largest of logits plus Gumbel noise is a sample of their softmax, at any temperature.
         k = jnp.argmax(noisy, axis=-1)
-        # The gradient is the mixture's in both modes. In eval mode the value is the code itself, so
-        # that `soft` too gives what its indices decode to.
+        # The gradient is that of the mixture in both modes. In eval mode the value is the code, so
+        # that with `soft` too it equals what the indices decode to.
         y = relax(jax.nn.one_hot(k, size, dtype=jnp.float32), jax.nn.softmax(noisy / temperature))
         quantized = mix(y, e) if train else exactly(lookup(e, k), mix(y, e))
         return finish(z, rows, usable, k, quantized, losses, axis_name), state
@@ -118,20 +121,20 @@ def sqvae(
     """SQ-VAE: codes sampled from a Gaussian posterior of learnt variance (arXiv:2205.07547).
 
     P(k | z_e) = softmax_j(-|z_e - e_j|^2 / 2 s^2), relaxed by Gumbel-softmax: z_q = y E. The losses
-    are those of its ELBO, weight / D times the mean over rows of |z_e - z_q|^2 / 2 s^2 and of
-    KL(P | uniform) = log K - H(P). s^2 falls by itself as training goes on (metrics["variance"]),
-    and the choice turns from random to nearest. Eval mode takes the nearest code.
-    params: "codebook" E `[K, D]`, "log_variance" log s^2.
+    are those of its ELBO: weight / D times the means over rows of |z_e - z_q|^2 / 2 s^2 and of
+    KL(P | uniform) = log K - H(P). s^2 falls by itself during training (metrics["variance"]), and
+    the choice turns from random to nearest. Eval mode takes the nearest code. Params are "codebook"
+    E `[K, D]` and "log_variance" log s^2.
 
     Args:
         size: K.
         dim: D.
-        temperature: > 0, of the relaxation; the paper anneals it as exp(-1e-5 t).
-        variance: s^2 at first.
-        weight: of both losses against the task's. With the task -log p(x | z) / (elements of x),
-            a sum over z weighs as in the ELBO where weight = elements of z / elements of x. Where
-            codes begin far from the rows, a large one makes the choice random for good.
-        init: of E; must not need a batch.
+        temperature: temperature of the relaxation, > 0; the paper anneals it as exp(-1e-5 t).
+        variance: initial s^2.
+        weight: weight of both losses relative to the task's. If the task loss is
+            -log p(x | z) / (elements of x), the ELBO has weight = elements of z / elements of x. If
+            codes start far from the rows, a large weight makes the choice random for good.
+        init: initializer of E; it must not need a batch.
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -152,13 +155,14 @@ def sqvae(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows, (usable, e) = valid_rows(z, mask, axis_name), usable_codes(params["codebook"])
-        # The logarithm is learnt, so that no step of an optimizer makes a variance negative.
+        # The logarithm is learnt, so that no optimizer step makes the variance negative.
         precision = 0.5 * jnp.exp(-params["log_variance"])
         logits = jnp.where(usable, -precision * squared_distances(rows.z, e), -jnp.inf)
         if train:
             noisy = logits + jax.random.gumbel(local_key(key, axis_name), logits.shape, jnp.float32)
             k, z_q = jnp.argmax(noisy, axis=-1), mix(jax.nn.softmax(noisy / temperature), e)
         else:
+            # Straight-through here: without a relaxation no other gradient reaches z.
             k = jnp.argmax(logits, axis=-1)
             z_q = exactly(lookup(e, k), rows.z)
         terms = {
@@ -174,16 +178,17 @@ def sqvae(
 
 
 def usable_codes(e: Float[Array, "K D"]) -> tuple[Bool[Array, "K"], Float[Array, "K D"]]:
-    """Which codes are finite, and the codes with 0 in the place of the others.
+    """Returns which codes are finite, and the codes with 0 in place of the others.
 
-    In a mixture 0 times a code that is NaN would be NaN: one broken code would reach every row.
+    In a mixture 0 times a NaN code would be NaN, so one broken code would reach every row.
     """
     usable = is_valid(e)
     return usable, jnp.where(usable[:, None], e, 0)
 
 
 def finish(z, rows: Rows, usable, k, quantized, losses, axis_name) -> Output:
-    """Output for codes k and their quantized vectors; rows that are not valid get -1 and 0."""
+    """Makes the Output for codes k and their vectors; invalid rows get index -1 and vector 0."""
+    # Invalid rows are 0 by now, and have got a code and a vector like any other row.
     valid = rows.weights > 0
     quantized = jnp.where(valid[..., None], quantized, 0)
     error = mean(jnp.square(sg(rows.z - quantized)), rows.weights, axis_name)
@@ -197,7 +202,7 @@ def finish(z, rows: Rows, usable, k, quantized, losses, axis_name) -> Output:
 
 
 def mix(y: Float[Array, "*rows K"], e: Float[Array, "K D"]) -> Float[Array, "*rows D"]:
-    """y E in full precision, which is a code exactly where y is one-hot."""
+    """y E in full precision, so that a one-hot y gives exactly a code."""
     return jnp.dot(y, e, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -208,14 +213,14 @@ def kl_to_uniform(logits: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
         >>> kl_to_uniform(jnp.array([[0.0, 0.0], [0.0, 1e3]])).round(3)
         Array([0.   , 0.693], dtype=float32)
     """
-    # log_softmax, as p log p of a softmax that underflows to 0 would be NaN.
-    # The bound, as 0 times -inf is NaN too: that is log p of a code that can't be chosen.
+    # log_softmax, because p log p would be NaN where a softmax underflows to 0. The bound, because
+    # 0 times -inf is NaN too, and -inf is log p of a code that can't be chosen.
     log_p = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=-1) + math.log(logits.shape[-1])
 
 
 def decode_codebook(size: int) -> Callable[..., Array]:
-    """Makes `decode` of a quantizer whose codes are params["codebook"]."""
+    """Makes `decode` for a quantizer whose codes are params["codebook"]."""
 
     def decode(params, state, indices):
         check_indices(indices, (size,))
@@ -225,7 +230,7 @@ def decode_codebook(size: int) -> Callable[..., Array]:
 
 
 def edit_codebook(params, state, fn, stream):
-    """`edit` of a quantizer whose codes are params["codebook"]."""
+    """Implements `edit` for a quantizer whose codes are params["codebook"]."""
     return params | {"codebook": fn(params["codebook"])}, state
 
 

@@ -1,4 +1,4 @@
-"""Binary quantizers, LFQ and BSQ: one bit per dimension, an entropy term as regularizer."""
+"""Binary quantizers LFQ and BSQ: one bit per dimension, with an entropy regularizer."""
 
 from collections.abc import Callable
 
@@ -27,26 +27,26 @@ def lfq(
     temperature: Number = 0.01,
     beta: Number = 0.0,
 ) -> Quantizer:
-    """Lookup-free quantization, a code of MAGVIT-v2 (arXiv:2310.05737).
+    """Lookup-free quantization (LFQ) of MAGVIT-v2 (arXiv:2310.05737).
 
-    z_q = +1 where z > 0, else -1; index sum_i 2^i [z_i > 0] from i = 0; losses
+    z_q = +1 where z > 0, else -1; the index is sum_i 2^i [z_i > 0] from i = 0. The losses are
     entropy (E[H(p)] - diversity H(E[p])) and beta |z - sg[z_q]|^2, a mean over elements. p is
     softmax_c(-|z - c|^2 / temperature) over all codes c, so the odds of each bit are
-    exp(4 z_i / temperature), and E[H(p)] is a sum over bits. H(E[p]) is a sum over groups of bits:
-    exact for group=bits, else an upper bound; no more than 2^group codes are ever listed. Entropies
-    are in nats, over the rows of all replicas. Straight-through gradient.
+    exp(4 z_i / temperature), and E[H(p)] is a sum over bits. H(E[p]) is computed as a sum over
+    groups of bits: exact for group=bits, otherwise an upper bound, for which only 2^group codes are
+    listed. Entropies are in nats, over the rows of all replicas. The gradient is straight-through.
 
     Args:
         bits: D; the stream has 2^bits codes.
         entropy: weight of the entropy term.
-        diversity: weight of H(E[p]) within it.
-        group: how many bits have their joint distribution counted; it divides `bits`.
-        temperature: of the softmax.
+        diversity: weight of H(E[p]) within that term.
+        group: number of bits whose joint distribution is listed; it must divide `bits`.
+        temperature: temperature of the softmax.
         beta: weight of the commitment term.
 
     Raises:
-        ValueError: if an argument is out of range, or there are more than 30 bits, or 20 in a
-            group.
+        ValueError: if an argument is out of range, or there are more than 30 bits, or more than 20
+            in a group.
 
     Example:
         >>> q = lfq(bits=3)
@@ -67,12 +67,12 @@ def bsq(
     temperature: Number = 1.0,
     beta: Number = 0.0,
 ) -> Quantizer:
-    """Binary spherical quantization: the corners of a cube on the unit sphere (arXiv:2406.07548).
+    """Binary spherical quantization: codes are a cube's corners on the unit sphere.
 
-    u = z / |z|, z_q = sign(u) / sqrt(bits): |u - z_q| <= sqrt(2 - 2 / sqrt(bits)). Index and losses
-    are those of `lfq` for u and these codes, so the odds of a bit are
-    exp(4 u_i / (sqrt(bits) temperature)). The gradient is that of u. The row 0 has u = 0, the code
-    of index 0, and a finite gradient.
+    BSQ, arXiv:2406.07548. u = z / |z|, z_q = sign(u) / sqrt(bits), and
+    |u - z_q| <= sqrt(2 - 2 / sqrt(bits)). Index and losses are those of `lfq` for u and these
+    codes, so the odds of a bit are exp(4 u_i / (sqrt(bits) temperature)). The gradient is
+    straight-through to u. A zero row has u = 0, index 0, and a finite gradient.
 
     Args:
         bits, entropy, diversity, group, temperature, beta: as in `lfq`; the paper's inverse
@@ -99,7 +99,7 @@ def binary(
     temperature: Number,
     beta: Number,
 ) -> Quantizer:
-    """A quantizer with the codes {-scale, +scale}^bits of y = bound(z), for `lfq` and `bsq`."""
+    """Makes a quantizer with the codes {-scale, +scale}^bits for y = bound(z): `lfq` and `bsq`."""
     check_size(bits=bits, group=group)
     if bits > 30:
         raise ValueError(f"bits must be at most 30, got {bits}: make several streams with grouped")
@@ -114,13 +114,13 @@ def binary(
     def digits(params, y):
         return y > 0
 
-    # float32, as a NumPy scalar of 64 bits would widen the codes under x64.
+    # float32, since a 64-bit NumPy scalar would widen the codes under x64.
     def values(params, d):
         return (2 * d - 1) * np.float32(scale)
 
     def terms(params, rows, y, z_q, axis_name):
-        # |y - c|^2 differs between the two values of a bit by 4 scale y_i: log odds of each bit, so
-        # that no distance to a code is ever computed.
+        # |y - c|^2 differs by 4 scale y_i between the two values of a bit. This gives the log odds
+        # of each bit without computing any distance to a code.
         logits = 4 * scale / temperature * y
         each, whole = entropies(logits, group, rows.weights, axis_name)
         return {
@@ -139,7 +139,7 @@ def entropies(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """E[H(p)] and the sum over groups of H(E[p]), in nats, for independent bits of these log odds.
 
-    The joint distribution of a group is listed, with 2^group entries.
+    The joint distribution of each group is listed, with 2^group entries.
 
     Example:
         >>> logits = jnp.array([[-50.0, -50.0], [50.0, 50.0]])  # two bits, always equal
@@ -150,10 +150,12 @@ def entropies(
     """
     *rows, bits = logits.shape
     a = jnp.abs(logits)
-    # A sum of positive terms: log(1 + e^l) - l p would be a difference of large numbers.
+    # A sum of positive terms, where log(1 + e^l) - l p would be a difference of large numbers.
     each = jnp.log1p(jnp.exp(-a)) + a * jax.nn.sigmoid(-a)
-    # Bits of a row are independent, so E[H(p)] adds up over them. Those of the average over rows
-    # are not: H(E[p]) needs the joint distribution, which is feasible for a few bits at a time.
+    # The bits of a row are independent, so E[H(p)] is a sum over them. Averaged over rows they are
+    # not: H(E[p]) needs the joint distribution, which is feasible for a few bits at a time. A bit
+    # with log odds l has the log probabilities l / 2 and -l / 2, but for a term that both share and
+    # the softmax cancels.
     signs = 2 * (np.arange(2**group)[:, None] >> np.arange(group) & 1) - 1
     halves = 0.5 * logits.reshape(*rows, bits // group, group)
     scores = jnp.einsum(
@@ -161,6 +163,6 @@ def entropies(
     )
     p = jax.nn.softmax(scores).reshape(*rows, bits // group * 2**group)
     average = row_mean(p, weights, axis_name)
-    # 0 log 0 = 0, in the gradient too.
+    # 0 log 0 = 0, in the gradient too; plain log(0) would make it NaN.
     whole = -jnp.sum(average * jnp.log(jnp.where(average > 0, average, 1)))
     return mean(jnp.sum(each, axis=-1), weights, axis_name), whole

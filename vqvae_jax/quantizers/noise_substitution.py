@@ -1,4 +1,4 @@
-"""DiVeQ and NSVQ: noise as long as the error carries the gradient to rows and codes."""
+"""DiVeQ and NSVQ: noise of the length of the error carries the gradient to rows and codes."""
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,15 @@ def diveq(
 ) -> Quantizer:
     """DiVeQ: z_q = z_e + |e_k - z_e| sg[d / |d|] with d = e_k - z_e + sigma n, n ~ N(0, I).
 
-    arXiv:2509.26469. The gradient reaches z_e and, through the length, e_k: there are no losses
-    beside that of the task. In training `quantized` is near the code (as sigma is small), not equal
-    to it, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
+    arXiv:2509.26469. The gradient reaches z_e and, through the length, e_k, so there are no losses
+    besides that of the task. In training, which needs a key, `quantized` is close to the code for
+    small sigma, but not equal to it; in eval mode it is the code. Under `residual` use
+    estimator=None.
 
     Args:
         size: K.
         dim: D.
-        sigma: deviation of the noise, in the units of z_e; at 0 the value is the code's.
+        sigma: standard deviation of the noise, in units of z_e; 0 gives the code itself.
         init, reset: as in `vq`. Without losses, a code that no row chooses gets no gradient.
 
     Raises:
@@ -47,7 +48,7 @@ def diveq(
 
     def surrogate(key, z_e, z_q, axis_name):
         noise = jax.random.normal(local_key(key, axis_name), z_e.shape, jnp.float32)
-        # sg, as this direction depends on z_e and e_k; that of `nsvq` is noise alone.
+        # The direction depends on z_e and e_k, hence sg; that of `nsvq` is noise alone.
         return z_e + length(z_q - z_e) * sg(unit(z_q - z_e + sigma * noise))
 
     return reparameterized(size, dim, init, reset, surrogate)
@@ -64,11 +65,12 @@ def nsvq(
     """NSVQ: z_q = z_e + |e_k - z_e| n / |n| with n ~ N(0, I): noise as long as the error.
 
     Vali and Backstrom 2022 (doi:10.1109/ACCESS.2022.3147670), the limit of `diveq` for large sigma.
-    The gradient reaches z_e and, through the length, e_k; no losses. In training `quantized` is not
-    a code, and needs a key; in eval mode it is the code. Under `residual` use estimator=None.
+    The gradient reaches z_e and, through the length, e_k, so there are no losses. In training,
+    which needs a key, `quantized` is not a code; in eval mode it is. Under `residual` use
+    estimator=None.
 
     Args:
-        size, dim: K, D.
+        size, dim: K and D.
         init, reset: as in `vq`.
 
     Raises:
@@ -87,19 +89,19 @@ def nsvq(
 
 
 def reparameterized(size, dim, init, reset, surrogate) -> Quantizer:
-    """A quantizer with a gradient codebook and no losses: the task's gradient is `surrogate`'s."""
+    """Makes a quantizer without losses, whose codebook the task's gradient moves by `surrogate`."""
 
-    def safe(key, z_e, z_q, axis_name):  # rows that are not valid are 0, and so is their code
+    def safe(key, z_e, z_q, axis_name):  # invalid rows are 0, and so is their code
         valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
         return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
 
-    # A codebook loss would pull codes to the mean of their rows beside the task's own gradient.
+    # No losses: a codebook loss would pull codes to the mean of their rows, against the task.
     codebook = gradient(size, dim, init=init, reset=reset)
     return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
 
 
 def length(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
     """Norm |x|, with gradient 0 at x = 0."""
-    # The inner `where` as well: a NaN of sqrt at 0 times 0 would still be NaN in the gradient.
+    # The inner `where` is needed too: the infinite slope of sqrt at 0, times 0, would be NaN.
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -1,4 +1,4 @@
-"""Vector quantizers whose codes are a function of others: cosine, affine, SimVQ."""
+"""Vector quantizers whose codes are a function of underlying codes: cosine, affine, SimVQ."""
 
 from vqvae_jax.checks import Number
 from vqvae_jax.estimators import Estimator, straight_through, unit
@@ -22,10 +22,10 @@ def cosine_vq(
     reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
-    """`vq` with codes and rows of length 1 (ViT-VQGAN, arXiv:2110.04627): the largest cosine wins.
+    """`vq` by cosine similarity, with codes and rows of length 1 (ViT-VQGAN, arXiv:2110.04627).
 
-    z_e / |z_e| is quantized to e_k / |e_k|, k = argmax_j cos(z_e, e_j); the losses compare these
-    two, and `quantized` lies on the sphere. All arguments are those of `vq`.
+    z_e / |z_e| is quantized to e_k / |e_k| with k = argmax_j cos(z_e, e_j). The losses compare
+    these two, and `quantized` lies on the unit sphere. All arguments are those of `vq`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,7 +52,7 @@ def cosine_ema_vq(
 ) -> Quantizer:
     """`cosine_vq` whose codes are the directions of moving averages of the normalised rows.
 
-    All arguments are those of `ema_vq`.
+    The arguments are those of `ema_vq`, without eps.
 
     Example:
         >>> cosine_ema_vq(8, 2, decay=0.9).vocab
@@ -75,13 +75,13 @@ def affine_vq(
 ) -> Quantizer:
     """`vq` with codes (1 + rate s) e_j + rate b, s and b [D] learnt and shared (arXiv:2305.08842).
 
-    A code that no row chooses follows the others. By statistics of the rows instead of gradients:
-    `codebook_vq(matched(gradient(...)))`; the paper's other parts are `synchronized` as estimator
-    and `alternated`.
+    A code that no row chooses moves with the others. To use statistics of the rows instead of
+    gradients, take `codebook_vq(matched(gradient(...)))`. The paper's other two methods are the
+    estimator `synchronized` and `alternated`.
 
     Args:
         size, dim, beta, init, reset, estimator: as in `vq`.
-        rate: of s and b, relative to the learning rate.
+        rate: factor of s and b, which makes them learn faster than the codes.
 
     Example:
         >>> import jax
@@ -105,13 +105,13 @@ def simvq(
     """SimVQ: a frozen random codebook times a learnt linear map (arXiv:2411.02038).
 
     e_j = c_j W with c_j ~ N(0, 1 / D) fixed: every gradient step moves all codes, so none dies.
-    params["map"] is W `[D, D]`, the identity at first; state["inner"]["codebook"] is c `[K, D]`.
+    params["map"] is W `[D, D]`, initially the identity; state["inner"]["codebook"] is c `[K, D]`.
 
     Args:
         size, dim, beta, estimator: as in `vq`.
-        init: of c, None for `normal(dim ** -0.5)`.
-        transform: another map than `linear(dim)`, such as a `Transform` of a Flax module; for codes
-            c of another width than D, use `codebook_vq(mapped(fixed(size, C), linear(dim)))`.
+        init: initializer of c, None for `normal(dim ** -0.5)`.
+        transform: map in place of `linear(dim)`, such as a `Transform` of a Flax module. For codes
+            c whose width is not D use `codebook_vq(mapped(fixed(size, C), linear(dim)))`.
 
     Example:
         >>> import jax

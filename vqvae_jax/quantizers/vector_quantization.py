@@ -21,25 +21,26 @@ def vq(
     reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
-    """VQ-VAE's quantizer, its codebook moved by gradient (arXiv:1711.00937).
+    """VQ-VAE's quantizer with a codebook learnt by gradient (arXiv:1711.00937).
 
     k = argmin_j |z_e - e_j|_2, z_q = e_k; losses |sg[z_e] - z_q|^2 + beta |z_e - sg[z_q]|^2, each a
     mean over elements. The codes are params["codebook"] `[K, D]`, plus state["offset"] where data
-    moves them as well (`init` from a batch, `reset`).
+    moves them too (`init` from a batch, `reset`).
 
     Args:
         size: K.
         dim: D.
         beta: weight of the commitment term.
         init: `uniform()`, `normal()`, `given(e)`, or from the first batch: `samples()`, `kmeans()`.
-        reset: None, or a function from moving-average counts (decay 0.99) to the codes that are
-            dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
-        estimator: `(z_e, z_q) -> z_q`, which gives the gradient: `straight_through`,
-            `rotation_trick`, `synchronized()`.
+        reset: None, or a function that marks dead codes by their moving-average counts (decay
+            0.99), such as `underused(0.1)`; rows of the batch replace them, unless the batch chose
+            them.
+        estimator: gradient estimator `(z_e, z_q) -> z_q`: `straight_through`, `rotation_trick`,
+            `synchronized()`.
 
     `codebook_vq(gradient(...))` has more options. Training needs a key if `init` uses the first
-    batch or dead codes are reset. A code whose parameters are not finite is never chosen, and
-    counted in metrics["invalid_codes"].
+    batch or dead codes are reset. A code that is not finite is never chosen, and is counted in
+    metrics["invalid_codes"].
 
     Raises:
         ValueError: if an argument is out of range.
@@ -68,19 +69,19 @@ def ema_vq(
     reset: Reset = None,
     estimator: Estimator = straight_through,
 ) -> Quantizer:
-    """VQ-VAE's quantizer, its codebook moved by exponential moving averages.
+    """VQ-VAE's quantizer with a codebook of exponential moving averages (EMA).
 
-    N_j <- decay N_j + (1 - decay) n_j, M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j, with
-    n_j rows of sum m_j chosen for code j in the batch (arXiv:1711.00937, appendix A.1): see
-    `ema`. The loss is beta |z_e - sg[z_q]|^2, a mean over elements; params are empty, state
-    holds "codebook", "counts" N and "sums" M.
+    N_j <- decay N_j + (1 - decay) n_j, M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j, where
+    n_j rows of the batch, with sum m_j, chose code j (arXiv:1711.00937, appendix A.1); see `ema`.
+    The loss is beta |z_e - sg[z_q]|^2, a mean over elements. Params are empty; state holds
+    "codebook", "counts" N and "sums" M.
 
     Args:
         size: K.
         dim: D.
-        decay: of the averages, in [0, 1).
-        eps: of the smoothing.
-        beta, init, reset, estimator: as in `vq`, with N as the counts of `reset`.
+        decay: decay of the averages, in [0, 1).
+        eps: constant of the Laplace smoothing.
+        beta, init, reset, estimator: as in `vq`; `reset` sees the counts N.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -113,14 +114,13 @@ def stochastic_vq(
 ) -> Quantizer:
     """`vq` whose codes are sampled in training: k ~ softmax_j(-|z_e - e_j|^2 / temperature).
 
-    RQ-VAE, arXiv:2203.01941, section 3.1. Codes in training depend on the key, which it needs; in
-    eval mode they are the nearest. Averages instead of gradients: `codebook_vq(ema(...),
-    assign=sampled())`.
+    RQ-VAE, arXiv:2203.01941, section 3.1. Training needs a key, on which the codes depend; eval
+    mode takes the nearest codes. For an EMA codebook use `codebook_vq(ema(...), assign=sampled())`.
 
     Args:
         size, dim, beta, init, reset, estimator: as in `vq`.
-        temperature: > 0, in the units of a squared distance.
-        top: how many of the nearest codes take part, None for all.
+        temperature: > 0, in units of squared distance.
+        top: number of nearest codes to sample from, None for all.
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -146,13 +146,13 @@ def sinkhorn_vq(
 ) -> Quantizer:
     """`vq` whose codes are assigned by optimal transport in training (OptVQ, arXiv:2412.15195).
 
-    Every code takes an equal part of each batch, so none dies. The choice is that of `sinkhorn`: it
-    depends on the batch; eval mode takes the nearest code.
+    Every code takes an equal part of each batch, so none dies. The assignment is that of
+    `sinkhorn`, in which a row's code depends on the whole batch; eval mode takes the nearest code.
 
     Args:
         size, dim, beta, init, estimator: as in `vq`.
-        epsilon: of the entropy, relative to the mean squared distance.
-        iterations: of Sinkhorn's algorithm.
+        epsilon: weight of the entropy, as in `sinkhorn`.
+        iterations: number of iterations of Sinkhorn's algorithm.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""Assignments for training: codes sampled, by optimal transport, or nearest in bfloat16."""
+"""Assignments for training: sampled codes, optimal transport, or nearest codes in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def squared_distances(
 ) -> Float[Array, "*rows K"]:
     """Squared distance |z - e_j|^2 of each row to each code; inf for a code that is not finite.
 
-    Computed relative to the codebook's mean. All N x K exist at once; `nearest` needs only a block.
+    Computed relative to the codebook's mean. All N x K numbers exist at once, unlike in `nearest`.
 
     Example:
         >>> squared_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]]))
@@ -25,7 +25,7 @@ def squared_distances(
     """
     usable = is_valid(e)
     e = jnp.where(usable[:, None], e, 0)
-    # Centred, as |z|^2 + |e|^2 - 2 z.e loses its digits where data and codes share a large offset.
+    # Centred, since |z|^2 + |e|^2 - 2 z.e loses digits if rows and codes share a large offset.
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     z, e = z - centre, e - centre
     product = jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
@@ -38,8 +38,8 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
     """Samples k ~ softmax_j(-|z_e - e_j|^2 / temperature) (RQ-VAE, arXiv:2203.01941, section 3.1).
 
     Args:
-        temperature: > 0, in the units of a squared distance.
-        top: how many of the nearest codes take part, None for all.
+        temperature: > 0, in units of squared distance.
+        top: number of nearest codes to sample from, None for all.
 
     Raises:
         ValueError: if an argument is out of range, or training has no key.
@@ -51,13 +51,13 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
     def choose(key, rows, e, axis_name):
         logits = -squared_distances(rows.z, e) / temperature
         if top is not None:
-            # By a threshold, so that codes stay in their places and no index need be mapped back.
+            # A threshold keeps the codes in their places, so that no index must be mapped back.
             least = jax.lax.top_k(logits, min(top, len(e)))[0][..., -1:]
             logits = jnp.where(logits >= least, logits, -jnp.inf)
         noise = jax.random.gumbel(
             local_key(key, axis_name, "codes are sampled"), logits.shape, jnp.float32
         )
-        # The largest of logits with Gumbel noise is a draw from their softmax.
+        # The largest of logits plus Gumbel noise is a sample of their softmax.
         return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
     return Assignment(choose, stochastic=True)
@@ -65,13 +65,13 @@ def sampled(temperature: Number = 1.0, top: int | None = None) -> Assignment:
 
 @described
 def sinkhorn(epsilon: Number = 0.1, iterations: int = 5) -> Assignment:
-    """Optimal transport: codes are assigned so that each takes an equal part of the batch.
+    """Assigns codes by optimal transport, so that each code takes an equal part of the batch.
 
-    k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P), the
-    rows of the batch weighing the same and the codes too (OptVQ, arXiv:2412.15195); c, the mean of
-    |2 (z_i - mean z).(e_j - mean e)|, makes epsilon free of units and of where the rows lie.
-    `iterations` of Sinkhorn's algorithm in the log-domain, over the rows of all replicas. The codes
-    of a row depend on its batch; eval mode takes the nearest code.
+    k = argmax_j P_ij, where the plan P minimises sum_ij P_ij |z_i - e_j|^2 - epsilon c H(P) with
+    equal mass on all rows of the batch and equal mass on all codes (OptVQ, arXiv:2412.15195). c,
+    the mean of |2 (z_i - mean z).(e_j - mean e)|, makes epsilon independent of units and of
+    offsets. Sinkhorn's algorithm runs for `iterations` in the log domain, over the rows of all
+    replicas. A row's code depends on its batch; eval mode takes the nearest code.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -96,8 +96,8 @@ def transport(
 ) -> Float[Array, "*rows K"]:
     """The plan of `sinkhorn` as log P: rows sum to their weights, codes to about 1 / K.
 
-    The terms of |z - e|^2 other than -2 (z - mean z).(e - mean e) depend on the row or the code
-    alone: they cost the same whatever the plan, so they are left out.
+    The terms of |z - e|^2 other than -2 (z - mean z).(e - mean e) depend only on the row or only on
+    the code, so they cost the same in every plan and are left out.
     """
     usable, total = is_valid(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
     n = jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
@@ -105,15 +105,15 @@ def transport(
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
     z = z - row_mean(z, weights, axis_name)
     gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)
-    # The mean is over all K columns, in which codes that are not usable are 0.
+    # `mean` averages over all K columns, in which unusable codes are 0: hence K / n.
     scale = mean(jnp.abs(gain), weights, axis_name) * len(e) / n
     log_kernel = gain / (epsilon * jnp.where(scale > 0, scale, 1))
-    # -inf for a row that does not count: it then has no part in any sum over rows.
+    # A row that does not count has log weight -inf, and so no part in any sum over rows.
     log_rows = jnp.log(weights / total)[..., None]
 
-    # In the log-domain: kernels of exp(gain / epsilon) over- and underflow for a small epsilon.
+    # In the log domain, because exp(gain / epsilon) over- and underflows for a small epsilon.
     def step(f, _):
-        # Codes first, rows last: however few the steps, each row has its whole weight to give.
+        # Codes first, rows last: after any number of steps each row sums exactly to its weight.
         g = -jnp.log(n) - over_rows(log_kernel + f, axis_name)
         g = jnp.where(usable, g, -jnp.inf)
         return log_rows - jax.nn.logsumexp(log_kernel + g, axis=-1, keepdims=True), g
@@ -123,9 +123,9 @@ def transport(
 
 
 def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
-    """The logsumexp over the rows of all replicas."""
-    # By hand, as `jax.nn.logsumexp` reduces over axes of an array and not over replicas. The least
-    # `top` is finite, so that x - top is not inf - inf where no row counts.
+    """Logsumexp over the rows of all replicas."""
+    # `jax.nn.logsumexp` reduces over axes of an array, not over replicas. `top` starts at a finite
+    # value, so that x - top is not inf - inf if no row counts.
     x = x.reshape(-1, x.shape[-1])
     top = jnp.max(x, axis=0, initial=-1e30)
     top = top if axis_name is None else jax.lax.pmax(top, axis_name)
@@ -134,7 +134,7 @@ def over_rows(x: Float[Array, "*rows K"], axis_name) -> Float[Array, "K"]:
 
 @described
 def in_bfloat16(candidates: int = 8) -> Assignment:
-    """Assignment by `nearest_in_bfloat16` in training; eval mode takes the nearest code.
+    """Assigns codes by `nearest_in_bfloat16` in training; eval mode takes the nearest code.
 
     Raises:
         ValueError: if candidates < 1.

@@ -1,4 +1,4 @@
-"""Dead-code reset: which codes are re-seeded with rows of the batch."""
+"""Dead-code reset: the codes that rows of the batch replace."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from vqvae_jax.checks import check_range
 from vqvae_jax.reductions import AxisName, is_valid
 from vqvae_jax.saving.describe import Function, described
 
-Reset = Callable[[Array], Array] | None  # from moving-average counts [K] to the codes that died
+Reset = Callable[[Array], Array] | None  # from moving-average counts [K] to bools: which are dead
 
 
 @described
 def underused(share: float = 0.1, shards: AxisName = None) -> Function:
-    """Criterion of dead codes: a moving-average count under `share` of the codebook's mean.
+    """Criterion for dead codes: a moving-average count below `share` of the codebook's mean count.
 
-    For the argument `reset` of `vq` and `ema_vq`. It does not depend on the size of the batch.
-    With `shards`, the mesh axis of a `sharded` codebook, the mean is that of all codes.
+    It is an argument for `reset` of `vq` and `ema_vq`, and does not depend on the batch size. With
+    `shards`, the mesh axis of a `sharded` codebook, the largest mean count of all shards is used.
 
     Example:
         >>> underused(0.5)(jnp.array([1.0, 0.1, 1.0]))
@@ -39,6 +39,6 @@ def find_dead(
     hits: Float[Array, "K"],
     codebook: Float[Array, "K D"],
 ) -> Bool[Array, "K"]:
-    """Marks codes to re-seed: dead or not finite, but never one that was chosen in this batch."""
-    # A rare code may have a small count for long; one that was just chosen is in use.
+    """Marks codes to re-seed: dead or not finite ones, unless chosen in this batch."""
+    # A rare code may have a small count for a long time, but one that was just chosen is in use.
     return (reset(counts) | ~is_valid(codebook)) & (hits == 0)

@@ -1,4 +1,4 @@
-"""Codes put in by hand: `set_codes` replaces codes and the statistics kept of them together."""
+"""Codes set by hand: `set_codes` replaces codes together with their statistics."""
 
 from collections.abc import Callable
 
@@ -11,45 +11,46 @@ from vqvae_jax.reductions import is_valid
 
 
 class NoCodes(ValueError):
-    """Raised for a quantizer that computes its codes, so that none can be put in."""
+    """Raised for a quantizer whose codes are computed and can't be set."""
 
 
 def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
     """Returns params and state with the codes of one stream replaced, for training to go on from.
 
-    For codes from k-means, from another model, or edited ones. The codebook and what belongs to it
-    change: moving averages go on from the new codes, each with the mean count; offsets and maps of
-    a whole codebook (`affine`, `matched`) begin anew; a first batch is not waited for. `decode`
-    then gives the codes, if alone (-1 in the other streams); the other streams keep theirs.
+    The codes may come from k-means, from another model, or from editing. What belongs to the
+    codebook changes with it: moving averages continue from the new codes, each with the mean count;
+    offsets and maps of a whole codebook (`affine`, `matched`) are reset; a pending first-batch
+    initialisation is cancelled. `decode` of this stream alone (-1 in the others) then returns the
+    codes; the other streams keep theirs.
 
     | in                   | codes                                                               |
     |----------------------|---------------------------------------------------------------------|
-    | `residual`, `repeat` | of one stage                                                        |
-    | `shared`, `heads`    | of all streams that share this codebook                             |
-    | `grouped`, `heads`   | of the slice, `[K, D_i]`                                            |
-    | `project`            | in the narrow space, `[K, q.dim]`                                   |
-    | `scale`, `rotate`    | as decoded, up to rounding; those of a slice as it has them         |
-    | cosine codebooks     | directions: their length becomes 1                                  |
-    | `held`               | of all codes, held ones included                                    |
-    | `gumbel_vq`          | the codes alone: weight and bias, which choose among them, stay     |
-    | `sharded`            | of all devices, the same on each, within `jax.shard_map`            |
+    | `residual`, `repeat` | those of one stage                                                  |
+    | `shared`, `heads`    | those of all streams that share this codebook                       |
+    | `grouped`, `heads`   | those of the slice, `[K, D_i]`                                      |
+    | `project`            | those in the narrow space, `[K, q.dim]`                             |
+    | `scale`, `rotate`    | as decoded, up to rounding; within a slice, before the map          |
+    | cosine codebooks     | directions, which are scaled to length 1                            |
+    | `held`               | all codes, including those that are held                            |
+    | `gumbel_vq`          | the codes alone; weight and bias, which choose among them, stay     |
+    | `sharded`            | those of all devices, equal on each, within `jax.shard_map`         |
 
-    Moments that an optimizer keeps of the old codes stay, those of `alternated` too.
+    An optimizer's moments of the old codes stay, including those of `alternated`.
 
     Args:
         q: the quantizer, of any nesting.
-        params, state: of q; they stay as they are.
-        codes: `[K, D]` as the table says, of any real dtype: an array or nested lists.
-        stream: which of the streams, from 0 to Q - 1.
+        params, state: params and state of q, which are not modified.
+        codes: array or nested lists `[K, D]` of any real dtype, as in the table.
+        stream: number of the stream, from 0 to Q - 1.
 
     Returns:
-        (params, state) of the same structure, shapes and dtypes. May be called under jit.
+        (params, state) of the same structure, shapes and dtypes. Works under jit.
 
     Raises:
-        ValueError: if the stream's codes are computed (`fsq`, `grid`, `lfq`, `latent_vq`,
-            `simvq`, `mapped`), the shape is another one, the stream is out of range, or a code is
-            not finite (under jit it is never chosen instead).
-        TypeError: if codes are no real numbers, or stream no integer.
+        ValueError: if the stream's codes are computed (`fsq`, `grid`, `lfq`, `latent_vq`, `simvq`,
+            `mapped`), the shape is wrong, the stream is out of range, or a code is not finite
+            (under jit such a code is never chosen instead).
+        TypeError: if codes are not real numbers, or stream is not an integer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -63,6 +64,7 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
     check_stream(stream, len(q.vocab))
     new = as_codes(codes)
 
+    # The shape is checked innermost: only the member that holds the codes knows their width.
     def replace(old):
         if new.shape != old.shape:
             raise ValueError(
@@ -74,13 +76,13 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
 
 
 def edit_codes(q: Quantizer, params, state, fn: Callable, stream: int):
-    """Calls `q.edit`: returns params and state in which the codes e of a stream are fn(e).
+    """Calls `q.edit`, which replaces the codes e of a stream by fn(e); returns params and state.
 
     Raises:
         NoCodes: if q computes its codes.
     """
     if q.edit is None:
-        raise NoCodes(f"{q!r} computes its codes: none can be put in")
+        raise NoCodes(f"{q!r} computes its codes, which can't be set")
     return q.edit(params, state, fn, stream)
 
 

@@ -1,4 +1,4 @@
-"""Initializers of codebooks: drawn at random, given, or fitted to the first batch."""
+"""Codebook initializers: random, given, or fitted to the first batch."""
 
 import dataclasses
 import warnings
@@ -20,10 +20,11 @@ class Init(Described):
     """Initializer of a codebook.
 
     Attributes:
-        draw: `(key, K, D) -> [K, D]`, without any data.
-        fit: None, or `(key, z, weights, K, axis_name) -> [K, D]`: replaces the codebook by one made
-            from the first batch that has a valid row, the same on every replica.
-        zero_debiased: moving averages begin at zero and are corrected for it, see `zero_debiased`.
+        draw: `(key, K, D) -> [K, D]`, without data.
+        fit: None, or `(key, z, weights, K, axis_name) -> [K, D]`, which makes the codebook from the
+            first batch that has a valid row, equal on every replica.
+        zero_debiased: whether moving averages start at 0 and are corrected for it; see
+            `zero_debiased`.
     """
 
     draw: Callable[..., Array]
@@ -58,16 +59,17 @@ def normal(scale: float = 1.0) -> Init:
 def given(codebook) -> Init:
     """Codes given as an array [K, D], such as those of another model.
 
-    Its values are part of the description: JSON holds them all.
+    Its values are part of the description, and JSON holds them all.
 
     Raises:
-        ValueError: if they are not [K, D], or when the codebook is made with another K or D.
+        ValueError: if they are not [K, D], or a codebook is made with another K or D.
 
     Example:
         >>> given([[0.0, 1.0], [2.0, 3.0]]).draw(None, 2, 2)
         Array([[0., 1.],
                [2., 3.]], dtype=float32)
     """
+    # NumPy, since the values are part of a hashable call, and no device is needed to describe them.
     values = np.asarray(codebook, np.float32)
     if values.ndim != 2:
         raise ValueError(f"codebook must be [K, D], got shape {values.shape}")
@@ -82,7 +84,7 @@ def given(codebook) -> Init:
 
 @described
 def samples() -> Init:
-    """Rows of the first batch as codes; rows repeat where there are fewer than K."""
+    """Rows of the first batch as codes; rows repeat if there are fewer than K."""
     return Init(uniform().draw, fit_samples)
 
 
@@ -99,18 +101,19 @@ def kmeans(steps: int = 10) -> Init:
 
 @described
 def zero_debiased(init: Init = uniform()) -> Init:  # noqa: B008
-    """Zero-debiased moving averages: they begin at 0 and are corrected for it (Haiku, Sonnet).
+    """Zero-debiased moving averages, which start at 0 and are corrected for it (Haiku, Sonnet).
 
-    The codebook of `init` is then used for the first batch only: after it a code that received no
-    row is exactly 0, often most of the codebook. For parity with those libraries.
+    The codebook of `init` then serves for the first batch only: after it, every code without rows
+    is exactly 0, often most of the codebook. It exists for parity with those libraries.
     """
     return dataclasses.replace(init, zero_debiased=True)
 
 
 def fit_samples(key, z, weights, size: int, axis_name: AxisName = None) -> Float[Array, "K D"]:
-    """Draws K rows of the global batch; warns where one replica's batch is smaller than K."""
+    """Draws K rows of the global batch; warns if a single replica's batch has fewer than K."""
+    # Other replicas' rows are not known while this one is traced, so with an axis nothing is said.
     rows = z.size // z.shape[-1] if isinstance(z.size, int) else size
-    if axis_name is None and 0 < rows < size:  # no row: no fit
+    if axis_name is None and 0 < rows < size:  # an empty batch fits nothing
         warnings.warn(
             f"{rows} rows for {size} codes: codes of the first batch repeat", stacklevel=2
         )
@@ -124,11 +127,11 @@ def lloyd(
     steps: int,
     axis_name: AxisName = None,
 ) -> Float[Array, "K D"]:
-    """Runs k-means: `steps` times each centroid becomes the mean of its rows, if it has any."""
+    """Runs `steps` steps of k-means; a centroid without rows stays where it is."""
 
     def step(e, _):
-        # Each replica assigns its own rows; sums and counts alone go between them, so all end with
-        # the same centroids.
+        # Each replica assigns its own rows, and only sums and counts cross the replicas, so that
+        # all end with the same centroids.
         k = nearest(z, e)
         n = sum_by_code(weights, k, len(e), axis_name)[:, None]
         total = sum_by_code(z * weights[..., None], k, len(e), axis_name)

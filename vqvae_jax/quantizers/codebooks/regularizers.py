@@ -1,4 +1,4 @@
-"""Regularizers of codebooks, for `terms` of `codebook_vq`: from a `Lookup` to {name: value}."""
+"""Codebook regularizers for `terms` of `codebook_vq`: functions from a `Lookup` to losses."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,15 @@ from vqvae_jax.saving.describe import Function, described
 def orthogonal(weight: Number = 10.0) -> Function:
     """Orthogonal loss |E E^T|_F^2 / K^2 - 1 / K, with E [K, D] the normalised codes.
 
-    arXiv:2112.00384, equation 2. Computed as |E^T E|_F^2, which is equal and needs D^2 numbers
-    instead of K^2: no cap on the number of codes is needed. For codebooks that gradients move.
+    arXiv:2112.00384, equation 2. It is computed as |E^T E|_F^2, which is equal and takes D^2
+    numbers instead of K^2, so that the number of codes needs no cap. It is for codebooks that
+    gradients move.
     """
     check_range(0, float("inf"), weight=weight)
 
     def term(found):
         value = gram_excess(found.codes, jnp.ones(len(found.codes), jnp.float32))
+        # By the contract a batch without a valid row has loss 0, though only codes enter this one.
         return {"orthogonal": weight * jnp.where(found.rows.some, value, 0)}
 
     return Function(term)
@@ -30,7 +32,7 @@ def orthogonal(weight: Number = 10.0) -> Function:
 
 @described
 def orthogonal_active(weight: Number = 10.0) -> Function:
-    """Orthogonal loss over the codes that were chosen in the batch."""
+    """Orthogonal loss over the codes that the batch chose."""
     check_range(0, float("inf"), weight=weight)
 
     def term(found):
@@ -41,7 +43,8 @@ def orthogonal_active(weight: Number = 10.0) -> Function:
 
 
 def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, ""]:
-    """Value of |E E^T|_F^2 / n^2 - 1 / n for the n normalised codes where `of` is 1; 0 for none."""
+    """|E E^T|_F^2 / n^2 - 1 / n for the n codes where `of` is 1, normalised; 0 if n = 0."""
+    # A weight of 0 instead of a selection of rows: how many codes count is known only at run time.
     e, n = unit(e) * of[:, None], jnp.sum(of)
     gram = jnp.dot(e.T, e, precision=jax.lax.Precision.HIGHEST)
     some = jnp.where(n > 0, n, 1)
@@ -50,7 +53,7 @@ def gram_excess(e: Float[Array, "K D"], of: Float[Array, "K"]) -> Float[Array, "
 
 @described
 def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
-    """Diversity loss -H(E[p]), p = softmax_j(-|z_e - e_j|^2 / temperature): least if all are used.
+    """Diversity loss -H(E[p]), p = softmax_j(-|z_e - e_j|^2 / temperature); least at equal use.
 
     E is the mean over the rows of all replicas; H is in nats.
     """
@@ -69,10 +72,10 @@ def diversity(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
 
 @described
 def cross_entropy(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
-    """Cross-entropy -log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code, row mean.
+    """Cross-entropy -log softmax_j(-|z_e - sg[e_j]|^2 / temperature) of the chosen code.
 
-    A commitment that also moves z_e away from the codes it did not choose: with beta = 0 it takes
-    the place of the squared one.
+    A mean over rows. It is a commitment loss that also moves z_e away from the other codes; with
+    beta = 0 it replaces the squared one.
     """
     check_range(0, float("inf"), weight=weight)
     check_positive(temperature=temperature)
@@ -80,6 +83,7 @@ def cross_entropy(weight: Number = 1.0, temperature: Number = 1.0) -> Function:
     def term(found):
         logits = -squared_distances(found.rows.z, sg(found.codes)) / temperature
         log_p = jax.nn.log_softmax(logits)
+        # Index -1 reads code 0 here, but such rows have weight 0 in the mean.
         chosen = jnp.take_along_axis(log_p, jnp.maximum(found.k, 0)[..., None], axis=-1)[..., 0]
         return {"cross_entropy": -weight * mean(chosen, found.rows.weights, found.axis_name)}
 

@@ -1,4 +1,4 @@
-"""Sharded codebooks: each device of a mesh axis keeps a part of the codes and its statistics."""
+"""Sharded codebooks: each device of a mesh axis holds part of the codes and their statistics."""
 
 import dataclasses
 
@@ -13,20 +13,20 @@ from vqvae_jax.saving.describe import described
 
 @described
 def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook:
-    """Shards n K codes over the n devices of a mesh axis; `codebook` says how each keeps its K.
+    """Shards n K codes over the n devices of a mesh axis; each holds its K codes in `codebook`.
 
-    For use within `jax.shard_map`, where rows are the same on all devices of this axis, and params
-    and state differ: their arrays are sharded over it on axis 0, but for scalars. Another axis may
-    share out the rows. A device searches its own codes, sums up the rows that chose them, and
-    initialises and revives them by itself, with its own key; between devices travel, per row, a
-    few numbers to find the nearest code, and z_q. Codes, quantized and losses are those of the
-    whole codebook on one device. Moving averages differ from it by their smoothing (of the counts
-    of K codes, not n K), and a revived code begins with the mean count of its K.
+    It works within `jax.shard_map`, where rows are equal on all devices of this axis. The arrays of
+    params and state, except scalars, are sharded over it on axis 0. Another mesh axis may split the
+    rows. A device searches its own codes, sums the rows that chose them, and initialises and resets
+    them with a key of its own. Between devices travel, per row, a few numbers to find the nearest
+    code, and z_q. Codes, `quantized` and losses are those of the whole codebook on one device.
+    Moving averages differ in their smoothing, which uses the counts of K codes instead of n K, and
+    a re-seeded code starts with the mean count of its shard.
 
     Args:
-        codebook: of K codes.
-        n: devices of the axis.
-        axis_name: of the axis, another one than that of the rows.
+        codebook: codebook of K codes.
+        n: number of devices along the axis.
+        axis_name: name of the axis, which must not be that of the rows.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -39,7 +39,7 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
     """
     check_size(n=n)
 
-    # Shards draw for themselves: with a shared key all would reset their codes with the same rows.
+    # Each shard has its own key: with a shared one all would reset their codes to the same rows.
     def own(key):
         return None if key is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
@@ -47,12 +47,13 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         return codebook.begin(params, state, own(key), *args)
 
     def update(params, state, key, rows, k, rows_axis):
-        # Rows of other shards' codes become -1, which no sum counts: nothing below knows of shards.
+        # Rows that chose codes of other shards become -1, which no sum counts, so that the codebook
+        # below need not know of shards.
         mine = in_shard(k, codebook.size, axis_name)
         return codebook.update(params, state, own(key), rows, mine, rows_axis)
 
     def edit(params, state, fn):
-        # `fn` sees all codes, as callers of `set_codes` write them; each device cuts out its part.
+        # `fn` sees all codes, as callers of `set_codes` expect; each device then cuts out its part.
         def part(e):
             new = fn(jax.lax.all_gather(e, axis_name, tiled=True))
             return jax.lax.dynamic_slice_in_dim(new, jax.lax.axis_index(axis_name) * len(e), len(e))
@@ -64,9 +65,10 @@ def sharded(codebook: Codebook, n: int, axis_name: str = "codebook") -> Codebook
         assert codebook.adopt is not None
         by_hand, adopted = codebook.adopt(state)
         # All devices must take the same branch of the `cond` in `lookup_quantizer`: an update may
-        # reduce over this axis, as `underused` does, and would wait for those in the other branch.
+        # reduce over this axis, as `underused` does, and would wait forever for the other devices.
         return pmax(by_hand.astype(jnp.int32), axis_name) > 0, adopted
 
+    # call=None, because @described sets the call of `sharded`, not that of the inner record.
     return dataclasses.replace(
         codebook,
         call=None,

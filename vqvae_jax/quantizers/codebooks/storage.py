@@ -1,6 +1,6 @@
-"""Codebooks: records that keep the codes e [K, D] of a quantizer and move them.
+"""Codebooks: records of functions that store and update the codes e [K, D] of a quantizer.
 
-`gradient` is moved by gradients, `ema` by the rows that choose each code, `fixed` by nothing.
+Gradients move `gradient`, the rows that choose each code move `ema`, and nothing moves `fixed`.
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ from vqvae_jax.saving.describe import Described, described
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Codebook(Described):
-    """Record of functions that make, read and move codes [K, D].
+    """Record of functions that make, read and update codes [K, D].
 
     Attributes:
         init: `(key) -> (params, state)`.
         codes: `(params, state) -> e [K, D]`.
-        begin: `(params, state, key, rows, axis_name) -> state`, before the rows are looked up in
-            training: where a first batch makes the codebook.
-        update: `(params, state, key, rows, k, axis_name) -> state`, after the rows were looked up:
-            statistics and codes that the rows move.
+        begin: `(params, state, key, rows, axis_name) -> state`, called in training before the rows
+            are looked up; here a first batch initialises the codebook.
+        update: `(params, state, key, rows, k, axis_name) -> state`, called in training after the
+            rows were looked up; here the rows move statistics and codes.
         size: K.
         dim: D.
-        learnt: whether gradients move the codes: then the codebook loss applies.
-        draws: whether `begin` or `update` draw rows and need a key.
-        shards: the mesh axis that `codes` are sharded over: then they are this device's part.
-        edit: `(params, state, fn) -> (params, state)`: the codes e become fn(e), and no first batch
-            replaces them; None where they are computed from what has no room for any codes.
-        adopt: `state -> (whether codes in it were written by hand, the state that goes with them)`;
-            None where codes are all that is kept, or nobody could tell.
+        learnt: whether gradients move the codes, so that the codebook loss applies.
+        draws: whether `begin` or `update` draw rows of the batch and need a key.
+        shards: mesh axis over which the codes are sharded; `codes` then returns this device's part.
+        edit: `(params, state, fn) -> (params, state)` replaces the codes e by fn(e), which no first
+            batch replaces in turn; None if the codes are computed and can't take any value.
+        adopt: `state -> (whether codes were written into it by hand, the state that fits them)`;
+            None if the state holds nothing besides the codes, or hand-written ones can't be told.
     """
 
     init: Callable[..., tuple[dict, dict]]
@@ -60,15 +60,15 @@ class Codebook(Described):
     adopt: Callable[..., tuple[Array, dict]] | None = None
 
 
-@boundary  # as records of it hold it: `mapped` looks for this very function
+@boundary  # records wrap their functions so, and `mapped` compares with this very function
 def unmoved(params, state, key, rows, *args) -> dict:
-    """Identity, for `begin` or `update`: leaves the state as it is."""
+    """Returns the state as it is, for `begin` or `update`."""
     return state
 
 
 @described
 def fixed(size: int, dim: int, init: Init = uniform()) -> Codebook:  # noqa: B008
-    """Fixed codebook: state["codebook"], as drawn by `init`; nothing moves it."""
+    """Fixed codebook: state["codebook"] as drawn by `init`, which nothing moves."""
     check_size(size=size, dim=dim)
     if init.fit:
         raise ValueError(f"a fixed codebook can't be made from a batch: {init!r}")
@@ -93,18 +93,19 @@ def gradient(
     init: Init = uniform(),  # noqa: B008
     reset: Reset = None,
 ) -> Codebook:
-    """Gradient codebook: params["codebook"], plus state["offset"] where data moves it too.
+    """Gradient codebook: params["codebook"], plus state["offset"] if data moves it too.
 
     Args:
         size: K.
         dim: D.
         init: `uniform()`, `normal()`, `given(e)`, or from the first batch: `samples()`, `kmeans()`.
-        reset: None, or a function from moving-average counts (decay 0.99) to the codes that are
-            dead, such as `underused(0.1)`; they become rows of the batch, unless chosen in it.
+        reset: None, or a function that marks dead codes by their moving-average counts (decay
+            0.99), such as `underused(0.1)`; rows of the batch replace them, unless the batch chose
+            them.
     """
     check_size(size=size, dim=dim)
-    # `apply` cannot write params: they are the optimizer's. So what data moves is an offset in the
-    # state, and codes are the sum of both; a codebook that data never moves has none.
+    # `apply` cannot write params, which belong to the optimizer. Data therefore moves an offset in
+    # the state, and the codes are the sum of both. A codebook that data never moves has no offset.
     moved_by_data = bool(init.fit or reset)
 
     def init_fn(key):
@@ -130,22 +131,23 @@ def gradient(
         hits = sum_by_code(rows.weights, k, size, axis_name)
         counts = ema_update(state["counts"], hits, 0.99)
         dead = find_dead(reset, counts, hits, codes(params, state))
-        # K rows, though few codes are dead: how many is known only when it runs.
+        # K rows, though few codes are dead, since their number is known only at run time.
         fresh = sample_rows(key, rows.z, rows.weights, size, axis_name) - params["codebook"]
         return state | {
             "offset": jnp.where(dead[:, None], fresh, state["offset"]),
-            # The mean count gives a new code time to be chosen before it counts as dead again.
+            # The mean count gives a new code time to be chosen before it looks dead again.
             "counts": jnp.where(dead, jnp.mean(counts), counts),
         }
 
     def edit(params, state, fn):
         e = fn(codes(params, state))
-        # Codes go into params, where an optimizer moves them on; the offset begins anew.
+        # The codes go into params, where the optimizer moves them on, and the offset is reset.
         anew = {
             "offset": jnp.zeros_like(e),
             "counts": jnp.full(size, jnp.mean(state["counts"]) if reset else 1, jnp.float32),
             "initialized": jnp.array(True),
         }
+        # Only the entries that this codebook has: under jit the structure of the state must stay.
         return params | {"codebook": e}, {name: anew[name] for name in state}
 
     first, after = begin if init.fit else unmoved, update if reset else unmoved
@@ -164,19 +166,19 @@ def ema(
 ) -> Codebook:
     """EMA codebook: codes moved by exponential moving averages of the rows that choose them.
 
-    With n_j rows of sum m_j chosen for code j in the batch: N_j <- decay N_j + (1 - decay) n_j,
-    M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j (arXiv:1711.00937, appendix A.1), where
-    N' is N after `laplace_smoothing`. A code that received no row keeps its value. The state holds
-    "codebook", "counts" N, "sums" M, and "written", the codebook as the last update left it: where
-    state["codebook"] differs from it, codes were put in by hand, and training goes on from them as
-    after `set_codes`. A state without "written" is taken as it is. Params are empty.
+    If n_j rows of the batch, with sum m_j, choose code j: N_j <- decay N_j + (1 - decay) n_j,
+    M_j <- decay M_j + (1 - decay) m_j, e_j = M_j / N'_j (arXiv:1711.00937, appendix A.1), where N'
+    is N after `laplace_smoothing`. A code without rows keeps its value. The state holds "codebook",
+    "counts" N, "sums" M, and "written", the codebook as the last update left it. Where
+    state["codebook"] differs from that, codes were written by hand, and training continues from
+    them as after `set_codes`; a state without "written" is not checked for this. Params are empty.
 
     Args:
         size: K.
         dim: D.
-        decay: of the averages, in [0, 1).
-        eps: of the smoothing.
-        init, reset: as in `gradient`, with N as the counts of `reset`.
+        decay: decay of the averages, in [0, 1).
+        eps: constant of the Laplace smoothing.
+        init, reset: as in `gradient`; `reset` sees the counts N.
     """
     check_size(size=size, dim=dim)
     check_range(0, 1, decay=decay)
@@ -184,10 +186,10 @@ def ema(
 
     def init_fn(key):
         codebook = init.codes(key, size, dim)
-        # Counts of 1 and sums that fit: M / N = e from the start, and no code begins as dead.
+        # Counts of 1 and matching sums: M / N = e from the start, and no code looks dead at first.
         counts = jnp.zeros(size, jnp.float32) if init.zero_debiased else jnp.ones(size, jnp.float32)
         state = {"codebook": codebook, "counts": counts, "sums": counts[:, None] * codebook}
-        state["written"] = jnp.copy(codebook)  # a buffer of its own, which may be donated
+        state["written"] = jnp.copy(codebook)  # `jit` refuses to donate one buffer twice
         initialized = {"initialized": jnp.array(False)} if init.fit else {}
         weight = {"weight": jnp.zeros((), jnp.float32)} if init.zero_debiased else {}
         return {}, state | initialized | weight
@@ -201,11 +203,11 @@ def ema(
 
     def begin(params, state, key, rows, axis_name):
         initialized = state["initialized"] | jnp.any(by_hand(state, eps))
-        # Not `initialized`: codes written by hand may be those of one shard only, and this flag is
-        # the same on all.
+        # Not `initialized` itself: codes may have been written by hand on one shard only, but this
+        # flag must be equal on all.
         some = state["initialized"] | rows.some
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
-        # Sums of the fitted codes, else the first update would average them with the random ones.
+        # Sums follow the fitted codes; else the first update would mix in the random initial ones.
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
         return state | {"codebook": e, "sums": sums, "initialized": some}
 
@@ -215,19 +217,19 @@ def ema(
         counts = ema_update(state["counts"], hits, decay)
         sums = ema_update(state["sums"], totals, decay)
         new = {"counts": counts, "sums": sums}
-        # A code without rows keeps its value: M / N' would shrink it, as its count N falls and eps
+        # A code without rows keeps its value: M / N' would shrink it, since N falls while eps
         # stays.
         moved, weight = hits > 0, jnp.ones((), jnp.float32)
-        if init.zero_debiased:  # N and M are both too small by this weight: so must eps be
+        if init.zero_debiased:  # N and M are both too small by this factor, so eps must be as well
             moved, weight = jnp.ones_like(moved), ema_update(state["weight"], 1.0, decay)
             new["weight"] = weight
         e = sums / laplace_smoothing(counts, eps * weight)[:, None]
-        e = jnp.where(counts[:, None] > 0, e, 0)  # not 0 / 0, should eps be 0
+        e = jnp.where(counts[:, None] > 0, e, 0)  # avoids 0 / 0 if eps is 0
         new["codebook"] = jnp.where(moved[:, None], e, state["codebook"])
-        # Re-seeded after the averages, so that hits of this very batch decide who is dead.
+        # Re-seeded after the averages, so that the hits of this very batch decide which are dead.
         new = reseed(new, key, rows, hits, axis_name)
         new["written"] = new["codebook"]
-        # Entries as they came: a state without "written", as of another library, stays one.
+        # Only entries that were there: a state without "written", from another library, stays so.
         return {name: new.get(name, value) for name, value in state.items()}
 
     def reseed(new, key, rows, hits, axis_name):
@@ -239,7 +241,7 @@ def ema(
         return new | {
             "codebook": jnp.where(dead[:, None], fresh, new["codebook"]),
             "counts": jnp.where(dead, fair, new["counts"]),
-            # Count and sum as well, else the next update would pull the code back to the old ones.
+            # Sums are replaced too; else the next update would pull the code back to its old place.
             "sums": jnp.where(dead[:, None], fair * fresh, new["sums"]),
         }
 
@@ -269,7 +271,7 @@ def first_fit(
     rows: Rows,
     axis_name: AxisName,
 ) -> Float[Array, "K D"]:
-    """Fits the codebook to this batch if it is the first with a valid row, else returns it."""
+    """Returns the codebook, fitted to this batch if it is the first one with a valid row."""
     size, fit = codebook.shape[0], init.fit
     assert fit is not None
     # `cond`, so that k-means costs nothing from the second batch on.

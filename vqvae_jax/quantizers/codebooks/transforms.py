@@ -1,7 +1,7 @@
 """Codebooks derived from codebooks: codes normalised, held, rescaled, or mapped.
 
-A map that moves the codes also says where the rows lie for the codebook below it (`back`), so that
-first batches, moving averages and revived codes work through it.
+A map of the codes comes with `back`, which maps rows into the space of the codebook below, so that
+first-batch initialisation, moving averages and dead-code resets work through the map.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
     """Makes a codebook whose codes are a function of another's.
 
     Args:
-        codebook: the one below; its params and state are "inner".
-        init: `(key, e) -> (params, state)`, own ones, by name, given the codes below.
+        codebook: codebook below, whose params and state become "inner".
+        init: `(key, e) -> (own params, own state)`, dicts by name, given the codes below.
         codes: `(params, state, e) -> e`.
-        back: `(params, state, e, z) -> z`: the rows as the codebook below must see them.
-        update: `(state, rows, axis_name) -> own state`, if the rows move it.
-        put: `e -> (own params, own state, e below)`, which make the codes e; None if none do.
-        facts: fields of the record that differ from those below.
+        back: `(params, state, e, z) -> z`, the rows as the codebook below must see them.
+        update: `(state, rows, axis_name) -> own state`, or None if the rows don't move it.
+        put: `e -> (own params, own state, e below)` that yield the codes e; None if impossible.
+        facts: fields of the record that differ from those of the codebook below.
     """
 
     def init_both(key):
@@ -45,19 +45,20 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
 
     def moved(step, params, state, key, rows, *args):
         # The codebook below averages, fits and re-seeds with rows, so it must see them in its own
-        # space. No gradient: rows that move statistics are data.
+        # space. Without gradient, because rows that move statistics are data.
         rows = rows._replace(z=sg(back(params, state, below(params, state), rows.z)))
         return state | {"inner": step(params["inner"], state["inner"], key, rows, *args)}
 
     def update_both(params, state, key, rows, k, axis_name):
-        # Own statistics from the rows as they are; the codebook below with the old ones, as the
-        # codes that were looked up.
+        # Own statistics come from the rows as they are. `moved` below still uses the old ones, with
+        # which the codes were looked up.
         own = update(state, rows, axis_name) if update else {}
         return moved(codebook.update, params, state, key, rows, k, axis_name) | own
 
     def edit_both(params, state, fn):
         assert put is not None and codebook.edit is not None
         own_params, own_state, e = put(fn(codes(params, state, below(params, state))))
+        # `fn` has already been applied to the codes above, so those below are simply replaced.
         inner = codebook.edit(params["inner"], state["inner"], lambda _: e)
         return params | {"inner": inner[0]} | own_params, state | {"inner": inner[1]} | own_state
 
@@ -66,6 +67,8 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
         by_hand, inner = codebook.adopt(state["inner"])
         return by_hand, state | {"inner": inner}
 
+    # call=None, because the factory under @described sets its own call, not that of the inner
+    # record.
     return dataclasses.replace(
         codebook,
         call=None,
@@ -80,10 +83,10 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
 
 
 def of_valid(codes: Callable) -> Callable:
-    """Makes `codes` that map the valid codes and leave the others NaN.
+    """Makes a function `codes` that maps the valid codes and makes the others NaN.
 
-    A NaN in one code would reach the gradient of parameters that all codes share, as 0 * NaN, and
-    after one step of the optimizer every code.
+    Otherwise a NaN in one code would reach, as 0 * NaN, the gradient of the parameters that all
+    codes share, and after one optimizer step every code.
     """
 
     def valid_codes(params, state, e):
@@ -95,7 +98,7 @@ def of_valid(codes: Callable) -> Callable:
 
 @described
 def unit_codes(codebook: Codebook) -> Codebook:
-    """Normalises codes, e_j / |e_j|; for normalised rows the nearest has the largest cosine."""
+    """Normalises codes to e_j / |e_j|; the code nearest to a unit row has the largest cosine."""
     return through(
         codebook,
         init=lambda key, e: ({}, {}),
@@ -107,13 +110,13 @@ def unit_codes(codebook: Codebook) -> Codebook:
 
 @described
 def held(codebook: Codebook, mask) -> Codebook:
-    """Holds the codes where `mask` [K] is true at their first values, bit for bit; others move.
+    """Holds the codes where `mask` [K] is true at their initial values, bit for bit.
 
-    Neither gradients, nor weight decay, nor moving averages, nor revival reach them: their values
-    are kept in state["held"].
+    Gradients, weight decay, moving averages and dead-code resets don't reach them: their values are
+    stored in state["held"]. The other codes move as usual.
 
     Raises:
-        ValueError: if mask is not K truth values.
+        ValueError: if mask is not K bools.
 
     Example:
         >>> import vqvae_jax as vj
@@ -126,8 +129,8 @@ def held(codebook: Codebook, mask) -> Codebook:
     return through(
         codebook,
         init=lambda key, e: ({}, {"held": e}),
-        # The codebook below may move all its codes: what happens to the held ones is not looked at,
-        # and the select passes them no gradient.
+        # The codebook below may move all its codes. Its copies of the held ones are ignored, and
+        # the select passes them no gradient.
         codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
         back=lambda params, state, e, z: z,
         put=lambda e: ({}, {"held": e}, e),
@@ -138,7 +141,8 @@ def held(codebook: Codebook, mask) -> Codebook:
 def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
     """Affine codes (1 + rate s) e_j + rate b, with s, b [D] learnt and shared (arXiv:2305.08842).
 
-    A code that no row chooses moves with the others. Both begin at 0; `rate` speeds them up.
+    A code that no row chooses moves with the others. s and b start at 0; `rate` makes them learn
+    faster than the codes.
     """
     check_range(0, float("inf"), rate=rate)
 
@@ -150,7 +154,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
     def back(params, state, e, z):
         scale = 1 + rate * params["scale"]
-        # A dimension of scale 0 has no way back: all its codes are the shift.
+        # A dimension of scale 0 can't be inverted: all codes are the shift there.
         return (z - rate * params["shift"]) / jnp.where(scale == 0, 1, scale)
 
     def put(e):
@@ -161,11 +165,11 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
 @described
 def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
-    """Matches mean and deviation of the codes to the rows': (e_j - mean e) / std e * s + m.
+    """Matches mean and deviation of the codes to those of the rows: (e_j - mean e) / std e * s + m.
 
-    m and s^2 [D] are moving averages of the rows' mean and variance; they begin as those of the
-    codes, and the first batch sets them. The affine reparameterisation of arXiv:2305.08842 by
-    statistics instead of gradients.
+    m and s^2 [D] are moving averages of the rows' mean and variance. Before the first batch, which
+    sets them, they are those of the codes. This is the affine reparameterisation of
+    arXiv:2305.08842 by statistics instead of gradients.
     """
     check_range(0, 1, decay=decay)
     eps = 1e-5
@@ -181,8 +185,8 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         own_params, own_state = init(None, e)
         return own_params, own_state | {"matched": jnp.array(True)}, e
 
-    # eps below, so that a dimension in which all codes are equal has a finite ratio; and above, so
-    # that equal variances have the ratio 1.
+    # eps in the denominator keeps the ratio finite in a dimension where all codes are equal; eps in
+    # the numerator gives equal variances the ratio 1.
     def ratio(state, own):
         return jnp.sqrt((state["variance"] + eps) / (own["variance"] + eps))
 
@@ -196,8 +200,8 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
 
     def update(state, rows, axis_name):
         average = partial(row_mean, weights=rows.weights, axis_name=axis_name)
-        # Decay 0 on the first batch: moments of the initial codes would linger for 1 / (1 - decay)
-        # batches.
+        # Decay 0 on the first batch; otherwise the moments of the initial codes would linger for
+        # about 1 / (1 - decay) batches.
         keep = jnp.where(state["matched"], decay, 0)
         m = average(rows.z)
         variance = average(jnp.square(rows.z - m))
@@ -227,7 +231,7 @@ class Transform(Described):
 
 @described
 def linear(dim: int) -> Transform:
-    """Linear map e W, W [C, D] learnt: at first the identity if C = D, else from N(0, 1 / C)."""
+    """Linear map e W, W [C, D] learnt; initially the identity if C = D, else from N(0, 1 / C)."""
     check_size(dim=dim)
 
     def init(key, width):
@@ -243,13 +247,13 @@ def linear(dim: int) -> Transform:
 
 @described
 def mapped(codebook: Codebook, transform: Transform) -> Codebook:
-    """Maps codes to transform(e): all move together with its parameters, params["map"].
+    """Maps codes to transform(e), so that all move together with the parameters params["map"].
 
-    With a codebook that is `fixed` and `linear` this is SimVQ (arXiv:2411.02038). The map has no
-    way back, so rows can't reach the codes below it.
+    With a `fixed` codebook and `linear` this is SimVQ (arXiv:2411.02038). The map is not inverted,
+    so rows can't move the codes below it.
 
     Raises:
-        ValueError: if the codebook below is moved by data.
+        ValueError: if data moves the codebook below.
     """
     if (codebook.begin, codebook.update) != (unmoved, unmoved):
         raise ValueError(f"mapped needs a codebook that no data moves, got {codebook!r}")
@@ -257,7 +261,7 @@ def mapped(codebook: Codebook, transform: Transform) -> Codebook:
         codebook,
         init=lambda key, e: ({"map": transform.init(key, codebook.dim)}, {}),
         codes=of_valid(lambda params, state, e: transform.apply(params["map"], e)),
-        # Never read, since nothing below moves: but rows need the width of the codes below.
+        # Never read, since nothing below moves, but rows need the width of the codes below.
         back=lambda params, state, e, z: jnp.zeros((*z.shape[:-1], codebook.dim), jnp.float32),
         dim=transform.dim,
         learnt=True,

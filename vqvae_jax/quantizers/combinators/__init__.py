@@ -1,4 +1,4 @@
-"""Quantizers made of quantizers: residual, product, wrappers, schedules, freezing, beam search."""
+"""Combinators: residual, product, wrappers, schedules, freezing, and beam search."""
 
 from vqvae_jax.quantizers.combinators.beam import beam_search as beam_search
 from vqvae_jax.quantizers.combinators.dropout import quantizer_dropout as quantizer_dropout

@@ -1,4 +1,4 @@
-"""Beam search: better codes than the greedy ones, for quantizers whose streams add up."""
+"""Beam search: better codes than greedy ones, for quantizers whose streams add up."""
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,27 @@ from vqvae_jax.reductions import is_valid, valid_rows
 def beam_search(
     q: Quantizer, params, state, z: Float[Array, "*rows D"], width: int
 ) -> Int[Array, "*rows Q"]:
-    """Encodes z by beam search: stream by stream, the `width` prefixes of least error go on.
+    """Encodes z by beam search: stream by stream, the `width` prefixes of least error survive.
 
-    Of all ways to add one more code to a prefix, those `width` go on whose |z - sum_i e_i|^2 is
-    least; the best of the last ones is returned. Width 1 gives the greedy codes of `q.encode`,
-    and a width of the product of all K the least error there is. In between the mean error falls,
-    though a single row may get worse. A stage needs memory for K + width (D + width) floats a row.
+    Among all extensions of the prefixes by one code, the `width` with the least |z - sum_i e_i|^2
+    survive; the best one after the last stream is returned. Width 1 gives the greedy codes of
+    `q.encode`, and a width of the product of all K gives the least possible error. In between, the
+    mean error falls, though a single row may get worse. Each stage needs memory for
+    K + width (D + width) floats per row.
 
     Args:
-        q: whose `decode` is a sum over the streams, in which -1 adds 0: `residual`, `repeat` and
-            `shared` of codebooks, also side by side or behind a linear map. This is not checked:
-            codes of another q are valid, and not good.
-        params, state: of q.
+        q: quantizer whose `decode` is a sum over the streams, in which -1 adds 0: `residual`,
+            `repeat` and `shared` of codebooks, also side by side or behind a linear map. This is
+            not checked: for other quantizers the codes are valid but not good.
+        params, state: params and state of q.
         z: rows, `[..., D]`.
-        width: how many prefixes go on.
+        width: number of prefixes that survive each stream.
 
     Returns:
         int32 `[..., Q]`; -1 for a row that is not finite, or where a stream has no finite code.
 
     Raises:
-        ValueError: if width is not an integer >= 1, or z is not [..., D].
+        ValueError: if width is not an integer >= 1, or z is not `[..., D]`.
 
     Example:
         >>> import vqvae_jax as vj
@@ -47,7 +48,7 @@ def beam_search(
     check_size(width=width)
     check_rows(z, q.dim)
     rows = valid_rows(sg(z))
-    # One empty prefix; `extend` lets them grow to `width` as codes allow.
+    # Starts with one empty prefix; `extend` lets their number grow to `width`.
     r, error = rows.z[None], jnp.zeros((1, *rows.weights.shape), jnp.float32)
     codes = jnp.zeros((1, *rows.weights.shape, 0), jnp.int32)
     for stream in range(len(q.vocab)):
@@ -58,8 +59,8 @@ def beam_search(
 
 
 def codebook_of(q: Quantizer, params, state, stream: int) -> Float[Array, "K D"]:
-    """Codebook of one stream: its codes, decoded with -1 in all others."""
-    # By `decode` alone, so that it works for any nesting and never asks what q is made of.
+    """Codebook of one stream: its codes, decoded with -1 in all other streams."""
+    # Uses `decode` alone, so that it works for any nesting.
     size = q.vocab[stream]
     indices = jnp.full((size, len(q.vocab)), -1, jnp.int32)
     return q.decode(params, state, indices.at[:, stream].set(jnp.arange(size, dtype=jnp.int32)))
@@ -72,17 +73,17 @@ def extend(
     e: Float[Array, "K D"],
     width: int,
 ):
-    """Extends prefixes by a code of e `[K, D]`; returns residuals, errors and codes of the best."""
+    """Extends prefixes by one code of e `[K, D]`; returns the best ones' r, errors and codes."""
     usable = is_valid(e)
     e, each = jnp.where(usable[:, None], e, 0), min(width, len(e))
-    # A prefix passes on no more than `width` codes, so its `width` best ones are enough. One prefix
-    # after another: K scores a row exist at a time, not width K.
+    # No prefix can have more than `width` surviving children, so its `width` best ones are enough.
+    # Prefixes are handled one after another, so that K scores per row exist at a time, not width K.
     k, children = jax.lax.map(lambda r: nearest_codes(r, e, usable, each), r)
-    # A prefix without a usable code stays the worst: no later code makes it finite.
+    # A prefix without a usable code keeps an infinite error, whatever codes follow.
     children = jnp.where(jnp.isinf(error)[..., None], jnp.inf, children)
     children = jnp.moveaxis(children, 0, -2).reshape(*error.shape[1:], -1)
     least, child = jax.lax.top_k(-children, min(width, children.shape[-1]))
-    # Children of a prefix lie side by side, so the place of a child tells its parent.
+    # The children of a prefix lie side by side, so a child's place gives its parent.
     child = jnp.moveaxis(child, -1, 0)
     parent = (child // each)[..., None]
     k = jnp.moveaxis(k, 0, -2).reshape(*error.shape[1:], -1)
@@ -95,10 +96,10 @@ def extend(
 def nearest_codes(
     r: Float[Array, "*rows D"], e: Float[Array, "K D"], usable: Bool[Array, "K"], n: int
 ) -> tuple[Int[Array, "*rows n"], Float[Array, "*rows n"]]:
-    """The n codes nearest to each row and their |r - e_k|^2, infinite for a code not usable.
+    """The n codes nearest to each row and their |r - e_k|^2, infinite for unusable codes.
 
-    The choice is by the scores of `nearest`; prefixes are compared by |r - e_k|^2 itself, since
-    |r|^2 + |e_k|^2 - 2 r.e_k has lost the digits of a small difference.
+    Codes are chosen by the scores of `nearest`. The error, by which prefixes are compared, is
+    |r - e_k|^2 itself, since |r|^2 + |e_k|^2 - 2 r.e_k loses the digits of a small difference.
     """
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     centred = e - centre

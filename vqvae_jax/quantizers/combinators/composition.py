@@ -1,8 +1,8 @@
 """Shared parts of combinators: members' keys, params and state, streams, losses and metrics.
 
 The members of a combinator are numbered: params and state are {"0": ..., "1": ...}, and metrics get
-the number as a prefix, "1/error". A combinator makes the rows of its input safe once, by
-`valid_rows`, hands their weights down as the mask, and reports the rows that it dropped.
+the number as a prefix, "1/error". A combinator calls `valid_rows` once on its input, passes the
+weights to its members as the mask, and reports the rows that it dropped.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from vqvae_jax.reductions import Rows
 
 
 def member_keys(key, n: int) -> list:
-    """A key for each of n members: a single member gets the very key."""
-    # So `residual(q)` and `grouped(q)` draw what q alone draws, and are equal to it.
+    """A key for each of n members; a single member gets the key itself."""
+    # So `residual(q)` and `grouped(q)` draw what q alone would draw, and equal it.
     if key is None or n == 1:
         return [key] * n
     return list(jax.random.split(key, n))
 
 
 def init_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
-    """`init` of a combinator: params and state of each member under its number."""
+    """Makes `init` of a combinator, with params and state of each member under its number."""
 
     def init(key):
         made = [q.init(k) for q, k in zip(qs, member_keys(key, len(qs)), strict=True)]
@@ -37,7 +37,7 @@ def init_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
 
 
 def edit_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
-    """`edit` of a combinator: calls that of the member whose stream it is."""
+    """Makes `edit` of a combinator, which calls `edit` of the member that owns the stream."""
 
     def edit(params, state, fn, stream):
         for i, q in enumerate(qs):
@@ -51,7 +51,7 @@ def edit_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
 
 
 def edit_shared(q: Quantizer) -> Callable[..., tuple[dict, dict]]:
-    """`edit` of a combinator that uses q several times, with the same params and state."""
+    """Makes `edit` of a combinator that uses q several times with the same params and state."""
 
     def edit(params, state, fn, stream):
         return edit_codes(q, params, state, fn, stream % len(q.vocab))
@@ -68,7 +68,7 @@ def split_streams(qs: Sequence[Quantizer], indices: Int[Array, "*rows Q"]) -> li
     return parts
 
 
-def join(
+def join_outputs(
     outs: Sequence[Output],
     quantized: Float[Array, "*rows D"],
     rows: Rows,
@@ -77,25 +77,25 @@ def join(
     """Joins the members' Outputs into one: streams side by side, losses added up by name.
 
     Args:
-        outs: of the members.
-        quantized: of the whole.
-        rows: the safe rows of the whole, whose number of invalid ones becomes a metric.
-        shares: a weight for each member's losses, 1 if None.
+        outs: Outputs of the members.
+        quantized: vectors of the whole combinator.
+        rows: valid rows of the whole, which also count the invalid ones for the metrics.
+        shares: weight of each member's losses; None for 1.
     """
-    # By name and without the number of the member: "commitment" is one term to weigh and to plot,
-    # however many stages there are. Metrics keep the number, as they are not sums.
+    # Losses add up by name, without the member's number: "commitment" is one term to weigh and to
+    # plot, however many stages there are. Metrics are no sums, so they keep the number.
     losses: dict[str, Any] = {}
     for out, share in zip(outs, shares or [1.0] * len(outs), strict=True):
         for name, value in out.losses.items():
             losses[name] = losses.get(name, 0.0) + share * value
     metrics = {f"{i}/{name}": v for i, out in enumerate(outs) for name, v in out.metrics.items()}
     indices = jnp.concatenate([out.indices for out in outs], axis=-1)
-    # Members count none: they only see rows that were made safe before.
+    # Members find no invalid rows, since those were set to 0 and masked before.
     return Output(quantized, indices, losses, metrics | {"invalid_rows": rows.invalid})
 
 
 def report_rows(metrics: dict[str, Array], rows: Rows) -> dict[str, Array]:
-    """Adds rows that were dropped before an only member to its metrics: it does not see them."""
+    """Adds the rows that a combinator dropped to the metrics of its only member."""
     return metrics | {"invalid_rows": metrics.get("invalid_rows", 0) + rows.invalid}
 
 
@@ -109,7 +109,7 @@ def check_members(qs: Sequence[Quantizer]) -> None:
 
 
 def check_streams(number: int) -> None:
-    """Raises a ValueError, before they are listed, if there are more streams than anyone needs."""
+    """Raises a ValueError if there are too many streams to list, as in a hostile description."""
     if number > 2**16:
         raise ValueError(f"a quantizer must have at most 65536 streams of codes, got {number}")
 

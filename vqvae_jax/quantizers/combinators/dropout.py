@@ -1,4 +1,4 @@
-"""Quantizer dropout: training examples that use only the first residual stages."""
+"""Quantizer dropout: some training examples use only the first residual stages."""
 
 from collections.abc import Callable
 
@@ -17,19 +17,20 @@ Dropout = Callable[..., Array] | None
 def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 1) -> Function:
     """Draws how many stages each example uses in training, so that prefixes of its codes decode.
 
-    arXiv:2107.03312, section III-C. For the argument `dropout`: a function `(key, n, shape) ->
-    depths`, how many of n stages each example uses. An example is an entry of z's first axis, all
-    rows of it alike; a single row is one. With probability `share` its depth is uniform in
-    at_least..n, rounded up to a multiple of `multiple` (or to n, if that is less); else it is n.
-    Stages beyond the depth give index -1, add 0, and see nothing of the example.
+    arXiv:2107.03312, section III-C. The result is an argument for `dropout`: a function
+    `(key, n, shape) -> depths`, the number of the n stages that each example uses. An example is an
+    entry of z's first axis, with one depth for all its rows; a z of a single row is one example.
+    With probability `share` the depth is uniform in at_least..n, rounded up to a multiple of
+    `multiple` (but at most n); otherwise it is n. Stages beyond the depth give index -1, add 0, and
+    see nothing of the example.
 
     Args:
-        share: of the examples whose depth is drawn, in [0, 1].
-        multiple: of which the depths are; 4 in Encodec.
-        at_least: the least depth before rounding.
+        share: probability that an example's depth is drawn, in [0, 1].
+        multiple: number of which depths are multiples; 4 in Encodec.
+        at_least: least depth before rounding.
 
     Raises:
-        ValueError: if an argument is out of range; at the call, if at_least is more than n.
+        ValueError: if an argument is out of range; when called, if at_least exceeds n.
 
     Example:
         >>> quantizer_dropout(multiple=2)(jax.random.key(0), 6, (5,))
@@ -51,11 +52,11 @@ def quantizer_dropout(share: float = 1.0, *, multiple: int = 1, at_least: int = 
 
 
 def draw_depths(dropout: Dropout, n: int, z, train: bool, key, axis_name):
-    """Returns the key that is left for the stages, and how many of them each row uses."""
+    """Returns the key that is left for the stages, and the number of stages each row uses."""
     if dropout is None or not train:
         return key, n
-    # Split only here, so that without dropout, and in eval mode, the stages' keys don't change.
+    # Split only here, so that without dropout the stages get the same keys as ever.
     key, noise = jax.random.split(needed(key, "its dropout draws depths"))
-    # One depth for all rows of an example: it is the codes of a whole example that are cut off.
+    # One depth for all rows of an example, since a lower bit rate cuts off codes of whole examples.
     examples = z.shape[:1] + (1,) * (z.ndim - 2) if z.ndim > 1 else ()
     return key, dropout(local_key(noise, axis_name), n, examples)

@@ -1,6 +1,6 @@
-"""Combinators that change what moves a quantizer: its own optimizer, or nothing (any longer).
+"""Combinators that change what moves a quantizer: an optimizer of its own, or nothing.
 
-State is {"count", "params", "optimizer", "inner"} or a part of it.
+The state is {"count", "params", "optimizer", "inner"} or a part of it.
 """
 
 from typing import Any
@@ -21,24 +21,23 @@ from vqvae_jax.saving.describe import described
 
 @described
 def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
-    """Learns q's params inside `apply` by an optimizer of their own, from q's own losses.
+    """Trains q's params inside `apply`, by a separate optimizer on q's own losses.
 
-    Alternated optimisation (arXiv:2305.08842): the codebook follows the encoder by steps of its
-    own, such as SGD of a large rate, and the task does not move it. Params are {}; each training
-    call with a valid row makes one step, with the mean of the gradients of all replicas. Everything
-    is state: {"params", "inner": q's, "optimizer": its leaves by their paths}.
+    Alternated optimisation (arXiv:2305.08842): the codebook follows the encoder by its own steps,
+    such as SGD with a large learning rate, and the task does not move it. Each training call with a
+    valid row makes one step, on the mean gradient of all replicas. Params are {}, since everything
+    is state: {"params": q's, "inner": q's state, "optimizer": its leaves by path}.
 
-    The paper quantizes a batch with the codebook that this batch has already moved, so that its
-    codes don't decode with the state before. Here the outputs are those of the codebook before the
-    step, and the next batch sees the new one: encoder and codebook move at the same time, not in
-    turn.
+    The paper quantizes a batch with the codebook that this very batch has moved, so its codes don't
+    decode with the state before. Here the outputs use the codebook before the step, and the next
+    batch sees the new one: encoder and codebook move simultaneously, not in turn.
 
     Args:
         q: the quantizer, of any kind. Its losses stay in the output, constant to its params.
-        optimizer: of optax, or `from_optax(...)`, which JSON can hold.
+        optimizer: an optax optimizer, or `from_optax(...)`, which JSON can hold.
 
     Raises:
-        TypeError: if q is no Quantizer, or the optimizer has no init and update.
+        TypeError: if q is not a Quantizer, or the optimizer has no init and update.
 
     Example:
         >>> import vqvae_jax as vj
@@ -59,7 +58,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
         return {}, {"params": params, "inner": inner, "optimizer": leaves}
 
     def step(params, leaves, grads):
-        # Only the structure of the optimizer's state is needed again: nothing is computed for it.
+        # Only the structure of the optimizer's state is needed, so nothing is computed for it.
         old = from_paths(leaves, jax.eval_shape(optimizer.init, params))
         updates, new = optimizer.update(grads, old, params)
         return optax.apply_updates(params, updates), by_path(new)
@@ -74,15 +73,15 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
             out, new = q.apply(own, inner, z, **options)
             return out.loss, (out, new)
 
-        # The Output comes out of the same evaluation, as what `grad` carries along; the caller's
-        # gradient to z goes through it, and `sg` keeps it out of this step.
+        # One evaluation gives both the gradient and, as its aux, the Output. The caller's gradient
+        # to z flows through the Output; `sg` keeps it out of the codebook's step.
         grads, (out, inner) = jax.grad(loss, has_aux=True)(own)
-        # Losses are those of the global batch already; by the contract's recipe their gradient is
-        # averaged as well, which keeps params bit-equal between replicas.
+        # The losses are global means, and by the contract's recipe their gradient is averaged too,
+        # which keeps params bit-equal between replicas.
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         own, leaves = step(own, state["optimizer"], sg(grads))
         new = {"params": own, "inner": inner, "optimizer": leaves}
-        # A batch without a valid row has gradient 0, which still moves momenta and counts.
+        # Without a valid row the gradient is 0, but a step would still move momenta and counts.
         return out, choose(valid_rows(z, mask, axis_name).some, new, state)
 
     def decode(params, state, indices):
@@ -93,18 +92,18 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
 
 @described
 def frozen(q: Quantizer) -> Quantizer:
-    """Freezes q: nothing moves its params or its state, neither data nor an optimizer.
+    """Freezes q: neither data nor an optimizer moves its params or its state.
 
-    Params are {}, so that weight decay finds nothing; state is {"params", "inner": q's}, to be
-    replaced by those of a trained q. In training as well it is q in eval mode: it needs no key,
-    draws nothing, and what begins with the first batch, as `kmeans()`, never does. Gradients go
-    through it to z; losses that only train codes are constants.
+    Params are {}, so that weight decay finds nothing. State is {"params": q's, "inner": q's state},
+    to be filled from a trained q. In training too q runs in eval mode: it needs no key, draws
+    nothing, and first-batch initialisation such as `kmeans()` never happens. Gradients pass through
+    it to z; losses that only train codes are constants.
 
     Args:
         q: the quantizer, of any kind.
 
     Raises:
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -120,6 +119,7 @@ def frozen(q: Quantizer) -> Quantizer:
         return {}, {"params": params, "inner": inner}
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
+        # Neither `train` nor `key` is passed on: in training too q runs in eval mode.
         options = {"mask": mask, "axis_name": axis_name}
         return q.apply(sg(state["params"]), state["inner"], z, **options)[0], state
 
@@ -131,19 +131,20 @@ def frozen(q: Quantizer) -> Quantizer:
 
 @described
 def frozen_after(q: Quantizer, step: int) -> Quantizer:
-    """Freezes q from training call number `step` = 1, 2, ... on, bit by bit.
+    """Freezes q, bit for bit, after `step` training calls.
 
-    Calls are numbered from 0. Call number `step` stores its params in state["params"]; from then on
-    those are used without gradient, whatever an optimizer does to the live ones, and the state no
-    longer moves. Outputs are still those of training mode, noise and dropout included.
+    Calls with a valid row are counted from 0. Call number `step` stores its params in
+    state["params"]; from then on these are used without gradient, whatever an optimizer does to the
+    live ones, and the state no longer moves. Outputs are still those of training mode, with noise
+    and dropout.
 
     Args:
-        q: the quantizer, of any kind. Params are q's, state is {"count", "params", "inner": q's}.
-        step: how many training calls (with a valid row) move it.
+        q: the quantizer, of any kind. Params are q's; state is {"count", "params", "inner": q's}.
+        step: number of training calls (with a valid row) that move it.
 
     Raises:
-        ValueError: if step is not an integer >= 1: `frozen` never moves.
-        TypeError: if q is no Quantizer.
+        ValueError: if step is not an integer >= 1; for 0 use `frozen`.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -161,7 +162,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         params, inner = q.init(key)
         return params, {"count": jnp.zeros((), jnp.int32), "params": params, "inner": inner}
 
-    # Call number `step` itself, which stores the params, still uses the live ones: > and not >=.
+    # > and not >=, since call number `step`, which stores the params, still uses the live ones.
     def present(params, state):
         return choose(state["count"] > step, state["params"], params)
 
@@ -169,8 +170,9 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         stands = state["count"] >= step
         params = present(params, state)
         options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
-        # `choose` between equal values, as it stops the gradient of the first alone: params have a
-        # gradient before `step` and none from it on, though the count is known only when it runs.
+        # `choose` between equal values, because it stops the gradient of the first one alone:
+        # params have a gradient before `step` and none after, though the count is known only at run
+        # time.
         out, inner = q.apply(choose(stands, params, params), state["inner"], z, **options)
         if not train:
             return out, state
@@ -186,7 +188,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
 
     def edit(params, state, fn, stream):
         own, inner = edit_codes(q, params, state["inner"], fn, stream)
-        # The stored params as well: `decode` uses one or the other, depending on the count.
+        # The stored params too, since `decode` uses either, depending on the count.
         stored, _ = edit_codes(q, state["params"], state["inner"], fn, stream)
         return own, state | {"params": stored, "inner": inner}
 
@@ -194,7 +196,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
 
 
 def edit_within(q: Quantizer):
-    """`edit` of a combinator whose state holds q's params and, as "inner", its state."""
+    """Makes `edit` of a combinator whose state holds q's params and, as "inner", its state."""
 
     def edit(params, state, fn, stream):
         own, inner = edit_codes(q, state["params"], state["inner"], fn, stream)
@@ -204,7 +206,7 @@ def edit_within(q: Quantizer):
 
 
 def by_path(tree) -> dict[str, Array]:
-    """Leaves of any tree by their paths: a plain dict, which every file format holds."""
+    """Leaves of any tree by path, as a plain dict, which every file format can hold."""
     return {path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

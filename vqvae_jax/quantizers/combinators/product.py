@@ -1,4 +1,4 @@
-"""Product quantization: slices of the channels, a quantizer for each or one for all of them."""
+"""Product quantization: slices of the channels, with a quantizer for each or one for all."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from vqvae_jax.quantizers.combinators.composition import (
     edit_members,
     edit_shared,
     init_members,
-    join,
+    join_outputs,
     member_keys,
     report_rows,
     split_streams,
@@ -25,15 +25,15 @@ def grouped(*qs: Quantizer) -> Quantizer:
     """Product quantization: each member quantizes its own slice of the channels.
 
     z = [z_1 .. z_G] in slices of the members' D_i, quantized = [q_1(z_1) .. q_G(z_G)], and the loss
-    is sum_i D_i / D loss_i: a mean over all elements of z, however many groups there are. A row
-    that is not finite in one slice is invalid in all. With one member this is that member.
+    is sum_i D_i / D loss_i, a mean over all elements of z, however many groups there are. A row
+    that is not finite in one slice is invalid in all. With one member the result equals it.
 
     Args:
-        *qs: the members, of any kinds. Params and state are {"0": ..., "1": ...}.
+        *qs: the members, of any kind. Params and state are {"0": ..., "1": ...}.
 
     Raises:
         ValueError: if there is no member.
-        TypeError: if a member is no Quantizer.
+        TypeError: if a member is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -50,14 +50,17 @@ def grouped(*qs: Quantizer) -> Quantizer:
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
         options = {"train": train, "mask": rows.weights, "axis_name": axis_name}
-        # Rows are made safe before they are split, so that all members see the same valid rows.
+        # `valid_rows` comes before the split, so that all members see the same valid rows.
         slices, outs, new = jnp.split(rows.z, ends, axis=-1), [], {}
         for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
             member = params[str(i)], state[str(i)]
             out, new[str(i)] = q.apply(*member, slices[i], key=k, **options)
             outs.append(out)
         quantized = jnp.concatenate([out.quantized for out in outs], axis=-1).astype(z.dtype)
-        return join(outs, quantized, rows, [q.dim / dim for q in qs]), new if train else state
+        # D_i / D turns the members' means over a slice into one mean over all elements.
+        return join_outputs(
+            outs, quantized, rows, [q.dim / dim for q in qs]
+        ), new if train else state
 
     def decode(params, state, indices):
         check_indices(indices, vocab)
@@ -71,18 +74,18 @@ def grouped(*qs: Quantizer) -> Quantizer:
 
 @described
 def heads(q: Quantizer, n: int) -> Quantizer:
-    """Splits channels into n slices with one quantizer for all: it sees n times as many rows.
+    """Splits the channels into n slices and quantizes all with q, which sees n times as many rows.
 
-    Params and state are q's. The slices of all rows make one update of its state, and its losses
-    are means over all of them. The streams are those of slice 0, then of slice 1, ...
+    Params and state are q's. All slices of all rows make one update of the state, and losses are
+    means over all of them. The streams are those of slice 0, then of slice 1, and so on.
 
     Args:
         q: the quantizer.
-        n: the number of slices; the dim is n q.dim.
+        n: number of slices; the dim is n q.dim.
 
     Raises:
         ValueError: if n is not an integer >= 1.
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -101,7 +104,7 @@ def heads(q: Quantizer, n: int) -> Quantizer:
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
-        # Slices are one more axis of rows: one call, so one update of the state from all of them.
+        # Slices become one more axis of rows, so that one call makes one update from all of them.
         slices, weights = rows.z.reshape(*z.shape[:-1], n, q.dim), rows.weights[..., None]
         out, new = q.apply(
             params, state, slices, train=train, key=key, mask=weights, axis_name=axis_name

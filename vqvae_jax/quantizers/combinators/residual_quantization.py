@@ -1,7 +1,7 @@
-"""Residual quantization: each stage quantizes what the stages before it left over.
+"""Residual quantization: each stage quantizes the residual of the stages before it.
 
-r_1 = z, r_{i+1} = r_i - q_i(r_i), z_q = sum_i q_i(r_i): `residual` of different stages, `repeat` of
-n equal ones that is compiled once, `shared` with one codebook for all stages.
+r_1 = z, r_{i+1} = r_i - q_i(r_i), z_q = sum_i q_i(r_i). `residual` takes different stages, `repeat`
+n equal ones that are compiled once, and `shared` n stages with one codebook.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from vqvae_jax.quantizers.combinators.composition import (
     edit_members,
     edit_shared,
     init_members,
-    join,
+    join_outputs,
     member_keys,
     split_streams,
 )
@@ -41,27 +41,30 @@ from vqvae_jax.saving.describe import described
 def residual(
     *qs: Quantizer, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
-    """Each stage quantizes what the ones before left over (arXiv:2107.03312, arXiv:2203.01941).
+    """Residual quantization: each stage quantizes the residual of the stages before it.
 
-    r_1 = z, r_{i+1} = r_i - sg[q_i(r_i)], quantized = estimator(z, sum_i q_i(r_i)). The losses of a
-    stage are means over the rows that it saw, and add up by name over the stages. They move z and
-    the stage's own codes, never those of another stage. With one stage this is that stage.
+    arXiv:2107.03312, arXiv:2203.01941. r_1 = z, r_{i+1} = r_i - sg[q_i(r_i)], and quantized =
+    estimator(z, sum_i q_i(r_i)). The losses of a stage are means over the rows that it sees, and
+    add up by name over the stages. They move z and the stage's own codes, never those of another
+    stage. With one stage the result equals it.
 
-    A prefix of the streams is a coarser code: where the later ones are -1, `decode` gives the sum
-    of the first stages. With -1 in all streams but i, it decodes `arange(K)` to the codebook of
-    stage i.
+    A prefix of the streams is a coarser code: if the later ones are -1, `decode` gives the sum of
+    the first stages. With -1 in all streams but i, it decodes `arange(K)` to the codebook of stage
+    i.
 
     Args:
         *qs: the stages, all of the same D. Params and state are {"0": ..., "1": ...}.
-        estimator: `(z_e, z_q) -> z_q`, one for the sum, whose gradient to z_q goes on through the
-            stages' own. None keeps theirs alone: r_{i+1} = r_i - q_i(r_i), and quantized is the sum
-            of what they return, which is how stages learn whose params move by the gradient of
-            `quantized` (Gumbel, DiVeQ, the way back of `project`): under an estimator they don't.
-        dropout: None, or `quantizer_dropout()`: rows that use only the first stages in training.
+        estimator: gradient estimator `(z_e, z_q) -> z_q` for the sum; a gradient that it passes to
+            z_q goes on through the stages' own estimators. None uses these alone:
+            r_{i+1} = r_i - q_i(r_i), and quantized is the sum of what the stages return. Stages
+            whose params learn by the gradient of `quantized` (Gumbel, DiVeQ, the up-projection of
+            `project`) need None, since under an estimator they don't learn.
+        dropout: None, or `quantizer_dropout()`, by which some examples use only the first stages in
+            training.
 
     Raises:
         ValueError: if there is no stage, or their D differ.
-        TypeError: if a stage is no Quantizer.
+        TypeError: if a stage is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -85,16 +88,17 @@ def residual(
         for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
             member = params[str(i)], state[str(i)]
             stage = partial(q.apply, *member, train=train, key=k, axis_name=axis_name)
-            # Weight 0 makes dropped examples invalid rows: index -1, quantized 0, no statistics.
+            # Weight 0 makes the rows of dropped examples invalid: index -1, vector 0, no
+            # statistics.
             seen = jnp.where(i < depths, rows.weights, 0)
             carry, out, new[str(i)] = advance(stage, carry, seen, estimator)
             outs.append(out)
         quantized = estimate(estimator, len(qs), rows.z, carry[1]).astype(z.dtype)
-        return join(outs, quantized, rows), new if train else state
+        return join_outputs(outs, quantized, rows), new if train else state
 
     def decode(params, state, indices):
         check_indices(indices, vocab)
-        # Added in the order of `apply`: another one would give other bits.
+        # Added in the order of `apply`, since another order would give other bits.
         total = jnp.zeros((*indices.shape[:-1], qs[0].dim), jnp.float32)
         for i, (q, codes) in enumerate(zip(qs, split_streams(qs, indices), strict=True)):
             total = total + q.decode(params[str(i)], state[str(i)], codes)
@@ -109,18 +113,18 @@ def residual(
 def repeat(
     q: Quantizer, n: int, *, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
-    """`residual(*[q] * n)` compiled once, however large n is: a scan over the stages.
+    """Repeats a stage n times: `residual(*[q] * n)` as a scan, which compiles the stage once.
 
-    Params and state are q's, stacked along a new first axis of n.
+    Params and state are q's, stacked along a new first axis of size n.
 
     Args:
         q: the stage.
-        n: how many of it.
+        n: number of stages.
         estimator, dropout: as in `residual`.
 
     Raises:
         ValueError: if n is not an integer >= 1.
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -148,7 +152,7 @@ def repeat(
         members = params, state, stacked_keys(key, n)
         total, outs, new = scan_stages(stage, members, n, rows, depths, estimator)
         quantized = estimate(estimator, n, rows.z, total).astype(z.dtype)
-        return join(outs, quantized, rows), new if train else state
+        return join_outputs(outs, quantized, rows), new if train else state
 
     def decode(params, state, indices):
         check_indices(indices, q.vocab * n)
@@ -156,7 +160,7 @@ def repeat(
 
     def edit(params, state, fn, stream):
         i, stream = divmod(stream, len(q.vocab))
-        # As JAX arrays, since loaded ones may be NumPy's, which have no `.at`.
+        # Converted to JAX arrays, since loaded ones may be NumPy arrays, which have no `.at`.
         stacked = jax.tree.map(jnp.asarray, (params, state))
         own, own_state = jax.tree.map(lambda a: a[i], stacked)
         new = edit_codes(q, own, own_state, fn, stream)
@@ -170,21 +174,21 @@ def repeat(
 def shared(
     q: Quantizer, n: int, *, estimator: Estimator | None = straight_through, dropout: Dropout = None
 ) -> Quantizer:
-    """n residual stages with one codebook, as in RQ-VAE (arXiv:2203.01941, section 3.1).
+    """Residual quantization with one codebook for n stages (RQ-VAE, arXiv:2203.01941, section 3.1).
 
-    The rows r_1 .. r_n of all stages make one update of the state, not n in a row; it chooses codes
-    once more, so a stochastic q draws others for it. On the first batch, codebooks that are fitted
-    to data (`kmeans()`) are fitted to each stage's rows for the outputs, and once to the rows of
-    all stages for the state.
+    The rows r_1 .. r_n of all stages make one update of the state instead of n successive ones.
+    This update chooses codes anew, so a stochastic q draws different ones for it. On the first
+    batch, codebooks that are fitted to data (`kmeans()`) are fitted to each stage's rows for the
+    outputs, and once to the rows of all stages for the state.
 
     Args:
         q: the stage, whose params and state are those of the whole.
-        n: how many of it.
+        n: number of stages.
         estimator, dropout: as in `residual`.
 
     Raises:
         ValueError: if n is not an integer >= 1.
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -209,14 +213,14 @@ def shared(
         keys = stacked_keys(key, n)
         total, outs, (r, seen) = scan_stages(stage, keys, n, rows, depths, estimator)
         quantized = estimate(estimator, n, rows.z, total).astype(z.dtype)
-        # New states of the stages are dropped: each is the old codebook moved by one stage's rows.
-        # Instead q sees the rows of all stages as one batch, chooses their codes again, and its
-        # Output is dropped. Stages are the last axis, so that rows are in the same order however
-        # they are divided among devices.
+        # The stages' new states are dropped, since each is the old codebook moved by one stage's
+        # rows only. Instead q sees the rows of all stages as one batch, for which it chooses codes
+        # again, and that Output is dropped. Stages go last among the axes of rows, so that rows are
+        # in the same order however they are divided among devices.
         if train:
             r, seen = jnp.moveaxis(r, 0, -2), jnp.moveaxis(seen, 0, -1)
             state = q.apply(sg(params), state, r, key=key, mask=seen, **options)[1]
-        return join(outs, quantized, rows), state
+        return join_outputs(outs, quantized, rows), state
 
     def decode(params, state, indices):
         check_indices(indices, q.vocab * n)

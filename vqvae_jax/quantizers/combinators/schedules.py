@@ -1,4 +1,4 @@
-"""Scheduled hyper-parameters, and optax's schedules and optimizers as descriptions."""
+"""Scheduled hyper-parameters, and optax schedules and optimizers with a JSON description."""
 
 import dataclasses
 import inspect
@@ -32,18 +32,18 @@ class Transformation(Described):
 
 @described
 def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
-    """Schedule or optimizer of optax, `name(*args, **kwargs)`, with equality, pickle and JSON.
+    """Makes the schedule or optimizer optax.name(*args, **kwargs), with equality, pickle and JSON.
 
     Args:
-        name: of a public function of optax.
-        *args, **kwargs: its arguments: numbers, tuples, and what `from_optax` made.
+        name: name of a public function of optax.
+        *args, **kwargs: its arguments: numbers, tuples, and results of `from_optax`.
 
     Returns:
-        A schedule, a function of the count; or a transformation with `init` and `update`, accepted
-        wherever optax takes one.
+        A schedule, which is a function of the count, or a transformation with `init` and `update`,
+        which optax accepts like its own.
 
     Raises:
-        ValueError: if optax has no such function, or it makes neither of both.
+        ValueError: if optax has no such function, or it makes neither of the two.
         TypeError: if an argument is a dict, which has no hash, or optax refuses the arguments.
 
     Example:
@@ -52,12 +52,13 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
         >>> from_optax("sgd", 0.1, momentum=0.9)
         from_optax('sgd', 0.1, momentum=0.9)
     """
-    # The name may come from a file: no private function, nothing imported from elsewhere, and none
-    # that does more than to build.
+    # The name may come from an untrusted file. Allowed are only public functions of optax itself,
+    # nothing that it imports, and only those that merely build something.
     public = isinstance(name, str) and not name.startswith("_")
     factory = vars(optax).get(name) if public else None
     if not inspect.isfunction(factory) or not makes_update(factory):
         raise ValueError(f"name must be that of a schedule or optimizer of optax, got {name!r}")
+    # Remembered calls are hashed, since quantizers are static arguments of jit.
     if any(isinstance(value, Mapping) for value in (*args, *kwargs.values())):
         raise TypeError(f"{name}: a dict has no hash; schedules are put together by join_schedules")
     made = factory(*args, **kwargs)
@@ -69,9 +70,10 @@ def from_optax(name: str, *args, **kwargs) -> Function | Transformation:
 
 
 def makes_update(factory: Callable) -> bool:
-    """True if a function of optax is annotated to return a function or a transformation.
+    """Returns whether a function of optax is annotated to return a function or a transformation.
 
-    Others compute at once, some in as many steps as an argument says: no description calls them.
+    Others compute at once, some for as many steps as an argument says, so a description must not
+    call them.
     """
     returns = str(factory.__annotations__.get("return"))
     return any(word in returns for word in ("GradientTransformation", "Callable", "Schedule"))
@@ -81,20 +83,21 @@ def makes_update(factory: Callable) -> bool:
 def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
     """Makes hyper-parameters of q follow schedules, as optax.inject_hyperparams does.
 
-    Training call number t = 0, 1, ... uses the values at t, eval mode those at the present count;
-    metrics hold them by name. The count advances with each training call that has a valid
-    row. State is {"count", "inner": q's}, params are q's, and q itself initialises both.
+    Training call number t = 0, 1, ... uses the values at t, and eval mode those at the present
+    count; metrics hold them by name. The count advances with each training call that has a valid
+    row. State is {"count", "inner": q's}; params are q's, and q initialises both.
 
     Args:
-        q: made by a factory under `@described`, whose arguments may be traced arrays.
-        **schedules: by the parameter's name in that call, `(count) -> value`, a scalar:
-            `from_optax(...)` or any function of the int32 count. What decides about shapes, such
-            as `size`, can't be scheduled.
+        q: quantizer made by a factory under `@described`, whose arguments may be traced arrays.
+        **schedules: for each parameter of that factory by name, a function of the int32 count to a
+            scalar, such as `from_optax(...)`. Parameters that determine shapes, such as `size`,
+            can't be scheduled.
 
     Raises:
-        ValueError: if there is no schedule, q does not remember its call, or a name is none of its
-            parameters that are real numbers.
-        TypeError: if q is no Quantizer, or a schedule no function of the count to a scalar.
+        ValueError: if there is no schedule, q does not remember its call, or a name is not that of
+            a real-valued parameter.
+        TypeError: if q is not a Quantizer, or a schedule is not a function of the count to a
+        scalar.
 
     Example:
         >>> import vqvae_jax as vj
@@ -109,8 +112,8 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
     call = check_call(q)
     check_schedules(call, schedules)
 
-    # The factory is called anew in each trace, with arrays in place of numbers: values are computed
-    # within the compiled step, so that a new one compiles nothing.
+    # The factory is called anew in each trace, with traced arrays in place of numbers. The values
+    # are computed within the compiled step, so that a new value compiles nothing.
     def present(state) -> tuple[Quantizer, dict[str, Array]]:
         count = state["count"]
         values = {n: jnp.asarray(fn(count), jnp.float32) for n, fn in schedules.items()}
@@ -127,7 +130,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
         out = out._replace(metrics=out.metrics | sg(values))
         if not train:
             return out, state
-        # The count is not the optimizer's: a batch without a valid row changes nothing here either.
+        # A count of its own, since an optimizer's also advances on batches without a valid row.
         some = valid_rows(z, mask, axis_name).some
         return out, {"count": state["count"] + some, "inner": inner}
 
@@ -144,7 +147,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
 def check_call(q: Quantizer) -> Call:
     """Returns the call that made q; raises a ValueError if it is not remembered."""
     if q.call is None:
-        raise ValueError("needs a quantizer that a factory under @described made, got one without")
+        raise ValueError("needs a quantizer made by a factory under @described, got one without")
     return q.call
 
 
@@ -159,15 +162,15 @@ def check_schedules(call: Call, schedules: Mapping[str, Any]) -> None:
     for name, schedule in schedules.items():
         if not callable(schedule):
             raise TypeError(f"{name} must be a function of the count, got {schedule!r}")
-        # By shapes alone: building a quantizer computes nothing and needs no device.
+        # Only shapes are evaluated, so that building a quantizer computes nothing.
         value = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         if getattr(value, "shape", None) != ():
             raise TypeError(f"the schedule of {name} must return a scalar, got {value}")
 
 
 def is_real(factory: Callable, name: str, value: Any) -> bool:
-    """True if a parameter's value is a real number and its annotation is not an integer."""
-    # People write 1 for 1.0: the value alone does not tell a weight from a size.
+    """Returns whether a parameter's value is a number and its annotation is not an integer."""
+    # People write 1 for 1.0, so the value alone does not tell a weight from a size.
     parameter = inspect.signature(factory).parameters.get(name)
     integer = parameter is not None and parameter.annotation in (int, "int")
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Stages of a residual quantizer: one step, and n equal ones as a scan that is compiled once."""
+"""Stages of a residual quantizer: a single stage, and n equal ones as a scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,17 +15,17 @@ from vqvae_jax.reductions import Rows
 
 
 def stacked_keys(key, n: int):
-    """`member_keys` as one array for a scan."""
+    """The keys of `member_keys` as one array, for a scan."""
     if key is None:
         return None
     return key[None] if n == 1 else jax.random.split(key, n)
 
 
 def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator: Estimator | None):
-    """Runs one stage: returns (residual, sum so far), its Output, and what else it returns."""
+    """Runs one stage; returns (residual, sum so far), its Output, and its extra result."""
     r, total = carry
     out, extra = stage(r, mask=seen)
-    # sg: else the losses of later stages would move the codes of this one, through the residual.
+    # Without sg the losses of later stages would move the codes of this one, through the residual.
     taken = out.quantized if estimator is None else sg(out.quantized)
     return (r - taken, total + out.quantized), out, extra
 
@@ -33,15 +33,15 @@ def advance(stage: Callable, carry: tuple[Array, Array], seen: Array, estimator:
 def scan_stages(stage: Callable, members, n: int, rows: Rows, depths, estimator: Estimator | None):
     """Scans `advance` over n stages `(member, r, mask) -> (Output, extra)`, compiled once.
 
-    Returns the sum, the list of Outputs (without `quantized`, which would fill memory n times), and
-    what the stages returned beside, stacked.
+    Returns the sum, the list of Outputs (without `quantized`, which would take memory n times), and
+    the stages' extra results, stacked.
     """
 
     def step(carry, x):
         i, member = x
         seen = jnp.where(i < depths, rows.weights, 0)
         carry, out, extra = advance(partial(stage, member), carry, seen, estimator)
-        # The sum is in the carry: of `quantized` nothing need be stacked.
+        # The carry holds the sum, so `quantized` need not be stacked.
         return carry, (out._replace(quantized=None), extra)
 
     start = rows.z, jnp.zeros_like(rows.z)
@@ -54,20 +54,20 @@ def scan_sum(
 ) -> Float[Array, "*rows D"]:
     """Sums `decode(codes, *member)` over n stages q in the order of `scan_stages`, bit by bit.
 
-    `members` are arrays that are stacked along a first axis of stages.
+    The arrays of `members` are stacked along a first axis of stages.
     """
     streams = jnp.stack(split_streams([q] * n, indices))
 
     def step(total, stage):
         return total + decode(*stage), None
 
-    # like the indices: under shard_map the carry must vary over the devices as they do
+    # zeros_like, because under shard_map the carry must vary over devices as the indices do.
     start = jnp.zeros_like(indices, jnp.float32, shape=(*indices.shape[:-1], q.dim))
     return jax.lax.scan(step, start, (streams, *members))[0]
 
 
 def unstack(outs: Output, n: int) -> list[Output]:
-    """Splits the Outputs that a scan has stacked into a list."""
+    """Splits the Outputs that a scan stacked into a list."""
     parts = jax.tree.map(jnp.unstack, outs)
     return [jax.tree.map(lambda _, part, i=i: part[i], outs, parts) for i in range(n)]
 
@@ -75,6 +75,6 @@ def unstack(outs: Output, n: int) -> list[Output]:
 def estimate(
     estimator: Estimator | None, n: int, z: Float[Array, "*rows D"], total: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """Gives the sum the gradient of the estimator; a single stage keeps its own."""
-    # With n = 1 the combinator is its stage, gradients included: a law that tests check.
+    """Gives the sum the gradient of the estimator; a single stage keeps its own gradient."""
+    # Tests check that a combinator of one stage equals the stage, gradients included.
     return total if estimator is None or n == 1 else estimator(z, total)

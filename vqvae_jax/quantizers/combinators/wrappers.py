@@ -23,9 +23,9 @@ def project(q: Quantizer, dim: int) -> Quantizer:
     """Quantizes in a few dimensions: factorised codes (arXiv:2110.04627, section 3.2).
 
     quantized = q(z W_down) W_up, with params["down"] `[dim, q.dim]` and params["up"]
-    `[q.dim, dim]` beside params["inner"]; both begin as N(0, 1 / fan-in). The losses are q's, in
-    its space: they move "down", and the task moves both. There is no bias, unlike in other
-    implementations: with one, codes that were not sent would not decode to 0.
+    `[q.dim, dim]`, drawn from N(0, 1 / fan-in), besides params["inner"]. The losses are q's, in its
+    narrow space, and move "down"; the task moves both. Unlike in other implementations there is no
+    bias, with which codes that were not sent would not decode to 0.
 
     Args:
         q: the quantizer, of the small width.
@@ -33,7 +33,7 @@ def project(q: Quantizer, dim: int) -> Quantizer:
 
     Raises:
         ValueError: if dim is not an integer >= 1.
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -52,6 +52,7 @@ def project(q: Quantizer, dim: int) -> Quantizer:
             n: jax.random.normal(k, shapes[n], jnp.float32)
             for n, k in zip(shapes, keys, strict=True)
         }
+        # np.float32, because a NumPy float64 would widen the weights under x64.
         return {name: w / np.sqrt(w.shape[0], dtype=np.float32) for name, w in drawn.items()}, {}
 
     def down(params, state, z):
@@ -65,17 +66,17 @@ def project(q: Quantizer, dim: int) -> Quantizer:
 
 @described
 def normalize(q: Quantizer, fn: Callable[[Array], Array]) -> Quantizer:
-    """Quantizes fn(z): quantized lies where fn maps to, and its gradient goes through fn.
+    """Quantizes fn(z): `quantized` lies in the range of fn, and its gradient passes through fn.
 
-    With `unit`, z / |z|, and unit codes the nearest code is that of the largest cosine.
+    With fn = `unit`, z / |z|, and unit codes, the nearest code has the largest cosine.
 
     Args:
         q: the quantizer. Params and state are {"inner": q's}.
-        fn: `[..., D] -> [..., D]`, row by row; its gradient must be finite at 0, which is what
-            invalid rows are replaced by.
+        fn: row-wise map `[..., D] -> [..., D]`; its gradient must be finite at 0, the value of
+            invalid rows.
 
     Raises:
-        TypeError: if q is no Quantizer, or fn no function.
+        TypeError: if q is not a Quantizer, or fn not a function.
 
     Example:
         >>> import vqvae_jax as vj
@@ -88,23 +89,23 @@ def normalize(q: Quantizer, fn: Callable[[Array], Array]) -> Quantizer:
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of z, got {fn!r}")
-    # No `undo`: fn need not have an inverse, so codes are edited as q has them.
+    # No `undo`, since fn need not have an inverse: codes are edited as q holds them.
     return around(q, lambda params, state, z: fn(z), lambda params, state, z_q: z_q)
 
 
 @described
 def scale(q: Quantizer, s: Number) -> Quantizer:
-    """Scales rows and codes, s q(z / s): for a q made for another size, as a lattice of step 1.
+    """Scales rows and codes, s q(z / s), for a q of another scale, such as a lattice of step 1.
 
-    Its losses are q's, of z / s.
+    The losses are q's at z / s.
 
     Args:
         q: the quantizer. Params and state are {"inner": q's}.
-        s: the scale, > 0.
+        s: scale, > 0.
 
     Raises:
         ValueError: if s is not positive and finite.
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -125,16 +126,16 @@ def scale(q: Quantizer, s: Number) -> Quantizer:
 
 @described
 def rotate(q: Quantizer) -> Quantizer:
-    """Rotates rows, R^T q(R z), by a fixed random orthogonal R: outliers spread over all channels.
+    """Rotates rows by a fixed random orthogonal R, R^T q(R z), to spread outliers over channels.
 
-    Incoherence processing (arXiv:2307.13304): for quantizers that treat the channels one by one.
-    R `[D, D]` is drawn by `init`, kept in state["rotation"], and nothing moves it.
+    This is incoherence processing (arXiv:2307.13304), for quantizers that treat channels one by
+    one. `init` draws R `[D, D]` and keeps it in state["rotation"], where nothing moves it.
 
     Args:
         q: the quantizer. Params are {"inner": q's}, state is {"inner": q's, "rotation": R}.
 
     Raises:
-        TypeError: if q is no Quantizer.
+        TypeError: if q is not a Quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -148,7 +149,7 @@ def rotate(q: Quantizer) -> Quantizer:
     def draw(key):
         return {}, {"rotation": jax.random.orthogonal(key, q.dim, dtype=jnp.float32)}
 
-    # R is state: as params a gradient would move it, and it would be orthogonal no longer.
+    # R is state, because as a parameter it would be moved by gradients and cease to be orthogonal.
     def forth(params, state, z):
         return times(z, state["rotation"].T)
 
@@ -167,11 +168,11 @@ def around(
     draw: Callable[[Any], tuple[dict, dict]] | None = None,
     undo: Map | None = None,
 ) -> Quantizer:
-    """Composes after(q(before(z))); q's params and state are "inner" beside those `draw` makes.
+    """Composes after(q(before(z))); q's params and state are "inner", besides what `draw` makes.
 
-    `before` and `after` are `(params, state, rows) -> rows` and map row by row; `after` maps 0 to
-    0, so that what was not sent decodes to 0. `undo` is the inverse of `after`, if it is linear and
-    has one: codes `[K, D]` are then edited as they are decoded, else as q has them.
+    `before` and `after` are row-wise maps `(params, state, rows) -> rows`; `after` maps 0 to 0, so
+    that codes not sent decode to 0. `undo` is the inverse of `after`, if that is linear and has
+    one: codes `[K, D]` are then edited as they decode, otherwise as q holds them.
     """
     check_members([q])
     dim = q.dim if dim is None else dim
@@ -180,7 +181,7 @@ def around(
         return rounded(after(params, state, z_q))
 
     def init(key):
-        if draw is None:  # the very key, so that q begins as it would alone
+        if draw is None:  # the key itself, so that q starts as it would alone
             params, state = q.init(key)
             return {"inner": params}, {"inner": state}
         key_inner, key_own = jax.random.split(key)
@@ -190,11 +191,12 @@ def around(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
-        # Invalid rows are 0 by now, which q would take for valid: the weights tell it.
+        # Invalid rows are 0 by now, which q would take for valid rows but for the weights.
         options = {"train": train, "key": key, "mask": rows.weights, "axis_name": axis_name}
         inner = params["inner"], state["inner"]
         out, new = q.apply(*inner, before(params, state, rows.z), **options)
         quantized = back(params, state, out.quantized).astype(z.dtype)
+        # q finds no invalid rows, because they are 0 by now: the ones dropped here are added.
         out = out._replace(quantized=quantized, metrics=report_rows(out.metrics, rows))
         return out, state | {"inner": new} if train else state
 
@@ -203,7 +205,7 @@ def around(
 
     def edit(params, state, fn, stream):
         def below(e):
-            if undo is None or e.shape[-1] != q.dim:  # of a slice, or of few dimensions
+            if undo is None or e.shape[-1] != q.dim:  # codes of a slice, or of a narrow space
                 return fn(e)
             return undo(params, state, fn(after(params, state, e)))
 
@@ -215,15 +217,16 @@ def around(
 
 
 def rounded(x: Array) -> Array:
-    """Returns x such that a compiler can't contract it and a following sum into a multiply-add.
+    """Returns x, so that a compiler can't contract it and a following sum into a multiply-add.
 
-    A multiply-add rounds once instead of twice; in `decode` and not in `apply`, bits would differ.
+    A multiply-add rounds once instead of twice, and compiled into `decode` but not into `apply` it
+    would make their last bits differ.
     """
-    # A clip that changes no finite number, yet stands between product and sum.
+    # A clip that changes no finite number, but stands between the product and the sum.
     largest = float(np.finfo(np.float32).max)
     return jnp.clip(x, -largest, largest)
 
 
 def times(x: Array, w: Array) -> Array:
-    """Matrix product x w in full float32 precision, also where the default is less."""
+    """Matrix product x w in full float32 precision, whatever the default on this device."""
     return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)
