@@ -94,7 +94,7 @@ CALLS = {
     "the bottom alone": (lambda: LEVELS("detokenize", [BOTTOM]),
         r"an entry for each of 2 levels, top-down, None .* got 1: \(2, 4, 4, 1\)"),
     "levels from the bottom up": (lambda: LEVELS("detokenize", [BOTTOM, TOP]),
-        r"a level must have the batch and grid that the decoder above makes, \(2, 8, 8\)"),
+        r"a level must have the batch and grid of the decoder above, \(2, 8, 8\)"),
     "rank of a level": (lambda: LEVELS("detokenize", [TOP[:, 0], None]),
         r"^level 0 must be \[B, 2 axes of the grid, 1 streams\], got shape \(2, 2, 1\)"),
     "grid of a pyramid": (lambda: PYRAMID("tokenize", jnp.zeros((2, 4, 4, 1))),

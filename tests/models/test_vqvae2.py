@@ -243,5 +243,5 @@ def test_errors(as_users):
     uneven = VQVAE2(
         (halving(4, 3), halving(1, 4)), (vj.vq(4, 3),) * 2, (Decoder(4, 3), doubling(1, 7))
     )
-    with pytest.raises(ValueError, match=r"decoder above makes, \(\d+, 8, 8\), got \(\d+, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"decoder above, \(\d+, 8, 8\), got \(\d+, 4, 4\)"):
         uneven.init(KEY, X)

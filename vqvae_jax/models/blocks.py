@@ -17,22 +17,24 @@ from vqvae_jax.models.masks import of_rows, within
 class Encoder(nn.Module):
     """Convolutional encoder, x [B, *spatial, channels] -> z_e [B, *spatial / 2^downsamplings, dim].
 
-    arXiv:1711.00937, 4.1: strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1
-    convolution to dim. One, two or three spatial axes; each must be divisible by 2^downsamplings.
+    Strided 4x4 convolutions, a 3x3 one, residual blocks, and a 1x1 convolution to dim
+    (arXiv:1711.00937, 4.1), over one, two or three spatial axes, each divisible by 2^downsamplings.
 
-    With a mask of the samples, `[B, *spatial]`, an example is encoded as if it stood alone, padded
-    with zeros to the next multiple of 2^downsamplings: what is beyond is 0 before each convolution,
-    as the zeros are with which convolutions pad. A place of z_e is real if any of its samples is.
+    With a mask of the samples, `[B, *spatial]`, each example is encoded as if it stood alone,
+    padded with zeros to the next multiple of 2^downsamplings: padding is set to 0 before each
+    convolution, like the zeros with which convolutions themselves pad. A place of z_e is real if
+    any of its samples is.
 
     Attributes:
-        channels: of x.
+        channels: channels of x.
         dim: D, the width of the codes.
-        width: channels inside.
-        downsamplings: how often each side is halved; a tuple has one number for each spatial axis,
-            such as (1, 2, 2) for video. Axes with fewer are halved by the last of the convolutions.
+        width: number of hidden channels.
+        downsamplings: number of times each side is halved, or a tuple with a number for each
+            spatial axis, such as (1, 2, 2) for video; axes with fewer are halved by the last
+            convolutions.
         depth: number of residual blocks.
-        groups: of the 3x3 convolutions in the residual blocks.
-        dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
+        groups: groups of the 3x3 convolutions in the residual blocks.
+        dtype: dtype of the activations, "float32" or "bfloat16"; parameters are float32.
 
     Example:
         >>> import jax
@@ -64,12 +66,12 @@ class Encoder(nn.Module):
             x = within(x, mask)
             sides = (side // 2**n for side, n in zip(x.shape[1:-1], halvings, strict=True))
             real = of_rows(mask, jnp.empty((x.shape[0], *sides, 0)))
-        # Padding is set to 0 before each convolution: after a bias and a relu it no longer is,
-        # and would leak into the samples beside it, which alone see zeros there.
+        # Padding is set to 0 before each convolution: after a bias and a relu it no longer is 0 and
+        # would leak into its neighbours, which in an example that stands alone see zeros there.
         for i in reversed(range(max(halvings))):
             width = self.width if i == 0 else max(self.width // 2, 1)
             strides = tuple(2 if i < n else 1 for n in halvings)
-            # 4 taps for stride 2 see each sample equally often; 3 would favour every second one.
+            # With stride 2, 4 taps see each sample equally often; 3 would favour every second one.
             taps = tuple(4 if s == 2 else 3 for s in strides)
             x = within(nn.relu(Conv(width, taps, strides, dtype=self.dtype)(x)), real)
         x = Conv(self.width, (3,) * rank, dtype=self.dtype)(x)
@@ -77,21 +79,21 @@ class Encoder(nn.Module):
         return Conv(self.dim, (1,) * rank, dtype=self.dtype)(x)
 
     def check(self, x: Array) -> None:
-        """Raises unless x has the channels, sides and rank that the module takes."""
+        """Raises unless x has the rank, sides and channels that the module takes."""
         check_input("x", x, self.channels, self.downsamplings, spatial_axes(self))
 
 
 class Decoder(nn.Module):
     """Decoder z_q [B, *grid, dim] -> x' [B, *grid * 2^upsamplings, channels], mirror of `Encoder`.
 
-    With a mask of the rows, `[B, *grid]`, an example is decoded as if it stood alone; the rest of
-    x' is 0.
+    With a mask of the rows, `[B, *grid]`, each example is decoded as if it stood alone, and the
+    rest of x' is 0.
 
     Attributes:
-        channels: of x'.
+        channels: channels of x'.
         dim: D, the width of the codes.
         width, depth, groups, dtype: as in `Encoder`; x' is float32.
-        upsamplings: how often each side is doubled, as `Encoder.downsamplings`.
+        upsamplings: number of times each side is doubled, as `Encoder.downsamplings`.
     """
 
     channels: int = 1
@@ -116,12 +118,12 @@ class Decoder(nn.Module):
         for i in range(last + 1):
             width = self.channels if i == last else max(self.width // 2, 1)
             doubled = tuple(i < n for n in doublings)
-            # `within` spreads the mask over sides that have been doubled any number of times.
+            # `within` repeats the mask along sides that have been doubled any number of times.
             x = Upsample(width, self.dtype, doubled)(within(x, mask))
             x = x if i == last else nn.relu(x)
         if last < 0:
             x = Conv(self.channels, (1,) * rank, dtype=self.dtype)(x)
-        # float32 also for bfloat16 activations: losses are differences of close numbers.
+        # float32 even for bfloat16 activations, since losses are differences of close numbers.
         return within(x.astype(jnp.float32), mask)
 
     def check(self, z_q: Array) -> None:
@@ -155,14 +157,15 @@ class ResidualStack(nn.Module):
 class Upsample(nn.Module):
     """Doubles each side: the transposed convolution of 4 taps and stride 2, in sub-pixel form.
 
-    Each output pixel of that layer sees 2 input pixels along each axis, so that it equals one plain
-    convolution of 2 taps to 2^rank times the features, whose channels are then dealt to the pixels.
-    Same function, same number of parameters; the gradient is several times faster on XLA CPU.
+    Each output pixel of that layer sees 2 input pixels along each axis. It therefore equals a plain
+    convolution of 2 taps to 2^rank times the features, whose channels are then rearranged into
+    pixels. Function and number of parameters are the same; the gradient is several times faster on
+    XLA CPU.
 
     Attributes:
         features: channels of the output.
-        dtype: of the activations.
-        doubled: which axes are doubled, one bool for each, None for all; the others have 3 taps.
+        dtype: dtype of the activations.
+        doubled: bools that say which axes are doubled, None for all; the others have 3 taps.
     """
 
     features: int
@@ -177,21 +180,21 @@ class Upsample(nn.Module):
         factors = tuple(2 if d else 1 for d in self.doubled or (True,) * rank)
         phases = list(itertools.product(*map(range, factors)))
         kernel = tuple(2 if factor == 2 else 3 for factor in factors)
-        # Padded by hand: XLA CPU takes ten times as long for a convolution that pads by 1 and 1.
+        # Padded explicitly: XLA CPU takes ten times as long for a convolution that pads by 1 and 1.
         x = jnp.pad(x, ((0, 0), *[(1, 1)] * rank, (0, 0)))
         features = len(phases) * self.features
         y = Conv(features, kernel, padding="VALID", use_bias=False, dtype=self.dtype)(x)
         y = y.reshape(*y.shape[:-1], len(phases), self.features)
-        # Output pixel 2i + p sees inputs i - 1 + p and i + p: so phase p of the padded
-        # convolution begins at p.
+        # Output pixel 2i + p sees inputs i - 1 + p and i + p, so phase p begins at place p of the
+        # padded convolution.
         y = [y[(slice(None), *window(p, sides), i)] for i, p in enumerate(phases)]
         y = jnp.stack(y, axis=-2).reshape(batch, *sides, *factors, self.features)
         between = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
         y = y.transpose(0, *between, 1 + 2 * rank)
         large = (factor * side for factor, side in zip(factors, sides, strict=True))
         y = y.reshape(batch, *large, self.features)
-        # One bias for a feature, added after the pixels are dealt: one for each phase would be a
-        # function that the transposed convolution does not have.
+        # One bias for each feature, added after the rearrangement: a bias for each phase would
+        # allow functions that the transposed convolution can't represent.
         return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
             y.dtype
         )
@@ -202,9 +205,9 @@ class MLP(nn.Module):
 
     Attributes:
         features: width of the output.
-        width: of the hidden layers.
+        width: width of the hidden layers.
         depth: number of hidden layers.
-        dtype: of the activations; the output is float32.
+        dtype: dtype of the activations; the output is float32.
     """
 
     features: int
@@ -223,9 +226,9 @@ class MLP(nn.Module):
         return nn.Dense(self.features, dtype=self.dtype)(x).astype(jnp.float32)
 
     def check(self, x: Array) -> None:
-        """Raises unless x is float, of the width that the module was made for at init."""
+        """Raises unless x is float and has the width that it had at init."""
         check_float("x", x)
-        # Flax would say only that a kernel named Dense_0 has another shape.
+        # Flax's own error would only name a kernel Dense_0 of another shape.
         first: Any = self.get_variable("params", "Dense_0", {})
         if "kernel" in first and x.shape[-1:] != first["kernel"].shape[:1]:
             width = first["kernel"].shape[0]

@@ -1,4 +1,4 @@
-"""Checks that the parts of a model fit each other and the arrays given, with errors that say so."""
+"""Checks that the parts of a model fit each other and their inputs, with errors that say so."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def innermost(module: nn.Module) -> nn.Module:
 
 
 def widths(module: nn.Module) -> tuple[int | None, int | None]:
-    """Number of channels a module takes and gives; None where its attributes don't say.
+    """Numbers of input and output channels of a module; None where its attributes don't say.
 
     Example:
         >>> widths(Encoder(channels=3, dim=8)), widths(Decoder(channels=3, dim=8)), widths(MLP(5))
@@ -33,13 +33,13 @@ def widths(module: nn.Module) -> tuple[int | None, int | None]:
 
 
 def check_link(giver: str, given: int | None, taker: str, taken: int | None) -> None:
-    """Raises a ValueError if one part gives another a width that it does not take."""
+    """Raises a ValueError if one part outputs a width that the next one does not take."""
     if given is not None and taken is not None and given != taken:
         raise ValueError(f"{giver} gives {given} channels, but {taker} takes {taken}")
 
 
 def check_autoencoder(encoder: nn.Module, width: int, decoder: nn.Module) -> None:
-    """Raises a ValueError unless both have the width of the quantizer between them."""
+    """Raises a ValueError unless encoder and decoder fit the width of the quantizer."""
     check_link("the encoder", widths(encoder)[1], "the quantizer", width)
     check_link("the quantizer", width, "the decoder", widths(decoder)[0])
 
@@ -53,13 +53,13 @@ def check_width(z: Array, width: int) -> None:
 
 
 def check_map(name: str, indices: Array, vocab: tuple[int, ...], decoder: nn.Module) -> None:
-    """Raises unless indices are codes `[B, *grid, Q]`, of the rank that the decoder was made for.
+    """Raises unless indices are codes `[B, *grid, Q]` of the rank that the decoder had at init.
 
     Args:
-        name: of the indices.
-        indices: ints.
-        vocab: the sizes K of the Q streams.
-        decoder: bound, so that its parameters tell the rank.
+        name: name of the indices in errors.
+        indices: integer indices.
+        vocab: sizes K of the Q streams.
+        decoder: a bound module, whose parameters tell the rank.
     """
     check_indices(indices, vocab)
     rank = spatial_axes(decoder) if isinstance(innermost(decoder), Decoder) else None
@@ -71,11 +71,11 @@ def check_map(name: str, indices: Array, vocab: tuple[int, ...], decoder: nn.Mod
 
 
 def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
-    """Raises unless x is what encoders that follow each other take, the last one first."""
+    """Raises unless x fits a chain of encoders, of which the last one takes x."""
     chain = [innermost(encoder) for encoder in encoders]
     if not all(isinstance(encoder, Encoder) for encoder in chain):
         return
-    # One with a number for each axis tells the rank for all; the others may hold one number.
+    # An encoder with a number for each axis tells the rank; the others may have a single number.
     known = (len(e.downsamplings) for e in chain if isinstance(e.downsamplings, Sequence))
     rank = next(known, max(x.ndim - 2, 1))
     each = [per_axis("downsamplings", encoder.downsamplings, rank) for encoder in chain]
@@ -85,10 +85,11 @@ def check_chain(x: Array, encoders: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def in_words(name: str, array: Array) -> Iterator[None]:
-    """Context manager: names the caller's array in errors where Flax names only a layer."""
+    """Context manager that names the caller's array in errors where Flax names only a layer."""
     try:
         yield
     except ScopeParamShapeError as error:
+        # Flax's text names the layer and both shapes; only its link to the documentation is cut.
         raise ValueError(
             f"{name} must have the axes and channels that the model was made for at init,"
             f" got shape {array.shape} ({str(error).split(' (http')[0]})"

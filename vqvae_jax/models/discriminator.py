@@ -1,4 +1,4 @@
-"""Patch discriminator for adversarial training: real or reconstructed, a logit for each patch."""
+"""Patch discriminator for adversarial training: a logit for each patch, real or reconstructed."""
 
 import math
 
@@ -14,17 +14,16 @@ from vqvae_jax.models.convolution import Conv
 class PatchDiscriminator(nn.Module):
     """PatchGAN discriminator, x [B, *spatial, C] -> a logit for each patch [B, *patches].
 
-    arXiv:1611.07004: `downsamplings` strided 4x4 convolutions of growing width, a 4x4 one, and one
-    to a logit: high where a patch looks real. One, two or three spatial axes of any sides.
-    Normalised by groups of channels of each example (arXiv:1803.08494), so that nothing depends on
-    the rest of the batch.
+    `downsamplings` strided 4x4 convolutions of growing width, a 4x4 one, and one to a logit, which
+    is high where a patch looks real (arXiv:1611.07004). There may be one, two or three spatial axes
+    of any sides. Group normalisation (arXiv:1803.08494) keeps examples independent of each other.
 
     Attributes:
-        width: channels after the first convolution; they double up to 8 times as many.
-        downsamplings: how often each side is halved; 2 give each logit a patch of 34 pixels along
-            an axis, 3 give 70.
-        groups: of channels, at most; each normalises what is common to it.
-        dtype: of the activations, "float32" or "bfloat16"; parameters and logits are float32.
+        width: channels after the first convolution, doubled with each up to 8 times as many.
+        downsamplings: number of times each side is halved; 2 give each logit a patch of 34 pixels
+            along an axis, 3 give 70.
+        groups: largest number of groups in group normalisation.
+        dtype: dtype of the activations, "float32" or "bfloat16"; parameters and logits are float32.
 
     Example:
         >>> import jax
@@ -50,8 +49,8 @@ class PatchDiscriminator(nn.Module):
             stride = 1 if i == self.downsamplings else 2
             x = Conv(features, kernel, stride, dtype=self.dtype)(x)
             if i > 0:
-                # The most groups that divide the features evenly. Batch normalisation, as in
-                # pix2pix, would tie examples together, and replicas too.
+                # The gcd divides the features evenly. Batch normalisation, as in pix2pix, would
+                # make examples depend on each other, and on the number of replicas.
                 groups = math.gcd(self.groups, features)
                 x = nn.GroupNorm(num_groups=groups, dtype=self.dtype)(x)
             x = nn.leaky_relu(x, 0.2)

@@ -1,4 +1,4 @@
-"""Checks of inputs of encoders and decoders: rank, channels, sides and dtype."""
+"""Checks of encoder and decoder inputs: rank, channels, sides and dtype."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from vqvae_jax.checks import check_float
 
 
 def check_dtype(dtype) -> None:
-    """Raises a ValueError unless activations can be of this dtype."""
+    """Raises a ValueError unless this dtype is a float one, fit for activations."""
     try:
         known = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
@@ -22,13 +22,13 @@ def check_dtype(dtype) -> None:
 
 
 def spatial_axes(module: nn.Module) -> int | None:
-    """Number of spatial axes that the module's parameters are for; None before init."""
+    """Number of spatial axes of the module's parameters; None before init."""
     first: Any = module.get_variable("params", "Conv_0", {})
     return first["kernel"].ndim - 2 if "kernel" in first else None
 
 
 def per_axis(name: str, n: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """Returns n as a tuple with a number for each of the spatial axes.
+    """Returns n as a tuple with one number for each spatial axis.
 
     Raises:
         ValueError: unless these are integers >= 0, one for each axis.
@@ -46,7 +46,7 @@ def per_axis(name: str, n: int | Sequence[int], rank: int) -> tuple[int, ...]:
 def check_input(
     name: str, x: Array, channels: int, halvings: int | Sequence[int], rank: int | None
 ) -> None:
-    """Raises unless x is float `[B, *spatial, channels]` of this rank, with sides to be halved."""
+    """Raises unless x is float `[B, *spatial, channels]` of this rank, with divisible sides."""
     check_float(name, x)
     if rank is None and isinstance(halvings, Sequence):
         rank = len(halvings)

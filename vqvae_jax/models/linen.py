@@ -13,10 +13,10 @@ from vqvae_jax.quantizers.base import RNG, STATE, KeyNeeded, Output, Quantizer
 
 
 class Quantize(nn.Module):
-    """A quantizer in a Linen module: its params in "params", its state in the collection `STATE`.
+    """Linen module of a quantizer, with its params in "params" and its state in collection `STATE`.
 
-    In training, `apply(..., train=True, mutable=[STATE], rngs={RNG: key})`; the key may be left out
-    where the quantizer needs none, and a ValueError says where it does.
+    Training calls `apply(..., train=True, mutable=[STATE], rngs={RNG: key})`. The key may be left
+    out if the quantizer needs none; a ValueError says if it does.
 
     Example:
         >>> import jax.numpy as jnp, vqvae_jax as vj
@@ -33,19 +33,19 @@ class Quantize(nn.Module):
         if not self.is_initializing():
             return
         params, state = self.quantizer.init(self.make_rng("params"))
-        # One name each, and not the same: ToNNX merges the collections into one namespace, and
-        # refuses a parameter and a state variable that are both called "q".
+        # Two different names, because ToNNX merges the collections into one namespace and refuses a
+        # parameter and a state variable of the same name.
         for collection, name, tree in (("params", "weights", params), (STATE, "state", state)):
             if jax.tree.leaves(tree):
                 self.put_variable(collection, name, tree)
 
     def tree(self):
-        """(params, state) of the quantizer."""
+        """Returns (params, state) of the quantizer."""
         found: Any = (
             self.get_variable("params", "weights", {}),
             self.get_variable(STATE, "state", {}),
         )
-        # Shapes alone, for which nothing is computed: they tell what the variables must hold.
+        # The shapes, which need no computation, tell what the variables must hold.
         shapes = jax.eval_shape(self.quantizer.init, jax.random.key(0))
         names = '"params"', f'"{STATE}", of what data moves'
         return tuple(complete(*three) for three in zip(found, shapes, names, strict=True))
@@ -53,30 +53,30 @@ class Quantize(nn.Module):
     def __call__(
         self, z: Float[Array, "*rows D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
-        """`Quantizer.apply`; in training the new state replaces the old one."""
-        # init with train=True must not move the state that it is about to return.
+        """Calls `Quantizer.apply`; in training the new state replaces the old one."""
+        # init with train=True must return the initial state, not one that has seen a batch.
         train = train and not self.is_initializing()
         key = self.make_rng(RNG) if train and self.has_rng(RNG) else None
         params, state = self.tree()
         with keys_from(f'rngs={{"{RNG}": key}}'), warnings.catch_warnings():
-            if self.is_initializing():  # no code can be fitted yet
+            if self.is_initializing():  # nothing can be fitted yet
                 warnings.filterwarnings("ignore", "the codebook was never fitted")
             out, new = self.quantizer.apply(
                 params, state, z, train=train, key=key, mask=mask, axis_name=axis_name
             )
-        # Quantizers without state must work where the collection is not mutable.
+        # Quantizers without state must work if the collection is not mutable.
         if train and jax.tree.leaves(state):
             self.put_variable(STATE, "state", new)
         return out
 
     def decode(self, indices: Int[Array, "*rows Q"]) -> Float[Array, "*rows D"]:
-        """`Quantizer.decode`: the vectors of these codes."""
+        """Calls `Quantizer.decode`, which returns the vectors of these codes."""
         return self.quantizer.decode(*self.tree(), indices)
 
 
 @contextmanager
 def keys_from(source: str) -> Iterator[None]:
-    """Context manager: errors about a missing key= name the source of keys in Flax instead."""
+    """Context manager that names Flax's source of keys in errors about a missing key=."""
     try:
         yield
     except KeyNeeded as error:
@@ -84,10 +84,10 @@ def keys_from(source: str) -> Iterator[None]:
 
 
 def complete(found: dict, shapes: dict, collection: str) -> dict:
-    """Fills `found` with the empty dicts of `shapes`, which files and Flax's collections drop.
+    """Adds to `found` the empty dicts of `shapes`, which files and Flax's collections drop.
 
     Raises:
-        ValueError: naming the collection and an array that it lacks.
+        ValueError: if an array is missing; the error names it and its collection.
     """
 
     def fill(name, shape):

@@ -1,4 +1,4 @@
-"""Padding masks of examples, of samples and of rows of codes, and their conversions."""
+"""Padding masks of examples, samples and rows of codes, and conversions between them."""
 
 import inspect
 
@@ -15,17 +15,17 @@ from vqvae_jax.data.value_range import Input
 def sequence_mask(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch n"]:
     """Padding mask of sequences of these lengths, padded to one size: i < length.
 
-    It serves as the mask of a `VQVAE` over signals `[B, size, C]`. For the frames of a video
-    `[B, size, H, W, C]`, which are real or padding as a whole, `mask[:, :, None, None]`.
+    Use it as the mask of a `VQVAE` over signals `[B, size, C]`. For video `[B, size, H, W, C]`,
+    whose frames are real or padding as a whole, use `mask[:, :, None, None]`.
 
     Args:
         lengths: ints `[*batch]` from 0 to size.
-        size: n, the length of all after padding.
+        size: n, the length of all sequences after padding.
 
     Raises:
-        TypeError: if the lengths are no integers.
-        ValueError: if one is negative or above the size; under jit a length is not known and counts
-            as the nearest of both.
+        TypeError: if the lengths are not integers.
+        ValueError: if a length is negative or exceeds the size; under jit, where lengths are not
+            known, it counts as 0 or as the size.
 
     Example:
         >>> sequence_mask([1, 3], 3).astype(int)
@@ -41,16 +41,16 @@ def sequence_mask(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*bat
 
 
 def of_rows(mask, z: Shaped[Array, "B *grid D"]):
-    """Converts a mask of examples, rows, or the samples that rows were made of to one of rows of z.
+    """Converts a mask of examples, of samples, or of rows to a mask of the rows of z.
 
-    Each row takes the greatest weight of its samples: it counts if any of them does.
+    Each row takes the greatest weight of its samples, so it counts if any of them does.
 
     Args:
         mask: None, or weights `[B]`, or `[B, *sides]`, each side 1 or a multiple of the grid's.
         z: `[B, *grid, D]`.
 
     Raises:
-        ValueError: if the mask has another shape.
+        ValueError: if the mask has none of these shapes.
 
     Example:
         >>> of_rows(jnp.array([[1, 1, 1, 0, 0, 0]]), jnp.zeros((1, 3, 4)))
@@ -69,21 +69,21 @@ def of_rows(mask, z: Shaped[Array, "B *grid D"]):
         )
     if all(m in (1, n) for m, n in zip(sides, grid, strict=True)):
         return mask.reshape(mask.shape[0], *sides)
-    # One reshape splits each side into blocks and the samples within, for any rank.
+    # One reshape splits each side into blocks and the samples within them, for any rank.
     blocks = [(1, 1) if m == 1 else (n, m // n) for m, n in zip(sides, grid, strict=True)]
     apart = mask.reshape(mask.shape[0], *(side for block in blocks for side in block))
-    # The maximum, not the mean: half a row of padding is still a row to be sent, whole.
+    # The maximum, not the mean: a row that is half padding must still be sent as a whole.
     return jnp.max(apart, axis=range(2, apart.ndim, 2))
 
 
 def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
-    """Returns the mask of the samples of x, `[B, *spatial]`; None if it is of examples or rows."""
+    """Returns a mask of the samples of x as `[B, *spatial]`, and None for any other mask."""
     if mask is None:
         return None
     mask = jnp.asarray(mask)
     sides, spatial = mask.shape[1:], x.shape[1:-1]
-    # Only a mask that tells samples apart hides padding within an example; one of rows, or of
-    # whole examples, is left to the quantizer.
+    # Only a mask that distinguishes samples hides padding within an example. Masks of rows, or of
+    # whole examples, are left to the quantizer.
     if len(sides) != len(spatial) or {1}.issuperset(sides):
         return None
     fits = all(m in (1, n) for m, n in zip(mask.shape, x.shape[:-1], strict=True))
@@ -91,8 +91,8 @@ def of_samples(mask, x: Shaped[Array, "B *spatial C"]):
 
 
 def hidden(x: Input, samples) -> Input:
-    """Returns x with NaN where the mask of its samples is not > 0: domains ignore NaN."""
-    # uint8 can hold no NaN and needs none: bytes are in the domain whatever they are.
+    """Returns x with NaN where the mask of its samples is not > 0, since domains ignore NaN."""
+    # uint8 can't hold NaN, and needs none: every byte is in the domain.
     if samples is None or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(samples[..., None] > 0, x, jnp.nan)
@@ -101,7 +101,7 @@ def hidden(x: Input, samples) -> Input:
 def within(
     x: Float[Array, "B *spatial C"], mask: Shaped[Array, "B *grid"] | None
 ) -> Float[Array, "B *spatial C"]:
-    """Returns x with 0 where the mask of a grid, spread over the sides of x, is not > 0.
+    """Returns x with 0 where the mask of a grid, repeated along the sides of x, is not > 0.
 
     Example:
         >>> within(jnp.ones((1, 4, 1)), jnp.array([[1, 0]])).ravel()
@@ -111,14 +111,14 @@ def within(
         return x
     for axis in range(1, mask.ndim):
         mask = jnp.repeat(mask, x.shape[axis] // mask.shape[axis], axis)
-    # A where and not a product: padding may be NaN, and NaN times 0 is NaN.
+    # A select instead of a product: padding may be NaN, and NaN times 0 is NaN.
     return jnp.where(mask[..., None] > 0, x, jnp.zeros((), x.dtype))
 
 
 def masked(module, x: Float[Array, "B *shape"], mask) -> Float[Array, "B *other"]:
-    """Returns module(x, mask), or module(x) if its call takes no mask; x is set to 0 in padding."""
+    """Applies module to (x, mask), or to x if its call takes no mask; padding in x is set to 0."""
     if mask is None:
         return module(x)
-    # A user's module need not know of masks: zeros as padding are the best it can get.
+    # A user's module need not know of masks; zeros as padding are the best it can get.
     options = {"mask": mask} if "mask" in inspect.signature(module.__call__).parameters else {}
     return module(within(x, mask), **options)

@@ -1,4 +1,4 @@
-"""Gradient accumulation and rematerialisation: a module applied to parts of the batch in turn."""
+"""Gradient accumulation with rematerialisation: a module applied to parts of the batch in turn."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vqvae_jax.models.masks import masked
 
 
 def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
-    """Returns inner(x) with `IN_LOOP` set, so that convolutions take their form for loops."""
+    """Returns inner(x) with `IN_LOOP` set, so that convolutions choose their form for loops."""
     token = IN_LOOP.set(True)
     try:
         return masked(inner, x, mask)
@@ -20,20 +20,20 @@ def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
 
 
 class InParts(nn.Module):
-    """Applies inner to a part of the batch at a time: only one part's activations exist at once.
+    """Applies inner to one part of the batch at a time, so that only one part's activations exist.
 
-    For encoders and decoders in a `VQVAE`: gradients are accumulated over the parts, whose
-    activations are computed again for them (rematerialisation), while the quantizer between sees
-    the whole batch. So losses, gradients, moving averages and revived codes are those of one batch,
-    but for the order of sums. Variables are those of `inner`, so a trained model can be cut
-    otherwise. `inner` must treat examples one by one and hold params alone.
+    Use it for encoders and decoders in a `VQVAE`. Gradients are accumulated over the parts, whose
+    activations are recomputed for them (rematerialisation), while the quantizer in between sees the
+    whole batch. Losses, gradients, moving averages and re-seeded codes are therefore those of one
+    batch, except for the order of sums. Variables are those of `inner`, so a trained model can be
+    split differently. `inner` must treat examples independently and hold only params.
 
     Attributes:
         inner: a module x `[B, ...]` -> y `[B, ...]`.
-        parts: n >= 1, a divisor of B; 1 computes again without cutting.
+        parts: n >= 1, a divisor of B; 1 only recomputes activations.
 
     Raises:
-        ValueError: if the parts are not of equal size.
+        ValueError: if B is not a multiple of parts.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -49,7 +49,7 @@ class InParts(nn.Module):
     parts: int = 1
 
     def setup(self) -> None:
-        # The same names of variables as without this wrapper.
+        # Variables keep the names that they have without this wrapper.
         nn.share_scope(self, self.inner)
 
     @boundary
@@ -57,20 +57,21 @@ class InParts(nn.Module):
         check_size(parts=self.parts)
         if self.is_initializing():
             return masked(self.inner, x, mask)
+        # Checked before the split, or errors would show the shape of a part.
         if hasattr(self.inner, "check"):
             self.inner.check(x)
         if x.shape[0] % self.parts:
             raise ValueError(f"a batch of {x.shape[0]} can't be cut into {self.parts} equal parts")
         if self.parts == 1:
             return nn.remat(masked)(self.inner, x, mask)
-        # Example i goes to part i mod n: a batch that is sharded over devices is so in each part.
-        # Cut into blocks instead, a part would lie on few devices, and the others would wait.
+        # Example i goes to part i mod n, so that a batch sharded over devices is so in each part.
+        # With blocks instead, a part would lie on few devices while the others wait.
         arrays = (
             (x,) if mask is None else (x, jnp.broadcast_to(mask, (x.shape[0], *mask.shape[1:])))
         )
         dealt = [a.reshape(-1, self.parts, *a.shape[1:]).swapaxes(0, 1) for a in arrays]
-        # Without remat scan would keep the activations of all parts for the gradient, which is
-        # what this module is there to avoid.
+        # Without remat the scan would keep the activations of all parts for the gradient, which
+        # this module is meant to avoid.
         each = nn.scan(
             nn.remat(lambda inner, carry, *part: (carry, in_loop(inner, *part))),
             variable_broadcast="params",

@@ -9,7 +9,7 @@ from vqvae_jax.quantizers.base import RNG, Output, Quantizer
 
 
 class QuantizerState(nnx.Variable):
-    """Variable for state that data moves: not a `nnx.Param`, so no gradient is taken for it."""
+    """Variable for quantizer state; not an `nnx.Param`, so no gradient is taken for it."""
 
 
 def is_variable(leaf) -> bool:
@@ -17,17 +17,17 @@ def is_variable(leaf) -> bool:
 
 
 class QuantizeNNX(nnx.Module):
-    """A quantizer in an NNX module; each of its arrays is one variable.
+    """NNX module of a quantizer; each of its arrays is one variable.
 
-    Like `nnx.Dropout` it is made for training, follows `train()` and `eval()` of the model around
-    it, and draws from a stream of its own, forked from that named "quantize" in rngs, or from
-    the default one.
+    Like `nnx.Dropout` it starts in training mode and follows `train()` and `eval()` of the model
+    around it. It draws keys from a stream of its own, forked from the stream "quantize" of rngs, or
+    from the default stream.
 
     Attributes:
         quantizer: any `Quantizer`.
-        params, state: its arrays, by the papers' names.
-        deterministic: False in training, True in evaluation, as `train()` and `eval()` say.
-        rngs: its stream of keys; None if the given rngs have neither of the two.
+        params, state: arrays of the quantizer, by the papers' names.
+        deterministic: False in training, True in evaluation, set by `train()` and `eval()`.
+        rngs: stream of keys; None if the given rngs have neither of the two streams.
 
     Example:
         >>> import jax.numpy as jnp, vqvae_jax as vj
@@ -44,13 +44,13 @@ class QuantizeNNX(nnx.Module):
 
     def __init__(self, quantizer: Quantizer, *, deterministic: bool = False, rngs: nnx.Rngs):
         params, state = quantizer.init(rngs.params())
-        # Static, and equal if the same call made it: so nnx.jit does not compile again for a copy.
+        # Static, and equal if made by the same call, so that nnx.jit does not recompile for a copy.
         self.quantizer = nnx.static(quantizer)
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(QuantizerState, state))
         self.deterministic = deterministic
-        # Forked, so that quantizers that share rngs do not draw from one stream in turn: then
-        # what one draws would depend on the others.
+        # Forked: if quantizers that share rngs drew from one stream in turn, the draws of each
+        # would depend on the others.
         known = RNG in rngs or "default" in rngs
         self.rngs = rngs[RNG].fork() if known else nnx.data(None)
 
@@ -64,7 +64,7 @@ class QuantizeNNX(nnx.Module):
             self.deterministic = deterministic
 
     def tree(self):
-        """(params, state) of the quantizer, as arrays."""
+        """Returns (params, state) of the quantizer as arrays."""
         return jax.tree.map(lambda v: v[...], (self.params, self.state), is_leaf=is_variable)
 
     def __call__(
@@ -76,16 +76,16 @@ class QuantizeNNX(nnx.Module):
         mask=None,
         axis_name=None,
     ) -> Output:
-        """`Quantizer.apply`; in training the new state replaces the old one.
+        """Calls `Quantizer.apply`; in training the new state replaces the old one.
 
         Args:
-            z: `[..., D]`.
-            train: overrides what `train()` or `eval()` said; None does not.
-            key: used instead of one from the module's own stream; None for the latter.
+            z: rows, `[..., D]`.
+            train: training or eval mode; None follows `train()` and `eval()`.
+            key: key to use; None draws one from the module's own stream.
             mask, axis_name: as in `Quantizer.apply`.
         """
         train = not self.deterministic if train is None else train
-        # In training alone: evaluation between steps must not change what later steps draw.
+        # Only in training: evaluation between steps must not change what later steps draw.
         if train and key is None and self.rngs is not None:
             key = self.rngs()
         params, state = self.tree()
@@ -98,5 +98,5 @@ class QuantizeNNX(nnx.Module):
         return out
 
     def decode(self, indices: Int[Array, "*rows Q"]) -> Float[Array, "*rows D"]:
-        """`Quantizer.decode`: the vectors of these codes."""
+        """Calls `Quantizer.decode`, which returns the vectors of these codes."""
         return self.quantizer.decode(*self.tree(), indices)

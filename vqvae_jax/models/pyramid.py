@@ -1,4 +1,4 @@
-"""`Pyramid`: a VQ-VAE whose codes are maps of growing size, from coarse to fine."""
+"""Pyramid, a VQ-VAE whose codes are maps of growing size, from coarse to fine."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,10 +27,10 @@ Maps = Sequence[Int[Array, "B ... Q"]]
 class Phi(nn.Module):
     """Blend (1 - ratio) h + ratio conv(h), applied after upsampling (arXiv:2404.02905).
 
-    The convolution has no bias, so that a code that was not sent adds nothing.
+    The convolution has no bias, so that codes not sent add nothing.
 
     Attributes:
-        ratio: in [0, 1]; 0.5 in the paper's code.
+        ratio: weight of the convolution in [0, 1]; 0.5 in the paper's code.
         width: side of the kernel.
     """
 
@@ -45,24 +45,24 @@ class Phi(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """The multi-scale VQ-VAE of VAR: one codebook, the residual quantized once at each size.
+    """The multi-scale VQ-VAE of VAR: one codebook quantizes the residual once at each size.
 
-    f = enc(x), and from coarse to fine: k_s = codes of area(f - f_s, size_s),
-    f_{s+1} = f_s + phi_s(upsample(e[k_s])) with f_0 = 0; x' = dec(f_S) (arXiv:2404.02905,
+    f = enc(x), then from coarse to fine k_s = codes of area(f - f_s, size_s) and
+    f_{s+1} = f_s + phi_s(upsample(e[k_s])) with f_0 = 0, and x' = dec(f_S) (arXiv:2404.02905,
     algorithms 1 and 2). The losses are the quantizer's, over the rows of all scales, and "pyramid",
-    mean_s |sg[f] - f_s|^2, which is what phi learns from.
+    mean_s |sg[f] - f_s|^2 over the sums after each scale, from which phi learns.
 
-    Flat indices `[B, N, Q]` hold the maps one after the other, coarse to fine, each row by row;
-    `split` gives the maps. In training the codes are those of the state before the step.
+    Flat indices `[B, N, Q]` hold the maps one after another, from coarse to fine and each in raster
+    order; `split` separates the maps. In training the codes are those of the state before the step.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> f `[B, *grid, D]`.
-        quantizer: a `Quantizer` of width D, not a stochastic one.
+        quantizer: a `Quantizer` of width D that is not stochastic.
         decoder: a module `[B, *grid, D]` -> x' `[B, ..., C]`.
-        sizes: of the maps, coarse to fine; the last one is the grid of f.
-        phi: None, or a module `[B, *grid, D]` -> the same; each scale has its own copy.
+        sizes: sizes of the maps, coarse to fine; the last one is the grid of f.
+        phi: None, or a module `[B, *grid, D]` -> the same, of which each scale has its own copy.
         upsampling: method of `jax.image.resize`.
-        estimator: `(f, f_S)` -> the value of f_S with a gradient for f.
+        estimator: `(f, f_S)` -> f_S in value, with a gradient for f.
         domain: None, or the range that x must be in, as in `VQVAE`.
 
     Example:
@@ -92,8 +92,10 @@ class Pyramid(nn.Module):
 
     def setup(self) -> None:
         check_sizes(self.sizes)
+        # Codes are chosen twice, in `chain` and for the update; a stochastic quantizer would choose
+        # different ones.
         if self.quantizer.stochastic:
-            raise ValueError(f"Pyramid needs a quantizer that draws nothing, got {self.quantizer}")
+            raise ValueError(f"Pyramid takes no stochastic quantizer, got {self.quantizer}")
         self.codes = Quantize(self.quantizer)
         if self.phi is not None:
             self.phis = [self.phi.clone() for _ in self.sizes]
@@ -105,10 +107,10 @@ class Pyramid(nn.Module):
         """Encodes, quantizes and decodes x, for training and evaluation.
 
         Args:
-            x: float `[B, ..., C]`.
+            x: input `[B, ..., C]`, floats or what the domain takes.
             train: whether the quantizer updates its state.
             mask: None, or weights of the examples `[B]`.
-            axis_name: of the replicas.
+            axis_name: axis of the replicas.
 
         Raises:
             ValueError: if the grid of f is not the last of the sizes, or the mask does not fit.
@@ -127,17 +129,17 @@ class Pyramid(nn.Module):
 
     @boundary
     def encode(self, x: Input) -> Float[Array, "B *grid D"]:
-        """f = enc(x)."""
+        """Returns f = enc(x)."""
         return self.embed(x)
 
     def embed(self, x: Input, check: bool = True) -> Float[Array, "B *grid D"]:
-        """f = enc(x), after a check of the values of x."""
+        """Returns f = enc(x), after a check of the values of x."""
         with in_words("x", x):
             f = self.encoder(admit(self.domain, x, check=check))
         if f.shape[1:-1] != tuple(self.sizes[-1]):
             raise ValueError(
-                f"x must have the sides of which the encoder makes the last of the sizes,"
-                f" {tuple(self.sizes[-1])}; of shape {x.shape} it makes {f.shape[1:-1]}"
+                f"x must have sides that the encoder maps to the last of the sizes,"
+                f" {tuple(self.sizes[-1])}; it maps shape {x.shape} to {f.shape[1:-1]}"
             )
         return f
 
@@ -145,22 +147,24 @@ class Pyramid(nn.Module):
     def quantize(
         self, f: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
-        """The `Output` of the pyramid: f_S, flat indices, losses, metrics.
+        """Returns the `Output` of the pyramid: f_S, flat indices, losses, metrics.
 
-        An example counts if all of f is finite and its mask is > 0; else its indices are -1.
+        An example counts if all of its f is finite and its mask is > 0; else its indices are -1.
         """
         check_grid(f.shape, self.sizes)
-        rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)  # a row is an example
+        # Here a row is a whole example, since the smallest maps see all of f.
+        rows = valid_rows(f.reshape(f.shape[0], -1), mask, axis_name)
         z = rows.z.reshape(f.shape)
         residuals, maps, sums = self.chain(z, rows)
-        # All scales in one call: the codebook gets one update, and losses are means over all rows.
+        # One call for all scales: the codebook gets one update, and losses are means over all rows.
         inner = self.codes(
             flat(residuals), train=train, mask=rows.weights[:, None], axis_name=axis_name
         )
-        # Not the encoder, hence sg: it has the commitment terms, at each scale.
+        # sg keeps this loss from the encoder, which has the commitment terms of each scale.
         errors = [mean(jnp.square(sg(z) - f_s), rows.weights, axis_name) for f_s in sums]
         losses = inner.losses | {"pyramid": sum(errors, jnp.zeros((), jnp.float32)) / len(errors)}
         metrics = inner.metrics | self.named(map(sg, errors), "error")
+        # An invalid example counts as the rows of all its maps.
         metrics["invalid_rows"] = rows.invalid * maps_length(self.sizes)
         return Output(self.estimator(z, sums[-1]).astype(f.dtype), flat(maps), losses, metrics)
 
@@ -170,15 +174,17 @@ class Pyramid(nn.Module):
         valid = (rows.weights > 0).reshape(-1, *(1,) * (z.ndim - 1))
         for s, size in enumerate(self.sizes):
             residuals.append(area(z - sg(f_s), size))
-            # In eval mode, so that neither weights nor noise change the codes of this scale, on
-            # which all finer ones depend; `quantize` updates the codebook from all scales at once.
+            # In eval mode, so that neither weights nor noise affect the codes of this scale, on
+            # which all finer scales depend; `quantize` updates the codebook from all scales at
+            # once.
             maps.append(jnp.where(valid, self.codes(residuals[-1]).indices, -1))
             f_s = f_s + self.layer(s, maps[-1])
             sums.append(f_s)
         return residuals, maps, sums
 
     def layer(self, s: int, indices: Int[Array, "B *size Q"]) -> Float[Array, "B *grid D"]:
-        """phi_s(upsample(e[k_s])), the term that scale s adds to the sum."""
+        """Returns phi_s(upsample(e[k_s])), the term that scale s adds to the sum."""
+        # Index -1 decodes to 0, which resizing and phi keep: a map that was not sent adds nothing.
         e = self.codes.decode(indices)
         shape = (e.shape[0], *self.sizes[-1], e.shape[-1])
         h = e if e.shape == shape else jax.image.resize(e, shape, self.upsampling)
@@ -186,22 +192,22 @@ class Pyramid(nn.Module):
 
     @boundary
     def decode(self, z_q: Float[Array, "B *grid D"]) -> Float[Array, "B *spatial C"]:
-        """x' = dec(f_S), or of the sum after fewer scales."""
+        """Returns x' = dec(f_S); the sum after fewer scales will do too."""
         return self.decoder(z_q)
 
     @boundary
     def tokenize(self, x: Input) -> Maps:
-        """Maps x to indices `[B, *size, Q]` for each scale, coarse to fine."""
+        """Encodes x to a map of indices `[B, *size, Q]` for each scale, coarse to fine."""
         f = self.encode(x)
         rows = valid_rows(f.reshape(f.shape[0], -1))
         return tuple(self.chain(rows.z.reshape(f.shape), rows)[1])
 
     @boundary
     def assemble(self, maps: Maps) -> Float[Array, "B *grid D"]:
-        """f_m from the first m maps; -1 adds nothing.
+        """Returns f_m, the sum of the first m maps; index -1 adds nothing.
 
         Raises:
-            ValueError: if there is no map or one too many, or one has not the size of its scale.
+            ValueError: if there is no map or one too many, or a map has not the size of its scale.
         """
         if not 1 <= len(maps) <= len(self.sizes):
             raise ValueError(f"needs 1 to {len(self.sizes)} maps of indices, got {len(maps)}")
@@ -214,7 +220,7 @@ class Pyramid(nn.Module):
 
     @boundary
     def detokenize(self, maps: Maps) -> Float[Array, "B *spatial C"]:
-        """Decodes the first m maps, or all, to x'."""
+        """Decodes all maps, or the first m, to x'."""
         return self.decode(self.assemble(maps))
 
     @boundary
@@ -239,7 +245,7 @@ def flat(maps: Sequence[Array]) -> Array:
 
 
 def maps_length(sizes: Sequence[Sequence[int]]) -> int:
-    """N, the number of elements of all maps."""
+    """N, the total number of elements of the maps."""
     return sum(math.prod(size) for size in sizes)
 
 
@@ -255,6 +261,7 @@ def area(x: Float[Array, "B *grid D"], size: Sequence[int]) -> Float[Array, "B *
     """
     for axis, n in enumerate(size, start=1):
         if n != x.shape[axis]:
+            # Full precision, since the rows that are quantized here decide the codes.
             cells = jnp.asarray(cell_means(n, x.shape[axis]))
             y = jnp.tensordot(x, cells, (axis, 1), precision=jax.lax.Precision.HIGHEST)
             x = jnp.moveaxis(y, -1, axis)
@@ -262,26 +269,26 @@ def area(x: Float[Array, "B *grid D"], size: Sequence[int]) -> Float[Array, "B *
 
 
 def cell_means(n: int, m: int) -> np.ndarray:
-    """The matrix [n, m] whose row i takes the mean of cell i."""
+    """Matrix [n, m] whose row i averages over cell i."""
     i, j = np.arange(n)[:, None], np.arange(m)
     inside = (j >= i * m // n) & (j < -(-(i + 1) * m // n))
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def check_sizes(sizes: Sequence[Sequence[int]]) -> None:
-    """Raises a ValueError unless there are sizes, of one rank from 1 to 3, none above the last."""
+    """Raises a ValueError unless sizes have one rank, 1 to 3, and none exceeds the last one."""
     ranks = {len(size) for size in sizes}
     if len(ranks) != 1 or not ranks <= {1, 2, 3}:
         raise ValueError(f"sizes must be sizes of one rank, 1 to 3, got {sizes}")
     for size in sizes:
         for side, last in zip(size, sizes[-1], strict=True):
             check_size(side=side)
-            if side > last:  # an area needs an element
+            if side > last:  # `area` can't enlarge
                 raise ValueError(f"sizes must not exceed the last one, {sizes[-1]}, got {size}")
 
 
 def check_examples(mask, batch: int) -> None:
-    """Raises a ValueError unless a mask is of the examples: the smallest maps see all of x."""
+    """Raises a ValueError unless the mask is one of examples."""
     if mask is not None and jnp.shape(mask) not in ((batch,), (1,)):
         raise ValueError(
             f"mask must be of the {batch} examples, [B]: each of the coarse maps sees all of x;"

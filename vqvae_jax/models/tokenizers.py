@@ -1,4 +1,4 @@
-"""Frozen tokenizers: vectors to codes, without training and without a decoder."""
+"""Frozen tokenizers, which map vectors to codes without training or a decoder."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from vqvae_jax.search.exact import nearest
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer(Model):
-    """A record of two pure functions that turn rows [..., dim] into codes [..., Q].
+    """Record of two pure functions that turn rows [..., dim] into codes [..., Q].
 
     Attributes:
         init: `(key) -> state`, a dict of arrays that nothing moves.
         encode: `(state, x [..., dim], mask=None) -> int32 [..., Q]`; -1 for a row that is not
             finite, or whose mask (of the rank of `x.shape[:-1]`) is 0.
-        dim: the width of a row.
-        vocab: the sizes K of the Q streams, as in `Quantizer`.
+        dim: width of the rows.
+        vocab: sizes K of the Q streams, as in `Quantizer`.
     """
 
     init: Callable[..., dict[str, Any]]
@@ -35,7 +35,7 @@ class Tokenizer(Model):
     vocab: tuple[int, ...]
 
     def enters(self, name: str) -> dict:
-        """Converts NumPy's arrays in the state, as a loaded model has them."""
+        """Conversions of arguments: NumPy arrays in the state, as loaded ones are."""
         return {0: ("state", trees)} if name == "encode" else {}
 
 
@@ -64,17 +64,17 @@ def random_projection(
 ) -> Tokenizer:
     """BEST-RQ's tokenizer: the nearest random code of a random projection (arXiv:2202.01855).
 
-    k_h = argmin_j | c_hj / |c_hj| - A_h x / |A_h x| |_2, with A_h Xavier-uniform and c_hj standard
-    normal, drawn once; equation 1 of the paper. The state is {"projection": A `[H, dim, code_dim]`,
-    "codebook": c `[H, size, code_dim]`}; the codes are targets for masked prediction.
+    k_h = argmin_j | c_hj / |c_hj| - A_h x / |A_h x| |_2 (equation 1), with A_h Xavier-uniform and
+    c_hj standard normal, drawn once. The state is {"projection": A `[H, dim, code_dim]`,
+    "codebook": c `[H, size, code_dim]`}. The codes are targets for masked prediction.
 
     Args:
         size: K.
-        dim: of the rows, often several frames of features side by side.
+        dim: width of the rows, which are often several frames of features side by side.
         code_dim: width of the codes.
-        heads: H, the number of independent projections with a codebook each.
-        norm: None, or a function of x `[..., dim]` that gives it mean 0 and deviation 1. The paper
-            demands it, or few codes are used, and takes the moments over the data set; `layer_norm`
+        heads: H, the number of independent projections, each with its codebook.
+        norm: None, or a function that normalises x `[..., dim]` to mean 0 and deviation 1, without
+            which few codes are used. The paper takes the moments of the data set; `layer_norm`
             takes those of each row.
 
     Raises:
@@ -107,8 +107,9 @@ def random_projection(
         check_rows(x, dim)
         rows = valid_rows(x, mask)
         z = rows.z if norm is None else norm(rows.z)
-        highest = jax.lax.Precision.HIGHEST  # or half of the digits are lost on accelerators
+        highest = jax.lax.Precision.HIGHEST  # accelerators would otherwise lose half of the digits
         projected = jnp.einsum("...d,hde->...he", z, state["projection"], precision=highest)
+        # One search for each head, which has a codebook of its own.
         search = jax.vmap(nearest, in_axes=(-2, 0), out_axes=-1)
         k = search(unit(projected), unit(state["codebook"]))
         return jnp.where((rows.weights > 0)[..., None], k, -1)

@@ -1,4 +1,4 @@
-"""Autoencoders without codes: the variational autoencoder (VAE) and the plain autoencoder."""
+"""Autoencoders without codes: the variational autoencoder (VAE) and the plain one."""
 
 import math
 
@@ -23,10 +23,10 @@ Posterior = tuple[Float[Array, "B *grid D"], Float[Array, "B *grid D"]]
 class VAE(nn.Module):
     """Variational autoencoder: z = mu + sigma epsilon, loss beta KL(q(z|x) | N(0, 1)).
 
-    arXiv:1312.6114. The loss is divided by the number of elements of x, as task losses are means
-    over elements. So beta = 1 with `likelihoods.task_loss` is the evidence bound in nats an
-    element. `squared_error` is a Gaussian of variance 1/2 up to a constant: for the
-    bound with variance s^2, beta = 2 s^2.
+    arXiv:1312.6114. The loss is divided by the number of elements of x, since task losses are means
+    over elements: beta = 1 with `likelihoods.task_loss` gives the evidence bound in nats per
+    element. `squared_error` is, up to a constant, a Gaussian of variance 1/2; the bound for
+    variance s^2 needs beta = 2 s^2.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> `[B, ..., 2 D]`: mu, then ln sigma^2.
@@ -61,56 +61,56 @@ class VAE(nn.Module):
         """Encodes, draws z and decodes it, for training and evaluation.
 
         Args:
-            x: float `[B, ..., C]`.
-            train: whether z is drawn, which needs the rng `RNG`; else it is the mean.
-            mask: None, or weights of examples, samples of x, or rows of z, as in `VQVAE`.
-            axis_name: of the replicas.
+            x: input `[B, ..., C]`, floats or what the domain takes.
+            train: whether z is sampled, which needs the rng stream `RNG`; otherwise z is the mean.
+            mask: None, or weights of examples, of samples of x, or of rows of z, as in `VQVAE`.
+            axis_name: axis of the replicas.
 
         Returns:
-            z_e is the mean, z_q is z, and indices have no stream. metrics["kl_bits"] are bits of an
-            example.
+            A `Reconstruction`: z_e is the mean, z_q is z, and indices have no stream.
+            metrics["kl_bits"] is the KL divergence in bits per example.
         """
         samples = of_samples(mask, x)
         mu, log_variance = halves(self.embed(x, samples, check=not train))
         z = mu
+        # init has no stream of keys to draw from, and needs only shapes.
         if train and not self.is_initializing():
             if not self.has_rng(RNG):
                 raise ValueError(f'needs rngs={{"{RNG}": key}} when train=True: it draws z')
-            # The replica's number is folded into the key, or all replicas would draw the same
-            # noise.
+            # `local_key` folds in the replica's index; else all replicas would draw the same noise.
             z = draw(local_key(self.make_rng(RNG), axis_name), mu, log_variance)
         kl = gaussian_kl(mu, log_variance)
         if mask is not None:
             mask = jnp.broadcast_to(of_rows(jnp.asarray(mask, jnp.float32), z), kl.shape)
-        nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # of an example
-        # Divided by the elements of x and not of z: so beta = 1 beside a mean over elements of x
-        # is the evidence bound.
+        nats = math.prod(kl.shape[1:]) * mean(kl, mask, axis_name)  # per example
+        # Divided by the number of elements of x, not of z: beta = 1 with a task loss that is a mean
+        # over elements of x is then the evidence bound.
         losses = {"kl": self.beta / math.prod(x.shape[1:]) * nats}
         if samples is not None:
-            # So far nats are of an example without padding; one with padding has a share of them.
+            # So far nats are those of an example without padding; padding reduces them.
             nats = nats * real_share(mask, axis_name)
         metrics = {"kl_bits": jax.lax.stop_gradient(nats) / math.log(2)}
         y = self.decode(z, samples)
         return Reconstruction(y, mu, z, no_streams(z), losses, metrics)
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a check of the values of x."""
+        """Returns enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def posterior(self, x: Input, mask=None) -> Posterior:
-        """The posterior q(z|x), as its mean and log variance."""
+        """Returns mean and log variance of the posterior q(z|x)."""
         return halves(self.embed(x, of_samples(mask, x)))
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """The mean of q(z|x)."""
+        """Returns the mean of q(z|x)."""
         return self.posterior(x, mask)[0]
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as in `VQVAE.decode`."""
+        """Returns x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
@@ -118,7 +118,7 @@ class VAE(nn.Module):
 class Autoencoder(nn.Module):
     """Plain autoencoder x' = dec(enc(x)): a `VQVAE` without its quantizer.
 
-    Its reconstruction is the limit that codes of a `VQVAE` can approach.
+    Its reconstruction is the limit that a `VQVAE` can approach.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z `[B, ..., D]`.
@@ -144,24 +144,27 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Input, *, train: bool = False, mask=None, axis_name=None
     ) -> Reconstruction:
-        """Encodes and decodes x; z_q is z_e, there are no losses, and only the mask matters."""
+        """Encodes and decodes x; z_q is z_e, and there are no losses.
+
+        `train` and `axis_name` have no effect on the result; the mask is that of `VQVAE`.
+        """
         samples = of_samples(mask, x)
         z = self.embed(x, samples, check=not train)
         return Reconstruction(self.decode(z, samples), z, z, no_streams(z), {}, {})
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid W"]:
-        """enc(x) under a mask of its samples, after a check of the values of x."""
+        """Returns enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """z = enc(x); mask as in `VQVAE.encode`."""
+        """Returns z = enc(x); mask as in `VQVAE.encode`."""
         return self.embed(x, of_samples(mask, x))
 
     @boundary
     def decode(self, z: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial P"]:
-        """x' = dec(z); mask as in `VQVAE.decode`."""
+        """Returns x' = dec(z); mask as in `VQVAE.decode`."""
         with in_words("z", z):
             return masked(self.decoder, z, of_rows(mask, z))
 
@@ -174,7 +177,7 @@ def halves(both: Float[Array, "B *grid W"]) -> Posterior:
     """
     if both.shape[-1] % 2:
         raise ValueError(f"the encoder must give [B, ..., 2 D], got shape {both.shape}")
-    # In float32 also for a bfloat16 encoder: e^v - 1 - v would vanish near the prior.
+    # float32 even for a bfloat16 encoder, in which e^v - 1 - v would vanish near the prior.
     mu, log_variance = jnp.split(both.astype(jnp.float32), 2, axis=-1)
     return mu, log_variance
 
@@ -182,7 +185,7 @@ def halves(both: Float[Array, "B *grid W"]) -> Posterior:
 def draw(
     key: PRNGKeyArray, mu: Float[Array, "*rows D"], log_variance: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows D"]:
-    """Draws mu + sigma epsilon with epsilon ~ N(0, 1): gradients reach mu and sigma."""
+    """Samples mu + sigma epsilon, epsilon ~ N(0, 1), so that gradients reach mu and sigma."""
     return mu + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mu.shape, jnp.float32)
 
 
@@ -196,17 +199,17 @@ def gaussian_kl(
         >>> gaussian_kl(jnp.array([[1.0, 1.0]]), jnp.zeros((1, 2)))
         Array([1.], dtype=float32)
     """
-    # expm1: where q is almost the prior, e^v - 1 - v would be rounding error.
+    # expm1, since e^v - 1 - v would be mere rounding error where q is almost the prior.
     excess = jnp.expm1(log_variance) - log_variance
     return 0.5 * jnp.sum(jnp.square(mu) + excess, axis=-1)
 
 
 def real_share(mask: Float[Array, "B *grid"], axis_name) -> Float[Array, ""]:
-    """Mean share of rows that count, over the examples that have any."""
+    """Mean share of rows that count, over the examples in which any does."""
     each = jnp.mean(jnp.float32(mask > 0), axis=tuple(range(1, mask.ndim)))
     return mean(each, jnp.float32(each > 0), axis_name)
 
 
 def no_streams(z: Float[Array, "B *grid D"]) -> Array:
-    """Empty indices [B, *grid, 0]: there are no codes."""
+    """Empty indices [B, *grid, 0] of a model without codes."""
     return jnp.zeros((*z.shape[:-1], 0), jnp.int32)

@@ -24,7 +24,7 @@ class Reconstruction(NamedTuple):
     z_e: Float[Array, "B *grid D"]  # enc(x)
     z_q: Float[Array, "B *grid D"]  # e_k, with the estimator's gradient
     indices: Int[Array, "B *grid Q"]
-    losses: dict[str, Float[Array, ""]]  # the quantizer's weighted terms by name
+    losses: dict[str, Float[Array, ""]]  # weighted losses of the quantizer by name
     metrics: dict[str, Float[Array, ""]]
 
     @property
@@ -36,14 +36,15 @@ class Reconstruction(NamedTuple):
 class VQVAE(nn.Module):
     """VQ-VAE: z_e = enc(x), z_q = e_k with k = argmin_j |z_e - e_j|_2, x' = dec(z_q).
 
-    arXiv:1711.00937; `vqvae_jax.equations` has its equations one by one.
+    arXiv:1711.00937; `vqvae_jax.equations` lists the equations one by one.
 
     Attributes:
         encoder: a module x `[B, ..., C]` -> z_e `[B, ..., D]`.
         quantizer: any `Quantizer` of width D.
         decoder: a module z_q `[B, ..., D]` -> x' `[B, ..., C]`.
         domain: None, or the range that x must be in: `pixels()`, which takes uint8 too, or
-            `values(low, high)`. Other x raises a ValueError; under `jit` it gets index -1.
+            `values(low, high)`. Values out of range raise a ValueError; under `jit` their example
+            gets index -1.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -74,20 +75,21 @@ class VQVAE(nn.Module):
         """Encodes, quantizes and decodes x, for training and evaluation.
 
         Args:
-            x: float `[B, ..., C]`.
+            x: input `[B, ..., C]`, floats or what the domain takes.
             train: whether the quantizer updates its state.
             mask: None, or weights of the examples `[B]`, of the samples of x `[B, *spatial]` (see
-                `sequence_mask`), or of the rows of z_e. Of samples: a row counts if any of its
-                samples does, and each example has the codes and the x' that it has alone. Encoder
-                and decoder see this mask if their calls take one; else they see zeros as padding.
-            axis_name: of the replicas.
+                `sequence_mask`), or of the rows of z_e. With a mask of samples, a row counts if any
+                of its samples does, and each example gets the codes and the x' that it gets alone.
+                Encoder and decoder receive this mask if their calls take one; otherwise they see
+                zeros as padding.
+            axis_name: axis of the replicas.
 
         Raises:
-            ValueError: if x or the mask is not what the model takes or was made for.
+            ValueError: if x or the mask does not fit the model.
         """
         samples = of_samples(mask, x)
-        # Values are not checked in training: the train step gives examples out of the domain
-        # weight 0, and one bad example must not stop a run.
+        # Values are not checked in training: one bad example must not stop a run, and the train
+        # step gives examples out of the domain weight 0.
         z_e = self.embed(x, samples, check=not train)
         out = self.quantize(z_e, train=train, mask=mask, axis_name=axis_name)
         metrics = out.metrics
@@ -98,11 +100,11 @@ class VQVAE(nn.Module):
 
     @boundary
     def encode(self, x: Input, mask=None) -> Float[Array, "B *grid D"]:
-        """z_e = enc(x); with a mask of the samples, each example as if it stood alone."""
+        """Returns z_e = enc(x); under a mask of samples each example is encoded as if alone."""
         return self.embed(x, of_samples(mask, x))
 
     def embed(self, x: Input, samples, check: bool = True) -> Float[Array, "B *grid D"]:
-        """enc(x) under a mask of its samples, after a check of the values of x."""
+        """Returns enc(x) under a mask of its samples, after a check of the values of x."""
         with in_words("x", x):
             return masked(self.encoder, admit(self.domain, hidden(x, samples), check), samples)
 
@@ -110,21 +112,21 @@ class VQVAE(nn.Module):
     def quantize(
         self, z_e: Float[Array, "B *grid D"], *, train: bool = False, mask=None, axis_name=None
     ) -> Output:
-        """The `Output` of the quantizer: z_q, indices, losses, metrics."""
+        """Returns the `Output` of the quantizer: z_q, indices, losses, metrics."""
         check_width(z_e, self.quantizer.dim)
         return self.codes(z_e, train=train, mask=of_rows(mask, z_e), axis_name=axis_name)
 
     @boundary
     def decode(self, z_q: Float[Array, "B *grid D"], mask=None) -> Float[Array, "B *spatial C"]:
-        """x' = dec(z_q); with a mask of rows or samples, each example as if it stood alone."""
+        """Returns x' = dec(z_q); under a mask of rows or samples, each example as if alone."""
         with in_words("z_q", z_q):
             return masked(self.decoder, z_q, of_rows(mask, z_q))
 
     @boundary
     def tokenize(self, x: Input, mask=None) -> Int[Array, "B *grid Q"]:
-        """Maps x to indices, with an axis Q of streams even where Q = 1; -1 where the mask is 0.
+        """Encodes x to indices, with an axis of Q streams even if Q = 1; -1 where the mask is 0.
 
-        x must have the scale of the training data, which `domain` names and checks.
+        x must have the scale of the training data, which `domain` describes and checks.
         """
         return self.quantize(self.encode(x, mask), mask=mask).indices
 
@@ -132,7 +134,7 @@ class VQVAE(nn.Module):
     def detokenize(
         self, indices: Int[Array, "B *grid Q"], mask=None
     ) -> Float[Array, "B *spatial C"]:
-        """Decodes indices to x' in the scale of x. -1 is the zero vector; mask as in `decode`."""
+        """Decodes indices to x' in the scale of x; -1 is the zero vector; mask as in `decode`."""
         check_map("indices", indices, self.quantizer.vocab, self.decoder)
         return self.decode(self.codes.decode(indices), mask)
 
@@ -140,7 +142,7 @@ class VQVAE(nn.Module):
 def batch_perplexity(
     vocab: tuple[int, ...], indices: Int[Array, "B *grid Q"], axis_name, prefix: str = ""
 ) -> dict[str, Array]:
-    """Perplexity of the codes of one batch: a metric for each stream."""
+    """Metrics of one batch: the perplexity of each stream."""
     return {
         f"{prefix}{'' if len(vocab) == 1 else f'{q}/'}perplexity_batch": perplexity(
             indices[..., q], size, axis_name
@@ -163,7 +165,7 @@ class Functions(NamedTuple):
 def as_functions(model: nn.Module) -> Functions:
     """Returns the methods of a VQ-VAE, or of any module that has them, as pure functions.
 
-    Each can be jitted, vmapped and exported, and takes the mask of its method as `mask=`.
+    Each can be jitted, vmapped and exported, and takes its method's mask as `mask=`.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -178,7 +180,7 @@ def as_functions(model: nn.Module) -> Functions:
             options = {} if mask is None else {"mask": mask}
             return model.apply(variables, array, method=name, **options)
 
-        call.__name__ = name
+        call.__name__ = name  # for profiles and errors of `jit`, which would all show "call"
         return call
 
     return Functions(model.init, *map(method, Functions._fields[1:]))

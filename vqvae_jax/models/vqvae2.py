@@ -1,4 +1,4 @@
-"""VQ-VAE-2: a hierarchy of codes, from the top level, which sees all of x, down to details."""
+"""VQ-VAE-2: a hierarchy of codes, from the global top level down to the details."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ Maps = Sequence[Int[Array, "B ... _"] | None]
 
 
 class Hierarchy(NamedTuple):
-    """Output of a VQ-VAE-2: as `Reconstruction`, with one entry for each level."""
+    """Output of a VQ-VAE-2: like `Reconstruction`, with one entry for each level."""
 
     x: Float[Array, "B *spatial C"]
     z_e: tuple[Float[Array, "B ... _"], ...]
     z_q: tuple[Float[Array, "B ... _"], ...]
     indices: tuple[Int[Array, "B ... _"], ...]
-    losses: dict[str, Float[Array, ""]]  # those of all levels, added up by name
-    metrics: dict[str, Float[Array, ""]]  # of level 1 as "level1/error"
+    losses: dict[str, Float[Array, ""]]  # losses of all levels, added up by name
+    metrics: dict[str, Float[Array, ""]]  # named by level, such as "level1/error"
 
     @property
     def loss(self) -> Float[Array, ""]:
@@ -46,7 +46,7 @@ class Hierarchy(NamedTuple):
 class VQVAE2(nn.Module):
     """Hierarchical VQ-VAE: each level sees the decoded levels above it (arXiv:1906.00446).
 
-    With L levels, 0 the top and L - 1 the bottom:
+    With L levels, from 0, the top, to L - 1, the bottom:
 
         h_{L-1} = enc_{L-1}(x),  h_l = enc_l(h_{l+1})           from the bottom up
         z_0 = h_0,  z_l = conv1x1([h_l, d_{l-1}])               from the top down
@@ -54,19 +54,19 @@ class VQVAE2(nn.Module):
         x' = d_{L-1}
 
     so that the bottom need not repeat what the top says, and x' depends on the codes of all levels.
-    One level is a `VQVAE`.
+    A single level is a `VQVAE`.
 
     Attributes:
-        encoders: modules, the top one first; the last one takes x. That of level 0 has the width
-            of its quantizer, the others any.
+        encoders: modules, the top one first; the last one takes x. The output of level 0 has the
+            width of its quantizer, that of other levels any width.
         quantizers: a `Quantizer` for each level.
-        decoders: modules, the top one first; that of level l makes the grid of level l + 1, the
-            last one x'. All but the first see d_{l-1} beside q_l, in the last channels.
+        decoders: modules, the top one first. The output of level l has the grid of level l + 1, and
+            the last one makes x'. All but the first take d_{l-1} next to q_l, in the last channels.
         domain: None, or the range that x must be in, as in `VQVAE`.
 
     Raises:
-        ValueError: if there is no level, the numbers of the three differ, or a module gives the
-            next one another width than it takes.
+        ValueError: if there is no level, the three numbers differ, or the widths of two connected
+            modules don't fit.
 
     Example:
         >>> import jax, vqvae_jax as vj
@@ -107,8 +107,8 @@ class VQVAE2(nn.Module):
     def __call__(self, x: Input, *, train: bool = False, mask=None, axis_name=None) -> Hierarchy:
         """Encodes, quantizes and decodes x; arguments as in `VQVAE`.
 
-        A mask is of the examples, `[B]`, or of the samples of x, `[B, *spatial]`: then a row of any
-        level counts if any of its samples does.
+        The mask may be one of examples, `[B]`, or of samples of x, `[B, *spatial]`; with the latter
+        a row of any level counts if any of its samples does.
         """
         samples = of_samples(mask, x)
         h = self.ascend(admit(self.domain, hidden(x, samples), check=not train), samples)
@@ -127,12 +127,12 @@ class VQVAE2(nn.Module):
 
     @boundary
     def encode(self, x: Input, mask=None) -> tuple[Float[Array, "B ... _"], ...]:
-        """h_l of each level, the top one first."""
+        """Returns h_l of each level, the top one first."""
         samples = of_samples(mask, x)
         return self.ascend(admit(self.domain, hidden(x, samples)), samples)
 
     def ascend(self, x: Input, samples) -> tuple[Float[Array, "B ... _"], ...]:
-        """Encodes x, in the scale of the domain, from the bottom up: h_l of each level."""
+        """Encodes x, in the scale of the domain, from the bottom up; returns h_l of each level."""
         check_chain(x, self.encoders)
         h = [x]
         for encoder in reversed(self.encoders):
@@ -141,14 +141,14 @@ class VQVAE2(nn.Module):
         return tuple(reversed(h[1:]))
 
     def descend(self, h: Sequence[Float[Array, "B ... _"]], **options):
-        """Quantizes and decodes h_l from the top down: (z_l of each level, their `Output`s, x')."""
+        """Quantizes and decodes h_l, top-down; returns z_l and `Output` of each level, and x'."""
         mask = options.pop("mask", None)
-        # A mask of whole examples hides nothing within one: encoders and decoders need not see it.
+        # A mask of whole examples hides nothing within an example, so decoders need not see it.
         samples = None if mask is None or jnp.ndim(mask) < 2 else mask
         z_e, outs = [], []
-        d = h[0][..., :0]  # nothing is above the top
+        d = h[0][..., :0]  # no channels from above the top
         for level, h_l in enumerate(h):
-            # Dense over channels is the 1x1 convolution, whatever the rank of the grid.
+            # Dense over channels is a 1x1 convolution, whatever the rank of the grid.
             z = self.joins[level - 1](together(h_l, d)) if level else h_l
             check_width(z, self.quantizers[level].dim)
             out = self.codes[level](z, mask=of_rows(mask, z), **options)
@@ -166,23 +166,23 @@ class VQVAE2(nn.Module):
         mask=None,
         axis_name=None,
     ) -> tuple[Output, ...]:
-        """The `Output` of each level: z_q, indices, losses, metrics."""
+        """Returns the `Output` of each level: z_q, indices, losses, metrics."""
         return self.descend(h, train=train, mask=mask, axis_name=axis_name)[1]
 
     @boundary
     def decode(
         self, z_q: Sequence[Float[Array, "B ... _"] | None], mask=None
     ) -> Float[Array, "B *spatial C"]:
-        """x' from the vectors of each level, top-down; None below the top stands for zeros.
+        """Decodes the vectors of each level, top-down, to x'; None below the top stands for zeros.
 
         Raises:
-            ValueError: if there is not one entry for each level, or the top is None.
+            ValueError: if the number of entries is not that of the levels, or the top is None.
         """
         check_given(z_q, len(self.quantizers))
         top: Any = z_q[0]
         d = top[..., :0]
         for level, (decoder, z_l) in enumerate(zip(self.decoders, z_q, strict=True)):
-            # The grid of a level that is not sent is that of the decoder above.
+            # A level that is not sent has the grid that the decoder above makes.
             missing = jnp.zeros((*d.shape[:-1], self.quantizers[level].dim), d.dtype)
             with in_words(f"level {level}", d if z_l is None else z_l):
                 x = together(missing if z_l is None else z_l, d)
@@ -191,14 +191,14 @@ class VQVAE2(nn.Module):
 
     @boundary
     def tokenize(self, x: Input, mask=None) -> tuple[Int[Array, "B ... _"], ...]:
-        """Maps x to indices `[B, *grid, Q]` for each level, the top one first."""
+        """Encodes x to a map of indices `[B, *grid, Q]` for each level, the top one first."""
         return tuple(out.indices for out in self.quantize(self.encode(x, mask), mask=mask))
 
     @boundary
     def detokenize(self, maps: Maps, mask=None) -> Float[Array, "B *spatial C"]:
-        """Decodes a map for each level, top-down, to x'. Indices of -1, and None, decode to 0.
+        """Decodes a map for each level, top-down, to x'; indices -1 and None decode to 0.
 
-        The grid of each level follows from the top's, so the top must be given.
+        The grid of each level follows from that of the top, which must be given.
         """
         check_given(maps, len(self.quantizers))
         z_q = []
@@ -217,25 +217,25 @@ def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Arra
     """
     if x.shape[:-1] != d.shape[:-1]:
         raise ValueError(
-            f"a level must have the batch and grid that the decoder above makes, {d.shape[:-1]},"
+            f"a level must have the batch and grid of the decoder above, {d.shape[:-1]},"
             f" got {x.shape[:-1]}"
         )
-    # In the dtype of x: float32 of a decoder must not turn a bfloat16 level into float32.
+    # In the dtype of x: a decoder's float32 output must not turn a bfloat16 level into float32.
     return jnp.concatenate([x, d.astype(x.dtype)], axis=-1) if d.shape[-1] else x
 
 
 def check_given(given: Sequence[Array | None], levels: int) -> None:
-    """Raises a ValueError unless there is an entry for each level, and the top's is an array."""
+    """Raises a ValueError unless there is an entry for each level, an array for the top."""
     found = ["None" if a is None else str(a.shape) for a in given]
     if len(given) != levels or given[0] is None:
         raise ValueError(
-            f"needs an entry for each of {levels} levels, top-down, None for those below the top"
-            f" that are not sent; got {len(given)}: {', '.join(found)}"
+            f"needs an entry for each of {levels} levels, top-down, with None for levels below the"
+            f" top that are not sent; got {len(given)}: {', '.join(found)}"
         )
 
 
 def check_levels(encoders: Sequence, quantizers: Sequence, decoders: Sequence) -> None:
-    """Raises a ValueError where a module gives the next one another width than it takes."""
+    """Raises a ValueError if the widths of two connected modules don't fit."""
     if not len(encoders) == len(quantizers) == len(decoders) > 0:
         return  # `setup` says so
     for i, (above, below) in enumerate(itertools.pairwise(encoders)):
