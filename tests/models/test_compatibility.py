@@ -92,7 +92,7 @@ CALLS = {
         "from -1 to 5, got 6 to 6"),
     "float codes": (lambda: PICTURES("detokenize", jnp.zeros((2, 2, 2, 1))), "integers.*float32"),
     "the bottom alone": (lambda: LEVELS("detokenize", [BOTTOM]),
-        r"an entry for each of 2 levels, top-down, None .* got 1: \(2, 4, 4, 1\)"),
+        r"an entry for each of 2 levels, top-down, with None .* got 1: \(2, 4, 4, 1\)"),
     "levels from the bottom up": (lambda: LEVELS("detokenize", [BOTTOM, TOP]),
         r"a level must have the batch and grid of the decoder above, \(2, 8, 8\)"),
     "rank of a level": (lambda: LEVELS("detokenize", [TOP[:, 0], None]),

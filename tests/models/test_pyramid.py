@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_named(as_users):
     def init(model, x=X):
         jax.eval_shape(model.init, KEY, x)
 
-    with pytest.raises(ValueError, match=r"makes the last of the sizes, \(5, 4\).* makes \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"to the last of the sizes, \(5, 4\).* to \(4, 5\)"):
         init(MODEL, X.swapaxes(1, 2))
     with pytest.raises(ValueError, match="sizes of one rank"):
         init(build(vq(4, DIM), ((1,), (5, 4))))
