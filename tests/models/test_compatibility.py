@@ -98,7 +98,7 @@ CALLS = {
     "rank of a level": (lambda: LEVELS("detokenize", [TOP[:, 0], None]),
         r"^level 0 must be \[B, 2 axes of the grid, 1 streams\], got shape \(2, 2, 1\)"),
     "grid of a pyramid": (lambda: PYRAMID("tokenize", jnp.zeros((2, 4, 4, 1))),
-        r"^x must have the sides .* \(4, 4\); of shape \(2, 4, 4, 1\) it makes \(2, 2\)"),
+        r"^x must have sides .* \(4, 4\); it maps shape \(2, 4, 4, 1\) to \(2, 2\)"),
     "mask of a pyramid": (lambda: PYRAMID(None, X, mask=jnp.ones((2, 8, 8))),
         r"^mask must be of the 2 examples, \[B\]"),
     "grid of a prior": (lambda: PRIORS(None, CODES),
