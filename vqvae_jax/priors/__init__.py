@@ -1,4 +1,4 @@
-"""Priors over codes: autoregressive and masked networks, their losses, sampling, likelihoods."""
+"""Priors over codes: autoregressive and masked networks, their losses, sampling, likelihood."""
 
 from vqvae_jax.priors.autoregressive import TransformerPrior as TransformerPrior
 from vqvae_jax.priors.conditioning import Condition as Condition

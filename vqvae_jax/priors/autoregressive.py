@@ -25,17 +25,17 @@ from vqvae_jax.priors.transformer import Cache, Transformer, causal
 class TransformerPrior(nn.Module):
     """Autoregressive prior p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c), a causal Transformer.
 
-    The codes `[B, *grid, Q]` are a sequence of T = prod(grid) Q tokens in raster order, the stream
-    innermost. The condition c is a prefix that all tokens see: the label, the metadata, and the
-    codes of all coarser levels. Grids of any rank.
+    The codes `[B, *grid, Q]` form a sequence of T = prod(grid) Q tokens in raster order, with the
+    stream innermost; the grid may have any rank. The condition c is a prefix that all tokens see:
+    the label, the metadata, and the codes of all coarser levels.
 
     Attributes:
-        vocab: the sizes K of the Q streams.
+        vocab: sizes K of the Q streams.
         grid: sides of the map of codes.
         classes: number of classes, 0 without labels.
         coarse: (grid, vocab) of each coarser level, coarse to fine.
-        metadata: M numbers for each example.
-        width, depth, heads, dropout, dtype: of the `Transformer`.
+        metadata: number M of metadata values for each example.
+        width, depth, heads, dropout, dtype: as in `Transformer`.
 
     Example:
         >>> import jax
@@ -58,6 +58,7 @@ class TransformerPrior(nn.Module):
 
     def setup(self) -> None:
         check_prior(self)
+        # Stands in for the code before the first one.
         self.begin = self.param("begin", INIT, (self.width,), jnp.float32)
         self.embedding = CodeEmbedding(self.vocab, self.grid, self.width)
         self.prefix = Prefix(self.classes, self.coarse, self.metadata, self.width)
@@ -72,15 +73,15 @@ class TransformerPrior(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B *grid Q K"]:
-        """The logits of each code given those before it: `[B, *grid, Q, max(vocab)]`, float32.
+        """Returns logits of each code given those before it, float32 `[B, *grid, Q, max(vocab)]`.
 
         Args:
-            codes: ints `[B, *grid, Q]`; -1 where a code is not known.
-            condition: what the attributes ask for.
-            train: whether to drop, by the rng stream "dropout".
+            codes: ints `[B, *grid, Q]`; -1 for unknown codes.
+            condition: condition c, with the parts that the attributes declare.
+            train: whether to apply dropout, from the rng stream "dropout".
 
         Raises:
-            ValueError, TypeError: if codes or condition have another shape or dtype.
+            ValueError, TypeError: if codes or condition have the wrong shape or dtype.
         """
         check_codes("codes", codes, self.grid, self.vocab)
         check_condition(self, condition, len(codes))
@@ -88,8 +89,8 @@ class TransformerPrior(nn.Module):
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         content = self.embedding.content(tokens, t)
         begin = jnp.broadcast_to(self.begin, (len(codes), 1, self.width))
-        # Shifted by one, so that a token may see itself in attention: input t holds code t - 1,
-        # but the place of code t, which is to be predicted.
+        # Shifted by one, so that a token may attend to itself: input t holds code t - 1, but the
+        # place of code t, which it predicts.
         before = jnp.concatenate([begin, content[:, :-1]], axis=1) + self.embedding.place(t)
         prefix = self.prefix(condition, len(codes))
         x = jnp.concatenate([prefix, before], axis=1)
@@ -99,11 +100,11 @@ class TransformerPrior(nn.Module):
 
     @boundary
     def start(self, condition: Condition, batch: int) -> tuple[Cache, ...]:
-        """The cache before the first token: it holds the prefix."""
+        """Returns the cache before the first token, which holds the prefix."""
         check_condition(self, condition, batch)
         prefix = self.prefix(condition, batch)
         prefix_length = prefix.shape[1]
-        # All that there will ever be: a cache that grows would be another shape, and compilation,
+        # The full length at once: a growing cache would have a new shape, and need a compilation,
         # for each token.
         length = prefix_length + math.prod(self.grid) * len(self.vocab)
         shape = (batch, self.heads, length, self.width // self.heads)
@@ -117,11 +118,11 @@ class TransformerPrior(nn.Module):
     def step(
         self, cache: tuple[Cache, ...], before: Int[Array, "B"], t: Int[Array, ""]
     ) -> tuple[Float[Array, "B K"], tuple[Cache, ...]]:
-        """The logits of token t given token t - 1 (of any value where t = 0) and the cache."""
+        """Returns the logits of token t given token t - 1 (any if t = 0), and the new cache."""
         streams, length = len(self.vocab), cache[0].keys.shape[2]
-        # The prefix comes first in the cache, and its length is what the codes leave.
+        # The prefix comes first in the cache; its length is that of the cache minus the codes.
         at = length - math.prod(self.grid) * streams + t
-        # One program for all t, which is traced: at t = 0 a token is looked up in vain.
+        # t is traced, so that one program serves all t; at t = 0 the embedding is computed in vain.
         content = jnp.where(t == 0, self.begin, self.embedding.content(before, t - 1))
         x = (content + self.embedding.place(t))[:, None]
         y, cache = self.transformer(x, causal(at, 1, length), cache, at)

@@ -1,4 +1,4 @@
-"""Inputs of priors over codes: embeddings of codes and places, labels, metadata, coarser levels."""
+"""Inputs of priors: embeddings of codes and places, labels, metadata, and coarser levels."""
 
 import math
 from typing import NamedTuple
@@ -17,19 +17,19 @@ Level = tuple[tuple[int, ...], tuple[int, ...]]
 LARGEST_VOCAB = 2**20
 
 EXCLUDED = -1e9
-"""Logit of an impossible code: finite, so that sums and differences of two are no NaN."""
+"""Logit of an impossible code; finite, so that sums and differences of two are not NaN."""
 
 INIT = nn.initializers.normal(0.02)
 
 
 class Condition(NamedTuple):
-    """Condition c of each example; each part only where the prior was made for it.
+    """Condition c of each example, with the parts that the prior was made for.
 
     Attributes:
-        label: class of each example `[B]`, -1 where it is not given; None: given for no example.
-            Values beyond the classes raise, or are as -1 where they are traced.
-        coarse: the codes `[B, *grid_l, Q_l]` of all coarser levels, coarse to fine.
-        metadata: numbers `[B, M]`, best of a size near 1.
+        label: class of each example `[B]`, -1 if not given; None if given for no example. Values
+            beyond the classes raise; under tracing they count as -1.
+        coarse: codes `[B, *grid_l, Q_l]` of all coarser levels, coarse to fine.
+        metadata: numbers `[B, M]`, preferably of order 1.
     """
 
     label: Int[Array, "B"] | None = None
@@ -41,16 +41,16 @@ UNCONDITIONAL = Condition()
 
 
 class CodeEmbedding(nn.Module):
-    """A learnt vector for each code of each stream, and for each place: a position and a stream.
+    """Learnt vectors for each code of each stream, for each position, and for each stream.
 
-    The codes `[B, *grid, Q]` are a sequence of T = prod(grid) Q tokens in raster order, the stream
-    innermost; token t is of stream t mod Q.
+    The codes `[B, *grid, Q]` form a sequence of T = prod(grid) Q tokens in raster order, with the
+    stream innermost; token t belongs to stream t mod Q.
 
     Attributes:
-        vocab: the sizes K of the Q streams.
+        vocab: sizes K of the Q streams.
         grid: sides of the map.
-        width: of the vectors.
-        deviation: of their numbers at first.
+        width: width of the vectors.
+        deviation: standard deviation at initialisation.
     """
 
     vocab: tuple[int, ...]
@@ -60,39 +60,40 @@ class CodeEmbedding(nn.Module):
 
     def setup(self) -> None:
         init = nn.initializers.normal(self.deviation)
-        # One table for all streams; its last row stands for the codes that are not known.
+        # One table for all streams, whose last row stands for unknown codes.
         self.codes = self.table("codes", init, (sum(self.vocab) + 1, self.width))
         self.positions = self.table("positions", init, (math.prod(self.grid), self.width))
         self.streams = self.table("streams", init, (len(self.vocab), self.width))
 
     def table(self, *args) -> Array:
-        """A parameter as an array that tracers can index, which NumPy's are not."""
+        """Makes a parameter as a JAX array, which tracers can index, unlike a NumPy array."""
         return jnp.asarray(self.param(*args, jnp.float32))
 
     def __call__(self, codes: Int[Array, "B *grid Q"]) -> Float[Array, "B T W"]:
         """Embeds codes with their places, as a sequence."""
         tokens = codes.reshape(codes.shape[0], -1)
         t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-        # Apart, as an autoregressive prior adds the content of token t - 1 to the place of token t.
+        # Two methods, since an autoregressive prior adds the content of token t - 1 to the place of
+        # token t.
         return self.content(tokens, t) + self.place(t)
 
     def content(self, codes: Int[Array, "*shape"], t: Int[Array, "*#shape"]) -> Array:
-        """Embeds codes that are tokens number t, without their places; -1 has a vector as well."""
+        """Embeds codes at token numbers t, without their places; -1 has a vector too."""
         q, sizes = t % len(self.vocab), np.asarray(self.vocab, np.int32)
-        # K differs between streams: the table of stream q begins after those of the streams before.
+        # K differs between streams: the rows of stream q begin after those of the streams before.
         row = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)[q] + codes
         known = (codes >= 0) & (codes < jnp.asarray(sizes)[q])
         return self.codes[jnp.where(known, row, sum(self.vocab))]
 
     def place(self, t: Int[Array, "*shape"]) -> Float[Array, "*shape W"]:
-        """Embeds the places of tokens number t: position and stream."""
+        """Embeds the places of token numbers t: position and stream."""
         return self.positions[t // len(self.vocab)] + self.streams[t % len(self.vocab)]
 
 
 class CodeHead(nn.Module):
     """Logits of the next codes, a linear map for each stream: `[..., Q, W]` -> `[..., Q, max K]`.
 
-    Logits of a stream beyond its K codes are `EXCLUDED`; all are float32.
+    Logits are float32, and `EXCLUDED` beyond the K codes of a stream.
     """
 
     vocab: tuple[int, ...]
@@ -100,10 +101,10 @@ class CodeHead(nn.Module):
 
     def setup(self) -> None:
         shape = (len(self.vocab), self.width, max(self.vocab))
-        # One kernel, padded to the largest K, so that a traced q can pick a stream. Each stream
-        # is a map of its own: batch_axis keeps their number out of the fan-in.
+        # One kernel, padded to the largest K, so that a traced q can select a stream. Each stream
+        # is a separate map, and batch_axis keeps their number out of the fan-in.
         init = nn.initializers.lecun_normal(batch_axis=(0,))
-        # Arrays that tracers can index, which NumPy's are not.
+        # JAX arrays, since tracers can't index the NumPy arrays of a loaded model.
         self.kernel = jnp.asarray(self.param("kernel", init, shape, jnp.float32))
         zeros = nn.initializers.zeros
         self.bias = jnp.asarray(self.param("bias", zeros, (shape[0], shape[2]), jnp.float32))
@@ -112,18 +113,18 @@ class CodeHead(nn.Module):
         return self.logits(x, jnp.arange(len(self.vocab), dtype=jnp.int32), "...qw,qwk->...qk")
 
     def one(self, x: Float[Array, "*rows W"], q: Int[Array, ""]) -> Float[Array, "*rows K"]:
-        """Logits of stream q alone."""
+        """Returns the logits of stream q alone."""
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
-        # Logits in float32: bfloat16 has 8 bits, and likelihoods are sums over thousands of codes.
+        # In float32, since bfloat16 has 8 bits and likelihoods are sums over thousands of codes.
         y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)
 
 
 class GlobalCondition(nn.Module):
-    """Embeds label and metadata as `[B, n, W]`; n is 0 to 2, as the prior was made."""
+    """Embeds label and metadata as `[B, n, W]`, with n from 0 to 2 for the parts that there are."""
 
     classes: int
     metadata: int
@@ -131,7 +132,7 @@ class GlobalCondition(nn.Module):
 
     @nn.compact
     def __call__(self, condition: Condition, batch: int) -> Float[Array, "B n W"]:
-        # An empty part, so that there is something to concatenate without label and metadata.
+        # An empty part, so that concatenation works without label and metadata.
         parts = [jnp.zeros((batch, 0, self.width), jnp.float32)]
         if self.classes:
             label = jnp.full(batch, -1, jnp.int32) if condition.label is None else condition.label
@@ -139,7 +140,7 @@ class GlobalCondition(nn.Module):
             row = jnp.where(known, label, self.classes)  # the last row: not given
             table = nn.Embed(self.classes + 1, self.width, embedding_init=INIT, name="label")
             parts.append(table(row)[:, None])
-        if self.metadata and condition.metadata is not None:  # `check_condition` saw to it
+        if self.metadata and condition.metadata is not None:  # always, after `check_condition`
             numbers = condition.metadata.astype(jnp.float32)
             parts.append(nn.Dense(self.width, name="metadata")(numbers)[:, None])
         return jnp.concatenate(parts, axis=1)
@@ -162,7 +163,7 @@ class Prefix(nn.Module):
 
 
 def is_code(codes: Int[Array, "*rows Q"], vocab: tuple[int, ...]) -> Bool[Array, "*rows Q"]:
-    """Returns whether each index is a code of its stream; -1 is none.
+    """Returns whether each index is a code of its stream; -1 is not.
 
     Example:
         >>> is_code(jnp.array([[0, -1], [3, 3]]), (2, 4))
@@ -173,7 +174,7 @@ def is_code(codes: Int[Array, "*rows Q"], vocab: tuple[int, ...]) -> Bool[Array,
 
 
 def check_prior(prior) -> None:
-    """Raises a ValueError unless the attributes that all priors have are sizes."""
+    """Raises a ValueError unless the attributes shared by all priors are in range."""
     sizes = {"width": prior.width, "depth": prior.depth}
     for i, (grid, vocab) in enumerate(((prior.grid, prior.vocab), *prior.coarse)):
         of = "" if i == 0 else f" of coarse level {i - 1}"
@@ -186,7 +187,7 @@ def check_prior(prior) -> None:
     for name, n in large.items():
         raise ValueError(
             f"{name} = {n:,}: a prior has a vector and a logit for each code, at most "
-            f"{LARGEST_VOCAB:,}; make several streams of fewer codes, with grouped or residual"
+            f"{LARGEST_VOCAB:,}; use several streams of fewer codes, with grouped or residual"
         )
     check_range(0, np.inf, classes=prior.classes, metadata=prior.metadata)
     check_range(0, 1, dropout=prior.dropout)
@@ -200,7 +201,7 @@ def check_codes(name: str, codes: Array, grid: tuple[int, ...], vocab: tuple[int
 
 
 def check_label(label: Int[Array, "..."], classes: int) -> None:
-    """Raises a ValueError unless labels are `[B]`, from -1 to classes - 1 where they are known."""
+    """Raises a ValueError unless labels are `[B]` and, if concrete, from -1 to classes - 1."""
     if not classes:
         raise ValueError("the prior has no classes, got labels")
     if label.ndim != 1:
@@ -214,7 +215,7 @@ def check_label(label: Int[Array, "..."], classes: int) -> None:
 
 
 def check_condition(prior, condition: Condition, batch: int) -> None:
-    """Raises unless a condition is what the prior was made for, for `batch` examples."""
+    """Raises unless a condition has the parts that the prior needs, for `batch` examples."""
     label, coarse, metadata = condition
     if len(coarse) != len(prior.coarse):
         raise ValueError(
@@ -227,6 +228,7 @@ def check_condition(prior, condition: Condition, batch: int) -> None:
     found = None if metadata is None else metadata.shape[1:]
     if found != ((prior.metadata,) if prior.metadata else None):
         raise ValueError(f"metadata must be [B, {prior.metadata}], None for 0; got {found}")
+    # JAX would broadcast a condition of one example over the batch without a word.
     leading = {len(a) for a in (label, metadata, *coarse) if a is not None}
     if not leading <= {batch}:
         raise ValueError(f"the condition must be of {batch} examples, got {sorted(leading)}")

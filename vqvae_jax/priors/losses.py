@@ -1,4 +1,4 @@
-"""Training losses of autoregressive and masked priors over codes, for `gradient_step`."""
+"""Training losses of autoregressive and masked priors, for `gradient_step`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,27 +19,27 @@ from vqvae_jax.training.step import Aux, Loss, TrainState, step_key
 class CodeBatch(NamedTuple):
     """A batch for priors: codes, the condition of each example, and weights of the examples."""
 
-    codes: Int[Array, "B *grid Q"]  # -1 where one is not known: it does not count
+    codes: Int[Array, "B *grid Q"]  # -1 for unknown codes, which do not count
     condition: Condition = UNCONDITIONAL
     mask: Shaped[Array, "B"] | None = None
 
 
 def prior_loss(prior, unconditional: float = 0.1) -> Loss:
-    """Loss of an autoregressive prior: -log p(k_t | k_1, ..., k_{t-1}, c), mean nats of a code.
+    """Loss of an autoregressive prior: the mean of -log p(k_t | k_1, ..., k_{t-1}, c), in nats.
 
     Args:
         prior: `TransformerPrior` or `PixelCNN`.
-        unconditional: the share of examples whose label is dropped, for guidance in sampling.
+        unconditional: share of examples whose label is dropped, for guidance in sampling.
 
     Returns:
-        A loss for `gradient_step`, of a `CodeBatch`. The mean is over all codes of the valid
-        examples of all replicas. Metrics: loss and nll (both this mean), bits (of all codes of an
-        item together, the mean over items) and accuracy (of the likeliest code). Examples whose
-        metadata is not finite (metrics["invalid_examples"] of them), or whose mask is 0, do not
-        count. A label beyond the classes raises; traced, it is dropped, or where `unconditional`
-        is 0, so that this is not learnt, its example does not count; metrics["invalid_labels"] of
-        them. But for dropout, the randomness of an example does not depend on how many replicas
-        share a batch.
+        A loss of a `CodeBatch` for `gradient_step`, a mean over all codes of the valid examples of
+        all replicas. Metrics are loss and nll (both this mean), bits (the sum over an example's
+        codes, a mean over examples) and accuracy (of the likeliest code). Examples whose metadata
+        is not finite (metrics["invalid_examples"]), or whose mask is 0, do not count. A label
+        beyond the classes raises. Under tracing it is dropped instead; if `unconditional` is 0, so
+        that the prior does not learn dropped labels, its example does not count
+        (metrics["invalid_labels"]). Except for dropout, the randomness of an example does not
+        depend on the number of replicas that share a batch.
 
     Example:
         >>> import optax
@@ -59,21 +59,21 @@ def prior_loss(prior, unconditional: float = 0.1) -> Loss:
 
 
 def masked_prior_loss(prior, unconditional: float = 0.1) -> Loss:
-    """Loss of a masked prior: -log p(k_t | unmasked codes, c), the mean nats of each masked code.
+    """Loss of a `MaskedPrior`: the mean of -log p(k_t | unmasked codes, c), nats per masked code.
 
-    `random_mask` draws a new mask for each example. Otherwise as `prior_loss`, for a `MaskedPrior`;
-    nll, bits and accuracy are of the masked codes alone.
+    `random_mask` draws a new mask for each example. All else is as in `prior_loss`, with nll, bits
+    and accuracy of the masked codes alone.
     """
     return code_loss(prior, unconditional, masked_codes)
 
 
 def all_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
-    """Returns (codes that the prior sees, which ones it predicts) of one example: all of them."""
+    """Returns (codes that the prior sees, mask of those it predicts) of one example: all codes."""
     return codes, jnp.ones(codes.shape, bool)
 
 
 def masked_codes(key: PRNGKeyArray, codes: Int[Array, "*grid Q"]) -> tuple[Array, Array]:
-    """Returns (codes that a `MaskedPrior` sees, which ones it predicts): the masked ones."""
+    """Returns (codes that a `MaskedPrior` sees, mask of those it predicts): the masked codes."""
     masked = random_mask(key, codes.shape)
     return jnp.where(masked, -1, codes), masked
 
@@ -87,11 +87,11 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         codes, condition, mask = entered(batch)
         condition, weights, invalid = valid_conditions(condition, len(codes), mask)
         condition, wrong = known_labels(prior, condition)
-        # "Not given" has a vector of its own, trained by the labels that are dropped. If none is
-        # dropped it stays random, and would be noise in the place of a wrong label.
+        # "Not given" has its own vector, trained on dropped labels. If none is dropped it stays
+        # random, and would put noise in place of a wrong label.
         weights = weights if unconditional else jnp.where(wrong, 0, weights)
         keys = example_keys(step_key(state), len(codes), axis_name)
-        # Two keys an example: dropping labels must not be tied to which codes are masked.
+        # Two keys per example, so that dropped labels are independent of which codes are masked.
         condition = drop_labels(keys[:, 0], condition, unconditional)
         seen, predicted = jax.vmap(show)(keys[:, 1], codes)
         logits = prior.apply(
@@ -99,15 +99,15 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
             seen,
             condition,
             train=True,
-            # Flax draws dropout for a whole array: with one key all replicas would drop alike.
+            # Flax draws dropout for whole arrays, so with one key all replicas would drop alike.
             rngs={"dropout": local_key(step_key(state), axis_name)},
         )
         counted = (is_code(codes, prior.vocab) & predicted).astype(jnp.float32)
-        # The mean is over codes and not over examples: one with few masked codes counts less.
+        # The mean is over codes, not over examples: an example with few masked codes counts less.
         nll = -log_probs(logits, codes) * counted
         each = counted * jnp.expand_dims(weights, range(1, codes.ndim))
         loss = mean(nll, each, axis_name)
-        # A sum, where nll is a mean: it is the code length of an example, to compare with others.
+        # A sum, where nll is a mean: the code length of an example, comparable between priors.
         bits = jnp.sum(nll, axis=range(1, codes.ndim)) / jnp.log(2.0)
         right = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
         metrics = {
@@ -127,12 +127,12 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
 @boundary
 def entered(batch: CodeBatch) -> CodeBatch:
     """Returns the batch with codes and labels converted to int32 by `boundary`."""
-    # A function of its own, since the loss that `gradient_step` calls is no boundary itself.
+    # A separate function, since the loss that `gradient_step` calls is no boundary itself.
     return batch
 
 
 def known_labels(prior, condition: Condition) -> tuple[Condition, Bool[Array, "*B"]]:
-    """Replaces labels beyond the classes by -1; returns the condition, and which were replaced."""
+    """Replaces labels beyond the classes by -1; returns the condition and which were replaced."""
     if condition.label is None:
         return condition, jnp.zeros((), bool)
     check_label(condition.label, prior.classes)
@@ -143,20 +143,20 @@ def known_labels(prior, condition: Condition) -> tuple[Condition, Bool[Array, "*
 def valid_conditions(
     condition: Condition, batch: int, mask: Float[Array, "B"] | None
 ) -> tuple[Condition, Float[Array, "B"], Float[Array, ""]]:
-    """Sets metadata that is not finite to 0; returns condition, weights and how many."""
+    """Sets metadata that is not finite to 0; returns condition, weights and number of examples."""
     weights = jnp.ones(batch, jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
     if condition.metadata is None:
         return condition, weights, jnp.zeros((), jnp.float32)
     finite = jnp.isfinite(condition.metadata).all(axis=1)
-    # Weight 0 alone would not do: 0 times the NaN gradient of such an example is NaN.
+    # Weight 0 alone is not enough: 0 times the NaN gradient of such an example is NaN.
     condition = condition._replace(metadata=jnp.where(finite[:, None], condition.metadata, 0))
     invalid = jnp.sum(~finite, dtype=jnp.float32)
     return condition, jnp.where(finite, weights, 0), invalid
 
 
 def example_keys(key: PRNGKeyArray, batch: int, axis_name: AxisName) -> Array:
-    """Two keys `[B, 2]` for each example, from its number in the batch of all replicas."""
-    # A key for each example and not for each replica: so the same examples draw the same masks on
+    """Two keys `[B, 2]` for each example, from its number in the global batch."""
+    # A key for each example instead of each replica: the same examples then draw the same masks on
     # any number of replicas, and parallel modes agree with one device.
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(

@@ -1,4 +1,4 @@
-"""Sampling from a `MaskedPrior` by iterative decoding: many codes at a time."""
+"""Sampling from a `MaskedPrior` by iterative decoding, many codes at a time."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -29,26 +29,25 @@ def sample_masked(
 ) -> Int[Array, "B *grid Q"]:
     """Samples codes by iterative decoding (arXiv:2202.04200, section 3.2).
 
-    In each of the steps all masked codes are drawn; the least confident are masked again. After
-    step s of S, floor(N cos(pi s / (2 S))) of the N codes that are not given stay masked, and at
-    least one less than before. Confidence is log p + noise (1 - s / S) g, with g of the standard
-    Gumbel distribution.
+    Each step samples all masked codes and masks the least confident ones again. After step s of S,
+    floor(N cos(pi s / (2 S))) of the N codes that are not given stay masked, and at least one fewer
+    than before. Confidence is log p + noise (1 - s / S) g with g ~ Gumbel(0, 1).
 
-    A pure function to be jitted (`prior`, `steps` and `filters` are static).
+    It is a pure function to be jitted (`prior`, `steps` and `filters` are static).
 
     Args:
-        key: consumed.
+        key: random key.
         prior: `MaskedPrior`.
-        variables: of the prior.
-        given: codes that are kept; -1 where they are drawn.
-        condition: of each example.
-        steps: S, forward passes.
-        noise: of the confidence; more of it gives more diverse codes.
-        filters: of the logits, as in `sample_codes`; confidence is that before them.
-        guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
+        variables: variables of the prior.
+        given: codes to keep; -1 where they are to be sampled.
+        condition: condition of each example.
+        steps: S, the number of forward passes.
+        noise: weight of the noise in the confidence; more of it gives more diverse codes.
+        filters: filters of the logits, as in `sample_codes`; confidence uses the unfiltered ones.
+        guidance: w of `guide`, which doubles the batch; None for no guidance.
 
     Raises:
-        ValueError, TypeError: from the prior; if guidance has no classes.
+        ValueError, TypeError: from the prior, or if the prior has no classes for guidance.
 
     Example:
         >>> from vqvae_jax.priors import MaskedPrior
@@ -70,19 +69,19 @@ def sample_masked(
         key_draw, key_noise = jax.random.split(jax.random.fold_in(key, s))
         kept = reduce(lambda x, f: f(x), filters, logits)
         drawn = jax.random.categorical(key_draw, kept).astype(codes.dtype)
-        # By the logits before the filters: after top_k(1) each code would have probability 1, and
-        # the confidence would tell nothing. Codes that stand already have infinite confidence, so
-        # that they are never masked again.
+        # Confidence uses the logits before the filters: after top_k(1) each code would have
+        # probability 1, and all would be equally confident. Codes that are already fixed have
+        # infinite confidence, so that they are never masked again.
         gumbel = noise * (1 - done) * jax.random.gumbel(key_noise, codes.shape, jnp.float32)
         confidence = jnp.where(masked, log_probs(logits, drawn) + gumbel, jnp.inf)
-        # One code less at least, or a step would be wasted where the schedule rounds to no change.
-        # In the last step cos(pi / 2) may round to below 0: then n = -1, and no rank is below that.
+        # At least one code fewer, since a step would be wasted if the schedule rounds to no change.
+        # In the last step cos(pi / 2) may round to below 0; then n = -1, and no rank is below that.
         left = jnp.sum(masked, axis=range(1, codes.ndim), keepdims=True, dtype=jnp.int32) - 1
         n = jnp.minimum(left, jnp.floor(free * masked_share(done)).astype(left.dtype))
         again = ranks(confidence.reshape(len(codes), -1)).reshape(codes.shape) < n
         return jnp.where(again, -1, jnp.where(masked, drawn, codes)), None
 
-    # A scan with masks of fixed shape compiles one step, whatever their number.
+    # Masks have a fixed shape, so the scan compiles one step, however many there are.
     return jax.lax.scan(refine, given, jnp.arange(1, steps + 1, dtype=jnp.int32))[0]
 
 

@@ -25,26 +25,26 @@ from vqvae_jax.priors.conditioning import (
 class PixelCNN(nn.Module):
     """Autoregressive prior p(k | c) = prod_t p(k_t | k_1, ..., k_{t-1}, c) (arXiv:1606.05328).
 
-    A vertical stack sees the rows above, a horizontal one the places to the left in the same row;
-    together all places before, without a blind spot, up to `depth * (kernel // 2)` rows and columns
-    away. Streams at one place are predicted one after another: the head of each sees the codes of
-    the streams before it. Label and metadata are a bias in each layer; coarser levels are a map,
-    upsampled to the grid. For grids and coarser grids of two axes.
+    A vertical stack sees the rows above, a horizontal one the places to the left in the same row.
+    Together they see all places before, without a blind spot, up to `depth * (kernel // 2)` rows
+    and columns away. Streams at one place are predicted one after another, and the head of each
+    sees the codes of the streams before it. Label and metadata are a bias in each layer; coarser
+    levels are a map, upsampled to the grid. All grids must have two axes.
 
     Attributes:
-        vocab: the sizes K of the Q streams.
+        vocab: sizes K of the Q streams.
         grid: (height, width) of the map of codes.
         classes: number of classes, 0 without labels.
         coarse: (grid, vocab) of each coarser level, coarse to fine.
-        metadata: M numbers for each example.
-        width: channels.
+        metadata: number M of metadata values for each example.
+        width: number of channels.
         depth: number of gated layers.
         kernel: odd side of the convolutions.
-        dropout: rate within each layer, in training.
-        dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
+        dropout: dropout rate within each layer, in training.
+        dtype: dtype of the activations, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        ValueError: if a grid has not two axes, or the kernel is even.
+        ValueError: if a grid does not have two axes, or the kernel is even.
 
     Example:
         >>> prior = PixelCNN((8, 5), (2, 3), width=16, depth=2)
@@ -73,7 +73,7 @@ class PixelCNN(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B *grid Q K"]:
-        """The logits of each code given those before it: as `TransformerPrior`."""
+        """Returns the logits of each code given those before it, as `TransformerPrior` does."""
         self.check(codes, condition)
         context = Context(self.grid, self.classes, self.coarse, self.metadata, self.width)
         given = context(condition, len(codes))
@@ -83,18 +83,18 @@ class PixelCNN(nn.Module):
             content.shape[1:]
         )
         x = jnp.sum(content, axis=-2).astype(self.dtype)
-        # Inputs move by one place, and later layers pad on one side only: kernels are as small as
-        # what they see, where masked ones would multiply by zeros.
+        # Inputs are shifted by one place, and layers pad on one side only. Kernels are then as
+        # small as what they see, where masked ones would multiply by zeros.
         rows, columns = moved(x, 1), moved(x, 2)
-        # The head reads the sum of all layers, each of which sees a little further than the last.
+        # The head reads the sum of all layers, each of which sees a little farther than the last.
         skip = jnp.zeros((), self.dtype)
         for _ in range(self.depth):
             layer = GatedLayer(self.width, self.kernel, self.dropout, self.dtype)
             rows, columns, out = layer(rows, columns, given, train=train)
             skip = skip + out
-        # The stacks end at the place before: streams of this place are ordered here, by a sum
-        # over those already known.
-        before = jnp.cumsum(moved(content, 3), axis=3)  # of the streams before, at this place
+        # The stacks end at the place before. At this place, a stream sees the sum of the streams
+        # before it.
+        before = jnp.cumsum(moved(content, 3), axis=3)
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
         return CodeHead(self.vocab, self.width)(y)
@@ -135,12 +135,13 @@ class GatedLayer(nn.Module):
             return Conv(2 * self.width, taps, padding="VALID", dtype=self.dtype)(x)
 
         far, twice = self.kernel // 2, 2 * self.width
-        # `rows` has moved down by one, `columns` to the right: what is at a place comes before it.
+        # `rows` is shifted down by one and `columns` to the right, so what lies at a place precedes
+        # it.
         up = jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))
         left = jnp.pad(columns, ((0, 0), (0, 0), (far, 0), (0, 0)))
         vertical = conv((far + 1, self.kernel), up)
-        # From the vertical stack to the horizontal one, never back: vertical kernels reach to the
-        # right, and would see codes that are still to come.
+        # The vertical stack feeds the horizontal one, never the reverse: vertical kernels reach to
+        # the right, and would see codes that come later.
         horizontal = conv((1, far + 1), left) + dense(twice, vertical)
         rows = gate(vertical + dense(twice, given))
         out = gate(horizontal + dense(twice, given))
@@ -165,7 +166,7 @@ class Context(nn.Module):
             tokens = CodeEmbedding(vocab, grid, self.width, deviation=1.0)(codes)
             level = jnp.sum(tokens.reshape(*codes.shape, self.width), axis=-2)
             level = ResidualStack(self.width, 2)(level)
-            # The convolutions see near codes only; each place is told the mean of all as well.
+            # The convolutions see only nearby codes, so each place also gets the mean of all.
             level = level + nn.Dense(self.width)(jnp.mean(level, axis=(1, 2), keepdims=True))
             x = x + jax.image.resize(level, (batch, *self.grid, self.width), "nearest")
         return x
@@ -178,7 +179,7 @@ def gate(x: Float[Array, "B H W two_C"]) -> Float[Array, "B H W C"]:
 
 
 def moved(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
-    """Shifts x by one place along an axis; zeros come in.
+    """Shifts x by one place along an axis and fills with zeros.
 
     Example:
         >>> moved(jnp.array([1.0, 2.0, 3.0]), 0)

@@ -1,4 +1,4 @@
-"""Sampling from autoregressive priors, filters of logits, guidance, and likelihood of codes."""
+"""Sampling from autoregressive priors, logit filters, guidance, and likelihood of codes."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -15,18 +15,18 @@ from vqvae_jax.priors.masked import MaskedPrior
 from vqvae_jax.saving.describe import Function, described
 
 Filter = Callable[[Array], Array]
-"""logits [..., K] -> logits [..., K]"""
+"""Map of logits [..., K] -> logits [..., K]."""
 
 Step = Callable[[Any, Array, Array], tuple[Array, Any]]
-"""(state, tokens [B, T], t) -> (logits [B, K] of token t given those before, the next state)"""
+"""One step: (state, tokens [B, T], t) -> (logits [B, K] of token t given those before, state)."""
 
 Stepper = Callable[..., tuple[Any, Step]]
-"""(prior, variables, condition, batch) -> (the state before the first token, its `Step`)"""
+"""Start: (prior, variables, condition, batch) -> (state before the first token, its `Step`)."""
 
 
 @described
 def temperature(t: float) -> Filter:
-    """Divides logits by t: t < 1 favours likely codes; 0 is `top_k(1)`.
+    """Divides logits by t: t < 1 favours likely codes, and t = 0 is `top_k(1)`.
 
     Example:
         >>> temperature(0.5)(jnp.array([1.0, 2.0]))
@@ -44,7 +44,7 @@ def temperature(t: float) -> Filter:
 
 @described
 def top_k(k: int) -> Filter:
-    """Keeps the k likeliest codes, and those as likely as the last of them (arXiv:1805.04833).
+    """Keeps the k likeliest codes, and those tied with the last of them (arXiv:1805.04833).
 
     Example:
         >>> top_k(2)(jnp.array([1.0, 2.0, 3.0])) > EXCLUDED
@@ -53,7 +53,8 @@ def top_k(k: int) -> Filter:
     check_size(k=k)
 
     def keep(logits: Float[Array, "*rows K"]):
-        # A threshold and not the indices of the k: among equal codes no order would be fair.
+        # A threshold instead of the indices of the k: it does not prefer one of equally likely
+        # codes.
         least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
         return jnp.where(logits >= least, logits, EXCLUDED)
 
@@ -62,9 +63,9 @@ def top_k(k: int) -> Filter:
 
 @described
 def top_p(p: float) -> Filter:
-    """Keeps the fewest likeliest codes of total probability p or more (arXiv:1904.09751).
+    """Keeps the smallest set of likeliest codes with total probability >= p (arXiv:1904.09751).
 
-    Codes as likely as the last of them stay as well.
+    Codes tied with the last of them are kept too.
 
     Raises:
         ValueError: unless 0 < p <= 1; 1 keeps all codes.
@@ -77,13 +78,13 @@ def top_p(p: float) -> Filter:
         raise ValueError(f"p must be in (0, 1], got {p!r}")
 
     def keep(logits: Float[Array, "*rows K"]):
-        # Rounded sums reach 1 before the last codes, which would be lost.
+        # Rounded sums reach 1 before the last codes, which would then be lost.
         if p == 1:
             return logits
         ordered = jnp.sort(logits, axis=-1, descending=True)
         probabilities = jax.nn.softmax(ordered)
-        # What comes before a code decides, without the code itself: so the one that passes p is
-        # kept, and the likeliest one always.
+        # The sum before a code decides, without the code itself, so that the code that passes p is
+        # kept, and the likeliest one always is.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.min(jnp.where(before < p, ordered, jnp.inf), axis=-1, keepdims=True)
         return jnp.where(logits >= least, logits, EXCLUDED)
@@ -92,12 +93,12 @@ def top_p(p: float) -> Filter:
 
 
 def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
-    """Stepper of `TransformerPrior` with a cache of the keys and values of all tokens before."""
+    """Stepper of `TransformerPrior` with a cache of keys and values of all tokens so far."""
     if not hasattr(prior, "step"):
         raise TypeError(f"{type(prior).__name__} keeps no cache: use stepper=uncached")
 
     def step(cache, tokens, t):
-        # Any token will do at t = 0, where the prior has a vector for the beginning.
+        # Any token will do at t = 0, where the prior uses a vector for the beginning.
         before = jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(t - 1, 0), 1, keepdims=False)
         return prior.apply(variables, cache, before, t, method="step")
 
@@ -105,10 +106,10 @@ def cached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Ste
 
 
 def uncached(prior, variables, condition: Condition, batch: int) -> tuple[Any, Step]:
-    """Stepper of any prior, which computes all logits again for each token."""
+    """Stepper of any autoregressive prior, which recomputes all logits for each token."""
 
     def step(state, tokens, t):
-        # Tokens from t on are -1 or given: a causal prior does not see them.
+        # Tokens from t on are -1 or given, and a causal prior does not see them.
         codes = tokens.reshape(batch, *prior.grid, len(prior.vocab))
         logits = prior.apply(variables, codes, condition).reshape(*tokens.shape, -1)
         return jax.lax.dynamic_index_in_dim(logits, t, 1, keepdims=False), state
@@ -117,14 +118,14 @@ def uncached(prior, variables, condition: Condition, batch: int) -> tuple[Any, S
 
 
 def guided(stepper: Stepper, w: Number) -> Stepper:
-    """Returns a stepper with classifier-free guidance of weight w, see `guide`."""
+    """Returns a stepper with classifier-free guidance of weight w; see `guide`."""
 
     def start(prior, variables, condition, batch):
         both = with_unlabelled(prior, condition, batch)
         state, step = stepper(prior, variables, both, 2 * batch)
 
         def guided_step(state, tokens, t):
-            # Both halves go on from the guided tokens: one pass of twice the batch, with one cache.
+            # Both halves continue from the guided tokens, in one pass of twice the batch.
             logits, state = step(state, jnp.concatenate([tokens, tokens]), t)
             return guide(logits, w), state
 
@@ -134,7 +135,7 @@ def guided(stepper: Stepper, w: Number) -> Stepper:
 
 
 def with_unlabelled(prior, condition: Condition, batch: int) -> Condition:
-    """Doubles the batch of a condition: as it is, then without labels."""
+    """Doubles the batch of a condition: first as it is, then without labels."""
     if not prior.classes:
         raise ValueError("guidance needs a prior with classes")
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), condition)
@@ -145,8 +146,8 @@ def with_unlabelled(prior, condition: Condition, batch: int) -> Condition:
 def guide(logits: Float[Array, "two_B *rows K"], w: Number) -> Float[Array, "B *rows K"]:
     """Classifier-free guidance: (1 + w) l(k | label) - w l(k) (arXiv:2207.12598, equation 6).
 
-    l(k) are the logits of label -1, the second half of a batch of `with_unlabelled`. w = 0 changes
-    nothing; larger w make samples more typical of their label, and more alike.
+    l(k) are the logits for label -1, the second half of a batch of `with_unlabelled`. w = 0 changes
+    nothing; a larger w makes samples more typical of their label, and more alike.
     """
     labelled, unlabelled = jnp.split(logits, 2)
     return (1 + w) * labelled - w * unlabelled
@@ -154,7 +155,7 @@ def guide(logits: Float[Array, "two_B *rows K"], w: Number) -> Float[Array, "B *
 
 @boundary
 def free_codes(prior, batch: int) -> Int[Array, "B *grid Q"]:
-    """Returns codes of -1 for `given`, all of which are to be drawn."""
+    """Returns codes of -1 for the argument `given`, so that all are sampled."""
     return jnp.full((batch, *prior.grid, len(prior.vocab)), -1, jnp.int32)
 
 
@@ -172,20 +173,20 @@ def sample_codes(
 ) -> Int[Array, "B *grid Q"]:
     """Samples codes k_t ~ p(k_t | k_1, ..., k_{t-1}, c) one after another in raster order.
 
-    A pure function to be jitted (`prior`, `stepper` and `filters` are static).
+    It is a pure function to be jitted (`prior`, `stepper` and `filters` are static).
 
     Args:
-        key: consumed.
-        prior: `TransformerPrior`, or with `stepper=uncached` any other.
-        variables: of the prior.
-        given: codes that are kept; -1 where they are drawn. None is given: `free_codes`.
-        condition: of each example.
+        key: random key.
+        prior: `TransformerPrior`, or any other autoregressive prior with `stepper=uncached`.
+        variables: variables of the prior.
+        given: codes to keep; -1 where they are to be sampled. `free_codes` samples all.
+        condition: condition of each example.
         stepper: `cached` or `uncached`.
-        filters: such as `temperature`, `top_k`, `top_p`; applied one after another.
-        guidance: w of `guide`, which takes a batch of twice the size; None: no guidance.
+        filters: filters such as `temperature`, `top_k` and `top_p`, applied in this order.
+        guidance: w of `guide`, which doubles the batch; None for no guidance.
 
     Raises:
-        ValueError, TypeError: from the prior; if guidance has no classes, or the prior no cache.
+        ValueError, TypeError: from the prior, or if it has no classes for guidance, or no cache.
 
     Example:
         >>> from vqvae_jax.priors import TransformerPrior
@@ -204,10 +205,11 @@ def sample_codes(
         state, tokens = carry
         logits, state = step(state, tokens, t)
         logits = reduce(lambda x, f: f(x), filters, logits)
-        # The key follows from t alone: cached and uncached steppers draw the same codes.
+        # The key depends on t alone, so cached and uncached steppers draw the same codes.
         new = jax.random.categorical(jax.random.fold_in(key, t), logits).astype(tokens.dtype)
         old = jax.lax.dynamic_index_in_dim(tokens, t, 1, keepdims=False)
-        # Given codes are drawn too, and dropped: their pass through the prior fills the cache.
+        # Given codes are sampled too and then dropped: passing them through the prior fills the
+        # cache.
         new = jnp.where(old < 0, new, old)
         return (state, jax.lax.dynamic_update_index_in_dim(tokens, new, t, 1)), None
 
@@ -223,7 +225,8 @@ def sample_codes(
 def log_probs(
     logits: Float[Array, "B *grid Q K"], codes: Int[Array, "B *grid Q"]
 ) -> Float[Array, "B *grid Q"]:
-    """Log likelihood of each code in nats, 0 where there is none (-1)."""
+    """Log likelihood of each code in nats; 0 for unknown codes (-1)."""
+    # Unknown codes are dropped by a select, since index -1 would read the last logit.
     known = is_code(codes, (logits.shape[-1],) * codes.shape[-1])
     row = jnp.where(known, codes, 0)[..., None]
     each = jnp.take_along_axis(jax.nn.log_softmax(logits), row, axis=-1)[..., 0]
@@ -239,7 +242,7 @@ def log_likelihood(
 ) -> Float[Array, "B"]:
     """Log likelihood log p(codes | c) of each example in nats, without filters.
 
-    Codes that are not known (-1) are left out.
+    Unknown codes (-1) are left out.
 
     Raises:
         TypeError: for a `MaskedPrior`, which gives no likelihood.

@@ -11,24 +11,26 @@ from vqvae_jax.priors.conditioning import EXCLUDED
 
 
 class Cache(NamedTuple):
-    """Keys and values of all tokens so far, of one layer: fixed shapes, filled from the left."""
+    """Keys and values of one layer for all tokens so far, in fixed shapes filled from the left."""
 
     keys: Float[Array, "B H L d"]
     values: Float[Array, "B H L d"]
 
 
 class Transformer(nn.Module):
-    """Transformer: `depth` times x + attention(norm(x)), x + MLP(norm(x)); norm (arXiv:2002.04745).
+    """Pre-norm Transformer (arXiv:2002.04745).
+
+    `depth` times x + attention(norm(x)) and x + MLP(norm(x)), then a last norm.
 
     Attributes:
-        width: of the tokens.
+        width: width of the tokens.
         depth: number of layers.
-        heads: of the attention; divides the width.
-        dropout: rate on what each layer adds, in training.
-        dtype: of the activations, "float32" or "bfloat16"; parameters are float32.
+        heads: number of attention heads, which divides the width.
+        dropout: dropout rate on what each layer adds, in training.
+        dtype: dtype of the activations, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        ValueError: if the width can't be split over the heads.
+        ValueError: if the width is not divisible by the number of heads.
     """
 
     width: int
@@ -47,14 +49,14 @@ class Transformer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B n W"], tuple[Cache, ...]]:
-        """Applies the layers; returns the tokens, and the keys and values of each layer.
+        """Applies the layers; returns the tokens, and keys and values of each layer.
 
         Args:
             x: n tokens of the sequence.
-            mask: whether each of them sees each of the L tokens.
-            cache: one for each layer, which holds the tokens before; without it, n = L.
-            at: the number of the first of the n tokens, with a cache.
-            train: whether to drop, by the rng stream "dropout".
+            mask: whether each of the n tokens sees each of the L tokens.
+            cache: caches of the layers, which hold the tokens before; without them n = L.
+            at: number of the first of the n tokens, if there is a cache.
+            train: whether to apply dropout, from the rng stream "dropout".
         """
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} can't be split over {self.heads} heads")
@@ -99,8 +101,8 @@ class Attention(nn.Module):
 def write(
     cache: Float[Array, "B H L d"], new: Float[Array, "B H n d"], at: int | Int[Array, ""]
 ) -> Float[Array, "B H L d"]:
-    """Returns the cache with the tokens `new` from number `at` on."""
-    # In place under jit, where a concatenation would copy the cache and change its shape.
+    """Returns the cache with the tokens `new` written from number `at` on."""
+    # An update in place under jit; a concatenation would copy the cache and change its shape.
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), at, axis=2)
 
 
@@ -111,10 +113,10 @@ def attend(
     mask: Bool[Array, "#n L"],
 ) -> Float[Array, "B H n d"]:
     """Mean of v under softmax(q k / sqrt(d)) over the tokens that the mask lets each token see."""
-    # q is scaled rather than the scores, which are L / d times as many numbers.
+    # q is scaled instead of the scores, which are L / d times as many numbers.
     scores = jnp.einsum("bhnd,bhld->bhnl", q / q.shape[-1] ** 0.5, k).astype(jnp.float32)
-    # Softmax in float32, as sums in bfloat16 lose small terms. EXCLUDED is finite: a row without
-    # anything to see would be NaN with -inf.
+    # Softmax in float32, since sums in bfloat16 lose small terms. EXCLUDED is finite, because a
+    # token that sees nothing would give NaN with -inf.
     scores = jnp.where(mask, scores, EXCLUDED)
     return jnp.einsum("bhnl,bhld->bhnd", jax.nn.softmax(scores).astype(v.dtype), v)
 
@@ -122,7 +124,8 @@ def attend(
 def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) -> Bool[Array, "n L"]:
     """Causal mask: whether tokens first, ..., first + n - 1 see each of `length` tokens.
 
-    All see the whole prefix, also its own tokens; beyond it each sees itself and those before.
+    All tokens, including those of the prefix, see the whole prefix; beyond it each token sees
+    itself and those before.
 
     Example:
         >>> causal(0, 4, 4, prefix=2).astype(int)
@@ -131,7 +134,7 @@ def causal(first: int | Int[Array, ""], n: int, length: int, prefix: int = 0) ->
                [1, 1, 1, 0],
                [1, 1, 1, 1]], dtype=int32)
     """
-    # The last token that each may see; for those of the prefix that is the end of the prefix. It
-    # also keeps a step from the places of a cache that are not filled yet.
+    # i is the last token that each may see; for tokens of the prefix it is the end of the prefix.
+    # The same bound hides the places of a cache that are not filled yet.
     i = jnp.maximum(first + jnp.arange(n, dtype=jnp.int32)[:, None], prefix - 1)
     return jnp.arange(length, dtype=jnp.int32) <= i

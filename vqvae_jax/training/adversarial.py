@@ -2,9 +2,9 @@
 
     params = {"model": ..., "discriminator": ...}
 
-The autoencoder is the generator. One loss trains both, and each term moves one of them only: the
-discriminator is held fixed in the generator's term, and x' in the discriminator's. So
-`gradient_step` trains them as any other model, in every parallel mode.
+The autoencoder is the generator. One loss trains both, and each term moves only one of them: the
+discriminator is held fixed in the generator's term, and x' in the discriminator's. `gradient_step`
+can therefore train them like any other model, in every parallel mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,11 +38,11 @@ Balance = Callable[[Array, Array], Array | float]
 
 
 class Game(NamedTuple):
-    """Adversarial losses of generator and discriminator, for each logit of the discriminator D."""
+    """Adversarial losses as functions of the logits of the discriminator D."""
 
-    generator: Callable[[Array], Array]  # of D(x')
-    real: Callable[[Array], Array]  # the discriminator, of D(x)
-    fake: Callable[[Array], Array]  # the discriminator, of D(x')
+    generator: Callable[[Array], Array]  # loss of the generator, a function of D(x')
+    real: Callable[[Array], Array]  # loss of the discriminator on real x, a function of D(x)
+    fake: Callable[[Array], Array]  # loss of the discriminator on x', a function of D(x')
 
 
 HINGE = Game(lambda fake: -fake, lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d))
@@ -60,8 +60,8 @@ def adaptive_weight(
 ) -> Float[Array, ""]:
     """Adaptive weight lambda = |grad L_rec| / (|grad L_G| + 1e-4), clipped to [0, 1e4].
 
-    From the norms of the gradients for the last layer, where both terms then weigh the same:
-    equation 7 of arXiv:2012.09841.
+    The norms are those of the gradients of the last layer, in which both terms then have equal
+    weight (equation 7 of arXiv:2012.09841).
 
     Example:
         >>> round(float(adaptive_weight(jnp.float32(0.3), jnp.float32(0.1))), 2)
@@ -76,8 +76,8 @@ def with_features(
     """Adds the term "features" to a task loss: a distance of x and x' in a network's features.
 
     Args:
-        distance: `(x, x') -> [B]`, weighted as it shall count; a perceptual loss such as LPIPS.
-        task_loss: of the other terms.
+        distance: `(x, x') -> [B]`, a perceptual loss such as LPIPS, times its weight.
+        task_loss: task loss with the other terms.
 
     Example:
         >>> first = lambda x, y: jnp.abs(x - y)[:, 0]
@@ -100,26 +100,25 @@ def adversarial_loss(
 ) -> Loss:
     """Returns the loss L_rec + lambda L_G + losses of the quantizer + L_D, for `gradient_step`.
 
-    L_rec is the sum of the task's terms; "generator", lambda L_G; "discriminator", half the mean
-    over x and half the mean over x', and r1/2 |grad_x D(x)|^2 for the mean logit D (R1,
-    arXiv:1801.04406). Before step `start` the last two are exactly 0. Means are
-    over the valid examples of all replicas, and over patches; lambda is the same on all replicas
-    and has no gradient.
+    L_rec is the sum of the task's terms, and "generator" is lambda L_G. "discriminator" is half the
+    mean loss on x plus half the mean loss on x', plus r1/2 |grad_x D(x)|^2 for the mean logit D
+    (R1, arXiv:1801.04406). Before step `start` the last two are exactly 0. Means are over the valid
+    examples of all replicas, and over patches; lambda is equal on all replicas and has no gradient.
 
     Args:
-        model: an autoencoder such as `VQVAE` or `VQVAE2`: it has a method decode(z_q).
-        discriminator: a module x `[B, ..., C]` -> logits `[B, ...]` with params alone.
-        start: the first step with adversarial terms: about when x' is as sharp as L_rec makes it.
-        last_layer: the path in the model's params of the layer that lambda is taken from, such as
+        model: an autoencoder with a method decode(z_q), such as `VQVAE` or `VQVAE2`.
+        discriminator: a module x `[B, ..., C]` -> logits `[B, ...]` that holds only params.
+        start: first step with adversarial terms, about when x' is as sharp as L_rec can make it.
+        last_layer: path in the model's params of the layer for lambda, such as
             `("decoder", "Upsample_1")` for a `Decoder`.
         task_loss: as in `make_train_step`.
-        game: the adversarial losses, `HINGE` or `NON_SATURATING`.
-        balance: from the norms of the gradients of L_rec and L_G for the last layer to lambda;
-            `lambda rec, gen: 0.1` is a constant weight.
+        game: adversarial losses, `HINGE` or `NON_SATURATING`.
+        balance: function from the norms of the last layer's gradients of L_rec and of L_G to
+            lambda; `lambda rec, gen: 0.1` makes it constant.
         r1: weight of the gradient penalty.
 
     Raises:
-        ValueError: where the model has no such last layer.
+        ValueError: if the model has no such last layer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -139,10 +138,10 @@ def adversarial_loss(
         x, weights, invalid = valid_examples(batch, getattr(model, "domain", None))
         if weights.ndim > 1:
             raise ValueError(
-                "adversarial training takes masks of the examples, [B]: the patches that are judged"
-                f" would see padding; got a mask of samples, {weights.shape}"
+                "adversarial training takes masks of the examples, [B], since the patches that are"
+                f" judged would see padding; got a mask of samples, {weights.shape}"
             )
-        # Weights of examples: each patch of an example counts as the example does.
+        # Each patch of an example has the weight of the example.
         mean = partial(average, weights=weights, axis_name=axis_name)
         judge = partial(logits_of, discriminator, params["discriminator"])
         variables = {"params": params["model"], **state.collections}
@@ -152,22 +151,22 @@ def adversarial_loss(
             return {k: mean(check_term(k, term, x)) for k, term in task_loss(x, y).items()}
 
         def generator(y: Array) -> Array:
-            # The params of D are held fixed: this term moves the model alone.
+            # The params of D are held fixed, so that this term moves only the model.
             return mean(game.generator(logits_of(discriminator, sg(params["discriminator"]), y)))
 
-        # The norms are of gradients through the last layer alone: from z_q on, without the encoder.
+        # The norms need gradients of the last layer alone: from z_q on, without the encoder.
         last = partial(last_layer_norm, model, variables, rec.z_q, last_layer, axis_name)
         weight = balance(last(lambda y: add(task(y))), last(generator))
         played = {
             "generator": weight * generator(rec.x),
-            # x' is held fixed: this term moves the discriminator alone. Both are evaluated at the
-            # same params, so one gradient serves both optimizers.
+            # x' is held fixed, so that this term moves only the discriminator. Both terms are
+            # evaluated at the same params, so that one gradient serves both optimizers.
             "discriminator": discriminator_loss(judge, game, x, sg(rec.x), mean)
             + (r1 / 2 * mean(squared_slope(judge, x)) if r1 else 0.0),
         }
         losses = task(rec.x) | rec.losses
-        # A where and not a Python branch: the step is traced. Its gradient before `start` is
-        # exactly 0; the discriminator then gets gradients of 0 too.
+        # A select instead of a Python branch, because the step is traced. Before `start` the
+        # gradient is exactly 0, for the discriminator too.
         losses |= {k: jnp.where(state.step >= start, term, 0.0) for k, term in played.items()}
         metrics = {"loss": add(losses), "mse": sg(mean(jnp.square(x - rec.x))), **losses}
         metrics |= rec.metrics | {"adaptive_weight": weight}
@@ -190,21 +189,22 @@ def discriminator_loss(
 
 
 def squared_slope(judge: Callable[[Array], Array], x: Array) -> Float[Array, "B"]:
-    """Squared norm |grad_x D(x)|^2 of each example, D the mean over its patches."""
+    """Squared norm |grad_x D(x)|^2 of each example, where D is the mean over its patches."""
 
     def total(x: Array) -> Array:
         logits = judge(x)
         return jnp.sum(jnp.mean(logits, axis=range(1, logits.ndim)))
 
-    # One gradient of the sum over examples gives that of each: no logit depends on another example.
+    # The gradient of the sum over examples gives that of each, as no logit depends on other
+    # examples.
     return jnp.sum(jnp.square(jax.grad(total)(x)), axis=range(1, x.ndim))
 
 
 def last_layer_norm(
     model, variables, z_q, path: Sequence[str], axis_name: AxisName, loss: Callable[[Array], Array]
 ) -> Float[Array, ""]:
-    """Norm of the gradient of a loss of x' = dec(z_q) for one layer of the decoder; a constant."""
-    # lambda is a weight, not a term to be minimised: it must carry no gradient of its own.
+    """Norm of the gradient, in one decoder layer, of a loss of x' = dec(z_q); a constant."""
+    # lambda is a weight, not a term to minimise, so it must carry no gradient.
     variables, z_q = sg((variables, z_q))
 
     def of_layer(layer):
@@ -212,7 +212,7 @@ def last_layer_norm(
         return loss(model.apply(changed, z_q, method="decode"))
 
     gradient = jax.grad(of_layer)(get(variables["params"], path))
-    # The mean over replicas before the norm: norms of local gradients would differ, and so lambda.
+    # Averaged over replicas before the norm: norms of local gradients, and so lambda, would differ.
     return optax.tree.norm(gradient if axis_name is None else jax.lax.pmean(gradient, axis_name))
 
 
@@ -242,7 +242,7 @@ def adversarial_optimizer(
     model: optax.GradientTransformation, discriminator: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Combines the optimizers of model and discriminator into one for `gradient_step`."""
-    # Labels of whole subtrees: a prefix of the params is all that optax asks for.
+    # Labels of whole subtrees suffice, since optax accepts a prefix of the params.
     labels = {"model": "model", "discriminator": "discriminator"}
     return optax.partition({"model": model, "discriminator": discriminator}, labels)
 
@@ -259,12 +259,12 @@ def adversarial_state(
 
     Args:
         model, discriminator: as in `adversarial_loss`.
-        optimizer: of both, as `adversarial_optimizer` makes it.
-        key: consumed.
+        optimizer: optimizer of both, made by `adversarial_optimizer`.
+        key: random key.
         example: a batch, of which only shape and dtype matter.
 
     Raises:
-        ValueError: if the discriminator holds other collections than params.
+        ValueError: if the discriminator has collections other than params.
     """
     x = jnp.zeros_like(preprocess(example[:1]))
 
@@ -281,5 +281,5 @@ def adversarial_state(
 
 
 def model_variables(state: TrainState) -> dict[str, Any]:
-    """The variables of the model alone: for `apply`, and for `save_model` as a plain model."""
+    """Returns the variables of the model alone, for `apply` or `save_model`."""
     return {"params": state.params["model"], **state.collections}

@@ -1,4 +1,4 @@
-"""Checkpoints by orbax of the whole `TrainState`, from which a run resumes bit for bit."""
+"""Orbax checkpoints of the whole `TrainState`, from which a run resumes bit for bit."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from vqvae_jax.training.step import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in a folder; the newest two are kept. A context manager.
+    """Context manager for the checkpoints in a folder, of which the newest two are kept.
 
-    Every process of a distributed run must call `save` and `restore` alike.
+    Every process of a distributed run must make the same calls of `save` and `restore`.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -35,8 +35,8 @@ class Checkpoints:
             self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
 
     def restore(self, like: TrainState) -> TrainState:
-        """Reads the newest state, placed on devices as `like` is."""
-        # Shapes, dtypes and shardings alone: a run may resume on other devices than it began on.
+        """Reads the newest state, placed on devices like `like`."""
+        # Shardings come from `like`, since a run may resume on other devices than it began on.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         restored = self.manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
         return TrainState(**restored)

@@ -11,9 +11,9 @@ Hook = Callable[[int, TrainState, dict[str, Any]], Callable[[], None] | None]
 
 
 class Interrupt:
-    """Turns SIGINT and SIGTERM into a flag, so that the step under way is finished and saved.
+    """Turns SIGINT and SIGTERM into a flag, so that the current step is finished and saved.
 
-    A second signal acts as it would have without this. `signal` is the one received, or None.
+    A second signal has its ordinary effect. `signal` is the signal received, or None.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,7 +23,7 @@ class Interrupt:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        # Python lets only the main thread set handlers.
+        # Python lets only the main thread set signal handlers.
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self.receive) for s in self.SIGNALS}
         return self
@@ -51,25 +51,26 @@ def run_steps(
     """Runs steps until `last`, or until `interrupted`, and returns the state.
 
     Args:
-        state: where to begin; batch i of `batches` belongs to step `state.step + i`.
-        step: compiled by `parallel`.
+        state: initial state; batch i of `batches` belongs to step `state.step + i`.
+        step: train step compiled by `parallel`.
         batches: host batches, endless or long enough.
-        last: the number of steps of the whole run.
-        hooks: functions of (steps done, state, metrics) and after how many steps each is called;
-            all are called after the last step too. Reading an array waits for the step, and then
-            the device for the next one: what can be done later, as writing metrics can, a hook
-            returns as a function, which is called once the next step runs. The state can't be
-            read then.
-        interrupted: asked between steps.
+        last: number of steps of the whole run.
+        hooks: functions of (steps done, state, metrics), each with the interval of steps at which
+            it is called; all are called after the last step too. Reading an array waits for the
+            step, during which the device gets no new work. Work that can wait, such as writing
+            metrics, a hook returns as a function, to be called once the next step runs. That
+            function must not read the state.
+        interrupted: function called between steps; True ends the run.
     """
     first = int(state.step)
     later: list[Callable[[], None] | None] = []
     for done, batch in zip(range(first + 1, last + 1), batches, strict=False):
         state, metrics = step(state, batch)
-        # Dispatched, not finished: while the device works, the host writes the last metrics.
+        # The step is dispatched, not finished: while the device works, the host writes old metrics.
         call_each(later)
         due = [hook for hook, every in hooks.items() if done % every == 0 or done == last]
-        # Hooks read the state now: the next step donates its buffers, and leaves only metrics.
+        # Hooks must read the state now, since the next step donates its buffers and leaves only
+        # metrics.
         later = [hook(done, state, metrics) for hook in due]
         if interrupted():
             break

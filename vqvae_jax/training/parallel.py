@@ -1,9 +1,9 @@
 """Data parallelism: one train step compiled by `jit` over a mesh, `shard_map`, or `pmap`.
 
 Each function here takes a pure `train_step(state, batch, *, axis_name=None)` and returns a compiled
-`Step`: `(state, batch) -> (state, metrics)` for host batches, this process's share of the global
-batch, whose rows are split over its devices. State and metrics are replicated. All agree with one
-device.
+`Step`, `(state, batch) -> (state, metrics)`. Its batches are this process's share of the global
+batch, which it splits over its devices. State and metrics are replicated. All modes give the
+results of one device.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ AXIS = "data"
 
 
 class Step(NamedTuple):
-    """A compiled train step, in two parts so that batches can go ahead of the steps."""
+    """A compiled train step, in two parts so that batches can be placed ahead of time."""
 
     place: Callable[[Any], Any]  # host batch -> the batch on the devices
     run: Callable[[Any, Any], tuple[Any, Any]]  # (state, placed batch) -> (state, metrics)
@@ -35,9 +35,9 @@ def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> 
     """Yields the batches on the devices, each placed while the steps before it run.
 
     Args:
-        batches: of the host.
-        place: of a `Step`.
-        ahead: at least 1; number of batches that wait on the devices, beside those in use.
+        batches: host batches.
+        place: `place` of a `Step`.
+        ahead: number of batches that wait on the devices, at least 1, besides those in use.
 
     >>> list(prefetch([1, 2, 3], lambda batch: -batch))
     [-1, -2, -3]
@@ -45,22 +45,23 @@ def prefetch(batches: Iterable, place: Callable[[Any], Any], ahead: int = 2) -> 
     batches = iter(batches)
     placed = deque(map(place, islice(batches, ahead)))
     while placed:
-        # Execution returns here when the next batch is asked for, after the step for this one was
-        # dispatched: so the next transfer overlaps with that step.
+        # Execution resumes here when the next batch is requested, after the step for this one was
+        # dispatched, so that the next transfer overlaps with that step.
         yield placed.popleft()
         placed.extend(map(place, islice(batches, 1)))
 
 
 def data_mesh(devices=None) -> Mesh:
-    """A mesh of all devices, or the given ones, along the one axis `AXIS`."""
+    """Makes a mesh of all devices, or of the given ones, along the single axis `AXIS`."""
     devices = jax.devices() if devices is None else devices
-    # Auto axes: with JAX's default, Explicit ones, gathers, scatters and cumulative sums fail.
+    # Auto axes, because gathers, scatters and cumulative sums fail with JAX's default, Explicit
+    # ones.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def jit_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiles by `jit`: the compiler splits the work as the batch is split."""
-    # Without axis_name: here the step sees the global batch, and its sums are global already.
+    """Compiles by `jit`, in which the compiler splits the work as the batch is split."""
+    # Without axis_name, since the step sees the global batch here, and its sums are global already.
     step = jax.jit(
         train_step,
         in_shardings=(NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))),
@@ -71,7 +72,7 @@ def jit_step(train_step: Callable, mesh: Mesh) -> Step:
 
 
 def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiles by `shard_map`: each device runs the step on its part, sums cross `AXIS`."""
+    """Compiles by `shard_map`: each device runs the step on its part, and sums cross `AXIS`."""
     mapped = jax.shard_map(
         partial(train_step, axis_name=AXIS),
         mesh=mesh,
@@ -83,9 +84,9 @@ def shard_map_step(train_step: Callable, mesh: Mesh) -> Step:
 
 
 def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
-    """Compiles by `pmap`: as `shard_map`, with an axis of devices in front of the batch."""
+    """Compiles by `pmap`: like `shard_map`, with an axis of devices in front of the batch."""
     local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-    # The state is broadcast and one copy of the results kept: all replicas compute the same.
+    # The state is broadcast and one copy of the results is kept, since all replicas agree.
     step = jax.pmap(
         partial(train_step, axis_name=AXIS),
         axis_name=AXIS,
@@ -94,21 +95,24 @@ def pmap_step(train_step: Callable, mesh: Mesh) -> Step:
         donate_argnums=0,
         devices=None if jax.process_count() > 1 else local,
     )
-    # Batches are put where pmap wants them before the step, or it would copy them within the step.
+    # Batches are placed as pmap wants them before the step; else it would copy them within the
+    # step.
     each = NamedSharding(Mesh(local, (AXIS,)), P(AXIS))
     return Step(
-        lambda batch: jax.tree.map(lambda x: jax.device_put(deal(x, len(local)), each), batch),
+        lambda batch: jax.tree.map(
+            lambda x: jax.device_put(split_leading_axis(x, len(local)), each), batch
+        ),
         step,
     )
 
 
 def check_batch(size: int, devices: int) -> None:
-    """Raises a ValueError unless each device can have an equal share of a batch."""
+    """Raises a ValueError unless a batch can be split equally over the devices."""
     if size < 1 or size % devices:
         raise ValueError(f"a batch of {size} can't be split over {devices} devices")
 
 
-def deal(batch, devices: int):
+def split_leading_axis(batch, devices: int):
     """Reshapes a batch [B, ...] to [devices, B / devices, ...]."""
     check_batch(batch.shape[0], devices)
     return batch.reshape(devices, -1, *batch.shape[1:])
@@ -119,9 +123,9 @@ def replicate(state, mesh: Mesh):
     everywhere = NamedSharding(mesh, P())
     found = (getattr(x, "sharding", None) for x in jax.tree.leaves(state))
     if all(sharding == everywhere for sharding in found):
-        return state  # `device_put` would take several times as long as the call of the step
+        return state  # `device_put` would take several times as long as dispatching the step
     if jax.process_count() > 1:
-        state = jax.device_get(state)  # arrays of local devices can't be moved to all
+        state = jax.device_get(state)  # arrays on local devices can't be moved to all devices
     return jax.device_put(state, everywhere)
 
 
@@ -132,7 +136,7 @@ def split(batch, mesh: Mesh):
 
     def put(x):
         check_batch(x.shape[0], local)
-        # No process holds, or sends, rows of another: only the sharding is global.
+        # No process holds or sends rows of another; only the sharding is global.
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(put, batch)
