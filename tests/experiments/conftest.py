@@ -1,8 +1,11 @@
-"""Benchmarks of milliseconds."""
+"""Benchmarks of milliseconds, and models that nobody trained, as coders."""
 
 import pytest
+from coders import coder_of, plain_model
 
+import vqvae_jax as vj
 from experiments.bench import exactness, peers, search, step
+from experiments.run.recipe import hierarchy
 from vqvae_jax.compiling import fast_compile
 
 
@@ -20,3 +23,15 @@ def tiny(monkeypatch):
     monkeypatch.setattr("experiments.bench.timing.SHORT", 1e-4)
     monkeypatch.setattr(step, "COMPILER_OPTIONS", fast_compile())
     monkeypatch.setattr(peers, "import_module", absent)
+
+
+@pytest.fixture(scope="module")
+def coder():
+    return coder_of(plain_model(vj.vq(8, 3)), 8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Two levels, the lower one of two streams."""
+    quantizers = [vj.vq(4, 3), vj.residual(vj.vq(6, 5), vj.vq(7, 5))]
+    return coder_of(hierarchy(1, quantizers, 2, width=8, depth=1), 8, 8, 1)

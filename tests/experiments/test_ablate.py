@@ -21,7 +21,7 @@ from experiments.run.optimizer import make_optimizer
 from experiments.sweep import arms, training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.intervals import interval
-from vqvae_jax import from_json
+from vqvae_jax import from_json, to_json
 from vqvae_jax.likelihoods import task_loss
 from vqvae_jax.training.step import init_state, make_train_step
 
@@ -58,20 +58,20 @@ def fast(monkeypatch):
 
 
 @pytest.mark.core
-def test_beta_in_a_quick_run(tmp_path):
+def test_losses_in_a_quick_run(data, tmp_path):
     """The whole of one, trained."""
-    run("beta", "--quick", "--output", str(tmp_path))
-    found = json.loads((tmp_path / "beta" / "results.json").read_text())
-    assert len(found["arms"]) == 10
+    run("losses", "--quick", "--data", data, "--output", str(tmp_path))
+    found = json.loads((tmp_path / "losses" / "results.json").read_text())
+    assert len(found["arms"]) == 4
     for arm in found["arms"]:
         (seed,) = arm["seeds"]
         assert seed["status"] == "done" and 5 < seed["numbers"]["psnr"] < 30
-    text = (tmp_path / "beta" / "report.md").read_text()
-    assert "A quick run of 20 steps" in text and text.count("| undecided |") == 2
-    assert "python -m experiments.ablate beta --quick" in text
+    text = (tmp_path / "losses" / "report.md").read_text()
+    assert "A quick run of 20 steps" in text and text.count("| undecided |") == 3
+    assert "python -m experiments.ablate losses --quick" in text
     assert "arXiv:1711.00937" in text.splitlines()[-1]
     summary = (tmp_path / "README.md").read_text()
-    assert summary.count("**undecided**") == 2 and "(beta/report.md)" in summary
+    assert summary.count("**undecided**") == 3 and "(losses/report.md)" in summary
 
 
 def test_what_papers_take(fast, tmp_path):
@@ -197,6 +197,7 @@ def test_the_prediction_holds_as_often_as_it_says():
 
 # The papers' scales -------------------------------------------------------------------------------
 
+NAMES = {"blocked": blocked}  # of the arms, not public
 SIDES = {"cifar10": 32, "imagenet_resized/64x64": 64}
 
 
@@ -223,15 +224,29 @@ def paper_images(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_the_papers_scale_builds_and_steps(name, paper_images):
-    """All arms build; one is traced with the paper's batch, and makes a step with a small one."""
+def test_the_papers_scale_has_the_arms_of_the_default(name, paper_images):
     ablation = ABLATIONS[name]
     made = ablation.make_arms(ablation.paper)
     assert [arm.name for arm in made] == [a.name for a in ablation.make_arms(ablation.default)]
+    for arm in made:
+        model = json.dumps(arm.definition["model"])
+        assert json.loads(to_json(from_json(model, NAMES), NAMES)) == arm.definition["model"]
+
+
+QUICKEST = "sonnet"  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != QUICKEST)) for n in ABLATIONS]
+)
+def test_the_papers_scale_builds_and_steps(name, paper_images):
+    """One arm is traced with the paper's batch, and makes a step with a small one."""
+    ablation = ABLATIONS[name]
+    made = ablation.make_arms(ablation.paper)
     parts = {k: json.dumps(made[-1].definition.get(k)) for k in ("model", "likelihood")}
     likelihood = from_json(parts["likelihood"])
     losses = (task_loss(likelihood), likelihood.mean) if likelihood else ()
-    trace_step(from_json(parts["model"], {"blocked": blocked}), ablation.paper, *losses)
+    trace_step(from_json(parts["model"], NAMES), ablation.paper, *losses)
     small = {"steps": 1, "batch_size": 2, "test_images": 2, "fast_compile": True}
     arm = ablation.make_arms(dataclasses.replace(ablation.paper, **small))[-1]
     record = arms.run_arm(arm, 0, arm.prepare())

@@ -32,7 +32,7 @@ from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess, to_pixels
-from vqvae_jax.data.sources import embedded
+from vqvae_jax.data.sources import EMBEDDED, embedded
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior, sample_codes
 from vqvae_jax.saving.bundle import Bundle
 
@@ -80,9 +80,13 @@ def label_of(n: int):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def data(tmp_path_factory):
+    return write_idx(tmp_path_factory.mktemp("data") / "idx")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
     """Two levels, never trained."""
-    data = write_idx(tmp_path_factory.mktemp("data") / "idx")
     return write_run(tmp_path_factory.mktemp("run") / "levels", data, two_levels())
 
 
@@ -249,13 +253,17 @@ def test_neighbours_are_below_their_samples():
             np.testing.assert_array_equal(y, images.train[error.argmin()])
 
 
-def test_the_quick_command_does_it_all(tmp_path, capsys):
-    """Trains a tiny model and prior on the embedded images, and finds them the second time."""
-    found = sample_run.sample(sample_run.Config(tmp_path / "quick", quick=True))
+@pytest.mark.parametrize("embedded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_quick_command_does_it_all(embedded, data, tmp_path, capsys):
+    """Trains a tiny model and prior, and finds them the second time."""
+    source = EMBEDDED if embedded else str(data)
+    config = sample_run.Config(tmp_path / "quick", quick=True, data=source)
+    found = sample_run.sample(config)
     folder = tmp_path / "quick/samples"
     assert found == json.loads((folder / "evaluation.json").read_text())
-    assert found["samples"] == 100 and 0 <= found["recognised"] <= 1
-    assert found["test_bits"] < found["static_bits"] < found["uniform_bits"] == 49 * 6
+    classes, places = (10, 7 * 7) if embedded else (CLASSES, 2 * 2)
+    assert found["samples"] == 10 * classes and 0 <= found["recognised"] <= 1
+    assert found["test_bits"] < found["static_bits"] < found["uniform_bits"] == places * 6
     (table,) = [
         json.loads(path.read_text()) for path in tmp_path.glob("quick/prior/*/evaluation.json")
     ]
@@ -275,7 +283,7 @@ def test_the_quick_command_does_it_all(tmp_path, capsys):
     assert "FID" not in re.sub('base64,[^"]*', "", page)
     before = capsys.readouterr().out
     assert "begins" in before and "Nearer than 99 %" in before  # memorisation is printed
-    again = sample_run.make_quick(sample_run.Config(tmp_path / "quick", quick=True))
+    again = sample_run.make_quick(config)
     assert again.per_class == 10 and capsys.readouterr().out == ""  # nothing is trained twice
 
 

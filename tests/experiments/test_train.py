@@ -91,8 +91,9 @@ def command(config: autoencoder.Config, **env) -> subprocess.Popen:
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "codes"]
     arguments += ["--codes", *map(str, config.codes)]
+    flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
     # Level 3: XLA would print a page for each program that another build left in the cache.
-    single = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    single = {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
