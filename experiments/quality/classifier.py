@@ -31,6 +31,7 @@ from vqvae_jax.training.step import Aux, gradient_step, start_state, step_key
 VERSION = 1  # raise it when the same data and options give another classifier
 STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2000, 64, 3e-3, 1e-2
 SHIFT = 1  # pixels: the largest shift of training images
+COMPILER_OPTIONS: dict[str, Any] = {}  # of the train step, and of the look at images
 
 
 class Seen(NamedTuple):
@@ -106,7 +107,8 @@ class Classifier:
 @cache
 def compiled_look(net: ConvNet) -> Callable[..., tuple[Array, Array]]:
     """Returns (variables, images) -> (features, logits), compiled once."""
-    return jax.jit(lambda variables, x: net.apply(variables, preprocess(x))[1:])
+    look = lambda variables, x: net.apply(variables, preprocess(x))[1:]  # noqa: E731
+    return jax.jit(look, compiler_options=COMPILER_OPTIONS)
 
 
 def perceptual(classifier: Classifier) -> Callable[[Array, Array], Float[Array, "B"]]:
@@ -166,7 +168,8 @@ def compiled_step(net: ConvNet, steps: int):
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
         return loss, Aux({}, {"loss": loss}, jnp.float32(len(x)))
 
-    return optimizer, jax.jit(gradient_step(loss_fn, optimizer), donate_argnums=0)
+    step = gradient_step(loss_fn, optimizer)
+    return optimizer, jax.jit(step, donate_argnums=0, compiler_options=COMPILER_OPTIONS)
 
 
 def augment(key: PRNGKeyArray, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:

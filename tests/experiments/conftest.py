@@ -1,10 +1,11 @@
-"""Benchmarks of milliseconds, and models that nobody trained, as coders."""
+"""Benchmarks of milliseconds, classifiers that run fast, and untrained models as coders."""
 
 import pytest
 from coders import coder_of, plain_model
 
 import vqvae_jax as vj
 from experiments.bench import exactness, peers, search, step
+from experiments.quality import classifier
 from experiments.run.recipe import hierarchy
 from vqvae_jax.compiling import fast_compile
 
@@ -23,6 +24,12 @@ def tiny(monkeypatch):
     monkeypatch.setattr("experiments.bench.timing.SHORT", 1e-4)
     monkeypatch.setattr(step, "COMPILER_OPTIONS", fast_compile())
     monkeypatch.setattr(peers, "import_module", absent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def classifiers_that_run_fast():
+    """Their hundreds of steps, compiled in haste as `make test` asks for, would take a minute."""
+    classifier.COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 @pytest.fixture(scope="module")

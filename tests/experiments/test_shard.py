@@ -27,11 +27,15 @@ def test_both_splits_are_written(sharded, capsys):
         np.testing.assert_array_equal(open_records(sharded, split)[:], embedded()(split))
 
 
-def test_training_on_records_equals_training_in_memory(sharded, tmp_path, monkeypatch, capsys):
+def test_training_on_records_equals_training_in_memory(tmp_path, monkeypatch, capsys):
     """The records are stopped and go on; every metric, test set included, has the same bits."""
     monkeypatch.setattr(autoencoder.report, "make_figures", lambda *_: {})
     every = {"steps": 6, "log_every": 1, "eval_every": 3, "save_every": 6}
-    memory = autoencoder.Config(name="memory", runs=tmp_path, **(SMALL | every))
+    noise = np.random.default_rng(0).integers(0, 256, (100, 12, 12, 1), np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    options = {"data": str(tmp_path / "noise.npy"), "runs": tmp_path} | SMALL | every
+    memory = autoencoder.Config(name="memory", **options)
+    sharded = shard.main(shard.Config(memory.data, tmp_path / "set", shards=3))
     records = dataclasses.replace(memory, name="records", data=str(sharded))
     table = autoencoder.train_autoencoder(memory)
     with monkeypatch.context() as patch:

@@ -192,7 +192,7 @@ def test_another_model_is_refused(straight, tmp_path):
         autoencoder.train_autoencoder(dataclasses.replace(straight, runs=tmp_path))
 
 
-@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+@pytest.mark.parametrize("parallel", [pytest.param("shard_map", marks=pytest.mark.slow), "pmap"])
 def test_parallel_modes_agree_with_jit(straight, tmp_path, no_figures, parallel):
     other = dataclasses.replace(straight, parallel=parallel, runs=tmp_path)
     autoencoder.train_autoencoder(other)
@@ -273,26 +273,51 @@ def test_a_run_of_nothing_but_skipped_steps_saves_nothing(tmp_path, monkeypatch,
     assert not (c.runs / c.name / "report.html").exists()
 
 
-def test_levels_train_as_one_does(data, tmp_path, no_figures, capsys):
-    """The same loop, checkpoints, parts and table."""
-    c = config(data, tmp_path, model="vqvae2", codes=(4, 16), steps=6, eval_every=3)
-    stopped = dataclasses.replace(c, runs=tmp_path / "stopped")
+@pytest.fixture(scope="module")
+def levels(data, tmp_path_factory) -> autoencoder.Config:
+    """A run of two levels."""
+    options = {"model": "vqvae2", "codes": (4, 16), "steps": 6, "eval_every": 3}
+    return config(data, tmp_path_factory.mktemp("levels"), **options)
+
+
+def test_levels_train_as_one_does(levels, no_figures, capsys):
+    """The same loop and table."""
+    table = autoencoder.train_autoencoder(levels)
+    assert table["bits_uniform"] == 9 * 2 + 36 * 4
+    assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
+    folder = levels.runs / levels.name
+    assert table == evaluate.main(evaluate.Config(folder))
+    assert "(level 1)" in capsys.readouterr().out
+    assert "train/level1/perplexity_batch" in read_lines(folder / "metrics.jsonl")[0]
+
+
+def test_levels_in_parts_are_the_same_model(levels):
+    images = np.load(levels.data)
+    model = autoencoder.make_model(levels, images)
+    variables = init_state(model, autoencoder.make_optimizer(levels), jax.random.key(0), images)
+    parts = autoencoder.in_parts(model, 2)
+    assert all(part.parts == 2 for part in parts.encoders + parts.decoders)
+    whole, same = (
+        jax.jit(m.apply)(resumable.as_variables(variables), preprocess(images[:8]))
+        for m in (model, parts)
+    )
+    np.testing.assert_allclose(same.x, whole.x, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_levels_stop_and_go_on_and_train_in_parts(levels, tmp_path, no_figures):
+    """The same checkpoints and parts as one level."""
+    table = autoencoder.train_autoencoder(levels)
+    stopped = dataclasses.replace(levels, runs=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resumable, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit):
             autoencoder.train_autoencoder(stopped)
-    table = autoencoder.train_autoencoder(c)
     assert table == autoencoder.train_autoencoder(stopped)
-    assert_same_run(c, stopped)
-    assert table["bits_uniform"] == 9 * 2 + 36 * 4
-    assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
-    folder = c.runs / c.name
-    assert table == evaluate.main(evaluate.Config(folder))
-    assert "(level 1)" in capsys.readouterr().out
-    assert "train/level1/perplexity_batch" in read_lines(folder / "metrics.jsonl")[0]
-    parts = dataclasses.replace(c, runs=tmp_path / "parts", parts=2)
+    assert_same_run(levels, stopped)
+    parts = dataclasses.replace(levels, runs=tmp_path / "parts", parts=2)
     autoencoder.train_autoencoder(parts)
-    assert_close_run(c, parts)
+    assert_close_run(levels, parts)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +360,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
     assert process.wait() == 143
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_in_parts_train_as_whole_ones(n, straight, tmp_path, no_figures):
     parts = dataclasses.replace(straight, runs=tmp_path, parts=n)
     autoencoder.train_autoencoder(parts)
