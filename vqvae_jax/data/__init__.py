@@ -1,4 +1,4 @@
-"""Data: sources of examples, their order and scale, records larger than memory."""
+"""Data: sources of examples, their order and scale, and records larger than memory."""
 
 from vqvae_jax.data.labels import open_labels as open_labels
 from vqvae_jax.data.pipeline import batches as batches

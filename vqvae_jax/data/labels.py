@@ -1,4 +1,4 @@
-"""Class labels of a source's examples, in their order, where the source has labels."""
+"""Class labels of a source's examples, in their order, if the source has labels."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +17,9 @@ class Labels(NamedTuple):
     """Labels of a source: names of the classes, and a reader of each split.
 
     Attributes:
-        names: of the classes 0, 1, ...
-        read: maps "train" or "test" to the class of each example, int32 `[N]`; it raises the
-            `DataError` of the source.
+        names: names of classes 0, 1, ...
+        read: function from "train" or "test" to the class of each example, int32 `[N]`; raises a
+            `DataError` as the source does.
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ def _of_builder(builder: Any, name: str) -> Labels | None:
 def _of_idx(path: Path) -> Labels | None:
     if any(readers.idx_file(path, stem) is None for stem in readers.IDX_LABELS.values()):
         return None
-    # IDX files hold no names, and a split may lack the last classes: count over both.
+    # IDX files hold no names, and one split may lack the last classes, so both are counted.
     known = [readers.read_idx_labels(path, split) for split in readers.IDX_LABELS]
     count = int(max(found.max(initial=0) for found in known)) + 1
     return Labels(tuple(map(str, range(count))), partial(readers.read_idx_labels, path))

@@ -1,7 +1,7 @@
 """Batches from arrays, in an order that depends on (seed, step) alone.
 
-A run that stops at step s and resumes there sees the batches that it would have seen, and nothing
-about the order needs to be saved.
+A run that stops at step s and resumes there sees the same batches as an uninterrupted one, and
+nothing about the order needs to be saved.
 """
 
 import itertools
@@ -14,12 +14,12 @@ from jaxtyping import Float32, Int64, Shaped
 
 from vqvae_jax.data.shuffling import shuffled
 
-TABLED = 2**24  # up to so many examples an epoch's order is a table
+TABLED = 2**24  # largest number of examples for which an epoch's order is a table
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """Protocol of data: a NumPy array, or `records.Records`, which are decoded when indexed."""
+    """Protocol of data sets: a NumPy array, or `records.Records`, which decode when indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -38,15 +38,15 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
         position = step * batch_size + [0, ..., batch_size - 1]
         index    = permutation(seed, position // n)[position % n]
 
-    Every epoch, that is every n positions, visits each example once. Batches run across the end
-    of an epoch, so all have `batch_size` examples, also when n is smaller than that. The memory
-    is at most that of four permutations of 2^24, 128 MB each: above, none is made, see `shuffled`.
+    Every epoch of n positions visits each example once. Batches run across the end of an epoch, so
+    all have `batch_size` examples, even if n is smaller than that. Memory holds at most four
+    permutations of 2^24 examples, 128 MB each; beyond that size none is stored, see `shuffled`.
 
     Args:
-        seed: not negative.
-        step: not negative; the first batch is step 0.
+        seed: seed, not negative.
+        step: number of the batch, from 0.
         batch_size: at least 1.
-        n: how many examples there are, at least 1.
+        n: number of examples, at least 1.
 
     Returns:
         int64 `[batch_size]`, each in [0, n).
@@ -61,8 +61,8 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> Int64[np.nda
     """
     _check(seed, step, batch_size, n)
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
-    # Positions and not a cursor: the batch of any step is known without those before it, so a run
-    # resumes from its step alone, and a batch that spans epochs has its full size.
+    # Positions instead of a cursor: any batch is known without those before it, so a run resumes
+    # from its step alone, and a batch that spans epochs has its full size.
     epochs, offsets = np.divmod(positions, n)
     parts = [
         _in_epoch(seed, epoch, n, offsets[epochs == epoch])
@@ -85,7 +85,7 @@ def batches(
     Args:
         data: `[N, ...]` of any dtype.
         seed, batch_size: as in `batch_indices`.
-        start: the step to begin at; a resumed run gives the step it stopped at.
+        start: first step; a resumed run passes the step at which it stopped.
         process_index, process_count: as in `batch_of`.
 
     Returns:
@@ -111,7 +111,7 @@ def batch_of(
 ) -> Callable[[int], Shaped[np.ndarray, "B ..."]]:
     """Returns the function from a step to this process's share of its batch.
 
-    The shares of processes 0, 1, ... put together are the batch, as `parallel` places them.
+    The concatenated shares of processes 0, 1, ... are the batch, as `parallel` places them.
 
     Args:
         data: `[N, ...]` of any dtype.
@@ -131,7 +131,8 @@ def batch_of(
             f"expected a process whose number is below a divisor of the batch size {batch_size}, "
             f"found process {process_index} of {process_count}"
         )
-    # The order is that of one process, cut afterwards: the number of processes changes no batch.
+    # The batch is that of one process and is then split, so the number of processes changes no
+    # batch.
     share = batch_size // process_count
     mine = slice(share * process_index, share * (process_index + 1))
     return lambda step: data[batch_indices(seed, step, batch_size, len(data))[mine]]
@@ -166,7 +167,7 @@ def take_batches(
 def _padded(
     rows: Shaped[np.ndarray, "M ..."], batch_size: int
 ) -> tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]:
-    # Padded, since a shorter last batch would be another shape and compile again.
+    # Padded, since a shorter last batch would have another shape and compile again.
     batch = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
     batch[: len(rows)] = rows
     return batch, (np.arange(batch_size) < len(rows)).astype(np.float32)
@@ -185,14 +186,14 @@ def _check(seed: int, step: int, batch_size: int, n: int) -> None:
 
 def _in_epoch(seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]):
     """Returns the indices at these places of an epoch's order."""
-    # A table is fast. For 10^10 examples it would take 80 GB, and minutes before the first batch of
-    # each epoch. Small sets keep the table, so that older runs resume in the order they began with.
+    # A table is fast, but for 10^10 examples it would take 80 GB, and minutes at the start of each
+    # epoch. Small sets keep the table, so that older runs resume in the order they started with.
     if n > TABLED:
         return shuffled(seed, epoch, n, places)
     return _permutation(seed, epoch, n)[places]
 
 
-# A batch needs its own epoch's order and perhaps the next one's; a few more serve several users.
+# A batch needs the order of its epoch and perhaps of the next; 4 leave room for several data sets.
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "N"]:
     return np.random.default_rng([seed, epoch]).permutation(n)

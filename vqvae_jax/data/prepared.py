@@ -1,4 +1,4 @@
-"""Readers of data sets prepared by TFDS, as one array; TFDS is imported on first use."""
+"""Readers of data sets prepared by TFDS, which is imported on first use."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def _prepare(name: str) -> str:
 def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.ndarray, "N H W C"]:
     """Reads a split of a prepared TFDS set."""
     mode, count, encoded = _read_builder(tfds_builder(name, data_dir), name, split)
-    # Decoding here and not in TFDS converts the odd greyscale or CMYK image to the set's mode.
+    # Decoded here instead of in TFDS, to convert the odd greyscale or CMYK image to the set's mode.
     images = (pixels(e, mode, f"{name} {split} {i}") for i, e in enumerate(encoded))
     return _fill(images, count, name)
 
@@ -34,7 +34,7 @@ def read_labels(builder: Any, name: str, key: str, split: str) -> Int32[np.ndarr
     """Reads the feature `key`, a class, of all examples of a split."""
     image, _ = _image_feature(builder, name)
     check_split(builder, name, split)
-    # Only labels are read: the images need not be decoded.
+    # Only labels are read, so the images need not be decoded.
     skip = {image: require("tensorflow_datasets").decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=skip)
     return np.fromiter(_each(records, key, f"{name} {split}"), np.int32, len(records))
@@ -61,7 +61,7 @@ def _read_builder(builder: Any, name: str, split: str) -> tuple[str, int, Iterat
 
 
 def check_split(builder: Any, name: str, split: str) -> None:
-    """Raises a DataError unless the split is there, in files that are read without TensorFlow."""
+    """Raises a DataError unless the split exists in files that need no TensorFlow to read."""
     splits, found = sorted(builder.info.splits), builder.info.file_format
     if not splits or found.value != "array_record":
         state = f"{found.value} files" if splits else "nothing prepared"
@@ -97,7 +97,7 @@ def _fill(
     images: Iterator[UInt8[np.ndarray, "_ _ _"]], count: int, name: str
 ) -> UInt8[np.ndarray, "N H W C"]:
     """Collects images in one array."""
-    # Of exactly the needed size: a list and a stack would hold the set twice.
+    # Allocated once in full size, since a list and a stack would hold the set twice.
     first = next(images)
     out = np.empty((count, *first.shape), np.uint8)
     for i, image in enumerate(itertools.chain([first], images)):

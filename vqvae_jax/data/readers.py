@@ -1,6 +1,6 @@
 """Readers of image files, IDX files and .npy files, for `sources`.
 
-Pillow is imported on first use, so that training on arrays does without.
+Pillow is imported on first use, so that training on arrays does not need it.
 """
 
 import gzip
@@ -26,11 +26,11 @@ _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
 
 
 class DataError(ValueError):
-    """Error about unusable data: one line that says what was expected, found, and what to run."""
+    """Error about unusable data: one line with what was expected and found, and what to run."""
 
 
 def require(module: str) -> Any:
-    """Imports a module on first use; a DataError names the extra that brings it."""
+    """Imports a module on first use; a DataError names the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -46,12 +46,12 @@ def first_line(error: Exception) -> str:
 
 
 def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
-    """Decodes one image, turned as its EXIF says, in the given mode; transparency over white."""
+    """Decodes one image in the given mode, turned as its EXIF says, transparency over white."""
     pil, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
-            # Cameras store a tag instead of turning the pixels: without this, portraits lie on
+            # Cameras store a tag instead of rotating the pixels, so that portraits would lie on
             # their side.
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
@@ -75,8 +75,8 @@ def image_files(root: Path) -> Iterator[Path]:
 
 
 def _in_test(relative: str) -> bool:
-    # By a hash of its name: an image stays in its split when others come or go, and `hash()`
-    # would differ between processes.
+    # By a hash of the name, so that an image stays in its split when others come or go. Python's
+    # `hash()` differs between processes.
     return int.from_bytes(hashlib.sha256(relative.encode()).digest()) % 10 == 0
 
 
@@ -104,7 +104,7 @@ def read_folder(root: Path, size: int, mode: str, split: str) -> UInt8[np.ndarra
 def stream_folder(
     root: Path, size: int, mode: str, split: str
 ) -> Iterator[bytes | UInt8[np.ndarray, "S S C"]]:
-    """Yields the crops of a split one by one; an image that is one crop as its file's bytes."""
+    """Yields the crops of a split one by one; an image of one crop as its file's bytes."""
     for file, crops in _cropped(root, size, mode, split):
         yield from crops if file is None else [file.read_bytes()]
 
@@ -112,7 +112,7 @@ def stream_folder(
 def _cropped(
     root: Path, size: int, mode: str, split: str
 ) -> Iterator[tuple[Path | None, UInt8[np.ndarray, "K S S C"]]]:
-    """Yields for each image its crops, and its file if that holds nothing else."""
+    """Yields (file, crops) for each image, with None for the file unless it is exactly one crop."""
     files = _split_files(root, split)
     if not files:
         raise DataError(
@@ -161,7 +161,7 @@ def _idx_array(root: Path, stem: str, what: str, axes: int) -> UInt8[np.ndarray,
     if len(raw) < start or raw[:4] != bytes([0, 0, 8, axes]):
         raise DataError(f"{file}: expected the header of uint8 {what}, found {raw[:4]!r}")
     shape = tuple(int.from_bytes(raw[i : i + 4]) for i in range(4, start, 4))
-    # The header is not believed: a truncated download is an error here, not a shorter set.
+    # The header is checked: a truncated download is an error, not a shorter set.
     if len(raw) != start + np.prod(shape):
         found = len(raw) - start
         raise DataError(f"{file}: expected {shape} {_UNIT[what]}, found {found} bytes")
@@ -180,14 +180,14 @@ def read_array(
         rows = (
             path_or_array
             if isinstance(path_or_array, np.ndarray)
-            # Mapped: it may be larger than memory. No pickle, which would run its code.
+            # Memory-mapped, since it may be larger than memory. No pickle, which could run code.
             else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
         )
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{path_or_array}: expected a .npy array, found: {first_line(error)}"
         ) from error
-    # bfloat16 has its own scalar type, but comes back from a .npy file as raw void.
+    # bfloat16 has its own scalar type, but a .npy file returns it as raw void.
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or not _numeric(rows.dtype):
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"
         raise DataError(f"expected numbers of shape [N, ..., C], found {found}")

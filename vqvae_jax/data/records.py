@@ -1,10 +1,10 @@
 """Data sets larger than memory: folders of ArrayRecord shards, decoded when indexed.
 
-    records.json                        count, shape, dtype of each split, and what its shards are
+    records.json                        count, shape and dtype of each split, sizes of its shards
     train-00000-of-00004.array_record   record i of a split is number i // 4 of shard i % 4
 
-A record is an encoded image as its file had it, a uint8 image as PNG, or another array as .npy.
-Grain, array_record and Pillow are imported on first use. `writing` makes such folders.
+A record is an image file's bytes, a uint8 image as PNG, or another array as .npy. Grain,
+array_record and Pillow are imported on first use. `writing` makes such folders.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Spec(NamedTuple):
         return out.getvalue()
 
     def decode(self, record: bytes, name: str) -> Shaped[np.ndarray, "..."]:
-        """Decodes a record to its row; a `DataError` begins with `name`."""
+        """Decodes a record to its row; a `DataError` starts with `name`."""
         if self.encoding == "image":
             return self.checked(pixels(record, MODES[self.shape[-1]], name), name)
         try:
@@ -55,7 +55,7 @@ class Spec(NamedTuple):
         return self.checked(row, name)
 
     def checked(self, row: Shaped[np.ndarray, "..."], name: str) -> Shaped[np.ndarray, "..."]:
-        """Returns the row if it has the split's shape and dtype, else raises a `DataError`."""
+        """Returns the row; raises a `DataError` unless it has the split's shape and dtype."""
         _same(name, f"{self.dtype} {self.shape}", f"{row.dtype} {row.shape}")
         return row
 
@@ -72,7 +72,7 @@ def spec_of(row: Shaped[np.ndarray, "..."]) -> Spec:
 
 @dataclass(frozen=True)
 class Records:
-    """Rows that are decoded when indexed; otherwise like an array `[N, ...]`.
+    """Array-like `[N, ...]` whose rows are decoded when indexed.
 
     >>> rows = Records((3, 2), np.dtype(int), lambda i: np.array([i, 10 * i]))
     >>> rows[1:].tolist(), rows[np.array([2, 0])].tolist(), len(rows)
@@ -82,7 +82,7 @@ class Records:
     shape: tuple[int, ...]
     dtype: np.dtype
     example: Callable[[int], Shaped[np.ndarray, "..."]]
-    """Maps a row's number to the row, `shape[1:]`."""
+    """Function from a row's number to the row, of shape `shape[1:]`."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -91,20 +91,20 @@ class Records:
         numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
         out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for i, number in enumerate(numbers):
-            # `range` takes negative numbers, and raises an IndexError, as an array does.
+            # `range` handles negative numbers, and raises an IndexError, like an array.
             out[i] = self.example(range(len(self))[number])
         return out
 
 
 def open_records(folder: str | Path, split: str) -> Records:
-    """Opens the rows of a split; nothing is decoded yet.
+    """Opens the rows of a split without decoding any.
 
-    Indexing raises a `DataError` naming shard and record, if that is damaged or is not what the
-    description says. Shards are checked by their sizes; `check_records` reads all of them.
+    Indexing raises a `DataError` that names shard and record if a record is damaged or does not fit
+    the description. Shards are checked by their sizes; `check_records` reads all of them.
 
     Raises:
-        DataError: no such split, a description that is missing or damaged, a shard that is
-            missing or has another size than when it was written.
+        DataError: if there is no such split, the description is missing or damaged, or a shard is
+            missing or does not have its original size.
     """
     count, spec, shards = read_description(Path(folder), split)
     files = _whole_files(Path(folder), split, shards)
@@ -114,13 +114,13 @@ def open_records(folder: str | Path, split: str) -> Records:
     source = require("grain").sources.ArrayRecordDataSource(parts)
 
     def example(number: int) -> Shaped[np.ndarray, "..."]:
-        # Records are dealt to shards in turn when written, so that a stream can be written
-        # without knowing its length.
+        # Records are written to the shards in turn, so that a stream can be written without knowing
+        # its length.
         place, shard = divmod(number, len(files))
         name = f"{files[shard]} record {place}"
         try:
             record = source[starts[shard] + place]
-        except RuntimeError as error:  # what array_record raises, whatever is wrong
+        except RuntimeError as error:  # array_record raises nothing more specific
             found = first_line(error)
             raise DataError(f"{name}: expected a complete record, found: {found}") from error
         return spec.decode(record, name)
@@ -129,7 +129,7 @@ def open_records(folder: str | Path, split: str) -> Records:
 
 
 def check_records(folder: str | Path) -> None:
-    """Reads every shard and raises a `DataError` naming the first whose SHA-256 is another."""
+    """Reads every shard; raises a `DataError` that names the first one with a wrong SHA-256."""
     for split in _splits(Path(folder)):
         _, _, shards = read_description(Path(folder), split)
         for file, shard in zip(_whole_files(Path(folder), split, shards), shards, strict=True):
@@ -146,7 +146,7 @@ def shard_files(folder: Path, split: str, shards: int) -> list[Path]:
 
 
 def _whole_files(folder: Path, split: str, shards: list[dict[str, Any]]) -> list[Path]:
-    # Sizes and not digests: hashing would read the whole set at each start; see `check_records`.
+    # Sizes instead of digests: hashing would read the whole set at each start; see `check_records`.
     files = shard_files(folder, split, len(shards))
     for file, shard in zip(files, shards, strict=True):
         found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
@@ -164,8 +164,8 @@ def read_description(folder: Path, split: str) -> tuple[int, Spec, list[dict[str
         spec = Spec(tuple(map(int, found["shape"])), found["dtype"], found["encoding"])
         shards = [{"bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in found["shards"]]
         count, dtype = int(found["count"]), np.dtype(spec.dtype)
-        # The description is not trusted: objects would be unpickled, and a huge shape would
-        # fill memory with the first batch.
+        # The description is not trusted: an object dtype would be unpickled, and a huge shape would
+        # fill memory at the first batch.
         if dtype.hasobject or min(spec.shape, default=0) < 0 or nbytes(spec.shape, dtype) > LIMIT:
             raise ValueError(f"rows of {dtype} {spec.shape}")
     except (KeyError, TypeError, ValueError) as error:
@@ -200,7 +200,7 @@ def _splits(folder: Path) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """File description for Grain, which then need not open all files to count records."""
+    """Description of a file for Grain, which then need not open all files to count records."""
 
     filename: str
     skip: int

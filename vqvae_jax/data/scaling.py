@@ -15,15 +15,15 @@ def preprocess(
 ) -> Float[jax.Array, "*shape"]:
     """Scales uint8 pixels to float32 in [-0.5, 0.5]: `x / 255 - 0.5`; floats pass unchanged.
 
-    This is the only place where scale changes, and it works inside `jit`: batches travel to the
-    accelerator as bytes.
+    This is the only place where the scale changes. It works inside `jit`, so that batches travel to
+    the accelerator as bytes.
 
     Args:
         pixels: uint8 `[..., H, W, C]`, or float32, bfloat16 or float16 of any shape; float64 and
             lists of floats become float32.
 
     Raises:
-        TypeError: any other dtype.
+        TypeError: for any other dtype.
 
     >>> preprocess(np.array([[[0], [255]]], np.uint8)).ravel()
     Array([-0.5,  0.5], dtype=float32)
@@ -35,8 +35,8 @@ def preprocess(
         return jnp.asarray(pixels, jnp.float32)
     if pixels.dtype != jnp.uint8:
         raise TypeError(f"expected uint8 or floats, found {pixels.dtype}")
-    # The subtraction is exact and one product follows, so that `jit` has nothing to fuse: as
-    # written in the formula, compiled code gives 0.50000006 for 255 and differs from eager code.
+    # The subtraction is exact and a single product follows, so that `jit` has nothing to contract.
+    # As written in the formula, compiled code would give 0.50000006 for 255, unlike eager code.
     return (jnp.asarray(pixels, jnp.float32) - 127.5) * (1 / 255)
 
 

@@ -1,27 +1,27 @@
-"""Random permutations of any size, computed at the places asked for, without a table.
+"""Random permutations of any size, computed at the requested places without a table.
 
-`grain.experimental.index_shuffle` is of this kind too. It is not used here: it belongs to an extra,
-takes one index at a time, and may change with a version of Grain, where a run that resumes needs
-the order that it began with.
+`grain.experimental.index_shuffle` is similar but not used here: it belongs to an extra, takes one
+index at a time, and may change between versions of Grain, while a resumed run needs the order that
+it started with.
 """
 
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-ROUNDS = 4  # of a Feistel network: as many as make it look random (Luby and Rackoff, 1988)
-ODD = np.uint64(0xD6E8FEB86659FD93)  # the constant of the mixer known as degski64
+ROUNDS = 4  # rounds of the Feistel network, enough to look random (Luby and Rackoff, 1988)
+ODD = np.uint64(0xD6E8FEB86659FD93)  # constant of the mixer known as degski64
 
 
 def shuffled(
     seed: int, epoch: int, n: int, places: Int64[np.ndarray, "B"]
 ) -> Int64[np.ndarray, "B"]:
-    """Returns the values at these places of the permutation of 0, ..., n - 1 by (seed, epoch).
+    """Returns the values at these places of the permutation of 0, ..., n - 1 for (seed, epoch).
 
-    A Feistel network permutes the numbers of 2 h bits, of which there are between n and 4 n; a
-    result of n or more goes through it again, until it is below n.
+    A Feistel network permutes the numbers of 2 h bits, of which there are between n and 4 n. A
+    result of n or more goes through the network again, until it is below n.
 
     Args:
-        seed, epoch: not negative; together the key.
+        seed, epoch: numbers that are not negative, together the key.
         n: from 2 to 2^62.
         places: int64 `[B]`, each in [0, n).
 
@@ -35,8 +35,8 @@ def shuffled(
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
     x = places.astype(np.uint64)
     outside = np.ones(len(x), bool)
-    # Cycle walking: the network is a bijection, so the cycle of a number below n comes back below
-    # n. There are at most 4 n numbers, so 4 passes are enough on average.
+    # Cycle walking: the network is a bijection, so the cycle of a number below n returns below n.
+    # There are at most 4 n numbers, so 4 passes are enough on average.
     while outside.any():
         x[outside] = feistel(x[outside], np.uint64(half), keys)
         outside = x >= n
@@ -49,14 +49,14 @@ def feistel(
     """Feistel network on two halves of bits: (left, right) -> (right, left xor f(right))."""
     left, right = x >> half, x & ((np.uint64(1) << half) - np.uint64(1))
     # A round can be undone whatever `mixed` does, so this is a bijection for any key. Sums and
-    # products wrap at 2^64, as they should.
+    # products are meant to wrap at 2^64.
     for key in keys:
         left, right = right, left ^ (mixed(right + key) >> (np.uint64(64) - half))
     return left << half | right
 
 
 def mixed(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
-    """Mixes bits: every bit of x flips every bit of the result with a chance of about a half."""
+    """Mixes bits: each bit of x flips each bit of the result with probability of about 1/2."""
     for _ in range(2):
         x = (x ^ (x >> np.uint64(32))) * ODD
     return x ^ (x >> np.uint64(32))

@@ -2,8 +2,8 @@
 
     source(split) -> [N, H, W, C] uint8 for images, [N, ..., C] of any dtype for arrays
 
-with split "train" or "test". For a folder of records it is `Records`, decoded when indexed. Scale
-is not touched here: see `scaling.preprocess`. Whatever is wrong with the data is a `DataError` of
+with split "train" or "test". A folder of records gives `Records`, which decode when indexed. The
+scale is not changed here, see `scaling.preprocess`. Any fault of the data raises a `DataError` of
 one line. TFDS and Pillow are imported on first use, so that training on arrays or on the embedded
 images needs neither.
 """
@@ -32,7 +32,7 @@ def embedded() -> Source:
     """Source of 10,000 Fashion-MNIST images in the package, 8,000 train and 2,000 test, balanced.
 
     Returns:
-        A source of uint8 `[N, 28, 28, 1]`, which needs NumPy alone.
+        A source of uint8 `[N, 28, 28, 1]`, which needs only NumPy.
 
     >>> embedded()("test").shape
     (2000, 28, 28, 1)
@@ -45,11 +45,11 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
 
     Args:
         name: `set[/config][:version]`; nothing is downloaded.
-        data_dir: where TFDS keeps prepared sets; None is TFDS's own default.
+        data_dir: folder of prepared sets; None is TFDS's own default.
 
     Returns:
-        A source of uint8 `[N, H, W, C]`. It raises `DataError` for a name that is unknown or not
-        prepared, a split or an image feature that is missing, and images of different sizes.
+        A source of uint8 `[N, H, W, C]`. It raises `DataError` for a set that is unknown or not
+        prepared, a missing split or image feature, and images of different sizes.
 
     >>> tfds_name("mnist", data_dir="nowhere")("train")
     Traceback (most recent call last):
@@ -59,14 +59,14 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
 
 
 def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
-    """Source of crops of the PNG, JPEG and WebP files under `path`, by order of relative names.
+    """Source of crops of the PNG, JPEG and WebP files under `path`, in order of relative names.
 
-    An image of `h x w` pixels gives the centred grid of `(h // size) * (w // size)` crops;
-    smaller images are skipped with a warning. The splits are the sub-folders `train` and `test`
-    when both exist, else a hash of the relative name sends about 1 image in 10 to the test split.
+    An image of `h x w` pixels gives a centred grid of `(h // size) * (w // size)` crops; smaller
+    images are skipped with a warning. The splits are the sub-folders `train` and `test` if both
+    exist; otherwise a hash of the relative name sends about 1 image in 10 to the test split.
 
     Args:
-        path: the folder, searched recursively.
+        path: folder, searched recursively.
         size: height and width of the crops.
         mode: "RGB" or "L"; other 8-bit modes are converted, transparency over white.
 
@@ -75,7 +75,7 @@ def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
         `DataError` for unreadable files, 16-bit and float images, and a split without crops.
 
     Raises:
-        DataError: `size` is below 1 or `mode` is neither "RGB" nor "L".
+        DataError: if `size` is below 1 or `mode` is neither "RGB" nor "L".
 
     >>> folder("photos", size=0)
     Traceback (most recent call last):
@@ -93,7 +93,7 @@ def idx(path: str | Path) -> Source:
 
     Returns:
         A source of uint8 `[N, H, W, 1]`. It raises `DataError` if the split's file is missing,
-        truncated, or no IDX file of uint8 images.
+        truncated, or not an IDX file of uint8 images.
 
     >>> idx("nowhere")("train")
     Traceback (most recent call last):
@@ -105,7 +105,7 @@ def idx(path: str | Path) -> Source:
 def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
     """Source of the rows of an array `[N, ..., C]` or a .npy file, which is memory-mapped.
 
-    Test is the last `N // 10` rows, train the rows before.
+    The test split is the last `N // 10` rows, the train split the rows before.
 
     Returns:
         A source of the array's own dtype. It raises `DataError` for files that are not .npy,
@@ -120,7 +120,7 @@ def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
 
 
 def sharded(path: str | Path) -> Source:
-    """Source of a folder of `writing.write_records`, decoded when indexed.
+    """Source of a folder written by `writing.write_records`, decoded when indexed.
 
     Returns:
         A source of `Records`. It raises `DataError` as `open_records` does.
@@ -133,24 +133,24 @@ def sharded(path: str | Path) -> Source:
 
 
 def open_source(text: str, *, size: int | None = None) -> Source:
-    """Returns the source that a command line's text names.
+    """Returns the source that a command-line argument names.
 
-    In this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with IDX
-    files, with images, and last the name of a prepared TFDS set.
+    It is, in this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with
+    IDX files or with images, or the name of a prepared TFDS set.
 
     Args:
-        text: what the user typed.
-        size: crop size; a folder of images needs it, the other sources have their own size.
+        text: the argument.
+        size: crop size, needed for a folder of images; other sources have their own size.
 
     Raises:
-        DataError: a path which is none of these, a folder of images without `size`, or neither
-            a path that exists nor a possible TFDS name.
+        DataError: if a path is none of these, a folder of images has no `size`, or the text is
+            neither an existing path nor a possible TFDS name.
 
     >>> open_source("fashion_mnist_10k")("test").dtype
     dtype('uint8')
     """
     path = Path(text)
-    # By name first: a folder that happens to be called so must not take its place.
+    # The name goes first, so that a folder of the same name does not take its place.
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():
@@ -168,14 +168,14 @@ class Stream(NamedTuple):
     """The examples of a split one after another, for `writing.write_records`."""
 
     examples: Iterator[bytes | Shaped[np.ndarray, "..."]]
-    total: int | None  # how many there are, where that is known before they are read
-    mode: str = "RGB"  # in which to decode those that are encoded
+    total: int | None  # number of examples, if known before reading them
+    mode: str = "RGB"  # mode in which to decode encoded images
 
 
 def stream(text: str, split: str, *, size: int | None = None) -> Stream:
-    """Streams the examples of `open_source(text, size=size)(split)`, without holding them.
+    """Streams the examples of `open_source(text, size=size)(split)` without holding them in memory.
 
-    Images come as their files have them where no crop changes them, so that JPEG stays small.
+    Images that need no cropping are passed on as their files' bytes, so that JPEG stays small.
 
     >>> next(stream("fashion_mnist_10k", "test").examples).shape
     (28, 28, 1)

@@ -1,4 +1,4 @@
-"""Domains: the range and dtype of a model's inputs, kept with the model and checked."""
+"""Domains: range and dtype of a model's inputs, stored with the model and checked."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.describe import Described, described
 
 Input = Shaped[Array, "B *spatial C"]
-"""Input of models: floats, or another dtype that their domain reads."""
+"""Input of models: floats, or another dtype that the domain converts."""
 
-OVERSHOOT = 0.1  # beyond [-0.5, 0.5]: what resizing and decoders add to pixels
+OVERSHOOT = 0.1  # allowed beyond [-0.5, 0.5], since resizing and decoders overshoot
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Domain(Described):
-    """Inputs that an autoencoder takes, given to it as `domain=`.
+    """Range of inputs of an autoencoder, its argument `domain`.
 
     Attributes:
-        low, high: floats beyond these are refused.
-        dtype: the preferred one of x, which exported files take.
-        read: `(x) -> floats`, for x of other dtypes than floats.
+        low, high: bounds, beyond which floats are refused.
+        dtype: preferred dtype of x, which exported files take.
+        read: `(x) -> floats`, for x of dtypes other than floats.
         words: description of inputs, for people.
         answer: description of a decoder's outputs, for people.
-        remedy: `(low, high) -> text`: advice about values that were found in this range.
+        remedy: `(low, high) -> text`, advice about values found in this range.
     """
 
     low: float
@@ -42,10 +42,10 @@ class Domain(Described):
 
 @described
 def pixels() -> Domain:
-    """Domain of uint8 pixels, or of floats in [-0.5, 0.5] as `preprocess` makes them.
+    """Domain of uint8 pixels, or of floats in [-0.5, 0.5] as from `preprocess`.
 
-    Decoders answer in that scale; `to_pixels` makes uint8 of it. Floats that are at most 0.1 beyond
-    pass, as resizing and decoders overshoot.
+    Decoders output that scale, which `to_pixels` converts to uint8. Floats up to 0.1 beyond pass,
+    since resizing and decoders overshoot.
 
     Example:
         >>> import vqvae_jax as vj
@@ -91,7 +91,7 @@ def scale_of_pixels(low: float, high: float) -> str:
         >>> scale_of_pixels(0, 255)
         'grey levels 0 to 255 must be uint8, as np.round(x).astype(np.uint8)'
     """
-    # A guess from the range: scales of pixels in use are few, and each has its own remedy.
+    # A guess from the range: few pixel scales are in use, and each has its own remedy.
     if low >= 0 and high <= 1:
         return "pixels in [0, 1] need - 0.5, or np.round(x * 255).astype(np.uint8)"
     if low >= 0 and high <= 255:
@@ -106,16 +106,16 @@ def admit(
 ) -> Any:
     """Converts x to the scale of the domain, as an encoder takes it; returns x without a domain.
 
-    Where values are known, those out of the domain raise. While `jit` traces they are not known:
-    there an example with any becomes NaN, and a quantizer gives such rows index -1.
+    Concrete values out of the domain raise. While `jit` traces, values are not known: an example
+    with values out of the domain then becomes NaN, which a quantizer maps to index -1.
 
     Args:
-        domain: of the model.
-        x: `[B, ...]`.
-        check: whether to look at the values.
+        domain: domain of the model, or None.
+        x: inputs, `[B, ...]`.
+        check: whether to check the values.
 
     Raises:
-        ValueError: values out of the domain, naming both ranges and what to do.
+        ValueError: if values are out of the domain; the error names both ranges and a remedy.
 
     Example:
         >>> x = jnp.array([[0.5], [9.0]])
@@ -130,11 +130,11 @@ def admit(
     if not check:
         return x
     if isinstance(x, jax.core.Tracer):
-        # Compiled code can't raise: NaN makes the codes -1 and is counted, where pixels in [0,
-        # 255] would silently give wrong codes.
+        # Compiled code can't raise. NaN gives codes of -1 and is counted, while pixels in [0, 255]
+        # would silently give wrong codes.
         each = inside(domain, x).reshape(-1, *(1,) * (x.ndim - 1))
         return jnp.where(each, x, jnp.nan)
-    with jax.ensure_compile_time_eval():  # x is known, also where it is closed over
+    with jax.ensure_compile_time_eval():  # x is concrete, even if `jit` closes over it
         if not inside(domain, x).all():
             low, high = finite_range(x)
             raise ValueError(
@@ -155,6 +155,6 @@ def finite_range(x: Shaped[Array | np.ndarray, "..."]) -> tuple[float, float]:
 
 def inside(domain: Domain, x: Shaped[Array | np.ndarray, "B *shape"]) -> Bool[Array, "B"]:
     """Returns whether all finite values of each example are in the domain."""
-    # NaN is padding or a damaged example, which quantizers drop: no matter of scale.
+    # NaN is padding or a damaged example, which quantizers drop; it says nothing about the scale.
     outside = jnp.isfinite(x) & ((x < domain.low) | (x > domain.high))
     return ~outside.any(axis=tuple(range(1, x.ndim)))

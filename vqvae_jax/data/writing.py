@@ -22,21 +22,21 @@ def write_records(
     shards: int = 1,
     mode: str = "RGB",
 ) -> None:
-    """Writes the examples of each split, one after the other, and the description last.
+    """Writes the examples of each split, one after another, and the description last.
 
-    All goes to a folder beside, which takes its name when it is complete: a run that is stopped
-    leaves nothing under `folder`.
+    Everything goes to a temporary folder, which is renamed when it is complete: a run that is
+    stopped leaves nothing at `folder`.
 
     Args:
-        folder: must not exist yet.
-        splits: the examples of "train" and "test", each an array or the bytes of an image file;
-            all of a split have one shape and dtype.
-        shards: files of each split, at least 1 and at most its examples.
-        mode: "RGB", "L" or "RGBA", in which encoded images are to be decoded.
+        folder: path that must not exist yet.
+        splits: examples of "train" and "test", each an array or the bytes of an image file; all
+            examples of a split have the same shape and dtype.
+        shards: number of files per split, from 1 to the number of its examples.
+        mode: mode in which encoded images will be decoded: "RGB", "L" or "RGBA".
 
     Raises:
-        DataError: `folder` exists, a split has fewer examples than shards, an example differs from
-            the first one or can't be kept, or the disk is full.
+        DataError: if `folder` exists, a split has fewer examples than shards, an example differs
+            from the first one or can't be stored, or the disk is full.
 
     >>> import tempfile
     >>> from vqvae_jax.data.records import open_records
@@ -68,7 +68,7 @@ def _write_split(
 ) -> dict[str, Any]:
     files = shard_files(folder, split, shards)
     module = require("array_record.python.array_record_module")
-    # One record a group, or each would cost the reading of its group; images compress no further.
+    # One record per group, since reading a record reads its group; images compress no further.
     options = "group_size:1,uncompressed"
     writers = [_done(file, module.ArrayRecordWriter, str(file), options) for file in files]
     spec, count = None, 0
@@ -89,7 +89,7 @@ def _records(split: str, examples: Iterable[Example], mode: str) -> Iterator[tup
         row = pixels(example, mode, name) if isinstance(example, bytes) else example
         if spec is None:
             spec = spec_of(row)
-            spec.decode(spec.encode(row), name)  # .npy knows neither bfloat16 nor objects
+            spec.decode(spec.encode(row), name)  # fails for bfloat16 and objects, which .npy lacks
         spec.checked(row, name)
         yield spec, example if isinstance(example, bytes) else spec.encode(row)
 
@@ -97,12 +97,12 @@ def _records(split: str, examples: Iterable[Example], mode: str) -> Iterator[tup
 def _done(file: Path, call: Callable, *args) -> Any:
     try:
         return call(*args)
-    except RuntimeError as error:  # what array_record raises, a full disk included
+    except RuntimeError as error:  # array_record raises it for everything, even a full disk
         raise DataError(f"{file}: can't be written: {first_line(error)}") from error
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
-        # Before the folder gets its name: a crash of the machine then leaves no empty shards.
+        # Before the folder is renamed, so that a crash of the machine leaves no empty shards.
         os.fsync(opened.fileno())
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}

@@ -1,7 +1,7 @@
 """Serialisation of quantizers and models to plain JSON descriptions, and back.
 
-Untrusted text is safe to read: it can call nothing but factories under `described` and modules, and
-name nothing but functions that are `named`. Whatever is wrong is a ValueError of one line.
+Untrusted text is safe to read: it can call only factories under `described` and modules, and refer
+only to functions that are `named`. Any fault raises a ValueError of one line.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from typing import Any, TypeGuard
 from vqvae_jax.saving.describe import FACTORIES, FUNCTIONS, Described
 
 LENGTH, DEPTH, CALLS = 2**24, 200, 2**12
-"""Limits of a description, in characters, levels and calls: far above those of any model."""
+"""Limits of a description in characters, levels and calls, far above those of any model."""
 
 
 def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | None = None) -> str:
-    """Returns the JSON description of a quantizer, a model or anything made of them.
+    """Returns the JSON description of a quantizer, a model or anything composed of these.
 
     Args:
-        value: made by factories and modules with public names of `vqvae_jax`.
+        value: record or module made by factories and modules with public names in `vqvae_jax`.
         names: the user's own functions, factories and modules by name.
-        indent: as in `json.dumps`.
+        indent: indentation, as in `json.dumps`.
 
     Raises:
         ValueError: if something in it, such as a lambda, has no public name.
@@ -39,14 +39,14 @@ def to_json(value: Any, names: Mapping[str, Any] | None = None, indent: int | No
 
 
 def from_json(text: str, names: Mapping[str, Any] | None = None) -> Any:
-    """Builds again what `to_json` described; runs nothing but factories and modules.
+    """Rebuilds what `to_json` described, running only factories and modules.
 
-    These, and the functions that go as arguments into them, are those of `vqvae_jax`, and the
-    user's own in `names`; of those too, only factories under `described` and modules are called.
+    These, and the functions passed to them as arguments, are those of `vqvae_jax` and the user's
+    own in `names`. Of the latter too, only factories under `described` and modules are called.
 
     Raises:
-        ValueError: if the text is no such description, holds a name that is not known, or is longer
-            or deeper than any model's.
+        ValueError: if the text is not such a description, holds an unknown name, or is longer or
+            deeper than that of any model.
 
     Example:
         >>> from_json('{"call": "kmeans", "kwargs": {"steps": 10}}')
@@ -72,8 +72,8 @@ def build(data: Any, names: Mapping[str, Any]) -> Any:
 
 def check_extent(data: Any) -> None:
     """Raises a ValueError if parsed JSON is deeper, or holds more calls, than any model's."""
-    # Level by level and not by recursion, which a deep text would overflow. Building costs time
-    # for each call: a short text could hold thousands of expensive ones.
+    # Level by level, because a deep text would overflow a recursion. Calls are limited because each
+    # takes time, and a short text could hold thousands of expensive ones.
     level, calls = [data], 0
     for _ in range(DEPTH):
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
@@ -110,7 +110,7 @@ def call_data(factory, args, kwargs, names) -> dict:
 
 def from_data(data: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(data, list):
-        # JSON has no tuples; `freeze` made tuples of lists when the call was remembered.
+        # JSON has no tuples; `freeze` turned lists into tuples when the call was remembered.
         return tuple(from_data(v, names) for v in data)
     if not isinstance(data, dict):
         return data
@@ -137,19 +137,19 @@ def from_data(data: Any, names: Mapping[str, Any]) -> Any:
 
 
 def is_module(value: Any) -> TypeGuard[type]:
-    """Returns whether value is a class made of its fields, such as a Flax module."""
+    """Returns whether value is a dataclass such as a Flax module, which its fields determine."""
     made = isinstance(value, type) and dataclasses.is_dataclass(value)
     return made and not issubclass(value, Described)
 
 
 def parameters(module: type) -> list[str]:
-    """Returns the fields in a description: not `parent` and `name`, which are Flax's own."""
+    """Returns the fields in a description, without Flax's own `parent` and `name`."""
     fields = [f.name for f in dataclasses.fields(module) if f.init]
     return [name for name in fields if name not in ("parent", "name")]
 
 
 def unsaid(module: type) -> set[str]:
-    """Returns the fields that a description leaves out where they are None: see `where_set`."""
+    """Returns the fields that a description leaves out if they are None; see `where_set`."""
     return {f.name for f in dataclasses.fields(module) if f.metadata.get("json")}
 
 
@@ -172,9 +172,9 @@ def public(name: Any, names: Mapping[str, Any]) -> Any:
 
 
 def listed_as(name: str) -> Any:
-    """Returns the public object of this package by its bare name, or None.
+    """Returns the public object of this package with this bare name, or None.
 
-    It may be of the root or of a namespace: public names differ in all of them together.
+    It may be in the root or in a namespace; public names are unique over all of them.
     """
     root = importlib.import_module("vqvae_jax")
     places = root, *(getattr(root, namespace) for namespace in root.NAMESPACES)

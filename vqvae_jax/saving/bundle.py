@@ -3,7 +3,7 @@
     model.json                               the description; dtype and shape of each array
     weights-<start of SHA-256>.safetensors   the arrays
 
-Nothing is pickled and nothing in a folder is run: a description calls factories and modules only.
+Nothing is pickled and no code in a folder is run: a description calls only factories and modules.
 """
 
 import json
@@ -40,11 +40,10 @@ class Bundle(NamedTuple):
 
     Attributes:
         model: the Flax module, `Quantizer` or `Tokenizer`, equal to the one that was saved.
-        variables: nested dicts of NumPy arrays with the saved bits: on no device yet. For a Flax
-            module `model.apply(variables, ...)`; for loops over many batches, move them once by
-            `jax.device_put(variables)`.
-        sha256: identifies the description and the weights together; codes made with the model
-            are marked with it.
+        variables: nested dicts of NumPy arrays with the saved bits, not yet on a device. Pass them
+            to a Flax module as `model.apply(variables, ...)`; for loops over many batches, move
+            them once by `jax.device_put(variables)`.
+        sha256: digest of description and weights together, with which codes are marked.
     """
 
     model: Any
@@ -57,19 +56,19 @@ def save_model(
 ) -> str:
     """Writes `model.json` and the weights into the folder, and returns the model's SHA-256.
 
-    The description is put in place last and in one move, so that a folder holds the whole old
-    model or the whole new one at any time.
+    The description is moved into place last and atomically, so that at any time a folder holds
+    either the whole old model or the whole new one.
 
     Args:
-        folder: made if missing.
+        folder: folder, created if missing.
         model: a Flax module, a `Quantizer` or a `Tokenizer` with a JSON description.
-        variables: nested dicts, by strings, of arrays: of NumPy or JAX, on whatever devices.
+        variables: nested dicts, with string keys, of NumPy or JAX arrays on any devices.
         names: the user's own modules and functions in the model, by name.
 
     Raises:
-        ValueError: if the model has no JSON description, or an array a dtype or a name that can't
-            be kept.
-        TypeError: if the model is something else, or the variables are no such dicts.
+        ValueError: if the model has no JSON description, or an array has a dtype or name that can't
+            be saved.
+        TypeError: if the model is something else, or the variables are not such dicts.
     """
     if not isinstance(model, MODELS):
         raise TypeError(f"model must be a Flax (Linen) module or a Quantizer, got {brief(model)}")
@@ -83,8 +82,8 @@ def save_model(
         raise ValueError(f"the description takes {len(text)} bytes, more than {LENGTH}")
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / weights_name(digest)
-    # The weights are named by the digest, so new ones never overwrite those that the description
-    # in place still names. Old ones go last.
+    # Weights are named by the digest, so new ones never overwrite those to which the description in
+    # place still refers. Old ones are removed last.
     write(weights, lambda file: write_arrays(file, arrays, specs))
     write(folder / DESCRIPTION, lambda file: file.write(text))
     for old in set(folder.glob("weights-*.safetensors")) - {weights}:
@@ -98,9 +97,9 @@ def load_model(
     """Loads (model, variables, sha256) from a folder written by `save_model`; see `Bundle`.
 
     Args:
-        folder: of the model, or of a run, which keeps it in its folder `model`.
+        folder: folder of the model, or of a run, which holds the model in its folder `model`.
         names: the user's own modules and functions in the model, by name.
-        limit: the most bytes of weights that are read.
+        limit: largest size of the weights, in bytes.
 
     Raises:
         BundleError: if a file is missing, damaged, of another version, a link, or too large.
@@ -116,12 +115,13 @@ def load_model(
     """
     path = Path(folder) / DESCRIPTION
     inner = Path(folder, "model", DESCRIPTION)
-    # lexists, as a dangling link is an error to be named, and not a folder without a model.
+    # lexists, since a dangling link must be named in the error and not count as a missing model.
     if not os.path.lexists(path) and os.path.lexists(inner):
         path = inner
     document = read_description(path)
     weights = path.parent / weights_name(document["sha256"])
-    # Weights before the model: nothing described is called until the digest of both is right.
+    # Weights come first: nothing in the description is called before the digest of both is
+    # verified.
     arrays = read_arrays(weights, document["arrays"], limit)
     digest = fingerprint(document["model"], arrays)
     if digest != document["sha256"]:
@@ -148,7 +148,7 @@ def read_description(path: Path) -> dict[str, Any]:
     for field, kind in expected.items():
         if not isinstance(document, dict) or not isinstance(document.get(field), kind):
             raise BundleError(f"{path} is damaged: {field} is missing or not a {kind.__name__}")
-    # It becomes part of a file name: without this check it could lead out of the folder.
+    # It becomes part of a file name, and could otherwise lead out of the folder.
     if not re.fullmatch("[0-9a-f]{64}", document["sha256"]):
         raise BundleError(f"{path} is damaged: {brief(document['sha256'])} is no SHA-256")
     specs = check_specs(path, document["arrays"])

@@ -1,7 +1,7 @@
 """Records that remember the factory call that made them, for equality, hash, pickle and JSON.
 
-`vq(8, 4) == vq(size=8, dim=4)`, so a jitted function with a quantizer as a static argument does
-not compile twice; and a model is described by plain JSON (`as_json`).
+`vq(8, 4) == vq(size=8, dim=4)`, so a jitted function with a quantizer as a static argument does not
+compile twice, and plain JSON can describe a model (`as_json`).
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ FACTORIES: set[Callable] = set()
 """Factories under `described`, which a description can call."""
 
 FUNCTIONS: set[Callable] = set()
-"""Functions under `named`, which a description can hold as arguments, but never calls."""
+"""Functions under `named`, which a description can pass as arguments but never calls."""
 
 
 def where_set() -> Any:
-    """Returns a dataclass field of default None, left out of descriptions where it is None.
+    """Returns a dataclass field with default None, which descriptions leave out if it is None.
 
-    A model without it keeps the description, and the digest, that it had before the field existed.
+    A model that does not set it keeps the description and digest from before the field existed.
     """
     return dataclasses.field(default=None, metadata={"json": "where set"})
 
@@ -46,9 +46,9 @@ class Call(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Described:
-    """A record that is equal to another if the same call made both; without a call, to itself.
+    """Record that equals another one if the same call made both; without a call, only itself.
 
-    Its functions are public: each passes through the `boundary`.
+    Its functions are public, so each passes through `boundary`.
     """
 
     call: Call | None = dataclasses.field(default=None, kw_only=True)
@@ -57,8 +57,7 @@ class Described:
         for field in dataclasses.fields(self):
             f = getattr(self, field.name)
             if callable(f) and not is_boundary(f):
-                # The dataclass is frozen, for the hash; `__post_init__` is the one place where
-                # fields are set.
+                # The dataclass is frozen because it is hashed; only `__post_init__` sets fields.
                 object.__setattr__(self, field.name, boundary(f, self.enters(field.name)))
 
     def enters(self, name: str) -> dict:
@@ -79,13 +78,13 @@ class Described:
     def __reduce__(self):
         if self.call is None:
             raise TypeError(f"{self!r} was not made by a public factory and can't be pickled")
-        # By its call: pickle can't store the closures that its functions are.
+        # By its call, since the record's functions are closures, which pickle can't store.
         return remake, tuple(self.call)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Function(Described):
-    """A function made by a factory, such as `underused(0.1)`."""
+    """Record of a single function made by a factory, such as `underused(0.1)`."""
 
     function: Callable
 
@@ -95,11 +94,11 @@ class Function(Described):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model(Described):
-    """A record that is a model by itself, as a Flax module is: `save_model` takes it."""
+    """Record that is a model by itself, like a Flax module, so that `save_model` takes it."""
 
 
 def described(factory: Callable[..., T]) -> Callable[..., T]:
-    """Decorator of factories: the `Described` record that they return remembers the call.
+    """Decorator of factories, by which the `Described` record that they return remembers the call.
 
     Example:
         >>> @described
@@ -116,14 +115,14 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
     def remembering(*args, **kwargs):
         record: Any = factory(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
-        # Defaults are part of the call: a description keeps its meaning where a later version has
-        # another default.
+        # Defaults are part of the call, so that a description keeps its meaning if a later version
+        # changes a default.
         bound.apply_defaults()
         args, kwargs = bound.args, bound.kwargs
-        if not by_position:  # each argument by its name, however it was given
+        if not by_position:  # every argument by name, however it was passed
             args, kwargs = (), dict(zip(signature.parameters, args, strict=False)) | kwargs
         items = tuple((k, freeze(v)) for k, v in kwargs.items())
-        # `remembering`, not `factory`: a record made again from its call must know the call too.
+        # `remembering`, not `factory`, so that a record rebuilt from its call knows the call too.
         return dataclasses.replace(record, call=Call(remembering, freeze(args), items))
 
     FACTORIES.add(remembering)
@@ -131,7 +130,7 @@ def described(factory: Callable[..., T]) -> Callable[..., T]:
 
 
 def named(function: Callable[..., T]) -> Callable[..., T]:
-    """Decorator of functions: descriptions can hold the name as an argument, and never call it.
+    """Decorator of functions that descriptions may pass as arguments by name, but never call.
 
     Example:
         >>> import vqvae_jax

@@ -1,7 +1,7 @@
-"""Arrays by name from a file that another program wrote: safetensors or .npz, never a pickle.
+"""Reader of arrays from files of other programs: safetensors or .npz, never a pickle.
 
-Nothing in the file is believed: offsets, shapes and dtypes are checked before they are used. So it
-needs neither the package safetensors nor the program itself.
+Nothing in a file is trusted: offsets, shapes and dtypes are checked before use. Neither the package
+safetensors nor the other program is needed.
 """
 
 import json
@@ -17,11 +17,11 @@ from jaxtyping import Shaped, UInt8
 from vqvae_jax.saving.weights import DTYPES
 
 HEADER = 10**8
-"""The most bytes of the header of a safetensors file, as its format says."""
+"""Largest header of a safetensors file in bytes, by its format."""
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name.
+    """Reads the arrays of a file, by name.
 
     Raises:
         ValueError: if it is neither a whole safetensors file nor a whole .npz.
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file; raises a ValueError unless it is whole."""
+    """Reads the arrays of a safetensors file; raises a ValueError unless it is whole."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -59,7 +59,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def parse(header: bytes) -> dict[str, Any]:
-    """The entries of a header by the names of the arrays."""
+    """Parses a header; returns its entries by the names of the arrays."""
     try:
         entries = json.loads(header)
     except RecursionError:
@@ -70,7 +70,7 @@ def parse(header: bytes) -> dict[str, Any]:
 
 
 def array_of(name: str, entry: Any, data: UInt8[np.ndarray, "N"]) -> Shaped[np.ndarray, "..."]:
-    """The array that an entry of the header describes."""
+    """Returns the array that an entry of the header describes."""
     known = {code: dtype for dtype, code in DTYPES.items()}
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:

@@ -1,4 +1,4 @@
-"""A quantizer of vector-quantize-pytorch as one of this library, with the same codes.
+"""Converts a quantizer of vector-quantize-pytorch to one of this library, with the same codes.
 
 python -m vqvae_jax.saving.import_torch quantizer.safetensors -o out
 python -m vqvae_jax.saving.import_torch model.npz -o out --prefix quantizer. --codebook cosine
@@ -6,8 +6,8 @@ python -m vqvae_jax.saving.import_torch fsq.safetensors -o out --levels 8 5 5 5
 
 FILE holds the `state_dict()` of a VectorQuantize, ResidualVQ, SimVQ or FSQ of version 1.32, as
 safetensors or .npz. OUT becomes a model for `vqvae_jax.load_model`: a `Quantize` module with its
-variables. A state dict doesn't say how the codebook was learnt, FSQ's levels, and the numbers that
-matter for more training only (decay, eps, beta): these are options.
+variables. A state dict does not hold how the codebook was learnt, FSQ's levels, and numbers that
+matter only for further training (decay, eps, beta); these are options.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-# The whole library, as its users have it: no other module of the library imports this one.
+# The whole library, as users import it; no other module of the library imports this one.
 import vqvae_jax as vj
 from vqvae_jax.saving.foreign import read_weights
 
@@ -34,13 +34,13 @@ class Options:
     """Facts about a quantizer that its state dict doesn't hold.
 
     Attributes:
-        prefix: the beginning of the names of the quantizer's weights in the file.
-        codebook: the way it was made: by default, with use_cosine_sim, or with learnable_codebook.
-        levels: the levels of an FSQ, whose file holds nothing; () for any other.
-        symmetric: the preserve_symmetry of an FSQ.
-        decay: the decay of the moving averages.
-        eps: the smoothing of the averages, where the codebook is "ema".
-        beta: the commitment_weight.
+        prefix: prefix of the names of the quantizer's weights in the file.
+        codebook: kind of codebook: default, with use_cosine_sim, or with learnable_codebook.
+        levels: levels of an FSQ, which has no weights; () for any other quantizer.
+        symmetric: preserve_symmetry of an FSQ.
+        decay: decay of the moving averages.
+        eps: smoothing constant of the averages, for the codebook "ema".
+        beta: commitment_weight.
     """
 
     prefix: str = ""
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
+    """Makes the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vqvae_jax.saving.import_torch",
         description="Turn a quantizer of vector-quantize-pytorch into one of this library.",
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def one_line(error: Exception) -> str:
-    """The error's message without line breaks; the file's name first where there is one."""
+    """Returns the error's message without line breaks, after the file's name if there is one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
@@ -113,8 +113,8 @@ def import_torch(
     """Reads, converts and saves; returns the quantizer and the SHA-256 of the saved model.
 
     Raises:
-        ValueError: if the file isn't understood, naming a weight.
-        OSError: if it can't be read, or `output` not written.
+        ValueError: if the file is not understood; the error names a weight.
+        OSError: if the file can't be read, or `output` can't be written.
     """
     options = options or Options()
     imported = convert(own(read_weights(Path(file)), Path(file), options), options)
@@ -125,7 +125,7 @@ def import_torch(
 
 
 def own(weights: Weights, file: Path, options: Options) -> dict[str, np.ndarray]:
-    """The weights under the prefix, which is taken off."""
+    """Returns the weights under the prefix, with the prefix removed from their names."""
     start = len(options.prefix)
     found = {name[start:]: w for name, w in weights.items() if name.startswith(options.prefix)}
     if not found and not options.levels:
@@ -137,10 +137,10 @@ def own(weights: Weights, file: Path, options: Options) -> dict[str, np.ndarray]
 
 
 def convert(weights: Weights, options: Options) -> Imported:
-    """The quantizer that these weights are of.
+    """Returns the quantizer to which these weights belong.
 
     Raises:
-        ValueError: if they are of none that is known here, naming a weight.
+        ValueError: if no known quantizer has such weights; the error names a weight.
     """
     if options.levels:
         return fsq(weights, options)
@@ -152,7 +152,7 @@ def convert(weights: Weights, options: Options) -> Imported:
 
 
 def vector(weights: Weights, options: Options) -> Imported:
-    """Converts a VectorQuantize; several heads with a codebook each become `grouped`."""
+    """Converts a VectorQuantize; several heads, each with a codebook, become `grouped`."""
     names = ("initted", "cluster_size", "embed_avg", "embed")
     initted, counts, sums, codebook = take(weights, *(f"_codebook.{name}" for name in names))
     if not initted:
@@ -194,7 +194,7 @@ def residual(weights: Weights, options: Options) -> Imported:
 
 
 def simvq(weights: Weights) -> Imported:
-    """Converts a SimVQ with its linear map; torch's maps are [out, in]."""
+    """Converts a SimVQ with its linear map, which is [out, in] in torch."""
     codebook, w = take(weights, "frozen_codebook", "code_transform.weight")
     if codebook.ndim != 2 or w.shape != (codebook.shape[1],) * 2:
         raise ValueError(
@@ -205,14 +205,14 @@ def simvq(weights: Weights) -> Imported:
 
 
 def fsq(weights: Weights, options: Options) -> Imported:
-    """Converts an FSQ without projections, which its levels define."""
+    """Converts an FSQ without projections, which its levels determine."""
     take(weights)
     bound = vj.quantizers.symmetric_bound if options.symmetric else vj.quantizers.arctanh_bound
     return Imported(vj.fsq(options.levels, bound=bound), {}, {})
 
 
 def take(weights: Weights, *names: str) -> list[np.ndarray]:
-    """The float32 weights of these names; raises a ValueError unless they are all there is."""
+    """Returns these weights as float32; raises a ValueError if one is missing or extra."""
     missing, others = set(names) - set(weights), set(weights) - set(names)
     if missing:
         raise ValueError(f"weight {min(missing)} is missing, found {sorted(weights)[:5]}")
@@ -225,7 +225,7 @@ def take(weights: Weights, *names: str) -> list[np.ndarray]:
 
 
 def fill(quantizer: vj.Quantizer, arrays: Weights) -> Imported:
-    """The params and state of a quantizer, each array replaced by the one of its name."""
+    """Fills the params and state of a quantizer with the arrays, by name."""
 
     def chosen(path, leaf):
         array = arrays[path[-1].key]
@@ -238,7 +238,7 @@ def fill(quantizer: vj.Quantizer, arrays: Weights) -> Imported:
 
 
 def compose(combinator, members: list[Imported]) -> Imported:
-    """A combinator of imported members."""
+    """Combines imported members by a combinator."""
     quantizer = combinator(*(member.quantizer for member in members))
     params = {str(i): member.params for i, member in enumerate(members)}
     return Imported(quantizer, params, {str(i): member.state for i, member in enumerate(members)})

@@ -1,8 +1,8 @@
 """Weights in safetensors files, which are read without trusting their contents.
 
-A file is opened once, must be a plain one of exactly the size that its arrays have, and must begin
-with the very bytes that are written for them: so nothing in it is parsed, and nothing larger than
-the file is allocated.
+A file is opened once, must be a plain file of exactly the expected size, and must start with
+exactly the header that is written for its arrays. So nothing in it is parsed, and nothing larger
+than the file is allocated.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from flax.traverse_util import flatten_dict
 from vqvae_jax.saving.as_json import LENGTH, brief, first_words
 
 LIMIT = 2**33
-"""Default limit of the bytes of weights that are read."""
+"""Default limit on the size of weights that are read, in bytes."""
 
 ARRAYS = 2**16
-"""Limit of the number of a model's arrays."""
+"""Limit on the number of a model's arrays."""
 
 DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
@@ -41,7 +41,7 @@ Spec = tuple[str, tuple[int, ...]]  # dtype and shape of an array
 
 
 class BundleError(ValueError):
-    """Error about a folder without a model, or with a damaged one; one line, naming the file."""
+    """Error about a folder without a model or with a damaged one: one line that names the file."""
 
 
 def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
@@ -50,7 +50,7 @@ def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
         raise BundleError(f"{path} is damaged: {len(arrays)} arrays, more than {ARRAYS}")
     for name, spec in arrays.items():
         match spec:
-            # Parsed JSON of any kind may stand here; whatever is not [name, [sizes]] falls through.
+            # Any parsed JSON may stand here; all but [name, [sizes]] falls through.
             case [str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= 32:
                 whole = all(type(n) is int and 0 <= n < 2**48 for n in shape)
             case _:
@@ -71,15 +71,15 @@ def is_name(name: str) -> bool:
 
 @contextmanager
 def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
-    """Opens a plain file of at most `limit` bytes; follows no link, and waits for no FIFO."""
-    # O_NONBLOCK: opening a FIFO would wait for a writer, for ever if there is none.
+    """Opens a plain file of at most `limit` bytes, without following links or waiting for FIFOs."""
+    # O_NONBLOCK, since opening a FIFO would wait for a writer, possibly forever.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = os.open(path, flags | getattr(os, "O_BINARY", 0))
     except OSError as error:
         found = "it is a symbolic link" if path.is_symlink() else error.strerror
         raise BundleError(f"{path} can't be read: {found}") from None
-    # Of the open file and not of its path: between a check of the path and opening it, another
+    # Checked on the open file, not its path: between a check of the path and the opening, another
     # file could take its place.
     info = os.fstat(file)
     if not stat.S_ISREG(info.st_mode):
@@ -92,7 +92,7 @@ def opened(path: Path, limit: int) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; a BundleError names it if it is no plain file, damaged or too large."""
+    """Reads a JSON file; a BundleError names one that is damaged, too large or no plain file."""
     with opened(path, LENGTH) as file:
         text = file.read(LENGTH)
     try:
@@ -113,7 +113,7 @@ def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
         begin, end = end, end + count_bytes(specs[name])
         entries[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(entries).encode()
-    # Spaces, which JSON ignores, so that the arrays begin at a multiple of 8 bytes.
+    # Spaces, which JSON ignores, make the arrays start at a multiple of 8 bytes.
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
     return start, order, len(start) + end
@@ -134,14 +134,14 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> Non
 
 
 def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file that `write_arrays` made; any other file is a BundleError."""
+    """Reads the arrays of a file from `write_arrays`; any other file raises a BundleError."""
     start, order, size = header(specs)
     arrays = {}
     with opened(path, limit) as file:
         found = os.fstat(file.fileno()).st_size
-        # The header is compared and never parsed: offsets that overlap, or point beyond the file,
-        # can do nothing. The size comes first, so that no array is allocated for a file that
-        # lacks it.
+        # The header is compared, never parsed, so that offsets that overlap or point beyond the
+        # file do no harm. The size is checked first, so that no array is allocated for a short
+        # file.
         if found != size or file.read(len(start)) != start:
             raise BundleError(f"{path} is damaged: not the arrays that model.json names")
         try:
@@ -176,17 +176,17 @@ def to_arrays(variables) -> dict[str, np.ndarray]:
 
 def fingerprint(description: Any, arrays: Mapping[str, np.ndarray]) -> str:
     """Returns the SHA-256 of the description and every array: name, dtype, shape and bytes."""
-    # Over contents and not over files: the digest is the same however JSON is indented.
+    # Over contents, not files, so that the digest does not depend on how JSON is indented.
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
-        # Dtype and shape too: the same bytes with another shape are another model.
+        # Dtype and shape too, since the same bytes in another shape are another model.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file under another name and moves it in place when it is complete."""
+    """Writes a file under a temporary name and moves it into place when it is complete."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # of a crash, or a link that someone put there
     try:
@@ -194,7 +194,7 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        # Only after fsync: else a crash of the machine can leave the new name with an empty file.
+        # Only after fsync; else a crash of the machine can leave an empty file under the new name.
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

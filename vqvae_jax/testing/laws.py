@@ -3,20 +3,22 @@
 1. Gradients move params, data moves state; both are dicts whose shapes and dtypes training keeps.
 2. Losses and metrics are means over the valid rows of all replicas; the gradient is that of
    `pmean(task_loss) + out.loss`, then `pmean`. The states of all replicas are equal bit by bit.
-3. A row is valid if it is finite and its mask > 0. Others change nothing; they get index -1 and the
-   vector 0. A batch of such rows only has loss 0 and keeps the state. Masks of ones are no mask.
-4. `decode(indices)` is `quantized`, exactly under one compilation, in eval mode and (with the state
-   before the step) in training; -1 decodes to 0. Indices are of any integer dtype that holds them.
-   Eval mode needs no key and returns its state.
+3. A row is valid if it is finite and its mask is > 0. Invalid rows change nothing and get index -1
+   and the vector 0. A batch without valid rows has loss 0 and keeps the state. A mask of ones
+   equals no mask.
+4. `decode(indices)` is `quantized`, exactly if both are compiled together, in eval mode and (with
+   the state before the step) in training; -1 decodes to 0. Indices may have any integer dtype that
+   holds them. Eval mode needs no key and returns its state.
    The codes of a row depend on the row and the state, not on key, layout or jit.
-   A quantizer whose record says `stochastic` is held to this in eval mode only; in training it
-   may depend on the key, and `quantized` may be other than the code.
-5. The arithmetic is float32, whatever the dtype of z; it is also that of `quantized`.
-6. Gradient estimators are exact in value. The task's gradient reaches z, and all are finite.
+   A quantizer whose record says `stochastic` must keep this law in eval mode only; in training it
+   may depend on the key, and `quantized` may differ from the code.
+5. The arithmetic is float32, whatever the dtype of z; `quantized` has the dtype of z.
+6. Gradient estimators are exact in value. The task's gradient reaches z, and all gradients are
+   finite.
 7. Equality, hash, pickle and JSON come from the factory call that made the quantizer.
-8. `apply` counts no codes: `code_counts` does (a matter of cost: not tested).
-9. Codes that were put in by `set_codes` are those that are decoded, alone of their stream, and that
-   training goes on from, be it the first batch. Where codes are computed there are none to put in.
+8. `apply` counts no codes, which is left to `code_counts` (a matter of cost, not tested).
+9. Codes set by `set_codes` are the codes that their stream alone decodes to, and training continues
+   from them, even on the first batch. Computed codes can't be set.
 """
 
 import contextlib
@@ -49,11 +51,11 @@ from vqvae_jax.testing.trials import (
     training_step,
 )
 
-# int32 first; the last one that holds K - 1 is the narrowest.
+# From int32 to the narrowest: the last one that holds K - 1 has no room to spare.
 INTEGERS = (np.int32, np.uint32, np.uint16, np.int16, np.uint8, np.int8)
 
 same = chex.assert_trees_all_equal
-require = np.testing.assert_  # which python -O does not drop
+require = np.testing.assert_  # unlike `assert`, kept by python -O
 close = partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-6)
 
 
@@ -65,20 +67,21 @@ def check_quantizer(
     z: Float[Array, "*rows D"] | None = None,
     compiler_options: dict[str, Any] | None = None,
 ) -> None:
-    """Checks that a quantizer of any kind or nesting keeps the contract; returns if it does.
+    """Checks that a quantizer of any kind or nesting keeps the contract.
 
     Args:
-        key: for its init and training; `jax.random.key(0)` if None, of the kind "rbg" for a
+        q: the quantizer.
+        key: key for init and training; `jax.random.key(0)` if None, with the generator "rbg" for a
             stochastic quantizer, whose noise then compiles fast.
-        z: rows `[..., q.dim]` of the kind that it is made for; 64 drawn from N(0, 1) if None.
-        compiler_options: of `jax.jit`. Nearly all of the time goes into compiling: on a CPU
-            `fast_compile()` takes a third of it, by optimising less.
+        z: rows `[..., q.dim]` typical for q; 64 rows from N(0, 1) if None.
+        compiler_options: options of `jax.jit`. Nearly all time is spent on compilation, of which
+            `fast_compile()` takes a third on a CPU, by optimising less.
 
     Raises:
-        AssertionError: naming the law that is broken, and the quantizer.
-        TypeError, ValueError: for arguments that cannot be tried.
-        JaxRuntimeError, MemoryError, OSError: of the compiler, the device or the machine, as they
-            are: they say nothing about the quantizer.
+        AssertionError: if a law is broken; the error names the law and the quantizer.
+        TypeError, ValueError: for invalid arguments.
+        JaxRuntimeError, MemoryError, OSError: errors of the compiler, the device or the machine,
+            unchanged, since they say nothing about the quantizer.
 
     Example:
         >>> import vqvae_jax as vj
@@ -176,12 +179,12 @@ def law_no_rows(t: Trial) -> None:
 
 
 def by_vmap(jit: Callable, step: Callable) -> Callable:
-    """Maps a step over replicas by vmap; `state, z, key, mask` have their axis, params do not."""
+    """Maps a step over replicas by vmap; `state, z, key, mask` have that axis, params do not."""
     return jit(jax.vmap(step, (None, 0, 0, 0, 0), axis_name="r"))
 
 
 def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
-    """Replicas with unequal shares of the rows equal one device that has them all."""
+    """Replicas with unequal shares of the rows give the results of one device with all rows."""
     mask = np.asarray(t.mask) * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
     replicas = parallel(t.jit, partial(training_step, t.q, axis_name="r"))
@@ -198,7 +201,7 @@ def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
 
 
 def shared(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of a step's result that replicas share."""
+    """Returns the part of a step's result that all replicas share."""
     return {name: result[name] for name in ("losses", "metrics", "state", "grads")}
 
 
@@ -220,7 +223,7 @@ def law_codes(t: Trial) -> None:
 
 
 def law_description(t: Trial) -> None:
-    """The factory call is the quantizer; and a misspelt keyword raises."""
+    """The factory call determines the quantizer, and a misspelt keyword raises."""
     require(jax.tree.leaves({"q": t.q}) == [t.q], "a quantizer must be one leaf of a pytree")
     again = [] if t.q.call is None else [remake(*t.q.call)]
     with contextlib.suppress(ValueError):  # raised where a function in it has no public name
@@ -248,7 +251,7 @@ def law_integers(t: Trial) -> None:
 
 
 def law_put_in(t: Trial) -> None:
-    """Codes put in are decoded, alone of their stream, and are those that training begins with."""
+    """Codes that are set are decoded, alone of their stream, and training starts from them."""
     editable = []
     for stream in range(len(t.q.vocab)):
         with contextlib.suppress(NoCodes):
@@ -276,9 +279,10 @@ LAWS = (law_init, *VALUES, law_codes, law_put_in, law_replicas, law_description)
 
 @contextlib.contextmanager
 def naming(law: Callable, q: Quantizer):
-    """Context manager: turns errors into AssertionErrors that name the law and the quantizer.
+    """Context manager that turns errors into AssertionErrors naming the law and the quantizer.
 
-    Errors of a compiler, a device or the machine pass: they would accuse a sound quantizer.
+    Errors of a compiler, a device or the machine pass unchanged: they would blame a sound
+    quantizer.
     """
     try:
         yield

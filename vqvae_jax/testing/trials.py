@@ -1,4 +1,4 @@
-"""Trials of a quantizer for the laws: its arrays, a step of training, a look in eval mode."""
+"""Trials of a quantizer for the laws: its arrays, a training step, and evaluation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,24 +18,24 @@ REPLICAS = 4
 
 
 class Trial(NamedTuple):
-    """A quantizer with the arrays and compiled functions that the laws test it with."""
+    """A quantizer with the arrays and compiled functions with which the laws test it."""
 
     q: Quantizer
     key: PRNGKeyArray
     z: Float[Array, "N D"]
-    spoilt: Float[Array, "R M D"]  # z dealt to R replicas, after one invalid row in each
-    mask: Float[Array, "R M"]  # 0 where that row is finite
+    spoilt: Float[Array, "R M D"]  # z split over R replicas, each after one invalid row
+    mask: Float[Array, "R M"]  # 1, but 0 for an invalid row that is finite
     params: Any
     start: Any  # the state that init makes
     state: Any  # after one training step, so after any first-batch initialisation
-    jit: Callable  # with the options of the compiler
+    jit: Callable  # `jax.jit` with the compiler options
     step: Callable  # jitted `training_step`
     look: Callable  # jitted `evaluate`
     glance: Callable  # jitted `look_up`
 
 
 def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
-    """Initialises the quantizer and takes one training step; arguments as `check_quantizer`."""
+    """Initialises the quantizer and takes one training step; arguments as in `check_quantizer`."""
     jit = partial(jax.jit, compiler_options=compiler_options)
     key, z = choose_inputs(q, key, z)
     dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
@@ -52,14 +52,17 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
 
 
 def choose_inputs(q: Quantizer, key=None, z=None) -> tuple[PRNGKeyArray, Array]:
-    """Returns key and rows as given, or else the usual ones."""
+    """Returns key and rows as given, or the defaults of `check_quantizer`."""
     key = jax.random.key(0, impl="rbg" if q.stochastic else None) if key is None else key
     drawn = jax.random.normal(jax.random.fold_in(key, 1), (64, q.dim), jnp.float32)
     return key, drawn if z is None else z
 
 
 def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None) -> dict[str, Any]:
-    """Takes a training step by the recipe, with gradients for params and a shift of all rows."""
+    """Takes a training step by the contract's recipe; gradients are those of params and of a shift.
+
+    The shift is added to all rows, so that its gradient is that of z summed over rows.
+    """
 
     def loss(params, shift):
         z_e = z + jnp.broadcast_to(shift, z.shape)
@@ -76,14 +79,14 @@ def training_step(q: Quantizer, params, state, z, key, mask=None, axis_name=None
 
 
 def look_up(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Quantizes in eval mode, and decodes under the same compilation."""
+    """Quantizes in eval mode and decodes, compiled together."""
     out, new = q.apply(params, state, z)
     decoded = q.decode(params, state, out.indices).astype(z.dtype)
     return out._asdict() | {"decoded": decoded, "state": new}
 
 
 def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
-    """Runs `look_up`, with the gradient of the metrics."""
+    """Runs `look_up`, and takes the gradient of the metrics."""
 
     def total(params, z):
         result = look_up(q, params, state, z)
@@ -94,7 +97,7 @@ def evaluate(q: Quantizer, params, state, z) -> dict[str, Any]:
 
 
 def reverse_in_turn(q: Quantizer, editable, params, state):
-    """Reverses the codes of each stream in turn; returns what decodes before and after each."""
+    """Reverses the codes of each stream in turn; returns the codebooks before and after each."""
     looks, streams = [], range(len(q.vocab))
     for stream in editable:
         before = [codebook_of(q, params, state, i) for i in streams]
