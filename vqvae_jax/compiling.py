@@ -13,7 +13,7 @@ HASTE = {
 }
 
 
-@cache
+@cache  # each option costs a compilation
 def fast_compile() -> dict[str, Any]:
     """Returns options of `jax.jit` for a CPU that compile in a third of the time, to slower code.
 

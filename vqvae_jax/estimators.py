@@ -124,6 +124,7 @@ def synchronized(nu: float | Array = 0.2) -> Function:
         z_e: Float[Array, "*rows D"], z_q: Float[Array, "*rows D"]
     ) -> Float[Array, "*rows D"]:
         check_same_shape("z_e", z_e, "z_q", z_q)
+        # `exactly` keeps the value, so the surrogate need only have the right gradient.
         return exactly(z_q, z_e + nu * z_q)
 
     return Function(estimator)

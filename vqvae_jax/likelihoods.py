@@ -130,6 +130,7 @@ def categorical() -> Likelihood:
         logits, k = blocks(y, LEVELS), grey(x).astype(jnp.int32)[..., None]
         return jnp.take_along_axis(logits, k, axis=-1)[..., 0] - logsumexp(logits, axis=-1)
 
+    # The expected level, which has the least squared error, not the likeliest one.
     def mean(y):
         return jnp.sum(
             jax.nn.softmax(blocks(y, LEVELS)) * pixel(jnp.arange(LEVELS, dtype=jnp.int32)), axis=-1

@@ -69,6 +69,7 @@ class Encoder(nn.Module):
         # Padding is set to 0 before each convolution: after a bias and a relu it no longer is 0 and
         # would leak into its neighbours, which in an example that stands alone see zeros there.
         for i in reversed(range(max(halvings))):
+            # Half the channels while sides are large, as in Sonnet's example of the paper.
             width = self.width if i == 0 else max(self.width // 2, 1)
             strides = tuple(2 if i < n else 1 for n in halvings)
             # With stride 2, 4 taps see each sample equally often; 3 would favour every second one.

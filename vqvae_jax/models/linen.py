@@ -30,6 +30,7 @@ class Quantize(nn.Module):
     quantizer: Quantizer
 
     def setup(self) -> None:
+        # After init the variables exist; if some are missing, `complete` says which.
         if not self.is_initializing():
             return
         params, state = self.quantizer.init(self.make_rng("params"))

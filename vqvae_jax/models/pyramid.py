@@ -166,6 +166,7 @@ class Pyramid(nn.Module):
         metrics = inner.metrics | self.named(map(sg, errors), "error")
         # An invalid example counts as the rows of all its maps.
         metrics["invalid_rows"] = rows.invalid * maps_length(self.sizes)
+        # straight_through passes no gradient to f_S, so phi learns from the pyramid loss alone.
         return Output(self.estimator(z, sums[-1]).astype(f.dtype), flat(maps), losses, metrics)
 
     def chain(self, z: Float[Array, "B *grid D"], rows: Rows):
@@ -173,6 +174,7 @@ class Pyramid(nn.Module):
         f_s, residuals, maps, sums = jnp.zeros_like(z), [], [], []
         valid = (rows.weights > 0).reshape(-1, *(1,) * (z.ndim - 1))
         for s, size in enumerate(self.sizes):
+            # sg, or the commitment terms of finer scales would move coarser codes, and phi.
             residuals.append(area(z - sg(f_s), size))
             # In eval mode, so that neither weights nor noise affect the codes of this scale, on
             # which all finer scales depend; `quantize` updates the codebook from all scales at

@@ -116,6 +116,7 @@ class VQVAE2(nn.Module):
         losses: dict[str, Array] = {}
         metrics: dict[str, Array] = {}
         for level, (quantizer, out) in enumerate(zip(self.quantizers, outs, strict=True)):
+            # Losses add up by name, as in `residual`: one term to weigh and to plot.
             for name, loss in out.losses.items():
                 losses[name] = losses.get(name, 0) + loss
             prefix = f"level{level}/"
@@ -136,6 +137,7 @@ class VQVAE2(nn.Module):
         check_chain(x, self.encoders)
         h = [x]
         for encoder in reversed(self.encoders):
+            # The mask shrinks with the maps: a place of a level is real if any of its samples is.
             with in_words("x", x):
                 h.append(masked(encoder, h[-1], of_rows(samples, h[-1])))
         return tuple(reversed(h[1:]))

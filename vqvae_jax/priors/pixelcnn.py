@@ -82,6 +82,7 @@ class PixelCNN(nn.Module):
         places = embedding.place(jnp.arange(codes[0].size, dtype=jnp.int32)).reshape(
             content.shape[1:]
         )
+        # The stacks see whole places, in which streams add up; only the head orders the streams.
         x = jnp.sum(content, axis=-2).astype(self.dtype)
         # Inputs are shifted by one place, and layers pad on one side only. Kernels are then as
         # small as what they see, where masked ones would multiply by zeros.

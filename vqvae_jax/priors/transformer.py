@@ -89,6 +89,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B n W"], Cache]:
         width = x.shape[-1]
         qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype)(x)
+        # [B, n, 3, H, d] to three arrays [B, H, n, d], the layout of the cache.
         q, *new = jnp.moveaxis(qkv, (2, 3), (0, 2))
         if cache is None:
             kept = Cache(*new)

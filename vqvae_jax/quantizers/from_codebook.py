@@ -126,6 +126,7 @@ def lookup_quantizer(
         # Folded in, independent of the split in `training_keys`: a codebook draws the same rows
         # whatever the assignment, and an assignment the same noise whatever the codebook.
         key = None if key is None else jax.random.fold_in(key, 2)
+        # sg, since the choice is discrete: gradients flow through z_e and z_q, not through k.
         return assign.choose(key, sg(rows), sg(e), axis_name)
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
@@ -191,6 +192,7 @@ def warn_unless_fitted(state: dict) -> None:
 
 def measure(found: Lookup, shards: AxisName = None) -> dict[str, Array]:
     """Metrics: "error", the mean of |z_e - z_q|^2, and counts of rows and codes not finite."""
+    # sg, because by the contract metrics have no gradient.
     rows, codes = found.rows, sg(found.codes)
     return {
         "error": mean(jnp.square(sg(rows.z - found.z_q)), rows.weights, found.axis_name),

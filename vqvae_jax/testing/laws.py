@@ -185,6 +185,7 @@ def by_vmap(jit: Callable, step: Callable) -> Callable:
 
 def law_replicas(t: Trial, parallel: Callable = by_vmap) -> None:
     """Replicas with unequal shares of the rows give the results of one device with all rows."""
+    # Unequal weights, and a first replica without any: means of the replicas' means would be wrong.
     mask = np.asarray(t.mask) * np.arange(REPLICAS)[:, None] * (np.arange(t.mask.shape[1]) % 3)
     keys = jnp.stack([t.key, *jax.random.split(t.key, REPLICAS - 1)])  # only the first one counts
     replicas = parallel(t.jit, partial(training_step, t.q, axis_name="r"))

@@ -118,6 +118,7 @@ def gradient(
         return params["codebook"] + state["offset"] if moved_by_data else params["codebook"]
 
     def begin(params, state, key, rows, axis_name):
+        # Params stay as they are; the offset leads from them to the fitted codes.
         e = codes(params, state)
         offset = first_fit(init, state["initialized"], e, key, rows, axis_name) - params["codebook"]
         first = rows.some & ~state["initialized"]
@@ -202,6 +203,7 @@ def ema(
         return params, put_in(state | {"codebook": e}, jnp.ones(len(e), bool))
 
     def begin(params, state, key, rows, axis_name):
+        # Codes that were written by hand before the first batch count as initialised.
         initialized = state["initialized"] | jnp.any(by_hand(state, eps))
         # Not `initialized` itself: codes may have been written by hand on one shard only, but this
         # flag must be equal on all.

@@ -37,6 +37,7 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
     def init_both(key):
         key_inner, key_own = jax.random.split(key)
         params, state = codebook.init(key_inner)
+        # The map sees the codes below: `held` stores them and `matched` takes their moments.
         own_params, own_state = init(key_own, codebook.codes(params, state))
         return {"inner": params} | own_params, {"inner": state} | own_state
 
@@ -133,6 +134,7 @@ def held(codebook: Codebook, mask) -> Codebook:
         # the select passes them no gradient.
         codes=lambda params, state, e: jnp.where(chosen[:, None], state["held"], e),
         back=lambda params, state, e, z: z,
+        # The codes below are set too, since those that are not held move on from there.
         put=lambda e: ({}, {"held": e}, e),
     )
 

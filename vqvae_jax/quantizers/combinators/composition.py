@@ -45,7 +45,7 @@ def edit_members(qs: Sequence[Quantizer]) -> Callable[..., tuple[dict, dict]]:
                 own, new = edit_codes(q, params[str(i)], state[str(i)], fn, stream)
                 return params | {str(i): own}, state | {str(i): new}
             stream -= len(q.vocab)
-        raise AssertionError
+        raise AssertionError  # `set_codes` has checked the stream
 
     return edit
 

@@ -54,6 +54,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
 
     def init(key):
         params, inner = q.init(key)
+        # By path, since optax states are NamedTuples, which most file formats turn into lists.
         leaves = by_path(optimizer.init(params))
         return {}, {"params": params, "inner": inner, "optimizer": leaves}
 

@@ -105,6 +105,7 @@ def heads(q: Quantizer, n: int) -> Quantizer:
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
         # Slices become one more axis of rows, so that one call makes one update from all of them.
+        # Weights are shared by the slices of a row: invalid in one, it is invalid in all.
         slices, weights = rows.z.reshape(*z.shape[:-1], n, q.dim), rows.weights[..., None]
         out, new = q.apply(
             params, state, slices, train=train, key=key, mask=weights, axis_name=axis_name

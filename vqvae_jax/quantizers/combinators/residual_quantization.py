@@ -84,6 +84,8 @@ def residual(
         check_rows(z, qs[0].dim)
         rows = valid_rows(z, mask, axis_name)
         key, depths = draw_depths(dropout, len(qs), z, train, key, axis_name)
+        # The residual stays float32 whatever the dtype of z; bfloat16 would leave nothing to later
+        # stages.
         carry, outs, new = (rows.z, jnp.zeros_like(rows.z)), [], {}
         for i, (q, k) in enumerate(zip(qs, member_keys(key, len(qs)), strict=True)):
             member = params[str(i)], state[str(i)]
@@ -94,6 +96,7 @@ def residual(
             carry, out, new[str(i)] = advance(stage, carry, seen, estimator)
             outs.append(out)
         quantized = estimate(estimator, len(qs), rows.z, carry[1]).astype(z.dtype)
+        # In eval mode the very state that was given, as the contract demands.
         return join_outputs(outs, quantized, rows), new if train else state
 
     def decode(params, state, indices):

@@ -191,7 +191,8 @@ def around(
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         check_rows(z, dim)
         rows = valid_rows(z, mask, axis_name)
-        # Invalid rows are 0 by now, which q would take for valid rows but for the weights.
+        # The map sees rows whose NaN are set to 0; else they would reach the gradient of its
+        # params. Invalid rows are 0 by now, which q would take for valid rows but for the weights.
         options = {"train": train, "key": key, "mask": rows.weights, "axis_name": axis_name}
         inner = params["inner"], state["inner"]
         out, new = q.apply(*inner, before(params, state, rows.z), **options)
