@@ -1,5 +1,7 @@
 """Eight simulated devices for every test, one cache of compilations, and the errors of users."""
 
+import gc
+import inspect
 import os
 import shutil
 import tempfile
@@ -21,6 +23,22 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+# Tracing makes objects by the million, and few of them in cycles: a tenth of the time went into
+# looking for those.
+gc.set_threshold(100_000, 20, 50)
+
+checked = jaxtyping.jaxtyped
+
+
+def checked_if_annotated(**options):
+    """As the decorator that `--jaxtyping-packages` puts on all functions, but for those that it has
+    nothing to check of: hundreds within others, made with each quantizer, at a millisecond each."""
+    decorate = checked(**options)
+    return lambda f: f if inspect.isfunction(f) and not f.__annotations__ else decorate(f)
+
+
+jaxtyping.jaxtyped = checked_if_annotated
 
 # A first call compiles: no deadline. The same examples in every run: a failure can be repeated.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
