@@ -163,18 +163,34 @@ CORE = FAMILIES | {
     *("project(residual(grouped, lfq))", "repeat(project)", "heads(residual)"),
     "alternated(residual)",
 }
-PARAMS = [pytest.param(name, marks=[pytest.mark.core] * (name in CORE)) for name in ALL]
+FEW = {"vq_kmeans_revive", "ema_kmeans_revive", "stochastic", "alternated(residual)"}
+# Others have all their parts, whose numbers have tests of their own: slow.
+ALIKE = {
+    *("vq_uniform", "vq_rotation", "vq_synchronized", "vq_given", "ema_uniform", "simvq_wide"),
+    *("gumbel_soft", "fsq_arctanh", "residual_own_gradients", "shared_dropout", "project"),
+    *("normalize", "scale", "repeat(grouped)"),
+}
+# Replicas share in these what they share in another.
+SHARED_ALIKE = ALIKE | {
+    *("vq_one_code", "vq_own", "ema_no_memory", "cosine", "bfloat16", "nsvq", "grid", "fsp"),
+    "residual_dropout",
+}
 
 
-def slow_but(names, of=ALL):
+def slow_but(names, of=ALL, core=()):
     """All quantizers, or some; those of other names in the slow tests."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in of]
+
+    def marks(name):
+        return [pytest.mark.slow] * (name not in names) + [pytest.mark.core] * (name in core)
+
+    return [pytest.param(name, marks=marks(name)) for name in of]
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=slow_but(ALL.keys() - ALIKE, core=CORE))
 def trial(request):
-    yield trials.begin_trial(ALL[request.param], compiler_options=fast_compile())
-    jax.clear_caches()  # of no use for the next one, and they take memory
+    if list(ALL).index(request.param) % 8 == 0:
+        jax.clear_caches()  # they take memory; the small programs are of use for the next ones
+    return trials.begin_trial(ALL[request.param], compiler_options=fast_compile())
 
 
 OF_ONE_DEVICE = [law for law in laws.LAWS if law is not laws.law_replicas]
@@ -185,13 +201,14 @@ def test_law(trial, law):
     law(trial)
 
 
-@pytest.mark.parametrize("trial", slow_but(CORE), indirect=True)
+@pytest.mark.parametrize("trial", slow_but(FEW), indirect=True)
 def test_law_replicas_by_vmap(trial):
-    """Always for some: `shard_map`, which is stricter, keeps the law for all."""
+    """Always for some: `shard_map`, which is stricter, keeps the law for more."""
     laws.law_replicas(trial)
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES | {"shared", "project"}))
+# What a switch forbids is an error where it is traced: `test_switches.py` traces all quantizers.
+@pytest.mark.parametrize("name", slow_but({"ema_kmeans_revive", "gumbel"}))
 def test_laws_under_a_switch(name, switched):
     trial = trials.begin_trial(ALL[name], compiler_options=fast_compile())
     for law in laws.LAWS:
@@ -224,11 +241,16 @@ def by_pmap(jit, step):
     return replicas
 
 
+@pytest.mark.parametrize("trial", slow_but(ALL.keys() - SHARED_ALIKE, core=CORE), indirect=True)
 def test_law_replicas_by_shard_map(trial):
     laws.law_replicas(trial, by_shard_map)
 
 
-@pytest.mark.parametrize("trial", NESTINGS, indirect=True)
+@pytest.mark.parametrize(
+    "trial",
+    slow_but({"alternated(residual)", "residual(repeat, shared)"}, of=NESTINGS),
+    indirect=True,
+)
 def test_law_replicas_by_pmap(trial):
     laws.law_replicas(trial, by_pmap)
 
@@ -241,6 +263,7 @@ def test_a_second_step_compiles_nothing_and_fits_a_cond(trial):
     jax.eval_shape(lambda ok: jax.lax.cond(ok, lambda: new, lambda: trial.start), True)
 
 
+@pytest.mark.parametrize("trial", slow_but(CORE, core=CORE), indirect=True)
 def test_params_and_state_survive_a_checkpoint_and_jax_tree(trial, tmp_path):
     made = {"params": trial.params, "state": trial.state}
     with ocp.StandardCheckpointer() as checkpointer:

@@ -264,7 +264,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "InParts")) for n in MODELS]
+)
 def test_models_and_their_steps(switched, name):
     model, optimizer = MODELS[name], optax.adam(1e-3)
     state = typed(partial(init_state, model, optimizer), KEY, X)

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 import vqvae_jax as vj
 
+slow = pytest.mark.slow
 KEY = jax.random.key(0)
 KM = {"init": vj.inits.kmeans(2), "reset": vj.codebooks.underused(0.5)}
 HELD = [True, False, False, True, False, False]
@@ -92,7 +93,17 @@ def floats(x):
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+# Where they enter is the same code for all: one of each kind of table, and of each combinator that
+# has a loop or a state of its own.
+ALWAYS = {
+    *("vq", "zero_debiased", "held", "affine", "stochastic", "latent", "lfq", "residual"),
+    *("repeat", "grouped", "scheduled", "frozen"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[slow] * (n not in ALWAYS)) for n in QUANTIZERS]
+)
 def test_a_transformed_function_closes_over_numpy_variables(name):
     q = QUANTIZERS[name]
     params, state = as_numpy(jax.jit(q.init)(KEY))
@@ -182,7 +193,14 @@ def places():
 
 
 @pytest.mark.parametrize("place", ["NumPy", "device 3", "all devices"])
-@pytest.mark.parametrize("name", ["VQVAE", "VQVAE2", *PRIORS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VQVAE",
+        "coarse",
+        *(pytest.param(n, marks=slow) for n in ("VQVAE2", "transformer", "masked")),
+    ],
+)
 def test_variables_on_any_devices_give_the_same(name, place):
     put = places()[place]
     if name in PRIORS:
@@ -201,7 +219,7 @@ def test_variables_on_any_devices_give_the_same(name, place):
         assert place != "device 3" or devices == {jax.devices()[3]}
 
 
-@pytest.mark.parametrize("place", ["NumPy", "device 3", "all devices"])
+@pytest.mark.parametrize("place", ["NumPy", pytest.param("device 3", marks=slow), "all devices"])
 def test_eager_calls_take_variables_on_any_devices(place):
     put = places()[place]
     q = vj.residual(vj.ema_vq(6, 3, **KM), vj.vq(6, 3))

@@ -96,16 +96,17 @@ def test_padded_signals_have_the_codes_and_the_x_that_they_have_alone(wrap):
     padded = jnp.where(MASK[..., None], SIGNALS, jnp.nan)  # padding may be anything
     masked = vj.as_functions(model(wrap=wrap))
     codes = jit(masked.tokenize)(v, padded, MASK)
+    tokenize, detokenize = jit(f.tokenize), jit(f.detokenize)
     rec = jit(functools.partial(model(wrap=wrap).apply, mask=MASK))(v, padded)
     ys = jit(masked.detokenize)(v, codes, MASK)
     assert len(np.unique(codes)) > 4
     for x, k, y, whole, n in zip(SIGNALS, codes, ys, rec.x, LENGTHS, strict=True):
         up = -(-n // 4) * 4  # alone, an example is padded with zeros to a multiple of the stride
         alone = jnp.pad(x[:n], ((0, up - n), (0, 0)))[None]
-        one = f.tokenize(v, alone)
+        one = tokenize(v, alone)
         equal(k[: up // 4], one[0])
         equal(k[up // 4 :], -1)
-        close(y[:up], f.detokenize(v, one)[0])
+        close(y[:up], detokenize(v, one)[0])
         close(whole[:up], y[:up])
         equal(whole[up:], 0)
     equal(rec.indices, codes)
@@ -121,7 +122,8 @@ def test_padded_pictures_and_videos_have_the_codes_that_they_have_alone(halvings
     small = tuple(side - 2**n for side, n in zip(sides, halvings, strict=True))
     inside = (slice(None), *map(slice, small))
     mask = jnp.zeros((2, *sides)).at[inside].set(1)
-    codes, alone = jit(f.tokenize)(v, x, mask), f.tokenize(v, x[inside])
+    tokenize = jit(f.tokenize)
+    codes, alone = tokenize(v, x, mask), tokenize(v, x[inside])
     equal(codes[(slice(None), *map(slice, alone.shape[1:-1]))], alone)
     assert (np.asarray(codes) == -1).sum() == codes.size - alone.size > 0
     assert len(np.unique(alone)) > 1
@@ -132,9 +134,10 @@ def test_frames_of_a_video_are_masked_by_their_axis_alone():
     x = jax.random.normal(KEY, (2, 4, 4, 4, 2))
     v = random_variables(model((1, 1, 1)), x)
     frames = sequence_mask([4, 2], 4)
-    codes = jit(f.tokenize)(v, x, frames[:, :, None, None])
-    equal(codes, f.tokenize(v, x, jnp.broadcast_to(frames[:, :, None, None], x.shape[:-1])))
-    equal(codes[1, :1], f.tokenize(v, x[1:, :2])[0])
+    tokenize = jit(f.tokenize)
+    codes = tokenize(v, x, frames[:, :, None, None])
+    equal(codes, tokenize(v, x, jnp.broadcast_to(frames[:, :, None, None], x.shape[:-1])))
+    equal(codes[1, :1], tokenize(v, x[1:, :2])[0])
     equal(codes[1, 1:], -1)
 
 
@@ -143,11 +146,11 @@ def test_all_levels_of_padded_signals_are_as_alone():
     maps = jit(f.tokenize)(v, SIGNALS, MASK)
     rec = jit(functools.partial(levels().apply, mask=MASK))(v, SIGNALS)
     for b, n in ((0, 16), (2, 8)):
-        alone = f.tokenize(v, SIGNALS[b : b + 1, :n])
+        alone = jit(f.tokenize)(v, SIGNALS[b : b + 1, :n])
         for k, one in zip(maps, alone, strict=True):
             equal(k[b, : one.shape[1]], one[0])
             equal(k[b, one.shape[1] :], -1)
-        close(rec.x[b, :n], f.detokenize(v, alone)[0])
+        close(rec.x[b, :n], jit(f.detokenize)(v, alone)[0])
     for level, k in enumerate(maps):
         stride = 4 >> level
         equal((k[..., 0] >= 0).sum(1), -(-LENGTHS // stride))  # rounded up
@@ -180,8 +183,8 @@ def test_a_step_on_padded_signals_is_that_without_padding(kind):
     padded = jnp.pad(short, ((0, 0), (0, 6), (0, 0)), constant_values=np.nan)
     mask = np.broadcast_to(sequence_mask(10, 16), (4, 16))
     if kind == "vae":  # its noise is drawn for all rows: only the mean can be compared
-        a = m.apply({"params": state.params}, short)
-        b = m.apply({"params": state.params}, jnp.nan_to_num(padded), mask=mask)
+        a = jit(m.apply)({"params": state.params}, short)
+        b = jit(m.apply)({"params": state.params}, jnp.nan_to_num(padded), mask=mask)
         chex.assert_trees_all_close(b.metrics, a.metrics, rtol=1e-5)
         close(b.x[:, :10], a.x)
         assert np.isfinite(step(state, Batch(padded, mask))[1]["loss"])
@@ -202,7 +205,7 @@ def test_lengths_weigh_samples_in_the_losses_on_one_device_and_on_four():
     step = make_train_step(m, optimizer)
     batch = Batch(np.asarray(jnp.where(MASK[..., None], SIGNALS, jnp.inf)), np.float32(MASK))
     new, metrics = jit(step)(state, batch)
-    rec = m.apply({"params": state.params, **state.collections}, SIGNALS, mask=MASK)
+    rec = jit(m.apply)({"params": state.params, **state.collections}, SIGNALS, mask=MASK)
     close(metrics["reconstruction"], np.mean((rec.x - SIGNALS)[MASK] ** 2))
     close(metrics["mse"], metrics["reconstruction"])
     assert metrics["skipped"] == 0
@@ -224,7 +227,7 @@ def test_an_example_with_a_sample_that_is_not_finite_is_dropped_as_a_whole():
 def test_modules_whose_calls_take_no_mask_see_zeros():
     m = vj.VQVAE(nn.Dense(3), vj.vq(8, 3, init=CODES), nn.Dense(2))
     v = random_variables(m, SIGNALS)
-    rec = m.apply(v, jnp.where(MASK[..., None], SIGNALS, jnp.nan), mask=MASK)
+    rec = jit(m.apply)(v, jnp.where(MASK[..., None], SIGNALS, jnp.nan), mask=MASK)
     equal(rec.indices[..., 0] >= 0, MASK)
     assert np.isfinite(rec.x).all() and np.isfinite(rec.loss)
     padded = jnp.where(MASK[..., None], SIGNALS, jnp.nan)
@@ -233,7 +236,7 @@ def test_modules_whose_calls_take_no_mask_see_zeros():
         rec = m.apply(v, padded, mask=MASK)
         return rec.loss + jnp.sum(jnp.where(MASK[..., None], rec.x, 0))
 
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(v)))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jit(jax.grad(loss))(v)))
 
 
 def test_masks_that_fit_nothing_are_named(as_users):

@@ -1,5 +1,6 @@
 """Codes put in by hand, trained on from there; the law for all quantizers is `law_put_in`."""
 
+import functools
 import warnings
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from compiling import jit
 
 import vqvae_jax as vj
 
@@ -23,8 +25,13 @@ def decode(q, params, state, stream=0):
     return np.asarray(q.decode(params, state, indices))
 
 
+@functools.cache
+def step(q):
+    return jit(functools.partial(q.apply, train=True, key=KEY))
+
+
 def train(q, params, state, z):
-    return q.apply(params, state, jnp.asarray(z), train=True, key=KEY)
+    return step(q)(params, state, jnp.asarray(z))
 
 
 def write(q, params, state, codes):
@@ -76,7 +83,10 @@ def test_one_code_written_by_hand_is_averaged_on_and_the_others_as_before(around
     params, state = q.init(KEY)
     z = np.tile(Z, q.dim // 3)
     state = train(q, params, state, z[0])[1]
-    new = jax.jit(lambda s, z: train(q, params, s, z)[1])
+
+    def new(state, z):
+        return train(q, params, state, z)[1]
+
     written = state | {"codebook": state["codebook"].at[..., 2, :].set(50.0)}  # chosen by no row
     before, after = new(state, z[1]), new(written, z[1])
     np.testing.assert_allclose(after["codebook"][..., 2, :], 50.0, rtol=1e-5)

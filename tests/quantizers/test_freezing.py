@@ -80,9 +80,10 @@ def test_it_is_an_outer_optimizer_moved_inside(name):
     state, train = q.init(KEY)[1], trainer(q)
     params, moved = inner.init(KEY)
     opt, look = tx.init(params), jax.jit(partial(inner.apply, train=True))
+    slope = jax.jit(jax.grad(lambda p, s, z: look(p, s, z)[0].loss))
     for z in ZS[:3]:
         _, state = train({}, state, z)
-        grads = jax.grad(lambda p, z=z, s=moved: look(p, s, z)[0].loss)(params)
+        grads = slope(params, moved, z)
         moved = look(params, moved, z)[1]
         updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
@@ -139,7 +140,8 @@ def test_replicas_make_the_step_of_the_whole_batch():
     z, mask = ZS[:4], jnp.arange(4.0)[:, None] * jnp.ones((4, 40))
     one = trainer(q)(params, state, z, mask=mask)[1]
     step = partial(q.apply, train=True, axis_name="r")
-    many = jax.vmap(lambda z, mask: step(params, state, z, mask=mask)[1], axis_name="r")(z, mask)
+    replicas = jax.vmap(lambda z, mask: step(params, state, z, mask=mask)[1], axis_name="r")
+    many = jax.jit(replicas)(z, mask)
     for i in range(4):
         chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], many), one, rtol=1e-5)
 
@@ -187,9 +189,9 @@ def test_nothing_moves_what_is_frozen_after_some_steps(nest, find):
     q = nest(frozen_after(grouped(vq(6, 1, **SEEDED), ema_vq(6, 1, **SEEDED)), 5))
     codes = jnp.arange(6)[:, None] * jnp.ones((1, len(q.vocab)), jnp.int32)
     codes = jnp.minimum(codes, jnp.array(q.vocab) - 1)
-    seen = []
+    seen, decode = [], jax.jit(q.decode)
     for params, state, _, _ in run(q, 105):
-        seen.append((find(state), q.decode(params, state, codes)))
+        seen.append((find(state), decode(params, state, codes)))
     at, later = seen[5][0], seen[104][0]
     same(later, at | {"count": jnp.array(105)})
     assert (seen[4][0]["inner"]["1"]["sums"] != seen[3][0]["inner"]["1"]["sums"]).any()

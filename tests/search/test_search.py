@@ -17,6 +17,7 @@ from vqvae_jax.search import exact as search
 from vqvae_jax.search import near_ties, scores
 
 by_differences, by_scores = map(jax.jit, (search.by_differences, search.by_scores))
+slow = pytest.mark.slow
 core = pytest.mark.core  # an optimising compiler might undo what makes these exact
 either = pytest.mark.parametrize("find", [by_differences, by_scores], ids=["differences", "scores"])
 
@@ -197,7 +198,9 @@ def test_the_slack_reaches_as_far_as_the_nearest_code_can_lie():
     assert slack(0.5, 2.4) == slack(2.4, 2.4) < slack(0.5, 1e6) == slack(2.5, 2.5)
 
 
-@pytest.mark.parametrize("scale", [1e3, 1e4, 1e5])
+@pytest.mark.parametrize(
+    "scale", [pytest.param(1e3, marks=slow), 1e4, pytest.param(1e5, marks=slow)]
+)
 def test_scores_alone_would_not_tell_codes_apart(scale, monkeypatch):
     """The test above can fail: without pairs, another code is found for many rows."""
     z, e = (x.astype(np.float32) for x in groups(np.random.default_rng(0), 300, 700, 3, scale))
@@ -233,9 +236,17 @@ def test_operands_of_low_precision_would_be_noticed(monkeypatch, bits):
     assert wrong(z, e, fresh) > 0
 
 
+SIZES = (40, 30), (40, 1500), (1500, 30)
+
+
 @either
-@pytest.mark.parametrize("how", ["jit", "eager", "vmap"])
-@pytest.mark.parametrize(("n", "size"), [(40, 30), (40, 1500), (1500, 30)])
+@pytest.mark.parametrize(
+    ("n", "size", "how"),
+    [
+        *((n, size, how) for how in ("jit", "vmap") for n, size in SIZES),
+        *(pytest.param(*each, "eager", marks=[slow] * (each != SIZES[0])) for each in SIZES),
+    ],
+)
 def test_duplicate_codes_go_to_the_lowest_index(find, how, n, size):
     z, e = gaussian(n, size, 5)
     which = np.random.default_rng(2).permutation(np.arange(size) % (size // 3))
