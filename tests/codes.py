@@ -1,8 +1,11 @@
 """Priors over codes for tests: small ones with every condition, their variables, random codes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import jit
 
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 
@@ -37,6 +40,12 @@ def told(prior, batch=1, seed=0) -> Condition:
 def inputs(prior, batch=1, seed=0):
     """(codes, condition)."""
     return random_codes(prior.grid, prior.vocab, batch, seed), told(prior, batch, seed)
+
+
+@functools.cache
+def applied(prior):
+    """Its `apply`, compiled once for each shape whatever the test."""
+    return jit(prior.apply)
 
 
 def variables(prior, seed=0, size=0.4):

@@ -1,5 +1,7 @@
 """Priors over codes: what each logit may see, and does see, measured by gradients."""
 
+import functools
+
 import codes as made
 import flax.linen as nn
 import jax
@@ -30,6 +32,7 @@ def shifting(shifts):
     return nn.intercept_methods(intercept)
 
 
+@functools.cache
 def influence(prior, seed=0):
     """The largest |d logits_i / d vector_j| of all that is told: {str(grid): [T, tokens]}."""
     codes, condition = made.inputs(prior, seed=seed)
@@ -96,7 +99,7 @@ def test_pixelcnn_sees_as_far_as_it_says():
 def test_codes_that_come_later_change_nothing(prior):
     codes, condition = made.inputs(prior)
     others = made.random_codes(prior.grid, prior.vocab, seed=5)
-    variables, apply = made.variables(prior), jax.jit(prior.apply)
+    variables, apply = made.variables(prior), made.applied(prior)
     expected = apply(variables, codes, condition).reshape(codes.size, -1)
     n = codes.size
     for t in (0, 1, n // 2, n - 1):
@@ -107,7 +110,7 @@ def test_codes_that_come_later_change_nothing(prior):
 
 @each
 def test_logits_of_codes_that_a_stream_has_not(prior):
-    logits = jit(prior.apply)(made.variables(prior), *made.inputs(prior, 2))
+    logits = made.applied(prior)(made.variables(prior), *made.inputs(prior, 2))
     assert logits.dtype == jnp.float32 and logits.shape == (2, *prior.grid, 2, 5)
     np.testing.assert_array_equal(logits[..., 0, 3:], EXCLUDED)
     assert np.abs(logits[..., 0, :3]).max() < 1e3 and np.abs(logits[..., 1, :]).max() < 1e3
@@ -116,7 +119,7 @@ def test_logits_of_codes_that_a_stream_has_not(prior):
 @each
 def test_examples_do_not_see_each_other(prior):
     codes, condition = made.inputs(prior, 3)
-    variables, apply = made.variables(prior), jit(prior.apply)
+    variables, apply = made.variables(prior), made.applied(prior)
     one = apply(variables, codes[1:2], jax.tree.map(lambda a: a[1:2], condition))
     np.testing.assert_allclose(apply(variables, codes, condition)[1:2], one, rtol=1e-4, atol=1e-5)
 
@@ -124,7 +127,7 @@ def test_examples_do_not_see_each_other(prior):
 @each
 def test_a_label_that_is_not_told_is_like_none_and_like_no_class(prior):
     codes, condition = made.inputs(prior, 3)
-    variables, apply = made.variables(prior), jit(prior.apply)
+    variables, apply = made.variables(prior), made.applied(prior)
     unlabelled = apply(variables, codes, condition._replace(label=jnp.full(3, -1)))
     none = apply(variables, codes, condition._replace(label=None))
     np.testing.assert_array_equal(unlabelled, none)
@@ -149,7 +152,7 @@ def test_each_code_of_each_stream_has_its_own_vector():
 def test_codes_that_are_not_known_have_a_vector_of_their_own(prior):
     """-1 and, under jit where it can't be refused, a code that its stream has not."""
     codes, condition = made.inputs(prior)
-    variables, apply = made.variables(prior), jax.jit(prior.apply)
+    variables, apply = made.variables(prior), made.applied(prior)
     first = (0,) * len(prior.grid)
     unknown = apply(variables, codes.at[(0, *first, 0)].set(-1), condition)
     assert np.isfinite(unknown).all()
@@ -183,7 +186,7 @@ def test_folders(prior, tmp_path):
 @each
 def test_bfloat16(prior):
     variables, args = made.variables(prior, size=0.2), made.inputs(prior, 2)
-    expected = jit(prior.apply)(variables, *args)
+    expected = made.applied(prior)(variables, *args)
     found = jit(prior.clone(dtype="bfloat16").apply)(variables, *args)
     assert found.dtype == jnp.float32
     error = np.abs(found - expected)
@@ -201,13 +204,13 @@ def test_dropout(prior):
 
     one, other = (trained(jax.random.key(i)) for i in (0, 1))
     assert np.abs(one - other).max() > 1e-3
-    plain = jit(prior.apply)(variables, *args)
-    np.testing.assert_array_equal(plain, jit(prior.clone(dropout=0.0).apply)(variables, *args))
+    plain = made.applied(prior)(variables, *args)
+    np.testing.assert_array_equal(plain, made.applied(prior.clone(dropout=0.0))(variables, *args))
 
 
 def test_a_condition_that_was_not_asked_for_changes_nothing():
     prior = TransformerPrior((4,), (3,), **made.SMALL)
-    logits = jit(prior.apply)(made.variables(prior), made.random_codes((3,), (4,)))
+    logits = made.applied(prior)(made.variables(prior), made.random_codes((3,), (4,)))
     assert logits.shape == (1, 3, 1, 4)
 
 

@@ -1,5 +1,7 @@
 """Losses of priors: cross entropy by NumPy, what is left out, and many devices as one."""
 
+import functools
+
 import codes as made
 import jax
 import jax.numpy as jnp
@@ -48,12 +50,16 @@ def state_of(prior, step=7):
     return TrainState(zero + step, zero, params, {}, SGD.init(params), seed)
 
 
+@functools.cache
+def compiled(name, unconditional, **changes):
+    loss, prior = LOSSES[name]
+    return jit(functools.partial(loss(prior.clone(**changes), unconditional), axis_name=None))
+
+
 def evaluated(name, batch, unconditional=0.0, step=7, **changes):
     """(loss, metrics, weight)."""
-    loss, prior = LOSSES[name]
-    prior = prior.clone(**changes)
-    state, loss_fn = state_of(prior, step), loss(prior, unconditional)
-    value, aux = jit(lambda params, batch: loss_fn(params, state, batch, None))(state.params, batch)
+    state = state_of(LOSSES[name][1], step)
+    value, aux = compiled(name, unconditional, **changes)(state.params, state, batch)
     assert aux.collections == {}
     return float(value), {k: float(v) for k, v in aux.metrics.items()}, float(aux.weight)
 
@@ -70,7 +76,7 @@ def test_loss_is_the_cross_entropy(name):
         assert (seen[predicted] == -1).all() and (seen == batch.codes)[~predicted].all()
     metadata = jnp.nan_to_num(batch.condition.metadata)
     condition = batch.condition._replace(metadata=metadata)
-    logits = np.float64(jit(prior.apply)(made.variables(prior), seen, condition))
+    logits = np.float64(made.applied(prior)(made.variables(prior), seen, condition))
     weights = np.where(np.arange(B) == 5, 0, np.float64(batch.mask))
     total, count, right, bits = 0.0, 0.0, 0.0, np.zeros(B)
     for b, *place in zip(*np.nonzero((np.asarray(batch.codes) >= 0) & predicted), strict=True):

@@ -68,7 +68,7 @@ def test_likelihood_is_the_sum_of_log_softmax():
     prior, variables = made.TRANSFORMER, made.variables(made.TRANSFORMER)
     codes, condition = made.inputs(prior, 4)
     codes = codes.at[0, 1, 2, 1].set(-1)
-    logits = np.float64(jit(prior.apply)(variables, codes, condition))
+    logits = np.float64(made.applied(prior)(variables, codes, condition))
     each = [
         sum(
             log_softmax(logits[(b, *at)][:k])[codes[(b, *at)]]
@@ -131,7 +131,7 @@ def test_cached_logits_are_the_others(name, dtype, tol):
         state, step = cached(prior, variables, condition, 3)
         return jax.lax.scan(body, state, jnp.arange(tokens.shape[1]))[1]
 
-    expected = jit(prior.apply)(variables, codes, condition).reshape(3, tokens.shape[1], -1)
+    expected = made.applied(prior)(variables, codes, condition).reshape(3, tokens.shape[1], -1)
     found = jnp.swapaxes(logits(variables, condition), 0, 1)
     np.testing.assert_allclose(found, expected, rtol=tol, atol=tol)
 
@@ -147,7 +147,7 @@ def test_given_codes_are_kept_and_are_seen(name):
     found = draw(KEY, variables=variables, given=given, condition=condition)
     np.testing.assert_array_equal(found[~free], codes[~free])
     assert (found >= 0).all() and (found < jnp.array(prior.vocab)).all()
-    tokens, apply = np.array(given).reshape(2, -1), jit(prior.apply)
+    tokens, apply = np.array(given).reshape(2, -1), made.applied(prior)
     for t in range(tokens.shape[1]):
         logits = apply(variables, jnp.asarray(tokens.reshape(given.shape)), condition)
         best = np.argmax(logits.reshape(2, tokens.shape[1], -1)[:, t], axis=-1)
@@ -174,7 +174,7 @@ def test_both_steppers_draw_the_same():
 def test_guided_logits(stepper):
     w, prior, variables = 2.5, made.TRANSFORMER, made.variables(made.TRANSFORMER)
     codes, condition = made.inputs(prior, 3)
-    apply, tokens = jit(prior.apply), codes.reshape(3, -1)
+    apply, tokens = made.applied(prior), codes.reshape(3, -1)
     label = apply(variables, codes, condition)
     none = apply(variables, codes, condition._replace(label=None))
     assert np.abs(label - none).max() > 0.01
@@ -227,5 +227,5 @@ def test_filters_are_applied_in_their_order():
     draw = jit(partial(sample_codes, prior=prior, filters=(dropping, top_k(1))))
     told = repeated(condition, n)
     codes = draw(KEY, variables=variables, given=given, condition=told)
-    logits = jit(prior.apply)(variables, given[:1], condition)[0, 1, 1, 0]
+    logits = made.applied(prior)(variables, given[:1], condition)[0, 1, 1, 0]
     np.testing.assert_array_equal(codes[:, 1, 1, 0], np.argsort(logits)[1])  # the second best

@@ -60,8 +60,15 @@ def on_mesh(q, shape, params, state):
     return jax.jit(run, compiler_options=fast_compile())
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (1, 8)])
-@pytest.mark.parametrize("part", PARTS)
+SHAPES = {"vq": (2, 4), "ema_vq": (4, 2), "cosine": (1, 8)}  # the others are slow
+EACH = [
+    pytest.param(part, shape, marks=[pytest.mark.slow] * (SHAPES[part] != shape))
+    for part in PARTS
+    for shape in SHAPES.values()
+]
+
+
+@pytest.mark.parametrize(("part", "shape"), EACH)
 def test_three_steps_are_those_of_one_device(part, shape):
     n = shape[1]
     whole = vj.codebook_vq(PARTS[part](K, init=vj.inits.normal()), beta=0.7)
