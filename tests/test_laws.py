@@ -3,6 +3,8 @@
 A new quantizer is added to `ROWS`, with the options that change its state or its codes.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,16 +166,17 @@ CORE = FAMILIES | {
     "alternated(residual)",
 }
 FEW = {"vq_kmeans_revive", "ema_kmeans_revive", "stochastic", "alternated(residual)"}
-# Others have all their parts, whose numbers have tests of their own: slow.
+# Slow: other rows have their factories, and their options' numbers have tests of their own.
 ALIKE = {
-    *("vq_uniform", "vq_rotation", "vq_synchronized", "vq_given", "ema_uniform", "simvq_wide"),
-    *("gumbel_soft", "fsq_arctanh", "residual_own_gradients", "shared_dropout", "project"),
-    *("normalize", "scale", "repeat(grouped)"),
+    *("vq_uniform", "vq_rotation", "vq_synchronized", "vq_given", "ema_uniform", "ema_held"),
+    *("stochastic_top", "cosine", "simvq_wide", "gumbel_soft", "grid", "fsq_arctanh"),
+    *("residual", "residual_own_gradients", "repeat_dropout", "shared_dropout", "grouped"),
+    *("heads", "project", "normalize", "scale", "rotate", "scheduled", "alternated"),
+    *("frozen_after", "repeat(grouped)", "residual(repeat, shared)"),
 }
 # Replicas share in these what they share in another.
 SHARED_ALIKE = ALIKE | {
-    *("vq_one_code", "vq_own", "ema_no_memory", "cosine", "bfloat16", "nsvq", "grid", "fsp"),
-    "residual_dropout",
+    *("vq_one_code", "vq_own", "ema_no_memory", "bfloat16", "nsvq", "fsp", "residual_dropout")
 }
 
 
@@ -186,9 +189,12 @@ def slow_but(names, of=ALL, core=()):
     return [pytest.param(name, marks=marks(name)) for name in of]
 
 
+BEGUN = itertools.count(1)
+
+
 @pytest.fixture(scope="module", params=slow_but(ALL.keys() - ALIKE, core=CORE))
 def trial(request):
-    if list(ALL).index(request.param) % 8 == 0:
+    if next(BEGUN) % 8 == 0:
         jax.clear_caches()  # they take memory; the small programs are of use for the next ones
     return trials.begin_trial(ALL[request.param], compiler_options=fast_compile())
 
@@ -248,7 +254,7 @@ def test_law_replicas_by_shard_map(trial):
 
 @pytest.mark.parametrize(
     "trial",
-    slow_but({"alternated(residual)", "residual(repeat, shared)"}, of=NESTINGS),
+    slow_but({"alternated(residual)", "heads(residual)"}, of=NESTINGS),
     indirect=True,
 )
 def test_law_replicas_by_pmap(trial):
