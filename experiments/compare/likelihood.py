@@ -10,7 +10,7 @@ import vqvae_jax as vj
 from experiments.compare import likelihood_training
 from experiments.compare.comparison import Comparison, in_words
 from experiments.compare.likelihood_training import Budget, code_bits, draw_bits
-from experiments.generation.code_prior import Prior
+from experiments.generation.code_prior import Prior, quick_prior
 from experiments.run.recipe import hierarchy
 from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
@@ -108,12 +108,8 @@ def make_budget(config: Config) -> Budget:
 
 def make_prior(config: Config) -> Prior:
     """The prior of each level of codes."""
-    return Prior(
-        steps=config.prior_steps,
-        tokens=512 if config.quick else 2048,
-        warmup=config.prior_steps // 10,
-        fast_compile=config.quick,
-    )
+    found = Prior(config.prior_steps, warmup=config.prior_steps // 10)
+    return quick_prior(found) if config.quick else found
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import vqvae_jax as vj
 from experiments.compare.comparison import Comparison, in_words
 from experiments.compare.vae_findings import findings
 from experiments.compare.vae_training import SHOWN, Judging, trainer
-from experiments.generation.code_prior import Prior
+from experiments.generation.code_prior import Prior, quick_prior
 from experiments.quality.classifier import Classifier, kept_classifier
 from experiments.quality.generated_images import frechet
 from experiments.sweep.arms import Arm, Row
@@ -85,8 +85,8 @@ def rate_arm(config: Config, label: str, model, rate: float) -> Arm:
 
 def make_prior(config: Config) -> Prior:
     """The prior of the codes."""
-    tokens = 512 if config.quick else 2048
-    return Prior(config.prior_steps, tokens, warmup=config.prior_steps // 10)
+    found = Prior(config.prior_steps, warmup=config.prior_steps // 10)
+    return quick_prior(found) if config.quick else found
 
 
 def judging(config: Config) -> Judging:

@@ -60,14 +60,14 @@ def fast(monkeypatch):
 @pytest.mark.core
 def test_losses_in_a_quick_run(data, tmp_path):
     """The whole of one, trained."""
-    run("losses", "--quick", "--data", data, "--output", str(tmp_path))
+    run("losses", "--quick", "--steps", "5", "--data", data, "--output", str(tmp_path))
     found = json.loads((tmp_path / "losses" / "results.json").read_text())
     assert len(found["arms"]) == 4
     for arm in found["arms"]:
         (seed,) = arm["seeds"]
         assert seed["status"] == "done" and 5 < seed["numbers"]["psnr"] < 30
     text = (tmp_path / "losses" / "report.md").read_text()
-    assert "A quick run of 20 steps" in text and text.count("| undecided |") == 3
+    assert "A quick run of 5 steps" in text and text.count("| undecided |") == 3
     assert "python -m experiments.ablate losses --quick" in text
     assert "arXiv:1711.00937" in text.splitlines()[-1]
     summary = (tmp_path / "README.md").read_text()

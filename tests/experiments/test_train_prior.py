@@ -28,6 +28,7 @@ from vqvae_jax.training.step import start_state
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "batch_size": 8, "warmup": 2, "views": 0}
 EVERY = {"steps": 6, "log_every": 1, "eval_every": 2, "save_every": 3}
+SHORT = {"steps": 2, "dropout": 0.0, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +166,22 @@ def last_state(folder, run, level):
         return jax.tree.map(np.asarray, checkpoints.restore(like))
 
 
-def test_parallel_modes_agree_with_jit(data, tmp_path):
-    """Eight devices; without dropout, whose masks are each device's own."""
+@pytest.fixture(scope="module")
+def by_jit(data, tmp_path_factory):
+    """A run of two steps without dropout, whose masks are each device's own."""
+    run = write_run(tmp_path_factory.mktemp("by_jit") / "run", data)
+    prior_training.train_priors(config(run, name="jit", **SHORT))
+    return run
+
+
+@pytest.mark.parametrize("how", [pytest.param("shard_map", marks=pytest.mark.slow), "pmap"])
+def test_parallel_modes_agree_with_jit(how, by_jit):
+    """Eight devices."""
     assert data_mesh().size == 8
-    run = write_run(tmp_path / "run", data)
-    short = {"steps": 2, "dropout": 0.0, "learning_rate": 0.01}
-    found = []
-    for how in ("jit", "shard_map", "pmap"):
-        prior_training.train_priors(config(run, name=how, parallel=how, **short))
-        found.append(load_model(run / how / "level0/model").variables)
-    for x, *others in zip(*map(jax.tree.leaves, found), strict=True):
-        for y in others:
-            np.testing.assert_allclose(x, y, atol=1e-5)
+    prior_training.train_priors(config(by_jit, name=how, parallel=how, **SHORT))
+    found = [load_model(by_jit / name / "level0/model").variables for name in ("jit", how)]
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind, cls", [("pixelcnn", PixelCNN), ("masked", MaskedPrior)])
