@@ -32,7 +32,8 @@ class Checkpoints:
         """Writes the state under its step, unless it is there already."""
         step = int(state.step)
         if step != self.latest():
-            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
+            arrays = jax.tree.map(one_copy, state._asdict())
+            self.manager.save(step, args=ocp.args.StandardSave(arrays), force=True)
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the newest state, placed on devices like `like`."""
@@ -40,3 +41,12 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         restored = self.manager.restore(self.latest(), args=ocp.args.StandardRestore(target))
         return TrainState(**restored)
+
+
+def one_copy(x):
+    """Returns the copy on one device of an array that all devices of this process hold.
+
+    Orbax would write a slice of each device's copy, and compile each slice.
+    """
+    copied = isinstance(x, jax.Array) and x.is_fully_replicated and x.is_fully_addressable
+    return x.addressable_data(0) if copied else x
