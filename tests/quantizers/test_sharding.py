@@ -111,9 +111,9 @@ def test_shards_begin_and_revive_with_codes_of_their_own():
 
 def test_what_needs_all_codes_is_refused():
     codebook = vj.codebooks.sharded(vj.codebooks.gradient(4, D), 2)
-    with pytest.raises(ValueError, match="no assign and no terms"):
+    with pytest.raises(ValueError, match="neither assign nor terms"):
         vj.codebook_vq(codebook, terms=[vj.regularizers.orthogonal()])
-    with pytest.raises(ValueError, match="no assign and no terms"):
+    with pytest.raises(ValueError, match="neither assign nor terms"):
         vj.codebook_vq(codebook, assign=vj.assignments.sampled())
     with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
         vj.codebooks.sharded(vj.codebooks.gradient(4, D), 0)
