@@ -167,7 +167,7 @@ def read_picture(path: Path, channels: int) -> UInt8[np.ndarray, "H W C"]:
     Raises:
         DataError: not a readable picture, or one of more than 8 bits a channel.
     """
-    return readers.pixels(path, MODES[channels], str(path))
+    return readers.decode_image(path, MODES[channels], str(path))
 
 
 def to_image(pixels: UInt8[np.ndarray, "H W C"]) -> Image.Image:

@@ -222,7 +222,7 @@ def gaussian_log_mass(k: Array, mu: Array, s: Array) -> Array:
     """ln P(k) of the discretised Gaussian: ln(Q(a) - Q(b)) = ln Q(a) + ln(1 - Q(b) / Q(a))."""
     s = s / GREY_LEVEL
     z = (k - unrounded_grey(mu)) / s
-    # By symmetry always on the side of the upper tail: there both Q are small and keep their
+    # Evaluated on the side of the upper tail, by symmetry: there both Q are small and keep their
     # digits, which a difference of numbers near 1 would lose.
     near, far = log_upper(jnp.abs(z) - 0.5 / s), log_upper(jnp.abs(z) + 0.5 / s)
     # The slope of -ln Q at t exceeds t, hence a lower bound on the difference. It matters only

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
+from vqvae_jax.data.readers import MODES, DataError, decode_image, first_line, require
 
 
 def _prepare(name: str) -> str:
@@ -19,7 +19,7 @@ def read_tfds(name: str, data_dir: str | Path | None, split: str) -> UInt8[np.nd
     """Reads a split of a prepared TFDS set."""
     mode, count, encoded = _read_builder(tfds_builder(name, data_dir), name, split)
     # Decoded here instead of in TFDS, to convert the odd greyscale or CMYK image to the set's mode.
-    images = (pixels(e, mode, f"{name} {split} {i}") for i, e in enumerate(encoded))
+    images = (decode_image(e, mode, f"{name} {split} {i}") for i, e in enumerate(encoded))
     return _fill(images, count, name)
 
 

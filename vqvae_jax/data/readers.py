@@ -45,14 +45,14 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def pixels(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
     """Decodes one image in the given mode, turned as its EXIF says, transparency over white."""
     pil, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
         with pil.open(io.BytesIO(data)) as file:
-            # Cameras store a tag instead of rotating the pixels, so that portraits would lie on
-            # their side.
+            # Cameras store a tag instead of rotating the pixels, so that portraits would lie
+            # on their side.
             image = ops.exif_transpose(file)
     except Exception as error:  # Pillow's decoders raise many types on broken files
         raise DataError(f"{name}: expected a readable image, found: {first_line(error)}") from error
@@ -75,8 +75,8 @@ def image_files(root: Path) -> Iterator[Path]:
 
 
 def _in_test(relative: str) -> bool:
-    # By a hash of the name, so that an image stays in its split when others come or go. Python's
-    # `hash()` differs between processes.
+    # Chosen by a hash of the name, so that an image stays in its split when others come or go.
+    # Python's `hash()` differs between processes.
     return int.from_bytes(hashlib.sha256(relative.encode()).digest()) % 10 == 0
 
 
@@ -121,7 +121,7 @@ def _cropped(
         )
     small = 0
     for file in files:
-        image = pixels(file, mode, str(file))
+        image = decode_image(file, mode, str(file))
         crops = _grid(image, size)
         small += len(crops) == 0
         yield file if image.shape[:2] == (size, size) else None, crops

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from vqvae_jax.data.readers import MODES, DataError, first_line, pixels, require
+from vqvae_jax.data.readers import MODES, DataError, decode_image, first_line, require
 from vqvae_jax.saving.weights import LIMIT, BundleError, read_json
 
 DESCRIPTION = "records.json"
@@ -46,7 +46,7 @@ class Spec(NamedTuple):
     def decode(self, record: bytes, name: str) -> Shaped[np.ndarray, "..."]:
         """Decodes a record to its row; a `DataError` starts with `name`."""
         if self.encoding == "image":
-            return self.checked(pixels(record, MODES[self.shape[-1]], name), name)
+            return self.checked(decode_image(record, MODES[self.shape[-1]], name), name)
         try:
             row = np.lib.format.read_array(io.BytesIO(record), allow_pickle=False)
         except (ValueError, EOFError, MemoryError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from vqvae_jax.data.readers import DataError, first_line, pixels, require
+from vqvae_jax.data.readers import DataError, decode_image, first_line, require
 from vqvae_jax.data.records import DESCRIPTION, FORMAT, Spec, sha256, shard_files, spec_of
 
 Example = bytes | Shaped[np.ndarray, "..."]
@@ -86,7 +86,7 @@ def _records(split: str, examples: Iterable[Example], mode: str) -> Iterator[tup
     spec = None
     for i, example in enumerate(examples):
         name = f"{split} example {i}"
-        row = pixels(example, mode, name) if isinstance(example, bytes) else example
+        row = decode_image(example, mode, name) if isinstance(example, bytes) else example
         if spec is None:
             spec = spec_of(row)
             spec.decode(spec.encode(row), name)  # fails for bfloat16 and objects, which .npy lacks

@@ -176,8 +176,8 @@ class Pyramid(nn.Module):
         for s, size in enumerate(self.sizes):
             # sg, or the commitment terms of finer scales would move coarser codes, and phi.
             residuals.append(area(z - sg(f_s), size))
-            # In eval mode, so that neither weights nor noise affect the codes of this scale, on
-            # which all finer scales depend; `quantize` updates the codebook from all scales at
+            # Runs in eval mode, so that neither weights nor noise affect the codes of this scale,
+            # on which all finer scales depend; `quantize` updates the codebook from all scales at
             # once.
             maps.append(jnp.where(valid, self.codes(residuals[-1]).indices, -1))
             f_s = f_s + self.layer(s, maps[-1])

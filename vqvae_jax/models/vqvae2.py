@@ -222,7 +222,8 @@ def together(x: Float[Array, "B *grid D"], d: Float[Array, "B *grid W"]) -> Arra
             f"a level must have the batch and grid of the decoder above, {d.shape[:-1]},"
             f" got {x.shape[:-1]}"
         )
-    # In the dtype of x: a decoder's float32 output must not turn a bfloat16 level into float32.
+    # Cast to the dtype of x: a decoder's float32 output must not turn a bfloat16 level into
+    # float32.
     return jnp.concatenate([x, d.astype(x.dtype)], axis=-1) if d.shape[-1] else x
 
 

@@ -118,7 +118,8 @@ class CodeHead(nn.Module):
         return self.logits(x, q, "...w,wk->...k")
 
     def logits(self, x: Array, q: Int[Array, "*q"], product: str) -> Array:
-        # In float32, since bfloat16 has 8 bits and likelihoods are sums over thousands of codes.
+        # Computed in float32, since bfloat16 has 8 bits and likelihoods are sums over thousands of
+        # codes.
         y = jnp.einsum(product, x.astype(jnp.float32), self.kernel[q]) + self.bias[q]
         exists = np.arange(max(self.vocab)) < np.asarray(self.vocab)[:, None]
         return jnp.where(jnp.asarray(exists)[q], y, EXCLUDED)

@@ -84,7 +84,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
         raise ValueError(f"unconditional must be in [0, 1], got {unconditional!r}")
 
     def loss_fn(params, state: TrainState, batch: CodeBatch, axis_name: AxisName):
-        codes, condition, mask = entered(batch)
+        codes, condition, mask = with_int32_codes(batch)
         condition, weights, invalid = valid_conditions(condition, len(codes), mask)
         condition, wrong = known_labels(prior, condition)
         # "Not given" has its own vector, trained on dropped labels. If none is dropped it stays
@@ -125,7 +125,7 @@ def code_loss(prior, unconditional: float, show: Callable) -> Loss:
 
 
 @boundary
-def entered(batch: CodeBatch) -> CodeBatch:
+def with_int32_codes(batch: CodeBatch) -> CodeBatch:
     """Returns the batch with codes and labels converted to int32 by `boundary`."""
     # A separate function, since the loss that `gradient_step` calls is no boundary itself.
     return batch

@@ -119,7 +119,7 @@ def training_keys(key, wanted: bool):
     return jax.random.split(needed(key, "its init or reset draws rows of the batch"))
 
 
-def choose(condition, new, old):
+def select_state(condition, new, old):
     """Selects the new state, without gradient, or the old one, bit for bit."""
     # A select instead of a factor of 0 or 1, which would let a NaN of the new state through.
     return jax.tree.map(lambda n, o: jnp.where(condition, sg(n), o), new, old)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from vqvae_jax.checks import Number, check_indices, check_range, check_rows
 from vqvae_jax.estimators import Estimator, straight_through
 from vqvae_jax.losses import codebook_loss, commitment_loss
-from vqvae_jax.quantizers.base import Output, Quantizer, choose, training_keys
+from vqvae_jax.quantizers.base import Output, Quantizer, select_state, training_keys
 from vqvae_jax.quantizers.codebooks.storage import Codebook
 from vqvae_jax.reductions import AxisName, Rows, is_valid, lookup, mean, psum, valid_rows
 from vqvae_jax.saving.describe import Described, described
@@ -152,7 +152,7 @@ def lookup_quantizer(
         # padding must not count as the first batch.
         update = partial(codebook.update, params)
         draw = key_revive, rows, k, axis_name
-        new = choose(rows.some, update(start, *draw), state)
+        new = select_state(rows.some, update(start, *draw), state)
         if codebook.adopt is None:
             return out, new
         # Codes that were written by hand take a second update under `cond`. A select before the

@@ -111,7 +111,7 @@ def transport(
     # A row that does not count has log weight -inf, and so no part in any sum over rows.
     log_rows = jnp.log(weights / total)[..., None]
 
-    # In the log domain, because exp(gain / epsilon) over- and underflows for a small epsilon.
+    # Runs in the log domain, because exp(gain / epsilon) over- and underflows for a small epsilon.
     def step(f, _):
         # Codes first, rows last: after any number of steps each row sums exactly to its weight.
         g = -jnp.log(n) - over_rows(log_kernel + f, axis_name)

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient as sg
 from jaxtyping import Array
 
 from vqvae_jax.checks import check_size
-from vqvae_jax.quantizers.base import Quantizer, choose
+from vqvae_jax.quantizers.base import Quantizer, select_state
 from vqvae_jax.quantizers.codebooks.editing import edit_codes
 from vqvae_jax.quantizers.combinators.composition import check_members
 from vqvae_jax.reductions import valid_rows
@@ -54,7 +54,8 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
 
     def init(key):
         params, inner = q.init(key)
-        # By path, since optax states are NamedTuples, which most file formats turn into lists.
+        # Stored by path, since optax states are NamedTuples, which most file formats turn into
+        # lists.
         leaves = by_path(optimizer.init(params))
         return {}, {"params": params, "inner": inner, "optimizer": leaves}
 
@@ -83,7 +84,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
         own, leaves = step(own, state["optimizer"], sg(grads))
         new = {"params": own, "inner": inner, "optimizer": leaves}
         # Without a valid row the gradient is 0, but a step would still move momenta and counts.
-        return out, choose(valid_rows(z, mask, axis_name).some, new, state)
+        return out, select_state(valid_rows(z, mask, axis_name).some, new, state)
 
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
@@ -165,23 +166,23 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
 
     # > and not >=, since call number `step`, which stores the params, still uses the live ones.
     def present(params, state):
-        return choose(state["count"] > step, state["params"], params)
+        return select_state(state["count"] > step, state["params"], params)
 
     def apply(params, state, z, *, train=False, key=None, mask=None, axis_name=None):
         stands = state["count"] >= step
         params = present(params, state)
         options = {"train": train, "key": key, "mask": mask, "axis_name": axis_name}
-        # `choose` between equal values, because it stops the gradient of the first one alone:
+        # `select_state` between equal values, because it stops the gradient of the first one alone:
         # params have a gradient before `step` and none after, though the count is known only at run
         # time.
-        out, inner = q.apply(choose(stands, params, params), state["inner"], z, **options)
+        out, inner = q.apply(select_state(stands, params, params), state["inner"], z, **options)
         if not train:
             return out, state
         some = valid_rows(z, mask, axis_name).some
         return out, {
             "count": state["count"] + some,
-            "params": choose(some & stands, params, state["params"]),
-            "inner": choose(some & ~stands, inner, state["inner"]),
+            "params": select_state(some & stands, params, state["params"]),
+            "inner": select_state(some & ~stands, inner, state["inner"]),
         }
 
     def decode(params, state, indices):

@@ -96,7 +96,7 @@ def residual(
             carry, out, new[str(i)] = advance(stage, carry, seen, estimator)
             outs.append(out)
         quantized = estimate(estimator, len(qs), rows.z, carry[1]).astype(z.dtype)
-        # In eval mode the very state that was given, as the contract demands.
+        # Eval mode returns the very state that was given, as the contract demands.
         return join_outputs(outs, quantized, rows), new if train else state
 
     def decode(params, state, indices):

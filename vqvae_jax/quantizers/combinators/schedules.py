@@ -138,7 +138,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
         return present(state)[0].decode(params, state["inner"], indices)
 
     def edit(params, state, fn, stream):
-        # With the present values, on which codes may depend, as on the s of `scale`.
+        # Uses the present values, on which codes may depend, as on the s of `scale`.
         own, inner = edit_codes(present(state)[0], params, state["inner"], fn, stream)
         return own, state | {"inner": inner}
 

@@ -178,7 +178,7 @@ def around(
     dim = q.dim if dim is None else dim
 
     def back(params, state, z_q):
-        return rounded(after(params, state, z_q))
+        return uncontracted(after(params, state, z_q))
 
     def init(key):
         if draw is None:  # the key itself, so that q starts as it would alone
@@ -217,7 +217,7 @@ def around(
     return Quantizer(init, apply, decode, dim, q.vocab, q.stochastic, edit)
 
 
-def rounded(x: Array) -> Array:
+def uncontracted(x: Array) -> Array:
     """Returns x, so that a compiler can't contract it and a following sum into a multiply-add.
 
     A multiply-add rounds once instead of twice, and compiled into `decode` but not into `apply` it
