@@ -214,6 +214,7 @@ def logistic_log_mass(k: Array, mu: Array, s: Array) -> Array:
     z = (k - unrounded_grey(mu)) / s
     below = jax.nn.log_sigmoid(z + 0.5 / s)  # ln F(b)
     above = jax.nn.log_sigmoid(0.5 / s - z)  # ln(1 - F(a))
+    # F(b) - F(a) = F(b) (1 - F(a)) (1 - e^(a - b)): a product has no cancellation in the tails.
     inside = below + above + jnp.log(-jnp.expm1(-1 / s))
     return jnp.where(k == 0, below, jnp.where(k == LEVELS - 1, above, inside))
 

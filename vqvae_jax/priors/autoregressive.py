@@ -112,6 +112,7 @@ class TransformerPrior(nn.Module):
         cache = (empty,) * self.depth
         if not prefix_length:
             return cache
+        # One pass fills the cache with the whole prefix.
         return self.transformer(prefix, causal(0, prefix_length, length, prefix_length), cache)[1]
 
     @boundary

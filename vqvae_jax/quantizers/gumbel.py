@@ -169,6 +169,7 @@ def sqvae(
             "continuous": precision * jnp.sum(jnp.square(rows.z - z_q), axis=-1),
             "discrete": kl_to_uniform(logits),
         }
+        # Divided by D, so that both are means over elements, like the task loss.
         losses = {n: weight / dim * mean(t, rows.weights, axis_name) for n, t in terms.items()}
         out = finish(z, rows, usable, k, z_q, losses, axis_name)
         return out._replace(metrics=out.metrics | {"variance": sg(0.5 / precision)}), state

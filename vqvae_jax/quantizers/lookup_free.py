@@ -111,6 +111,7 @@ def binary(
     if group > 20:
         raise ValueError(f"group must be at most 20: 2^group codes are listed, got {group}")
 
+    # 0 counts as -1, so that a zero row of `bsq` gets index 0.
     def digits(params, y):
         return y > 0
 

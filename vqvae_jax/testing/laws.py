@@ -146,6 +146,7 @@ def law_decode(t: Trial) -> None:
 
 def law_masks(t: Trial) -> None:
     """Invalid rows, and a mask of ones on the others, change nothing."""
+    # Before the first batch as well: initialisation must not use invalid rows either.
     for state in (t.start, t.state):
         mixed = t.step(t.params, state, t.spoilt, t.key, t.mask)
         if t.q.stochastic:  # other rows would draw other noise: change what is in the invalid ones
@@ -170,6 +171,7 @@ def law_gradients(t: Trial) -> None:
 def law_no_rows(t: Trial) -> None:
     """A batch without a valid row has loss 0 and finite gradients, and leaves the state alone."""
     nan = jnp.full_like(t.spoilt, jnp.nan)
+    # Masked out, not finite, and no row at all.
     for z, mask in ((t.spoilt, 0 * t.mask), (nan, t.mask), (t.z[:0], None)):
         for state in (t.start, t.state):
             out = t.step(t.params, state, z, t.key, mask)

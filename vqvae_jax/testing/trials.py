@@ -38,6 +38,7 @@ def begin_trial(q: Quantizer, key=None, z=None, compiler_options=None) -> Trial:
     """Initialises the quantizer and takes one training step; arguments as in `check_quantizer`."""
     jit = partial(jax.jit, compiler_options=compiler_options)
     key, z = choose_inputs(q, key, z)
+    # np.resize repeats rows where they don't divide evenly.
     dealt = np.resize(z, (REPLICAS, -(-z.size // q.dim // REPLICAS), q.dim)).astype(np.float32)
     spoilt = np.concatenate([dealt[:, :1], dealt], axis=1)
     mask = np.ones(spoilt.shape[:-1])

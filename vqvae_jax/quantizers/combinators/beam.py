@@ -54,6 +54,7 @@ def beam_search(
     for stream in range(len(q.vocab)):
         e = sg(codebook_of(q, params, state, stream))
         r, error, codes = extend(r, error, codes, e, width)
+    # Prefixes are in order of their error, so the first one is the best.
     found = (rows.weights > 0) & jnp.isfinite(error[0])
     return jnp.where(found[..., None], codes[0], -1)
 
@@ -82,6 +83,7 @@ def extend(
     # A prefix without a usable code keeps an infinite error, whatever codes follow.
     children = jnp.where(jnp.isinf(error)[..., None], jnp.inf, children)
     children = jnp.moveaxis(children, 0, -2).reshape(*error.shape[1:], -1)
+    # top_k sorts, and at ties takes the first: the child of the better prefix.
     least, child = jax.lax.top_k(-children, min(width, children.shape[-1]))
     # The children of a prefix lie side by side, so a child's place gives its parent.
     child = jnp.moveaxis(child, -1, 0)
