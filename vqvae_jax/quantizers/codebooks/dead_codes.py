@@ -18,7 +18,7 @@ def underused(share: float = 0.1, shards: AxisName = None) -> Function:
     """Criterion for dead codes: a moving-average count below `share` of the codebook's mean count.
 
     It is an argument for `reset` of `vq` and `ema_vq`, and does not depend on the batch size. With
-    `shards`, the mesh axis of a `sharded` codebook, the largest mean count of all shards is used.
+    `shards`, the mesh axis of a `sharded` codebook, the mean is that of all codes.
 
     Example:
         >>> underused(0.5)(jnp.array([1.0, 0.1, 1.0]))
