@@ -66,7 +66,7 @@ def cache_folder() -> Path | None:
 def program() -> str | None:
     """The command as the user typed it, `python -m experiments.train`, for the help text."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else None
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 def one_line(error: Exception) -> str:

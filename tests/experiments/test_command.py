@@ -4,7 +4,9 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
@@ -89,6 +91,14 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
     assert command.cache_folder() is None
+
+
+@pytest.mark.parametrize("module", ["compare.__main__", "bench.__main__", "train"])
+def test_the_help_shows_the_command_as_it_is_typed(module, monkeypatch):
+    main, spec = ModuleType("__main__"), ModuleSpec(f"experiments.{module}", None)
+    main.__spec__ = spec
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert command.program() == f"python -m experiments.{module.split('.')[0]}"
 
 
 COMMANDS = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
