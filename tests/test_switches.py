@@ -282,7 +282,7 @@ def test_models_and_their_steps(switched, name):
     typed(jax.grad(jax.jit(loss)), state.params, X)
     if hasattr(model, "tokenize"):
         f = vj.as_functions(model)
-        variables = {"params": state.params, **state.collections}
+        variables = state.variables
         typed(lambda x: f.detokenize(variables, f.tokenize(variables, x)), X)
 
 

@@ -136,13 +136,12 @@ def trimmed(pair: Pair) -> Pair:
 def untrained(coder: Coder, images: UInt8[np.ndarray, "N H W C"], seed: int) -> Coder:
     """Returns the model with random weights; one batch may place its codes, nothing is trained."""
     state = init_state(coder.model, make_optimizer(Config()), jax.random.key(seed), images)
-    variables = {"params": state.params, **state.collections}
     _, moved = jax.jit(
         lambda v, x: coder.model.apply(
             v, x, train=True, mutable=list(state.collections), rngs={RNG: jax.random.key(seed)}
         )
-    )(variables, preprocess(images[:FIRST]))
-    return Coder(coder.model, jax.device_get({"params": state.params, **moved}))
+    )(state.variables, preprocess(images[:FIRST]))
+    return Coder(coder.model, jax.device_get(state._replace(collections=moved).variables))
 
 
 def vae_of(model) -> VAE | None:
@@ -168,4 +167,4 @@ def train_vae(
     state = init_state(model, optimizer, jax.random.key(config.seed), images)
     given = batches(images, config.seed, config.batch_size)
     state = run_steps(state, step, given, config.steps, {lambda done, *_: tick(done): 1})
-    return Coder(model, jax.device_get({"params": state.params}))
+    return Coder(model, jax.device_get(state.variables))

@@ -93,7 +93,7 @@ def plain(config, task_loss: TaskLoss) -> Training:
     return Training(
         lambda key: init_state(model, optimizer, key, example),
         make_train_step(model, optimizer, task_loss),
-        lambda state: {"params": state.params, **state.collections},
+        lambda state: state.variables,
     )
 
 

@@ -147,7 +147,7 @@ def code_batches(config: Config, data: CodeBatch, start: int) -> Iterator[CodeBa
 def keep_first(folder: Path, prior, state: TrainState) -> None:
     """Saves the prior where there is none: the display saves the best one."""
     if not (folder / "model").exists():
-        save_model(folder / "model", prior, resumable.as_variables(state))
+        save_model(folder / "model", prior, state.variables)
 
 
 def make_display(
@@ -158,7 +158,7 @@ def make_display(
 
     def look(state: TrainState):
         nonlocal best
-        variables = resumable.as_variables(state)
+        variables = jax.device_get(state.variables)
         bits = prior_bits(prior, variables, validation)
         if bits < best:
             best = bits

@@ -153,7 +153,7 @@ def train_classifier(
     state = start_state(lambda key: net.init(key, example), optimizer, jax.random.key(seed))
     order = batches(np.arange(len(images)), seed, BATCH_SIZE)
     state = run_steps(state, step, ((images[rows], labels[rows]) for rows in order), steps, {})
-    return Classifier(net, {"params": jax.device_get(state.params)})
+    return Classifier(net, jax.device_get(state.variables))
 
 
 @cache

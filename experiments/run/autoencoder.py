@@ -125,7 +125,7 @@ def train_autoencoder(config: Config) -> dict[str, float] | None:
     optimizer = make_optimizer(config)
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     first = batch_of(train, config.seed, config.batch_size)(0)
-    odd = facts.remarks() + remarks.of_first_batch(model, resumable.as_variables(state), first)
+    odd = facts.remarks() + remarks.of_first_batch(model, state.variables, first)
     folder = config.runs / config.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
@@ -137,7 +137,7 @@ def train_autoencoder(config: Config) -> dict[str, float] | None:
             state,
             partial(host_batches, config, train),
             # The model as it is now, for evaluate, reconstruct and export.
-            lambda state: save_model(folder / "model", model, resumable.as_variables(state)),
+            lambda state: save_model(folder / "model", model, state.variables),
             partial(make_display, folder, config, model, test, facts, odd),
             FREE,
             chief=config.process_id == 0,
@@ -176,7 +176,7 @@ def read_metrics(
 
 def look_at_test(model, test: Examples, kind: str, state: TrainState):
     """The table of the whole test set, and a line of it."""
-    table, _ = evaluate(model, resumable.as_variables(state), test, kind=kind)
+    table, _ = evaluate(model, jax.device_get(state.variables), test, kind=kind)
     text = f"test {quality(table)}"
     if "used" in table:
         text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -132,8 +131,3 @@ def train(
     if interrupt.signal and chief:
         print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")
         raise SystemExit(128 + interrupt.signal)
-
-
-def as_variables(state: TrainState) -> dict[str, Any]:
-    """The variables of the model, on the host, for `apply`."""
-    return jax.device_get({"params": state.params, **state.collections})

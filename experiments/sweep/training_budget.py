@@ -162,7 +162,7 @@ def fitter(
         if int(state.skipped) == budget.steps:
             raise Diverged("every step was skipped: no valid example, or no finite gradient")
         counters = {"ms_per_step": milliseconds, "skipped": int(state.skipped)}
-        return {"params": state.params, **state.collections}, counters | curve
+        return state.variables, counters | curve
 
     return fit
 

@@ -294,11 +294,11 @@ def test_levels_train_as_one_does(levels, no_figures, capsys):
 def test_levels_in_parts_are_the_same_model(levels):
     images = np.load(levels.data)
     model = autoencoder.make_model(levels, images)
-    variables = init_state(model, autoencoder.make_optimizer(levels), jax.random.key(0), images)
+    state = init_state(model, autoencoder.make_optimizer(levels), jax.random.key(0), images)
     parts = autoencoder.in_parts(model, 2)
     assert all(part.parts == 2 for part in parts.encoders + parts.decoders)
     whole, same = (
-        jax.jit(m.apply)(resumable.as_variables(variables), preprocess(images[:8]))
+        jax.jit(m.apply)(state.variables, preprocess(images[:8]))
         for m in (model, parts)
     )
     np.testing.assert_allclose(same.x, whole.x, atol=1e-5)

@@ -205,7 +205,7 @@ def test_lengths_weigh_samples_in_the_losses_on_one_device_and_on_four():
     step = make_train_step(m, optimizer)
     batch = Batch(np.asarray(jnp.where(MASK[..., None], SIGNALS, jnp.inf)), np.float32(MASK))
     new, metrics = jit(step)(state, batch)
-    rec = jit(m.apply)({"params": state.params, **state.collections}, SIGNALS, mask=MASK)
+    rec = jit(m.apply)(state.variables, SIGNALS, mask=MASK)
     close(metrics["reconstruction"], np.mean((rec.x - SIGNALS)[MASK] ** 2))
     close(metrics["mse"], metrics["reconstruction"])
     assert metrics["skipped"] == 0

@@ -318,6 +318,6 @@ def test_it_learns_images():
     for i in range(80):
         state, metrics = step(state, train[batch_indices(0, i, 16, len(train))])
     assert state.skipped == 0 and metrics["7x7/error"] < metrics["1x1/error"]
-    table, counts = evaluate(model, {"params": state.params, **state.collections}, test[:200])
+    table, counts = evaluate(model, state.variables, test[:200])
     assert table["psnr"] > 13 and table["perplexity"] > 16
     assert counts[""].sum() == 200 * (1 + 9 + 49)

@@ -118,7 +118,7 @@ def reconstruct(variables, x):
 
 def codes(state):
     """(z_e, codebook, codes) of 64 images, as this state of CONV encodes them."""
-    rec = reconstruct({"params": state.params, **state.collections}, images(CONV)[:64])
+    rec = reconstruct(state.variables, images(CONV)[:64])
     codebook = state.collections[STATE]["codes"]["state"]["codebook"]
     return np.reshape(rec.z_e, (-1, DIM)), codebook, np.ravel(rec.indices)
 

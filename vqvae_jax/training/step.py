@@ -32,6 +32,11 @@ class TrainState(NamedTuple):
     opt_state: Any
     seed: UInt32[Array, "2"]  # raw key data, from which `step_key` derives the key of each step
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Variables of the model: for `apply`, and for `save_model`."""
+        return {"params": self.params, **self.collections}
+
 
 class Batch(NamedTuple):
     """Examples with weights; without weights a plain array will do.
