@@ -14,8 +14,8 @@ from jaxtyping import Float, Float32, Int, UInt8
 
 from experiments.run import codes
 from experiments.run.codes import Maps, as_levels
+from experiments.run.in_batches import in_batches
 from vqvae_jax import VQVAE, VQVAE2
-from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.data.scaling import preprocess
 
 
@@ -53,13 +53,9 @@ class Coder:
         sizes = codes.streams(levels).items()
         return [Stream(p, *place, k) for (p, k), place in zip(sizes, places, strict=True)]
 
-    def look(self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 100):
+    def look(self, images: UInt8[np.ndarray, "N H W C"]):
         """Returns `Seen` of all images."""
-        parts = []
-        for batch, mask in take_batches(images, min(batch_size, len(images))):
-            found = jax.device_get(look(self.model, self.variables, batch))
-            parts.append(jax.tree.map(lambda a, real=mask > 0: a[real], found))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        return in_batches(partial(look, self.model, self.variables), images)
 
     def tokenize(self, images: UInt8[np.ndarray, "N H W C"]) -> Maps:
         """Returns the map of codes of each level."""
@@ -67,11 +63,12 @@ class Coder:
 
     def decode(self, maps: Maps, batch_size: int = 64) -> Float32[np.ndarray, "N H W C"]:
         """Decodes the maps of all levels; -1 is no code."""
-        parts = []
-        for rows, mask in take_batches(np.arange(len(maps[0])), min(batch_size, len(maps[0]))):
+
+        def of_rows(rows):
             batch = tuple(np.asarray(k)[rows] for k in maps)
-            parts.append(np.asarray(decode(self.model, self.variables, batch))[mask > 0])
-        return np.concatenate(parts)
+            return decode(self.model, self.variables, batch)
+
+        return in_batches(of_rows, np.arange(len(maps[0])), batch_size)
 
     def silent(self, maps: Maps, n: int) -> Maps:
         """Returns n maps of each level without any code."""

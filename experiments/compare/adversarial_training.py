@@ -4,6 +4,7 @@ The classifier took part in none of the trainings.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,14 @@ from experiments.quality.classifier import STEPS, Classifier, kept_classifier, p
 from experiments.quality.generated_images import frechet, recognised
 from experiments.run.codes import quantizers
 from experiments.run.optimizer import make_optimizer
-from experiments.sweep import arm_metrics
+from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import (
     compiler_options,
     images,
     labelled,
     make_budget,
+    over_set,
     run_steps,
 )
 from vqvae_jax.data.pipeline import batches
@@ -131,23 +133,22 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
     model, _ = make_models(config)
     training = train(config, task_loss)
     step = jax.jit(training.step, donate_argnums=0, compiler_options=options)
-    look = jax.jit(lambda v, x: arm_metrics.measure(model, v, x), compiler_options=options)
+    look = over_set(partial(measure, model), config.quick)
     judge = classifier(config, JUDGE)
     (pixels, _), (test, labels) = images_and_labels(config)
 
     def run(seed: int) -> Result:
         order = batches(pixels, seed, config.batch_size)
         state, ms, _ = run_steps(step, training.start(jax.random.key(seed)), order, config.steps)
-        variables = training.variables(state)
-        numbers, shown = arm_metrics.evaluate(look, variables, test, quantizers(model))
-        made = arm_metrics.whole(lambda x: look(variables, x)["pictures"], test)
-        numbers |= {
+        found = look(test, training.variables(state))
+        made = found["pictures"]
+        numbers = arm_numbers(found, quantizers(model)) | {
             "sharpness": sharpness(made) / sharpness(test),
             "frechet": frechet(judge, test, made),
             "recognised": recognised(judge, made, labels),
             "ms_per_step": ms,
         }
-        return Result(numbers, shown)
+        return Result(numbers, made[:SHOWN])
 
     return run
 

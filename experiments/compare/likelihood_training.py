@@ -18,9 +18,9 @@ import numpy as np
 from experiments.generation.code_prior import Prior, learned_bits
 from experiments.run.codes import as_levels, quantizers
 from experiments.sweep import training_budget
-from experiments.sweep.arm_metrics import SHOWN, whole
+from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Result
-from experiments.sweep.training_budget import compiler_options, fitter, images
+from experiments.sweep.training_budget import fitter, images, over_set
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.likelihoods import Likelihood, task_loss
 from vqvae_jax.metrics import code_counts, psnr
@@ -67,12 +67,12 @@ def draw_bits(model, likelihood: Likelihood, budget: Budget):
         drawn = jax.lax.map(nats, jax.random.split(key, DRAWS))
         return seen(likelihood, x, apply(x).x) | {"nats": drawn.mean(0), "rate": rates}
 
-    look = jax.jit(look, compiler_options=compiler_options(budget.fast_compile))
+    over = over_set(look, budget.fast_compile)
 
     def measure(variables, seed: int):
         _, test = images(budget.data)
         test = test[: budget.test_images]
-        found = whole(partial(look, variables, jax.random.key(seed)), test)
+        found = over(test, variables, jax.random.key(seed))
         return numbers(found, test, {"": found["rate"]}), found["pictures"][:SHOWN]
 
     return measure
@@ -88,13 +88,13 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
         codes = {"nats": -likelihood.log_prob(x, rec.x), "maps": as_levels(rec.indices)}
         return seen(likelihood, x, rec.x) | codes
 
-    look = jax.jit(look, compiler_options=compiler_options(budget.fast_compile))
+    over = over_set(look, budget.fast_compile)
 
     def measure(variables, seed: int):
         train, test = images(budget.data)
         train, test = train[: budget.coded_images], test[: budget.test_images]
-        found = whole(partial(look, variables), test)
-        known, maps = whole(partial(look, variables), train)["maps"], found["maps"]
+        found = over(test, variables)
+        known, maps = over(train, variables)["maps"], found["maps"]
         learned = [
             learned_bits(prior, vocabs, level, known, maps, seed) for level in range(len(maps))
         ]

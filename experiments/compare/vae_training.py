@@ -4,7 +4,7 @@ The measures are reconstruction, bits, and the quality of samples as classifiers
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +17,8 @@ from experiments.generation.code_prior import Prior
 from experiments.generation.samplers import Images, samples
 from experiments.quality.classifier import Classifier
 from experiments.quality.generated_images import frechet, trained_on
-from experiments.sweep.arm_metrics import whole
 from experiments.sweep.arms import Result
-from experiments.sweep.training_budget import Budget, compiler_options, fitter, labelled
+from experiments.sweep.training_budget import Budget, fitter, labelled, over_set
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.step import squared_error
@@ -46,12 +45,11 @@ def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
     """
     (train, _), (test, labels) = labelled(budget.data)
     test, labels = test[: budget.test_images], labels[: budget.test_images]
-    fit, options = fitter(model, budget), compiler_options(budget.fast_compile)
-    look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
+    fit, look = fitter(model, budget), over_set(partial(measure, model), budget.fast_compile)
 
     def run(seed: int) -> Result:
         variables, counters = fit(seed)
-        numbers = evaluate(look, variables, test) | counters
+        numbers = means(look(test, variables)) | counters
         if judging is None:
             return Result(numbers)
         how = judging()
@@ -80,9 +78,8 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     return found
 
 
-def evaluate(look, variables, test: np.ndarray) -> dict[str, float]:
+def means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the means over the test set."""
-    found = whole(partial(look, variables), test)
     means = {name: float(np.mean(v, dtype=np.float64)) for name, v in found.items()}
     return {"psnr": float(vj.metrics.psnr(means.pop("error"))), **means}
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from experiments.generation.code_files import Codes
 from experiments.generation.priors import take
-from vqvae_jax.data.pipeline import take_batches
+from experiments.run.in_batches import in_batches
 from vqvae_jax.metrics import code_counts
 from vqvae_jax.priors import MaskedPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch
@@ -31,12 +31,14 @@ def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> floa
     average, the bits of an item sent in a random order (arXiv:2110.02037). The estimate is the mean
     of `DRAWS` such values for each item.
     """
-    total, variables = 0.0, jax.tree.map(jnp.asarray, variables)
-    # Batches of one size need one compilation; the mask marks the padding of the last one.
-    for i, (rows, mask) in enumerate(take_batches(np.arange(len(data.codes)), batch_size)):
-        found = item_bits(prior, variables, take(data, rows), jax.random.key(i))
-        total += float(np.sum(np.asarray(found, np.float64)[mask > 0]))
-    return total / len(data.codes)
+    variables = jax.tree.map(jnp.asarray, variables)
+
+    def look(rows):
+        key = jax.random.key(rows[0] // len(rows))  # the number of the batch
+        return item_bits(prior, variables, take(data, rows), key)
+
+    found = in_batches(look, np.arange(len(data.codes)), batch_size)
+    return float(np.mean(found, dtype=np.float64))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.run.in_batches import in_batches
 from experiments.run.optimizer import make_optimizer
 from experiments.sweep.training_budget import compiler_options, run_steps
-from vqvae_jax.data.pipeline import batches, take_batches
+from vqvae_jax.data.pipeline import batches
 from vqvae_jax.priors import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch, prior_loss
 from vqvae_jax.training.step import gradient_step, start_state
@@ -95,9 +96,7 @@ def coder(prior: Prior, vocab, grid, coarse=()) -> Coder:
         return -log_likelihood(module, {"params": params}, *batch[:2]) / math.log(2)
 
     def bits(params, maps: Maps) -> np.ndarray:
-        size = min(max(4 * prior.tokens // length, 1), len(maps[level]))
-        rows = take_batches(np.arange(len(maps[level])), size)
-        parts = [np.asarray(look(params, pick(maps, i)))[mask > 0] for i, mask in rows]
-        return np.concatenate(parts)
+        size = max(4 * prior.tokens // length, 1)
+        return in_batches(lambda i: look(params, pick(maps, i)), np.arange(len(maps[level])), size)
 
     return Coder(module, fit, bits)

@@ -1,5 +1,6 @@
 """The codes of a whole data set, made by the model of a run."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,13 @@ from experiments.generation.code_files import (
     write_codes,
 )
 from experiments.run import codes as streams
+from experiments.run.in_batches import each_batch, joined
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
-from vqvae_jax.data.pipeline import Examples, take_batches
+from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle
 
@@ -80,16 +82,19 @@ def encode(
 
     `change(i, batch)` is applied to batch i first.
     """
-    model, parts = bundle.model, []
+    model, numbers, parts = bundle.model, itertools.count(), []
     dtypes = [smallest(quantizer.vocab) for quantizer in streams.quantizers(model)]
-    batch_size = min(batch_size, len(data))
+
+    def look(batch):
+        maps = tokenize_batch(model, bundle.variables, change(next(numbers), batch))
+        return tuple(np.asarray(k).astype(t) for k, t in zip(maps, dtypes, strict=True))
+
     with make_progress(Console(), transient=True) as progress:
         task = progress.add_task("", total=len(data), now=name)
-        for i, (batch, mask) in enumerate(take_batches(data, batch_size)):
-            maps = jax.device_get(tokenize_batch(model, bundle.variables, change(i, batch)))
-            parts.append([k[mask > 0].astype(dtype) for k, dtype in zip(maps, dtypes, strict=True)])
-            progress.update(task, advance=len(parts[-1][0]))
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+        for maps in each_batch(look, data, batch_size):
+            parts.append(maps)
+            progress.update(task, advance=len(maps[0]))
+    return joined(parts)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
+from experiments.run.in_batches import in_batches
 from vqvae_jax import VQVAE2
-from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.priors import (
     Condition,
@@ -68,16 +68,17 @@ def draw(
         label: class of each example; None without classes.
         how: options such as the temperature.
     """
-    n, parts = len(given[0]), []
-    for i, (rows, mask) in enumerate(take_batches(np.arange(n), min(AT_ONCE, n))):
-        key_i, maps = jax.random.fold_in(key, i), ()
+
+    def look(rows):
+        key_i, maps = jax.random.fold_in(key, rows[0] // len(rows)), ()  # the batch's number
         told = None if label is None else jnp.asarray(label[rows])
         for level, (prior, variables, _) in enumerate(priors):
             codes = jnp.asarray(given[level][rows], jnp.int32)
             key_level = jax.random.fold_in(key_i, level)
             maps += (draw_level(prior, how, variables, key_level, codes, Condition(told, maps)),)
-        parts.append([np.asarray(k)[mask > 0] for k in maps])
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+        return maps
+
+    return in_batches(look, np.arange(len(given[0])), AT_ONCE)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -107,11 +108,12 @@ def upper_half(maps: Maps) -> Maps:
 
 def decode(bundle: Bundle, maps: Maps) -> UInt8[np.ndarray, "N H W C"]:
     """Decodes codes to pictures."""
-    parts = []
-    for rows, mask in take_batches(np.arange(len(maps[0])), min(AT_ONCE, len(maps[0]))):
+
+    def look(rows):
         batch = tuple(jnp.asarray(k[rows], jnp.int32) for k in maps)
-        parts.append(np.asarray(decode_batch(bundle.model, bundle.variables, batch))[mask > 0])
-    return np.concatenate(parts)
+        return decode_batch(bundle.model, bundle.variables, batch)
+
+    return in_batches(look, np.arange(len(maps[0])), AT_ONCE)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.code_prior import Prior, coder
-from experiments.sweep.arm_metrics import whole
+from experiments.run.in_batches import in_batches
 from experiments.sweep.training_budget import compiler_options
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess, to_pixels
@@ -74,7 +74,7 @@ def encoded(model, variables, x: Images, method: str, options) -> np.ndarray:
         lambda batch: model.apply(variables, preprocess(batch), method=method),
         compiler_options=options,
     )
-    return whole(look, x)
+    return in_batches(look, x)
 
 
 def decoded(model, variables, z: np.ndarray, method: str, options) -> Images:
@@ -83,4 +83,4 @@ def decoded(model, variables, z: np.ndarray, method: str, options) -> Images:
         lambda batch: to_pixels(model.apply(variables, batch, method=method)),
         compiler_options=options,
     )
-    return whole(look, z)
+    return in_batches(look, z)

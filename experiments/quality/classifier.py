@@ -20,9 +20,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, Shaped
 
+from experiments.run.in_batches import in_batches
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.checks import check_float, check_same_shape, check_size
-from vqvae_jax.data.pipeline import batches, take_batches
+from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.models.convolution import Conv
 from vqvae_jax.training.loop import run_steps
@@ -78,11 +79,11 @@ class Classifier:
 
     def features(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N F"]:
         """Returns the outputs of the layer before the last."""
-        return self.in_batches(images).features
+        return self.outputs(images).features
 
     def logits(self, images: Shaped[np.ndarray, "N H W C"]) -> Float32[np.ndarray, "N K"]:
         """Returns one logit for each class."""
-        return self.in_batches(images).logits
+        return self.outputs(images).logits
 
     def predict(self, images: Shaped[np.ndarray, "N H W C"]) -> Int[np.ndarray, "N"]:
         """Returns the most likely class of each image."""
@@ -94,14 +95,10 @@ class Classifier:
         """Returns the share of the images whose most likely class is their label."""
         return float(np.mean(self.predict(images) == np.asarray(labels)))
 
-    def in_batches(self, images: Shaped[np.ndarray, "N H W C"], batch_size: int = 200) -> Seen:
+    def outputs(self, images: Shaped[np.ndarray, "N H W C"]) -> Seen:
         """Returns features and logits of any number of images."""
-        look, parts = compiled_look(self.net), []
-        for batch, mask in take_batches(images, batch_size):
-            seen = jax.device_get(look(self.variables, batch))
-            parts.append([array[mask > 0] for array in seen])
-        features, logits = map(np.concatenate, zip(*parts, strict=True))
-        return Seen((), features, logits)
+        look = partial(compiled_look(self.net), self.variables)
+        return Seen((), *in_batches(look, images, 200))
 
 
 @cache

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from experiments.run import codes
 from experiments.run.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
+from experiments.run.in_batches import each_batch, joined
 from experiments.run.kinds import BY_AXES, NOUNS, units
-from vqvae_jax.data.pipeline import Examples, take_batches
+from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim, usage
-from vqvae_jax.training.step import Batch, squared_error, valid_examples
+from vqvae_jax.training.step import squared_error, valid_examples
 
 MEANING = {
     "psnr": "PSNR, dB, of the mean squared error",
@@ -38,17 +39,17 @@ MEANING = {
 class Measured(NamedTuple):
     """The measurements of each example of a batch."""
 
-    valid: Bool[Array, "B"]  # real, finite and in the domain of the model
+    valid: Bool[Array, "B"]  # finite and in the domain of the model
     error: Float[Array, "B"]
     ssim: Float[Array, "B"] | None
     mean: Float[Array, "B C"]  # of each channel
     variance: Float[Array, "B C"]  # around it
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def measure(model, variables, batch, mask, similarity: bool):
+@partial(jax.jit, static_argnums=(0, 3))
+def measure(model, variables, batch, similarity: bool):
     """Each example measured, and its codes by stream."""
-    x, weights, _ = valid_examples(Batch(batch, mask), getattr(model, "domain", None))
+    x, weights, _ = valid_examples(batch, getattr(model, "domain", None))
     rec = model.apply(variables, x)
     grid = tuple(range(1, x.ndim - 1))
     found = Measured(
@@ -77,14 +78,13 @@ def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str 
     similarity = pictures and min(test.shape[1:3]) >= 11
     parts, sizes = [], streams(quantizers(model))
     seen: dict[str, Counter[int]] = {prefix: Counter() for prefix in sizes}
-    for batch, mask in take_batches(test, min(batch_size, len(test))):
-        found, indices = measure(model, variables, batch, mask, similarity)
-        valid = np.asarray(found.valid)
-        parts.append(jax.tree.map(lambda array, valid=valid: np.asarray(array)[valid], found))
+    look = partial(measure, model, variables, similarity=similarity)
+    for found, indices in each_batch(look, test, batch_size):
+        parts.append(jax.tree.map(lambda array, valid=found.valid: array[valid], found))
         for prefix, k in indices.items():
-            seen[prefix] += tally(np.asarray(k)[valid])
+            seen[prefix] += tally(k[found.valid])
     counts = {prefix: as_counts(seen[prefix], size) for prefix, size in sizes.items()}
-    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    whole = joined(parts)
     if not len(whole.error):
         raise DataError("no test example is finite and in the range of the model's data")
     left_out = len(test) - len(whole.error)

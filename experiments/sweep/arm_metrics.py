@@ -1,16 +1,15 @@
 """Measures a trained autoencoder on the test set: its reconstructions, its codes."""
 
 import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
+from experiments.run.in_batches import in_batches
 from experiments.run.model_metrics import code_table, picture_quality
-from vqvae_jax.data.pipeline import take_batches
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
 from vqvae_jax.training.step import squared_error
@@ -32,26 +31,15 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     }
 
 
-def evaluate(look, variables, test: np.ndarray, levels) -> tuple[dict[str, float], np.ndarray]:
-    """The numbers over the test set, and the first reconstructions."""
-    found = whole(partial(look, variables), test)
+def arm_numbers(found: Mapping[str, Any], levels) -> dict[str, float]:
+    """The numbers over the test set, from what `measure` found in it."""
     quality = picture_quality(found["error"], found["ssim"])
-    numbers = {
+    return {
         "psnr": quality["psnr"],
         "ssim": quality["ssim"],
         **code_numbers(levels, found["indices"]),
         **quantization_error(found["z_e"], found["z_q"]),
     }
-    return numbers, found["pictures"][:SHOWN]
-
-
-def whole(look: Callable[[np.ndarray], Any], x: np.ndarray, at_once: int = 100) -> Any:
-    """Applies `look` to all rows of x, so many at a time: arrays or a tree of them."""
-    parts = []
-    for batch, mask in take_batches(x, min(at_once, len(x))):
-        out = jax.device_get(look(batch))
-        parts.append(jax.tree.map(lambda array, real=mask > 0: array[real], out))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def psnr_of_parts(model, variables, test: np.ndarray, parts: Callable[[Any], list]) -> list[float]:
@@ -70,7 +58,7 @@ def psnr_of_parts(model, variables, test: np.ndarray, parts: Callable[[Any], lis
         decoded = [model.apply(variables, codes, method="detokenize") for codes in chosen]
         return [squared_error(x, y)["reconstruction"] for y in decoded]
 
-    return [float(psnr(np.mean(e, dtype=np.float64))) for e in whole(errors, test)]
+    return [float(psnr(np.mean(e, dtype=np.float64))) for e in in_batches(errors, test)]
 
 
 def code_numbers(levels, maps: Sequence[np.ndarray]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from experiments.run.codes import quantizers
+from experiments.run.in_batches import in_batches
 from experiments.run.optimizer import make_optimizer
 from experiments.run.recipe import load_data
-from experiments.sweep.arm_metrics import evaluate, measure
+from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
 from experiments.sweep.arms import Arm, Diverged, Result
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
@@ -179,15 +180,26 @@ def trainer(
     """
     fit = fitter(model, budget, **options)
     test = images(budget.data)[1][: budget.test_images]
-    options = compiler_options(budget.fast_compile)
-    look = jax.jit(lambda variables, x: measure(model, variables, x), compiler_options=options)
+    look = over_set(partial(measure, model), budget.fast_compile)
 
     def run(seed: int) -> Result:
         variables, counters = fit(seed)
-        numbers, pictures = evaluate(look, variables, test, quantizers(model))
-        return Result(numbers | counters | more(model, variables, test), pictures)
+        found = look(test, variables)
+        numbers = arm_numbers(found, quantizers(model)) | counters
+        return Result(numbers | more(model, variables, test), found["pictures"][:SHOWN])
 
     return run
+
+
+def over_set(measure: Callable[..., Any], fast: bool) -> Callable[..., Any]:
+    """Returns `(x, *given) -> measure(*given, batch)` of all of x, batch by batch, compiled once.
+
+    Args:
+        measure: from its last argument, a batch, to a tree of arrays with a row for each example.
+        fast: compiles in less time, to slower programs.
+    """
+    look = jax.jit(measure, compiler_options=compiler_options(fast))
+    return lambda x, *given: in_batches(partial(look, *given), x)
 
 
 def run_steps(step, state, order, steps: int, marks: Sequence[int] = ()):

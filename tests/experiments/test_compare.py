@@ -4,9 +4,9 @@ import itertools
 import json
 import math
 import re
+from functools import partial
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,8 +98,8 @@ class Halved:
 
 def test_numbers_are_those_of_evaluate():
     test = np.random.default_rng(0).integers(0, 256, (130, 12, 12, 1), np.uint8)
-    look = jax.jit(lambda v, x: arm_metrics.measure(Halved(), v, x))
-    numbers, pictures = arm_metrics.evaluate(look, {}, test, (Halved.quantizer,))
+    found = training_budget.over_set(partial(arm_metrics.measure, Halved()), True)(test, {})
+    numbers = arm_metrics.arm_numbers(found, (Halved.quantizer,))
     table, _ = model_metrics.evaluate(Halved(), {}, test)
     for name in ("psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy"):
         assert numbers[name] == pytest.approx(table[name], rel=1e-5), name
@@ -110,8 +110,8 @@ def test_numbers_are_those_of_evaluate():
     assert numbers["quantization_share"] == pytest.approx(
         np.mean(z_e**2) / 16 / z_e.var(), rel=1e-5
     )
-    np.testing.assert_array_equal(pictures, np.round((x[: arm_metrics.SHOWN] / 2 + 0.5) * 255))
-    assert pictures.dtype == np.uint8
+    np.testing.assert_array_equal(found["pictures"], np.round((x / 2 + 0.5) * 255))
+    assert found["pictures"].dtype == np.uint8
 
 
 # The command --------------------------------------------------------------------------------------
