@@ -23,6 +23,7 @@ from experiments.code_meaning.representations import (
     vae_of,
 )
 from experiments.code_meaning.sections import Found, Part
+from experiments.pages import html
 from experiments.run import autoencoder, codes
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
@@ -54,8 +55,8 @@ class Config:
     """Seed of the random choices: images, changes, untrained weights, the part held out."""
 
 
-def interpret(config: Config) -> dict[str, Any]:
-    """Loads a run, looks at it, writes the page, and prints where it is."""
+def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
+    """Loads a run, looks at it, writes the page; returns the numbers and the page."""
     check_size(most=config.most, images=config.images, probe_images=config.probe_images)
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
@@ -74,11 +75,11 @@ def interpret(config: Config) -> dict[str, Any]:
         found += more
     folder = config.run / "interpretation"
     name = options.get("name", config.run.name)
-    write(folder, name, options["data"], results, found, probes)
+    page = write(folder, name, options["data"], results, found, probes)
     if probes:
         console.print(table(probes))
     print(folder / "report.html")
-    return results
+    return results, page
 
 
 def load(folder: Path) -> tuple[Coder, dict[str, Any]]:

@@ -22,8 +22,8 @@ def write(
     results: Mapping[str, Any],
     found: Sequence[Part],
     probes: Mapping[str, tuple[int, dict[str, Score]]],
-) -> None:
-    """Writes pictures/*.png, results.json, and the page with all of them in it.
+) -> html.Page:
+    """Writes pictures/*.png, results.json, and the page with all of them in it; returns it.
 
     Args:
         folder: the folder to write to.
@@ -42,7 +42,9 @@ def write(
     write_text(folder / "results.json", strict_json(results, indent=1))
     title = f"{name}: what the codes mean"
     lead = f"{data} · {results['images']:,} test images"
-    html.save(folder / "report.html", html.document(title, lead, "\n".join(sections)).encode())
+    page = html.Page(title, lead, "\n".join(sections))
+    page.save(folder / "report.html")
+    return page
 
 
 def headline(results: Mapping[str, Any]) -> dict[str, str]:

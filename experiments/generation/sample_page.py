@@ -1,7 +1,6 @@
 """The page of samples: pictures and numbers, with explanations."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ CAPTIONS = {
 
 def write_page(
     config, images: Images, numbers: dict[str, float], tables: Sequence[dict], shown: Shown
-) -> Path:
+) -> html.Page:
     """Writes pictures/*.png, evaluation.json and report.html to RUN/samples; returns the page."""
     folder = config.run / "samples"
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -116,9 +115,9 @@ def write_page(
         html.section(html.heading("Options"), html.options(options)),
     ]
     lead = f"{images.codes.source} · {len(images.samples):,} samples"
-    page = html.document(f"Samples of {config.run.name}", lead, "".join(body))
-    html.save(folder / "report.html", page.encode())
-    return folder / "report.html"
+    page = html.Page(f"Samples of {config.run.name}", lead, "".join(body))
+    page.save(folder / "report.html")
+    return page
 
 
 def section(title: str, table: str) -> str:

@@ -18,6 +18,7 @@ from experiments.generation.generate import How, Maps, decode, draw, nothing_giv
 from experiments.generation.priors import load_priors, read_json
 from experiments.generation.sample_page import Shown, quality_lines, write_page
 from experiments.generation.sample_rows import COLUMN, complete, in_rows, interpolate
+from experiments.pages import html
 from experiments.quality.of_samples import Images, measure
 from experiments.run import autoencoder
 from experiments.run.recipe import load_data
@@ -60,8 +61,8 @@ class Config:
     """Source of the images that `--quick` trains with."""
 
 
-def sample(config: Config) -> dict[str, float]:
-    """Loads all, draws, measures, writes; returns the numbers."""
+def sample(config: Config) -> tuple[dict[str, float], html.Page]:
+    """Loads all, draws, measures, writes; returns the numbers and the page."""
     check_size(per_class=config.per_class, classifier_steps=config.classifier_steps)
     if config.quick:
         config = make_quick(config)
@@ -89,10 +90,10 @@ def sample(config: Config) -> dict[str, float]:
         for level in range(len(priors))
     ]
     numbers |= {name: sum(table[name] for table in tables) for name in COLUMNS}
-    path = write_page(config, images, numbers, tables, shown)
+    page = write_page(config, images, numbers, tables, shown)
     show(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
-    print(path)
-    return numbers
+    print(config.run / "samples" / "report.html")
+    return numbers, page
 
 
 def show(lines: list[list[str]], title: str) -> None:
@@ -133,14 +134,21 @@ def draw_classes(
 def make_quick(config: Config) -> Config:
     """Trains what is missing, tiny, and asks for few samples."""
     folder = config.run or Path("runs/quick")
-    often = {"log_every": 50, "eval_every": 200, "save_every": 200, "steps": 200, "warmup": 20}
+    model, prior = tiny(folder, config.data, config.prior)
     if not (folder / "config.json").exists():
-        tiny = {"codes": (64,), "dim": 16, "width": 16, "depth": 1}
-        autoencoder.train_autoencoder(
-            autoencoder.Config(folder.name, folder.parent, config.data, **tiny, **often)
-        )
+        autoencoder.train_autoencoder(model)
     if not (folder / config.prior).exists():
-        tiny = {"width": 32, "depth": 1, "heads": 2, "views": 0, "name": config.prior}
-        prior_training.train_priors(prior_training.Config(folder, **tiny, **often))
+        prior_training.train_priors(prior)
     few = min(config.per_class, 10)
     return dataclasses.replace(config, run=folder, per_class=few, classifier_steps=200)
+
+
+def tiny(folder: Path, data: str, prior: str) -> tuple[autoencoder.Config, prior_training.Config]:
+    """The trainings of a quick run: of the model, and of its prior."""
+    often = {"log_every": 50, "eval_every": 200, "save_every": 200, "steps": 200, "warmup": 20}
+    size = {"codes": (64,), "dim": 16, "width": 16, "depth": 1}
+    of_prior = {"width": 32, "depth": 1, "heads": 2, "views": 0, "name": prior}
+    return (
+        autoencoder.Config(folder.name, folder.parent, data, **size, **often),
+        prior_training.Config(folder, **of_prior, **often),
+    )

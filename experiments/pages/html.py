@@ -1,6 +1,6 @@
 """Pieces of HTML pages, and the pages: each whole in one file, without scripts.
 
-Arguments named `content`, and the `body` of a document, are HTML; all other text is plain and is
+Arguments named `content`, and the `body` of a page, are HTML; all other text is plain and is
 escaped here.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from vqvae_jax.saving.bundle import write
 
@@ -18,9 +19,28 @@ def save(path: Path, content: bytes) -> None:
     write(path, lambda file: file.write(content))
 
 
-def document(title: str, lead: str, body: str) -> str:
-    """Returns a whole page: the title, the line below it, and the body."""
-    return PAGE.substitute(title=escape(title), lead=escape(lead), body=body)
+class Page(NamedTuple):
+    """A whole page: the title, the line below it, and the body."""
+
+    title: str
+    lead: str
+    body: str
+
+    def save(self, path: Path) -> None:
+        """Writes the page."""
+        title, lead = escape(self.title), escape(self.lead)
+        save(path, TEMPLATE.substitute(title=title, lead=lead, body=self.body).encode())
+
+
+def together(pages: Mapping[str, Page]) -> str:
+    """Returns the body of a page of several, each below its name, with links to them at the top."""
+    names = [escape(name) for name in pages]
+    links = "".join(f'<li><a href="#part{i}">{name}</a></li>' for i, name in enumerate(names))
+    parts = (
+        f'<h1 id="part{i}">{name}</h1>\n{paragraph(page.lead)}\n{page.body}'
+        for i, (name, page) in enumerate(zip(names, pages.values(), strict=True))
+    )
+    return "\n\n".join([section(f"<ol>{links}</ol>"), *parts])
 
 
 def section(*content: str) -> str:
@@ -140,7 +160,7 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-PAGE = Template("""<!doctype html>
+TEMPLATE = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -39,7 +39,7 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     write_text(folder / "table.tex", paper_formats.latex(tables))
     captions = [(name, caption) for name, (caption, _) in pictures.items()]
     write_text(folder / "report.md", markdown(study, rows, captions))
-    web.save(folder / "report.html", html(study, rows, dict(pictures.values())).encode())
+    html(study, rows, dict(pictures.values())).save(folder / "report.html")
     return folder / "report.html"
 
 
@@ -74,8 +74,8 @@ def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, st
     return md.page(parts)
 
 
-def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> str:
-    """Returns the page as one HTML file, with pictures by caption and every arm's definition."""
+def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> web.Page:
+    """Returns the page for one HTML file, with pictures by caption and every arm's definition."""
     parts = [web.section(web.bold(study.note))] if study.note else []
     parts.append(web.section(web.preformatted(study.command)))
     parts += [findings_section(study.findings)] if study.findings else []
@@ -88,7 +88,7 @@ def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> st
     parts.append(web.section(web.heading("Settings"), web.facts(provenance(study, rows))))
     parts += [web.folded(row.arm.name, json.dumps(row.arm.definition, indent=1)) for row in rows]
     parts += [web.section(web.text(f"Cite: {study.cite}"))] if study.cite else []
-    return web.document(study.title, study.about, "\n".join(parts))
+    return web.Page(study.title, study.about, "\n".join(parts))
 
 
 def findings_section(findings: Sequence[Sequence[str]]) -> str:

@@ -120,7 +120,7 @@ def write_report(
     data: str = "",
     units: str = "pixels in [0, 1]",
     remarks: Sequence[str] = (),
-) -> Path:
+) -> html.Page:
     """Writes `pictures/NAME.png` for each figure, and `report.html` with all of them inside.
 
     Args:
@@ -135,7 +135,7 @@ def write_report(
         remarks: sentences on misleading numbers.
 
     Returns:
-        The path of the page, which is written whole or not at all.
+        The page, which is written whole or not at all.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = {name: draw.png_bytes(figure) for name, figure in figures.items()}
@@ -151,9 +151,9 @@ def write_report(
         html.folded("Model", pretty(description)),
     ]
     title = str(config.get("name", folder.name))
-    text = html.document(title, lead(config, metrics), "\n".join(body))
-    html.save(folder / "report.html", text.encode())
-    return folder / "report.html"
+    page = html.Page(title, lead(config, metrics), "\n".join(body))
+    page.save(folder / "report.html")
+    return page
 
 
 def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 
 from experiments.pages import report
+from experiments.pages.html import Page
 from experiments.run import codes, kinds, remarks, resumable, run_folder
 from experiments.run.kinds import Facts, Kind
 from experiments.run.model_metrics import evaluate, show, shown
@@ -111,8 +112,8 @@ def check(config: Config) -> None:
         check_size(parts=config.parts)
 
 
-def train_autoencoder(config: Config) -> dict[str, float] | None:
-    """Trains, evaluates and writes the report; returns the table of the test set.
+def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
+    """Trains, evaluates and writes the report; returns the table of the test set, and the report.
 
     Process 0 alone evaluates: the others return None.
     """
@@ -190,15 +191,15 @@ def quality(table: dict[str, float]) -> str:
     return f"explained variance {shown(table['explained_variance'], '.2%')}"
 
 
-def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> dict[str, float]:
-    """Evaluates the saved model over the whole test set, and writes the report."""
+def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[dict, Page]:
+    """Evaluates the saved model over the whole test set, and writes the report; returns both."""
     model, variables, digest = load_model(folder / "model")
     table, counts = evaluate(model, variables, test, kind=facts.kind)
     run_folder.write_text(folder / "evaluation.json", run_folder.strict_json(table, indent=1))
     metrics = run_folder.read_lines(folder / "metrics.jsonl")
     odd = odd + remarks.of_training(metrics)
     odd += remarks.of_results(table, codes.streams(codes.quantizers(model)))
-    report.write_report(
+    page = report.write_report(
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
@@ -213,4 +214,4 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> dict[s
     title = f"{folder}, model {digest[:16]}, {len(test):,} test {many}"
     show(table, title, facts.kind, facts.dtype)
     print(*odd, folder / "report.html", sep="\n")
-    return table
+    return table, page

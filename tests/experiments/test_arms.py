@@ -271,7 +271,7 @@ def test_the_page_is_one_file_without_scripts(fake, tmp_path):
 def test_a_page_before_any_result(fake, tmp_path):
     rows = collect([fake.arm("a")], tmp_path, range(2))
     assert "| label of a (2 not run of 2) | not run | not run |" in markdown(study(range(2)), rows)
-    assert "not run" in html(study(range(2)), rows, {})
+    assert "not run" in html(study(range(2)), rows, {}).body
     assert results(study(range(2)), rows)["arms"][0]["seeds"] == []
 
 

@@ -44,7 +44,7 @@ def save_run(folder: Path, model, data, *shape: int) -> Path:
 
 def test_the_command(data, tmp_path, capsys):
     run = save_run(tmp_path / "run", plain_model(vj.vq(8, 3)), data, 8, 8, 1)
-    results = interpretation.interpret(interpretation.Config(run, most=5, vae_steps=2))
+    results, _ = interpretation.interpret(interpretation.Config(run, most=5, vae_steps=2))
     out = run / "interpretation"
     assert str(out / "report.html") in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text()) == results
@@ -68,7 +68,7 @@ def test_the_command(data, tmp_path, capsys):
 def test_levels_streams_and_data_without_labels(deep, tmp_path):
     np.save(tmp_path / "images.npy", noise(40, 8, 8, 1))
     run = save_run(tmp_path / "run", deep.model, tmp_path / "images.npy", 8, 8, 1)
-    results = interpretation.interpret(interpretation.Config(run, most=6))
+    results, _ = interpretation.interpret(interpretation.Config(run, most=6))
     assert list(results["streams"]) == ["level0/", "level1/0/", "level1/1/"]
     assert list(results["reach"]) == ["level 0", "level 1"] and "probes" not in results
     text = (run / "interpretation" / "report.html").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_codes_without_a_table(tmp_path):
     np.save(tmp_path / "images.npy", noise(40, 8, 8, 3))
     model = plain_model(quantizer, channels=3)
     run = save_run(tmp_path / "run", model, tmp_path / "images.npy", 8, 8, 3)
-    results = interpretation.interpret(interpretation.Config(run, most=4))
+    results, _ = interpretation.interpret(interpretation.Config(run, most=4))
     assert results["streams"][""]["size"] == quantizer.vocab[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vqvae_jax as vj
-from experiments.pages import figures, report
+from experiments.pages import figures, html, report
 
 EVIL = "<script>\"&'</script>"
 METRICS = [
@@ -55,7 +55,8 @@ def write(folder, **changes):
         "metrics": METRICS,
         "figures": {"curves": figures.curves(METRICS)},
     }
-    return report.write_report(folder, **arguments | changes)
+    report.write_report(folder, **arguments | changes)
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +236,17 @@ def test_code_maps_show_every_stream():
     figure = figures.code_maps(pictures(2, 8, 8, 1), maps)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["image", "stream 0", "stream 1", "stream 2"] * 2
+
+
+def test_several_pages_stand_together_in_one(tmp_path):
+    pages = {
+        "A & B": html.Page("unseen", "x < y", html.section("one")),
+        "C": html.Page("unseen", "", html.section("two")),
+    }
+    html.Page("all", "of it", html.together(pages)).save(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    links = re.findall(r'<a href="#(\w+)">(.*?)</a>', text)
+    assert links == [("part0", "A &amp; B"), ("part1", "C")]
+    assert links == re.findall(r'<h1 id="(\w+)">(.*?)</h1>', text)
+    assert text.index("<p>x &lt; y</p>") < text.index("<section>one") < text.index("<section>two")
+    assert text.count("<main>") == text.count("<title>") == 1 and "unseen" not in text

@@ -258,7 +258,7 @@ def test_the_quick_command_does_it_all(embedded, data, tmp_path, capsys):
     """Trains a tiny model and prior, and finds them the second time."""
     source = EMBEDDED if embedded else str(data)
     config = sample_run.Config(tmp_path / "quick", quick=True, data=source)
-    found = sample_run.sample(config)
+    found, _ = sample_run.sample(config)
     folder = tmp_path / "quick/samples"
     assert found == json.loads((folder / "evaluation.json").read_text())
     classes, places = (10, 7 * 7) if embedded else (CLASSES, 2 * 2)
@@ -297,7 +297,7 @@ def test_levels_are_sampled(run):
         (folder / "config.json").write_text(json.dumps({"model": bundle.sha256}))
         numbers = dict.fromkeys(sample_run.COLUMNS, 1.0 + level)
         (folder / "evaluation.json").write_text(json.dumps(numbers))
-    found = sample_run.sample(sample_run.Config(run, per_class=4, classifier_steps=5))
+    found, _ = sample_run.sample(sample_run.Config(run, per_class=4, classifier_steps=5))
     assert found["samples"] == 4 * CLASSES and found["test_bits"] == 3.0
     page = (run / "samples/report.html").read_text()
     assert "level 1" in page and len(codes.levels) == 2

@@ -37,13 +37,13 @@ def test_training_on_records_equals_training_in_memory(tmp_path, monkeypatch, ca
     memory = autoencoder.Config(name="memory", **options)
     sharded = shard.main(shard.Config(memory.data, tmp_path / "set", shards=3))
     records = dataclasses.replace(memory, name="records", data=str(sharded))
-    table = autoencoder.train_autoencoder(memory)
+    table, _ = autoencoder.train_autoencoder(memory)
     with monkeypatch.context() as patch:
         patch.setattr(resumable, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit) as stop:
             autoencoder.train_autoencoder(records)
     assert stop.value.code == 128 + signal.SIGINT
-    assert autoencoder.train_autoencoder(records) == table
+    assert autoencoder.train_autoencoder(records)[0] == table
     first, second = (tmp_path / name / "metrics.jsonl" for name in ("memory", "records"))
     assert first.read_bytes() == second.read_bytes()
     steps = [json.loads(line)["step"] for line in first.read_text().splitlines()]

@@ -138,7 +138,7 @@ def test_a_run_writes_its_folder_and_a_second_call_finds_it_done(straight, capsy
     lines = read_lines(folder / "metrics.jsonl")
     assert [x["step"] for x in lines if "train/loss" in x] == list(range(1, 11))
     assert [x["step"] for x in lines if "test/psnr" in x] == [5, 10]
-    assert autoencoder.train_autoencoder(straight) == table
+    assert autoencoder.train_autoencoder(straight)[0] == table
     assert capsys.readouterr().out.strip().endswith("report.html")
 
 
@@ -205,7 +205,7 @@ def test_parallel_modes_agree_with_jit(straight, tmp_path, no_figures, parallel)
 def test_vectors_train_with_an_mlp(tmp_path, no_figures):
     path = tmp_path / "vectors.npy"
     np.save(path, np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32))
-    table = autoencoder.train_autoencoder(config(path, tmp_path))
+    table, _ = autoencoder.train_autoencoder(config(path, tmp_path))
     assert table["seen"] == 10 and not {"psnr", "ssim"} & set(table)
     test = np.load(path)[90:]
     variance = test.var(axis=0).mean(dtype=np.float64)
@@ -218,7 +218,7 @@ def test_what_a_run_says_of_other_data_is_in_their_own_words(tmp_path, capsys):
     x[5], x[90:93] = np.nan, np.inf
     np.save(tmp_path / "signals.npy", x)
     c = config(tmp_path / "signals.npy", tmp_path, steps=5, learning_rate=1e-3)
-    table = autoencoder.train_autoencoder(c)
+    table, _ = autoencoder.train_autoencoder(c)
     folder = c.runs / c.name
     said, page = capsys.readouterr().out, (folder / "report.html").read_text()
     facts = json.loads((folder / "data.json").read_text())
@@ -282,7 +282,7 @@ def levels(data, tmp_path_factory) -> autoencoder.Config:
 
 def test_levels_train_as_one_does(levels, no_figures, capsys):
     """The same loop and table."""
-    table = autoencoder.train_autoencoder(levels)
+    table, _ = autoencoder.train_autoencoder(levels)
     assert table["bits_uniform"] == 9 * 2 + 36 * 4
     assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
     folder = levels.runs / levels.name
@@ -298,8 +298,7 @@ def test_levels_in_parts_are_the_same_model(levels):
     parts = autoencoder.in_parts(model, 2)
     assert all(part.parts == 2 for part in parts.encoders + parts.decoders)
     whole, same = (
-        jax.jit(m.apply)(state.variables, preprocess(images[:8]))
-        for m in (model, parts)
+        jax.jit(m.apply)(state.variables, preprocess(images[:8])) for m in (model, parts)
     )
     np.testing.assert_allclose(same.x, whole.x, atol=1e-5)
 
@@ -307,13 +306,13 @@ def test_levels_in_parts_are_the_same_model(levels):
 @pytest.mark.slow
 def test_levels_stop_and_go_on_and_train_in_parts(levels, tmp_path, no_figures):
     """The same checkpoints and parts as one level."""
-    table = autoencoder.train_autoencoder(levels)
+    table, _ = autoencoder.train_autoencoder(levels)
     stopped = dataclasses.replace(levels, runs=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resumable, "Interrupt", StopAt(4))
         with pytest.raises(SystemExit):
             autoencoder.train_autoencoder(stopped)
-    assert table == autoencoder.train_autoencoder(stopped)
+    assert table == autoencoder.train_autoencoder(stopped)[0]
     assert_same_run(levels, stopped)
     parts = dataclasses.replace(levels, runs=tmp_path / "parts", parts=2)
     autoencoder.train_autoencoder(parts)
