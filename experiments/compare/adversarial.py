@@ -24,12 +24,12 @@ from experiments.quality.classifier import digest
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import RECONSTRUCTED, columns
-from experiments.sweep.options import Options
+from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import described, make_budget
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
+class Config(RateOptions):
     """Train the same autoencoder with and without a feature loss and a discriminator.
 
     The data must have labels. The discriminator plays in the second half of the steps.
@@ -39,8 +39,6 @@ class Config(Options):
     """Number of training steps."""
     classifiers: Path = Path("runs")
     """Folder in which the two classifiers are kept."""
-    learning_rate: float = 4e-3
-    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
     discriminator_rate: float = 1e-3
     """Learning rate of the discriminator's Adam."""
     generator_weight: float = 0.3
@@ -70,8 +68,8 @@ def make_arms(config: Config) -> list[Arm]:
 
 
 def define(config: Config) -> dict[str, Any]:
-    """Everything on which the results depend, as JSON."""
-    free = ("only", "list", "quick", "output", "classifiers", "seeds", "processes")
+    """Everything on which the results depend, as JSON; the depth is that of the model."""
+    free = ("only", "list", "quick", "output", "classifiers", "seeds", "processes", "depth")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     model, discriminator = (json.loads(vj.to_json(m)) for m in make_models(config))
     classifiers = digest(*images_and_labels(config)[0], classifier_steps(config))

@@ -79,7 +79,7 @@ def classifier_steps(config) -> int:
 def make_models(config) -> tuple[vj.VQVAE, vj.models.PatchDiscriminator]:
     """Returns the autoencoder, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
     channels = images(config.data)[0].shape[-1]
-    inner = {"width": config.width, "depth": 1}
+    inner = {"width": config.width, "depth": config.depth}
     model = vj.VQVAE(
         vj.Encoder(channels, **inner),
         vj.vq(512, 64, init=vj.inits.kmeans(10), reset=vj.codebooks.underused(0.1)),

@@ -16,7 +16,7 @@ from experiments.sweep.arms import Arm, Row
 from experiments.sweep.intervals import difference
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
-from experiments.sweep.options import Options
+from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import images, make_arm, make_budget, trainer
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 
@@ -24,15 +24,11 @@ DIM = 8  # of the codes: small codebooks do better in few dimensions
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
+class Config(RateOptions):
     """Train autoencoders with one level of codes and with two, at equal bits, and compare them."""
 
     seeds: int = 5
     """Number of seeds for each arm."""
-    learning_rate: float = 4e-3
-    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
-    depth: int = 1
-    """Number of residual blocks in each encoder and decoder."""
 
 
 def codebook(size: int) -> Quantizer:

@@ -16,7 +16,7 @@ from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
-from experiments.sweep.options import Options
+from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import described, images, make_arm
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.likelihoods import Likelihood
@@ -27,15 +27,11 @@ GROUPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
+class Config(RateOptions):
     """Measure how many bits an image takes with each kind of autoencoder."""
 
-    learning_rate: float = 4e-3
-    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
     prior_steps: int = 600
     """Number of training steps of each learned prior."""
-    depth: int = 1
-    """Number of residual blocks in each encoder and decoder."""
 
 
 def models(channels: int, width: int, depth: int) -> dict[str, tuple[object, Likelihood]]:

@@ -8,7 +8,7 @@ from experiments.compare.comparison import Comparison
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
-from experiments.sweep.options import Options
+from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import images, make_arm, make_budget
 from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 
@@ -53,15 +53,11 @@ def quantizers(codes: int) -> dict[str, Quantizer]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Options):
+class Config(RateOptions):
     """Train the same autoencoder with every quantizer, and compare them."""
 
     codes: tuple[int, ...] = (512, 4096)
     """Sizes of the codebooks; a quick run takes the first."""
-    learning_rate: float = 4e-3
-    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
-    depth: int = 1
-    """Number of residual blocks in encoder and decoder."""
 
 
 def make_arms(config: Config) -> list[Arm]:

@@ -41,8 +41,6 @@ class Config(Options):
     """Number of training steps of the prior over codes."""
     samples: int = 2000
     """Number of samples to measure."""
-    depth: int = 1
-    """Number of residual blocks in encoder and decoder."""
 
 
 def models(channels: int, **inner) -> dict[str, VQVAE | VAE | Autoencoder]:

@@ -36,3 +36,13 @@ class Options(Running):
     """Number of images in a step."""
     width: int = 32
     """Number of channels of encoder and decoder."""
+    depth: int = 1
+    """Number of residual blocks in each encoder and decoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RateOptions(Options):
+    """Options of a comparison whose arms have one learning rate."""
+
+    learning_rate: float = 4e-3
+    """Learning rate of Adam, after a warm-up and before a cosine to 0."""
