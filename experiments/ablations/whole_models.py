@@ -121,6 +121,20 @@ def of_model(model: str) -> list:
     return [number("psnr", f"{model}-{rate}") for rate in RATES]
 
 
+NEARER = difference_of(
+    "Frechet distance of vq-vae less that of vae",
+    number("frechet", f"vq-vae-{RATE}"),
+    number("frechet_independent", f"vae-{RATE}"),
+)
+STEADIER = variance_ratio_of(
+    "variance of PSNR of vq-vae over that of vae", of_model("vq-vae"), of_model("vae")
+)
+NARROWER = difference_of(
+    "range of PSNR over learning rates, vq-vae less vae",
+    spread("psnr", *(f"vq-vae-{rate}" for rate in RATES)),
+    spread("psnr", *(f"vae-{rate}" for rate in RATES)),
+)
+
 VAE = Ablation(
     question="Is a VQ-VAE better than a VAE, and more stable?",
     papers=("1711.00937",),
@@ -132,44 +146,17 @@ VAE = Ablation(
         ),
         Claim(
             "Samples of a VQ-VAE, with a learnt prior, are nearer to real images.",
-            (
-                below(
-                    difference_of(
-                        "Frechet distance of vq-vae less that of vae",
-                        number("frechet", f"vq-vae-{RATE}"),
-                        number("frechet_independent", f"vae-{RATE}"),
-                    ),
-                    0,
-                ),
-            ),
+            (below(NEARER, 0),),
             "none",
         ),
         Claim(
             "A VQ-VAE is more stable over seeds: the variance of PSNR is smaller.",
-            (
-                below(
-                    variance_ratio_of(
-                        "variance of PSNR of vq-vae over that of vae",
-                        of_model("vq-vae"),
-                        of_model("vae"),
-                    ),
-                    1,
-                ),
-            ),
+            (below(STEADIER, 1),),
             "none",
         ),
         Claim(
             "A VQ-VAE is more stable over learning rates: the range of PSNR is smaller.",
-            (
-                below(
-                    difference_of(
-                        "range of PSNR over learning rates, vq-vae less vae",
-                        spread("psnr", *(f"vq-vae-{rate}" for rate in RATES)),
-                        spread("psnr", *(f"vae-{rate}" for rate in RATES)),
-                    ),
-                    0,
-                ),
-            ),
+            (below(NARROWER, 0),),
             "none",
         ),
     ),

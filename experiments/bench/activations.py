@@ -19,6 +19,7 @@ from experiments.bench.page import (
     Table,
     compile_text,
     race_json,
+    race_table,
     spread_text,
     time_text,
 )
@@ -104,22 +105,18 @@ def grown(sizes: Sizes, way: Way) -> dict[str, int | None]:
 
 def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | None]) -> Table:
     """Returns the table of time and memory of each way."""
-    rows = [
-        [
-            name,
-            time_text(result.time(name)),
-            spread_text(result.ratio(name)),
-            *(megabytes(known.get(name)) for known in (planned, grown)),
-            compile_text(result, name),
-        ]
-        for name in result.seconds
-    ]
-    head = ["", "ms", AXIS, "MB planned", "MB grown", "compile s"]
+    columns = {
+        "ms": lambda name: time_text(result.time(name)),
+        AXIS: lambda name: spread_text(result.ratio(name)),
+        "MB planned": lambda name: megabytes(planned.get(name)),
+        "MB grown": lambda name: megabytes(grown.get(name)),
+        "compile s": lambda name: compile_text(result, name),
+    }
     note = (
         "MB planned: of XLA, for all that a step computes in between. MB grown: of a process that "
         f"takes two steps (not measured by --quick). {LEGEND}"
     )
-    return Table(f"Time and memory of a step, {result.title}", head, rows, note)
+    return race_table(result, f"Time and memory of a step, {result.title}", columns, note)
 
 
 def megabytes(size: int | None) -> str:

@@ -1,7 +1,7 @@
 """Results of a benchmark: tables on the terminal, results.json, pictures and report.md."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,21 @@ def race_json(race: Race) -> dict[str, Any]:
         "median_seconds": {name: race.time(name).median for name in race.seconds},
         "ratio_to_baseline": {name: race.ratio(name)._asdict() for name in race.seconds},
     }
+
+
+def race_table(
+    race: Race, title: str, columns: Mapping[str, Callable[[str], str]], note: str = ""
+) -> Table:
+    """Returns a table with a line for each contestant.
+
+    Args:
+        race: results.
+        title: line above the table.
+        columns: functions from the name of a contestant to its entry, by the title of the column.
+        note: paragraph below the table.
+    """
+    rows = [[name, *(entry(name) for entry in columns.values())] for name in race.seconds]
+    return Table(title, ["", *columns], rows, note)
 
 
 def spread_text(values: Spread, form: str = "{:.2f}", scale: float = 1.0) -> str:

@@ -12,7 +12,16 @@ import optax
 
 from experiments.bench import step
 from experiments.bench.charts import marks
-from experiments.bench.page import LEGEND, Part, Table, race_json, rate, spread_text, time_text
+from experiments.bench.page import (
+    LEGEND,
+    Part,
+    Table,
+    race_json,
+    race_table,
+    rate,
+    spread_text,
+    time_text,
+)
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.recipe import load_data
@@ -122,29 +131,20 @@ class Steps:
 
 def table(result: Race) -> Table:
     """Returns images a second, the time of a batch, and the rate over that of the step."""
-    rows = [
-        [
-            name,
-            spread_text(rate(result, name), "{:,.0f}"),
-            time_text(result.time(name)),
-            spread_text(result.faster(name), "{:.3g}"),
-        ]
-        for name in result.seconds
-    ]
-    head = ["", "images/s", "ms a batch", "images/s over those of the step"]
-    return Table(f"Images, {result.title}", head, rows, LEGEND)
+    columns = {
+        "images/s": lambda name: spread_text(rate(result, name), "{:,.0f}"),
+        "ms a batch": lambda name: time_text(result.time(name)),
+        "images/s over those of the step": lambda name: spread_text(result.faster(name), "{:.3g}"),
+    }
+    return race_table(result, f"Images, {result.title}", columns, LEGEND)
 
 
 def train_table(result: Race) -> Table:
     """Returns the steps a second, data included."""
-    rows = [
-        [
-            name,
-            f"{STEPS / result.time(name).median:.1f}",
-            f"{rate(result, name).median:,.0f}",
-            spread_text(result.ratio(name), "{:.3f}"),
-        ]
-        for name in result.seconds
-    ]
-    head = ["", "steps/s", "images/s", f"time / {ONE}"]
-    return Table(f"Training, {result.title}", head, rows, f"{STEPS} steps at a time. {LEGEND}")
+    columns = {
+        "steps/s": lambda name: f"{STEPS / result.time(name).median:.1f}",
+        "images/s": lambda name: f"{rate(result, name).median:,.0f}",
+        f"time / {ONE}": lambda name: spread_text(result.ratio(name), "{:.3f}"),
+    }
+    note = f"{STEPS} steps at a time. {LEGEND}"
+    return race_table(result, f"Training, {result.title}", columns, note)

@@ -13,6 +13,7 @@ from experiments.bench.page import (
     Table,
     compile_text,
     race_json,
+    race_table,
     rate,
     spread_text,
     time_text,
@@ -106,18 +107,14 @@ def contestant(name: str, draw: Callable, prior, batch: int) -> Contestant:
 
 def table(result: Race) -> Table:
     """Returns times, images a second, and times over those with a cache."""
-    rows = [
-        [
-            name,
-            time_text(result.time(name)),
-            spread_text(rate(result, name), "{:,.1f}"),
-            spread_text(result.ratio(name)),
-            compile_text(result, name),
-        ]
-        for name in result.seconds
-    ]
+    columns = {
+        "ms": lambda name: time_text(result.time(name)),
+        "images/s": lambda name: spread_text(rate(result, name), "{:,.1f}"),
+        AXIS: lambda name: spread_text(result.ratio(name)),
+        "compile s": lambda name: compile_text(result, name),
+    }
     note, bar = LEGEND, BARS.get(result.sizes["side"])
     if bar:
         found = spread_text(result.ratio(UNCACHED), "{:.1f}")
         note += f" The cache must make sampling {bar:g} times as fast at least: it is {found}."
-    return Table(result.title, ["contestant", "ms", "images/s", AXIS, "compile s"], rows, note)
+    return race_table(result, result.title, columns, note)

@@ -14,6 +14,7 @@ from experiments.bench.page import (
     Table,
     compile_text,
     race_json,
+    race_table,
     spread_text,
     time_text,
 )
@@ -104,20 +105,14 @@ def rate(result: Race, name: str) -> Spread:
 
 def speed_table(result: Race) -> Table:
     """Returns rates, times, and times over those of the baseline."""
-    rows = [
-        [
-            name,
-            spread_text(rate(result, name), "{:.3g}"),
-            time_text(result.time(name)),
-            spread_text(result.ratio(name)),
-            compile_text(result, name),
-        ]
-        for name in result.seconds
-    ]
-    head = ["contestant", "GF/s", "ms", "time / baseline", "compile s"]
-    return Table(
-        f"Nearest code, {result.title}", head, rows, f"{LEGEND} Baseline: {result.baseline}."
-    )
+    columns = {
+        "GF/s": lambda name: spread_text(rate(result, name), "{:.3g}"),
+        "ms": lambda name: time_text(result.time(name)),
+        "time / baseline": lambda name: spread_text(result.ratio(name)),
+        "compile s": lambda name: compile_text(result, name),
+    }
+    note = f"{LEGEND} Baseline: {result.baseline}."
+    return race_table(result, f"Nearest code, {result.title}", columns, note)
 
 
 def training_path(problem: Problem, rounds: int) -> Race:
@@ -142,10 +137,9 @@ def training_path(problem: Problem, rounds: int) -> Race:
 
 def path_table(result: Race) -> Table:
     """Returns the times, and their ratios to that of the search."""
-    rows = [
-        [name, time_text(result.time(name)), spread_text(result.ratio(name), "{:.3f}")]
-        for name in result.seconds
-    ]
-    head = ["", "ms", "time / search"]
-    title = f"After the search, {result.title}"
-    return Table(title, head, rows, f"{LEGEND} Baseline: {result.baseline}.")
+    columns = {
+        "ms": lambda name: time_text(result.time(name)),
+        "time / search": lambda name: spread_text(result.ratio(name), "{:.3f}"),
+    }
+    note = f"{LEGEND} Baseline: {result.baseline}."
+    return race_table(result, f"After the search, {result.title}", columns, note)

@@ -9,7 +9,16 @@ import numpy as np
 
 from experiments.bench import peers, plain_flax, step
 from experiments.bench.charts import marks
-from experiments.bench.page import LEGEND, Part, Table, race_json, rate, spread_text, time_text
+from experiments.bench.page import (
+    LEGEND,
+    Part,
+    Table,
+    race_json,
+    race_table,
+    rate,
+    spread_text,
+    time_text,
+)
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.exported_files import export
@@ -102,13 +111,9 @@ def speed(title: str, array: np.ndarray, codecs: Mapping[str, Codec], i: int, ro
 
 def table(result: Race) -> Table:
     """Returns images a second, times, and times over ours."""
-    rows = [
-        [
-            name,
-            spread_text(rate(result, name), "{:,.0f}"),
-            time_text(result.time(name)),
-            spread_text(result.ratio(name)),
-        ]
-        for name in result.seconds
-    ]
-    return Table(result.title, ["", "images/s", "ms", AXIS], rows, LEGEND)
+    columns = {
+        "images/s": lambda name: spread_text(rate(result, name), "{:,.0f}"),
+        "ms": lambda name: time_text(result.time(name)),
+        AXIS: lambda name: spread_text(result.ratio(name)),
+    }
+    return race_table(result, result.title, columns, LEGEND)

@@ -15,6 +15,7 @@ from experiments.bench.page import (
     Table,
     compile_text,
     race_json,
+    race_table,
     spread_text,
     time_text,
 )
@@ -153,15 +154,10 @@ def torch_step(sizes: Sizes, x: np.ndarray, compiled: bool) -> Contestant:
 
 def step_table(result: Race) -> Table:
     """Returns times, examples a second, and times over those of plain Flax."""
-    rows = [
-        [
-            name,
-            time_text(result.time(name)),
-            f"{result.sizes['batch'] / result.time(name).median:,.0f}",
-            spread_text(result.ratio(name)),
-            compile_text(result, name),
-        ]
-        for name in result.seconds
-    ]
-    head = ["contestant", "ms", "images/s", AXIS, "compile s"]
-    return Table(f"Train step, {result.title}", head, rows, LEGEND)
+    columns = {
+        "ms": lambda name: time_text(result.time(name)),
+        "images/s": lambda name: f"{result.sizes['batch'] / result.time(name).median:,.0f}",
+        AXIS: lambda name: spread_text(result.ratio(name)),
+        "compile s": lambda name: compile_text(result, name),
+    }
+    return race_table(result, f"Train step, {result.title}", columns, LEGEND)
