@@ -12,7 +12,7 @@ from experiments.code_meaning.coder import Coder
 from experiments.run import codes
 from experiments.run.autoencoder import Config
 from experiments.run.codes import Maps
-from experiments.run.optimizer import make_optimizer
+from experiments.run.recipe import make_optimizer
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess

@@ -17,7 +17,7 @@ import vqvae_jax as vj
 from experiments.quality.classifier import STEPS, Classifier, kept_classifier, perceptual
 from experiments.quality.generated_images import frechet, recognised
 from experiments.run.codes import quantizers
-from experiments.run.optimizer import make_optimizer
+from experiments.run.recipe import make_optimizer
 from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.run.in_batches import in_batches
-from experiments.run.optimizer import make_optimizer
+from experiments.run.recipe import make_optimizer
 from experiments.sweep.training_budget import compiler_options, run_steps
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.priors import Condition, TransformerPrior, log_likelihood

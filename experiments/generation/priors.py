@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Bool, Int
 
 from experiments.generation.code_files import Codes
-from experiments.run.optimizer import learning_rate
+from experiments.run.recipe import learning_rate
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 from vqvae_jax.priors.losses import CodeBatch

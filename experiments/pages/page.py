@@ -1,8 +1,10 @@
 """Pages of an experiment of `arms`: report.md, report.html (whole in one file), results.json.
 
-results.csv, table.tex and all figures as PDF are for papers, see `exports`.
+results.csv, table.tex and all figures as PDF are for papers.
 """
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.pages import charts, paper_formats
+from experiments.pages import charts
 from experiments.pages import html as web
 from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
@@ -18,6 +20,9 @@ from experiments.pages.study import Study, entries, groups, legend, means
 from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Row
 
+ESCAPES = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\~{}", "^": r"\^{}", "\\": "/"}
+)
 INTERVALS = "Means and 95 % intervals"
 FILES = (
     "For your own paper: all numbers as [CSV](results.csv) and [JSON](results.json), the tables in "
@@ -32,11 +37,11 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     pictures = {name: (caption, png_bytes(f)) for name, (caption, f) in figures.items()}
     for name, (_, png) in pictures.items():
         web.save(folder / "pictures" / f"{name}.png", png)
-        web.save(folder / "pictures" / f"{name}.pdf", paper_formats.pdf_bytes(figures[name][1]))
+        web.save(folder / "pictures" / f"{name}.pdf", pdf_bytes(figures[name][1]))
     write_text(folder / "results.json", strict_json(results(study, rows), indent=1))
-    write_text(folder / "results.csv", paper_formats.csv_text(rows))
+    write_text(folder / "results.csv", csv_text(rows))
     tables = {group: entries(study, members, str) for group, members in groups(rows).items()}
-    write_text(folder / "table.tex", paper_formats.latex(tables))
+    write_text(folder / "table.tex", latex(tables))
     captions = [(name, caption) for name, (caption, _) in pictures.items()]
     write_text(folder / "report.md", markdown(study, rows, captions))
     html(study, rows, dict(pictures.values())).save(folder / "report.html")
@@ -137,3 +142,48 @@ def results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
         "settings": provenance(study, rows),
         "arms": arms,
     }
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Returns all numbers, one line for each arm and seed; empty where there is none."""
+    records = [(row.arm, record) for row in rows for record in row.records]
+    names = list(dict.fromkeys(name for _, record in records for name in record["numbers"]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arm", "label", "group", "seed", "status", *names])
+    for arm, record in records:
+        numbers = [record["numbers"].get(name, "") for name in names]
+        start = [arm.name, arm.label, arm.group, record["seed"], record["status"]]
+        writer.writerow([*start, *numbers])
+    return text.getvalue()
+
+
+def latex(tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """Returns tables by title, each a head and lines, as one tabular of the package booktabs."""
+    found = list(tables.items())
+    columns = len(found[0][1][0]) if found else 1
+    lines = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule"]
+    lines += [latex_line(found[0][1][0])] if found else []
+    for title, (_, *body) in found:
+        lines.append(r"\midrule")
+        if title:
+            lines.append(rf"\multicolumn{{{columns}}}{{l}}{{{title.translate(ESCAPES)}}} \\")
+        lines += [latex_line(line) for line in body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def latex_line(entries: Sequence[str]) -> str:
+    """Returns a line of a LaTeX table.
+
+    Example:
+        >>> latex_line(["a_1", "2 ± 1"])
+        'a\\\\_1 & 2 $\\\\pm$ 1 \\\\\\\\'
+    """
+    return " & ".join(entry.translate(ESCAPES) for entry in entries) + r" \\"
+
+
+def pdf_bytes(figure: Figure) -> bytes:
+    """Returns the figure as a PDF file, without a date: equal figures give equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()

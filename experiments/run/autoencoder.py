@@ -15,9 +15,8 @@ from experiments.pages.html import Page
 from experiments.run import codes, kinds, remarks, resumable, run_folder
 from experiments.run.kinds import Facts, Kind
 from experiments.run.model_metrics import evaluate, show, shown
-from experiments.run.optimizer import make_optimizer
 from experiments.run.progress import Display, describe_start, measured
-from experiments.run.recipe import host_batches, in_parts, load_data, make_model
+from experiments.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of

@@ -14,8 +14,7 @@ import optax
 
 from experiments.run.codes import quantizers
 from experiments.run.in_batches import in_batches
-from experiments.run.optimizer import make_optimizer
-from experiments.run.recipe import load_data
+from experiments.run.recipe import load_data, make_optimizer
 from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
 from experiments.sweep.arms import Arm, Diverged, Result
 from vqvae_jax import fast_compile, to_json

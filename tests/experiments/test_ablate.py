@@ -17,7 +17,7 @@ from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study
 from experiments.ablations.loss_terms import blocked
 from experiments.run import command
-from experiments.run.optimizer import make_optimizer
+from experiments.run.recipe import make_optimizer
 from experiments.sweep import arms, training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.intervals import interval
