@@ -12,6 +12,9 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax, ndtri
 
+# Tried: scikit-learn 1.9. Its regression ends elsewhere and moves the recorded accuracies by 0.3
+# points (pixels 85.3 % to 85.7 %) in the same time; its neighbours give the same answers in twice
+# the time. What is left does not pay for a dependency of 60 MB.
 PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # the strongest first
 TOLERANCE = 1e-4  # a fit ends where a step gains less than this share of the loss
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
