@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.ablations import ABLATIONS
-from experiments.ablations.checking import check
-from experiments.ablations.findings import study, write_summary
+from experiments.ablations.checking import check_recorded
+from experiments.ablations.findings import study_of, write_summary
 from experiments.ablations.settings import Ablation, Setting, quick
 from experiments.pages.study import Study
 from experiments.run.command import run
 from experiments.sweep.arms import Arm, Row, collect
-from experiments.sweep.launch import choose, command_line, compare
+from experiments.sweep.launch import choose, command_line, run_and_write
 from experiments.sweep.options import Running
 from vqvae_jax.checks import check_size
 
@@ -72,7 +72,7 @@ def make_study(config: Config, rows: Sequence[Row]) -> Study:
     name, ablation = config.names[0], ABLATIONS[config.names[0]]
     plain = dataclasses.replace(config, names=(), only=())
     command = command_line(plain, "experiments.ablate", name)
-    return study(name, ablation, setting(config, ablation), command, config.seeds, rows)
+    return study_of(name, ablation, setting(config, ablation), command, config.seeds, rows)
 
 
 def main(config: Config) -> None:
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     config = dataclasses.replace(config, seeds=1) if config.quick else config
     first, *rest = config.names or ("list",)
     if first == "list":
-        show()
+        print_ablations()
     elif first == "check":
         check_one(config, *known(rest or ("beta",))[:1])
     else:
@@ -109,7 +109,7 @@ def run_each(config: Config, names: Sequence[str]) -> None:
         print(f"{name} ({i + 1} of {len(names)}): {ABLATIONS[name].question}", flush=True)
         one = dataclasses.replace(config, names=(name,), output=base / name)
         try:
-            compare(one, make_arms, make_study, name)
+            run_and_write(one, make_arms, make_study, name)
         except SystemExit as error:
             failed.append(f"{name}: {error}")
     if config.list:
@@ -124,7 +124,7 @@ def check_one(config: Config, name: str) -> None:
     """Two arms of what was recorded of an ablation, with a new seed."""
     make = partial(make_arms, dataclasses.replace(config, names=(name,), only=()))
     output = (config.output or Path("runs/ablations-check")) / name
-    check(name, config.recorded / name / "results.json", make, output, config.processes)
+    check_recorded(name, config.recorded / name / "results.json", make, output, config.processes)
 
 
 def rows_of(config: Config, base: Path, name: str) -> list[Row]:
@@ -133,7 +133,7 @@ def rows_of(config: Config, base: Path, name: str) -> list[Row]:
     return collect(make_arms(one), base / name, range(config.seeds))
 
 
-def show() -> None:
+def print_ablations() -> None:
     """Prints the ablations by name."""
     table = Table("name", "question", "papers", "claims")
     for name, ablation in ABLATIONS.items():

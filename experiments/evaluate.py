@@ -11,7 +11,7 @@ import tyro
 
 from experiments.run.command import run
 from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run
-from experiments.run.model_metrics import evaluate, show
+from experiments.run.model_metrics import evaluate, print_table
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
 
@@ -40,7 +40,7 @@ def main(config: Config) -> dict[str, float]:
     title = (
         f"{config.run}, model {bundle.sha256[:16]}, {len(test):,} test {NOUNS[kind][1]} of {data}"
     )
-    show(table, title, kind, str(test.dtype))
+    print_table(table, title, kind, str(test.dtype))
     return table
 
 

@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from experiments.run.command import run
-from experiments.run.exported_files import about, export, in_words
+from experiments.run.exported_files import about, export, shapes_text
 from experiments.run.recipe import load_data
 from vqvae_jax import load_model
 from vqvae_jax.saving.bundle import write
@@ -59,7 +59,7 @@ def main(config: Config) -> dict[str, Path]:
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
-        signature = f"{in_words(exported.in_avals)} -> {in_words(exported.out_avals)}"
+        signature = f"{shapes_text(exported.in_avals)} -> {shapes_text(exported.out_avals)}"
         lines.append(f"{paths[name].name}: {signature}")
         print(f"{paths[name]}: {signature}")
     text = "\n".join([*lines, "", about(bundle), USE])

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.pages.figures import side_by_side
-from experiments.run.codes import as_levels, quantizers
+from experiments.run.code_streams import as_levels, quantizers
 from experiments.run.command import run
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
@@ -50,7 +50,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Reconstructed:
     """One picture and its reconstruction, measured.
 
     Attributes:
@@ -71,9 +71,9 @@ class Result:
     bits: float
 
 
-def main(config: Config) -> list[Result]:
+def main(config: Config) -> list[Reconstructed]:
     """Plans all files, loads the model, then takes one picture after the other."""
-    model, variables = load(config.run)
+    model, variables = load_any(config.run)
     plan = targets(picture_files(config.images), config.output)
     config.output.mkdir(parents=True, exist_ok=True)
     results = []
@@ -82,13 +82,13 @@ def main(config: Config) -> list[Result]:
         reconstruction, maps = reconstruct(model, variables, original)
         both = to_image(side_by_side(original, reconstruction))
         write(target, partial(both.save, format="PNG"))
-        bits = code_bits(quantizers(model), maps)
-        results.append(measure(source, target, original, reconstruction, maps, bits))
-    show(results, config.output)
+        bits = picture_bits(quantizers(model), maps)
+        results.append(measure_picture(source, target, original, reconstruction, maps, bits))
+    print_results(results, config.output)
     return results
 
 
-def load(folder: Path) -> tuple[Any, dict[str, Any]]:
+def load_any(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The model of a run's folder, or in the folder itself, and its variables.
 
     Raises:
@@ -194,7 +194,7 @@ def through(model, variables, pixels):
     return to_pixels(made.x[0]), tuple(k[0] for k in as_levels(made.indices))
 
 
-def code_bits(levels: Sequence[Quantizer], maps: Sequence[Int[np.ndarray, "_ _ _"]]) -> float:
+def picture_bits(levels: Sequence[Quantizer], maps: Sequence[Int[np.ndarray, "_ _ _"]]) -> float:
     """Bits of all codes at log2 K each."""
     return sum(
         math.prod(k.shape[:2]) * sum(map(math.log2, quantizer.vocab))
@@ -202,11 +202,11 @@ def code_bits(levels: Sequence[Quantizer], maps: Sequence[Int[np.ndarray, "_ _ _
     )
 
 
-def measure(source, target, original, reconstruction, maps, bits: float) -> Result:
+def measure_picture(source, target, original, reconstruction, maps, bits: float) -> Reconstructed:
     """The row of the table."""
     height, width, _ = original.shape
     x, y = original.astype(np.float32), reconstruction.astype(np.float32)
-    return Result(
+    return Reconstructed(
         source,
         target,
         (width, height),
@@ -217,7 +217,7 @@ def measure(source, target, original, reconstruction, maps, bits: float) -> Resu
     )
 
 
-def show(results: list[Result], folder: Path) -> None:
+def print_results(results: list[Reconstructed], folder: Path) -> None:
     """Prints the table."""
     table = Table(
         title=Text(f"in {folder}, original left, reconstruction right"), title_justify="left"
@@ -225,14 +225,14 @@ def show(results: list[Result], folder: Path) -> None:
     for name in ("file", "size", "codes", "PSNR (dB)", "SSIM", "bits"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     for r in results:
-        sizes = [times(r.size), " + ".join(map(times, r.codes))]
+        sizes = [sides_text(r.size), " + ".join(map(sides_text, r.codes))]
         likeness = "" if r.ssim is None else f"{r.ssim:.4f}"
         # Not plain text: a name may hold what rich takes for markup.
         table.add_row(Text(r.target.name), *sizes, f"{r.psnr:.2f}", likeness, f"{r.bits:,.0f}")
     Console().print(table)
 
 
-def times(sides: tuple[int, ...]) -> str:
+def sides_text(sides: tuple[int, ...]) -> str:
     return "x".join(map(str, sides))
 
 

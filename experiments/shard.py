@@ -39,7 +39,7 @@ def main(config: Config) -> Path:
     streams = {split: stream(config.data, split, size=config.size) for split in ("train", "test")}
     with make_progress(Console()) as progress:
         splits = {
-            split: counted(progress, split, part.examples, part.total)
+            split: with_progress(progress, split, part.examples, part.total)
             for split, part in streams.items()
         }
         write_records(config.output, splits, config.shards, streams["train"].mode)
@@ -50,7 +50,7 @@ def main(config: Config) -> Path:
     return config.output
 
 
-def counted(progress: Progress, name: str, examples: Iterable, count: int | None) -> Iterator:
+def with_progress(progress: Progress, name: str, examples: Iterable, count: int | None) -> Iterator:
     """Yields the examples, and moves the bar by one for each."""
     task = progress.add_task("", total=count, now=name)
     for example in examples:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from experiments.generation.code_files import SPLITS, Codes, flat, write_codes
 from experiments.generation.codes_of_data import tokenize, unique_share
-from experiments.run.codes import tally
+from experiments.run.code_streams import tally
 from experiments.run.command import run
 
 
@@ -45,7 +45,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     output = config.output or config.run / "codes"
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}
-    show(found, f"{output}, model {codes.model[:16]}, {codes.source}")
+    print_codes(found, f"{output}, model {codes.model[:16]}, {codes.source}")
     print(*(without_codes(codes.maps[split], split) for split in SPLITS), sep="", end="")
     return found
 
@@ -82,7 +82,7 @@ ROWS = {
 }
 
 
-def show(found: dict[str, dict[str, float]], title: str) -> None:
+def print_codes(found: dict[str, dict[str, float]], title: str) -> None:
     """Prints the table."""
     table = Table(title=title, title_justify="left")
     table.add_column("")

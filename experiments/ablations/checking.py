@@ -36,7 +36,7 @@ class Recorded:
     seconds: float  # the mean over seeds
 
 
-def check(
+def check_recorded(
     name: str,
     results: Path,
     make_arms: Callable[[], Sequence[Arm]],
@@ -60,12 +60,14 @@ def check(
     names = [old.name for old in recorded]
     arms = {arm.name: arm for arm in named(make_arms, names)}
     for old in recorded:
-        if old.name not in arms or plain(arms[old.name].definition) != old.definition:
+        if old.name not in arms or as_json(arms[old.name].definition) != old.definition:
             raise ValueError(f"{old.name} is not what {results} recorded")
     seed = 1 + max(seed for old in recorded for seed in old.seeds)
     run_all(partial(named, make_arms, names), output, [seed], processes or default_processes())
     numbers = {old.name: collect([arms[old.name]], output, [seed])[0] for old in recorded}
-    outside = show(recorded, {name: row.records[0]["numbers"] for name, row in numbers.items()})
+    outside = print_check(
+        recorded, {name: row.records[0]["numbers"] for name, row in numbers.items()}
+    )
     if outside:
         raise SystemExit(f"{outside} numbers lie outside what {name} recorded")
 
@@ -75,7 +77,7 @@ def named(make_arms: Callable[[], Sequence[Arm]], names: Sequence[str]) -> list[
     return [arm for arm in make_arms() if arm.name in names]
 
 
-def plain(definition) -> Any:
+def as_json(definition) -> Any:
     """The definition as JSON gives it back."""
     return json.loads(json.dumps(definition))
 
@@ -104,7 +106,7 @@ def quickest(recorded: Sequence[Recorded]) -> list[Recorded]:
     return sorted(recorded, key=lambda old: old.seconds)[:ARMS]
 
 
-def show(recorded: Sequence[Recorded], new: Mapping[str, Mapping[str, float]]) -> int:
+def print_check(recorded: Sequence[Recorded], new: Mapping[str, Mapping[str, float]]) -> int:
     """Prints what was recorded beside the new numbers; returns how many lie outside."""
     pairs = [(old, key) for old in recorded for key in LOOKED_AT if key in old.numbers[0]]
     table, outside = Table("arm", "number", "recorded", "new", ""), 0

@@ -13,7 +13,7 @@ from experiments.ablations.settings import (
     times,
 )
 from experiments.ablations.shared import CIFAR, DRAWN, NUMBERS, SIZE
-from experiments.ablations.verdicts import Claim, Values, above, difference_of, spread
+from experiments.ablations.verdicts import Claim, Values, above, difference_of, range_of
 from experiments.sweep.arms import Arm
 from experiments.sweep.metric_names import columns
 
@@ -42,7 +42,7 @@ def ema_arms(setting: Setting) -> list[Arm]:
 
 def over_optimizers(codebook: str) -> Values:
     """The range of a codebook's PSNR over the optimizers, of each seed."""
-    return spread("psnr", *(arm_name(codebook, group) for group in OPTIMIZERS))
+    return range_of("psnr", *(arm_name(codebook, group) for group in OPTIMIZERS))
 
 
 EMA = Ablation(

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pages.figures import INK, LINES, new_figure, plain
+from experiments.pages.figures import INK, LINES, new_figure, plain_axes
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metric_names import metric
@@ -47,7 +47,7 @@ def by_group(rows: Sequence[Row], x: Mapping[str, float], name: str) -> dict[str
 
 def panel(axes: Axes, name: str, what: str, lines: Mapping[str, Points]) -> None:
     """One number over x, with its intervals."""
-    plain(axes, name)
+    plain_axes(axes, name)
     for colour, (label, points) in zip(LINES, lines.items(), strict=False):
         mean, half = np.transpose(list(points.values()))
         axes.errorbar(

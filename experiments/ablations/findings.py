@@ -22,7 +22,7 @@ SCALE = (
 QUICK = "A quick run of {} steps with one seed: its numbers say nothing about the claims."
 
 
-def study(
+def study_of(
     name: str,
     ablation: Ablation,
     setting: Setting,
@@ -64,11 +64,11 @@ def line(finding: Finding) -> tuple[str, ...]:
     """A line of the table of findings."""
     claim = finding.claim
     rules = "; ".join(map(str, claim.rules))
-    ours = "; ".join(map(show, finding.measured))
+    ours = "; ".join(map(interval_text, finding.measured))
     return claim.text, claim.paper, claim.differs or "-", rules, ours, finding.verdict
 
 
-def show(measured: Interval) -> str:
+def interval_text(measured: Interval) -> str:
     """The number with its interval."""
     if math.isnan(measured.value):
         return "-"

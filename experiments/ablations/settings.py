@@ -13,8 +13,8 @@ from experiments.ablations.verdicts import (
     difference_of,
     mean_of,
     number,
+    range_of,
     ratio_of,
-    spread,
 )
 from experiments.pages.study import Column, Study
 from experiments.sweep.arms import Arm, Row
@@ -82,7 +82,7 @@ class Ablation:
     caption: str = Study.caption
 
 
-def autoencoder(setting: Setting, q: Quantizer) -> VQVAE:
+def make_autoencoder(setting: Setting, q: Quantizer) -> VQVAE:
     """The VQ-VAE of the setting around a quantizer."""
     channels = images(setting.data)[0].shape[-1]
     inner = {"width": setting.width, "depth": setting.depth}
@@ -129,7 +129,7 @@ def quantizer_arm(
         more: `(model, variables, test images)` to further numbers.
         names: functions that are not public in `vqvae_jax`, by name.
     """
-    model, budget = autoencoder(setting, q), setting.budget()
+    model, budget = make_autoencoder(setting, q), setting.budget()
     return make_arm(
         arm_name(label, group),
         label,
@@ -175,4 +175,4 @@ def level(name: str, arm: str) -> Measure:
 def range_over(name: str, *arms: str) -> Measure:
     """The range of a number over arms, for each seed."""
     text = f"range of {metric(name).title} over {len(arms)} arms, {arms[0]} to {arms[-1]}"
-    return mean_of(text, spread(name, *arms))
+    return mean_of(text, range_of(name, *arms))

@@ -14,7 +14,7 @@ SPLITS = {"1 x 4096": (1, 4096), "2 x 64": (2, 64), "4 x 8": (4, 8), "12 x 2": (
 DEPTHS = (1, 2, 4)  # of the stages of 64 codes
 
 
-def stages(setting: Setting, n: int, size: int, dropout=None):
+def equal_stages(setting: Setting, n: int, size: int, dropout=None):
     """n equal stages."""
     q = vj.ema_vq(size, setting.dim, **FITTED)
     return vj.repeat(q, n, dropout=dropout)
@@ -22,9 +22,9 @@ def stages(setting: Setting, n: int, size: int, dropout=None):
 
 def residual_arms(setting: Setting) -> list[Arm]:
     """12 bits in stages of several sizes; 6, 12 and 24 bits by one model or by three."""
-    dropped = stages(setting, DEPTHS[-1], 64, vj.combinators.quantizer_dropout())
-    bits = {label: stages(setting, *split) for label, split in SPLITS.items()}
-    rates = {f"{n} stages": stages(setting, n, 64) for n in DEPTHS} | {"dropout": dropped}
+    dropped = equal_stages(setting, DEPTHS[-1], 64, vj.combinators.quantizer_dropout())
+    bits = {label: equal_stages(setting, *split) for label, split in SPLITS.items()}
+    rates = {f"{n} stages": equal_stages(setting, n, 64) for n in DEPTHS} | {"dropout": dropped}
     found = quantizer_arms(setting, {"12 bits a place": bits})
     return found + quantizer_arms(setting, {"Stages of 64": rates}, more=truncated)
 

@@ -121,7 +121,7 @@ def number(name: str, arm: str) -> Values:
     return lambda rows: list(by_seed(rows, name, arm).values())
 
 
-def spread(name: str, *arms: str) -> Values:
+def range_of(name: str, *arms: str) -> Values:
     """The greatest less the least value of a number over arms: of each seed that they all have."""
 
     def of(rows: Sequence[Row]) -> list[float]:

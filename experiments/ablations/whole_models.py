@@ -12,7 +12,7 @@ from experiments.ablations.verdicts import (
     best,
     difference_of,
     number,
-    spread,
+    range_of,
     variance_ratio_of,
 )
 from experiments.compare.comparison import Comparison, shrunk
@@ -131,8 +131,8 @@ STEADIER = variance_ratio_of(
 )
 NARROWER = difference_of(
     "range of PSNR over learning rates, vq-vae less vae",
-    spread("psnr", *(f"vq-vae-{rate}" for rate in RATES)),
-    spread("psnr", *(f"vae-{rate}" for rate in RATES)),
+    range_of("psnr", *(f"vq-vae-{rate}" for rate in RATES)),
+    range_of("psnr", *(f"vae-{rate}" for rate in RATES)),
 )
 
 VAE = Ablation(

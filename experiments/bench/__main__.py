@@ -25,7 +25,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments.bench import page
+from experiments.bench import bench_page
 from experiments.bench.machine import provenance
 from experiments.run.command import run
 
@@ -52,8 +52,10 @@ def main(config: Config) -> None:
     for name in parts:
         console.print(f"{name} begins", markup=False)
         part = importlib.import_module(f"experiments.bench.{name}").run(config.quick)
-        page.show(part, console)
-        print(page.write(config.output, part, provenance(command_line(name, config.quick))))
+        bench_page.print_part(part, console)
+        print(
+            bench_page.write_part(config.output, part, provenance(part_command(name, config.quick)))
+        )
 
 
 def chosen(part: str) -> Sequence[str]:
@@ -67,7 +69,7 @@ def chosen(part: str) -> Sequence[str]:
     return PARTS if part == "all" else (part,)
 
 
-def command_line(part: str, quick: bool) -> str:
+def part_command(part: str, quick: bool) -> str:
     """Returns the command that repeats one benchmark."""
     words = ["python", "-m", "experiments.bench", part]
     return shlex.join(words + ["--quick"] * quick)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import optax
 
 from experiments.bench import memory, step
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -24,6 +23,7 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.plain_flax import Sizes
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
 
 
@@ -108,8 +108,8 @@ def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | No
     columns = {
         "ms": lambda name: time_text(result.time(name)),
         AXIS: lambda name: spread_text(result.ratio(name)),
-        "MB planned": lambda name: megabytes(planned.get(name)),
-        "MB grown": lambda name: megabytes(grown.get(name)),
+        "MB planned": lambda name: size_text(planned.get(name)),
+        "MB grown": lambda name: size_text(grown.get(name)),
         "compile s": lambda name: compile_text(result, name),
     }
     note = (
@@ -119,7 +119,7 @@ def table(result: Race, planned: Mapping[str, int], grown: Mapping[str, int | No
     return race_table(result, f"Time and memory of a step, {result.title}", columns, note)
 
 
-def megabytes(size: int | None) -> str:
+def size_text(size: int | None) -> str:
     """Returns the size in MB, or - where there is none."""
     return "-" if size is None else f"{size / 1e6:,.0f}"
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import peers
-from experiments.bench.page import Table
+from experiments.bench.bench_page import Table
 
 ROWS, CODES, WIDTH = 4096, 1024, 64
 QUICK_ROWS = 1024
@@ -34,7 +34,7 @@ def data_sets(rows: int, codes: int, width: int) -> dict[str, tuple[np.ndarray, 
 
 
 def count(makers: Sequence[Callable], quick: bool) -> Counts:
-    """Returns {data: {contestant: counts}}, see `compare`; the bound has no indices."""
+    """Returns {data: {contestant: counts}}, see `count_errors`; the bound has no indices."""
     found: dict[str, Any] = {}
     for name, (z, e) in data_sets(QUICK_ROWS if quick else ROWS, CODES, WIDTH).items():
         distances = distances64(z, e)
@@ -42,7 +42,9 @@ def count(makers: Sequence[Callable], quick: bool) -> Counts:
         for make in makers:
             if make is not peers.bound:
                 search = make(z, e)
-                found[name][search.contestant.name] = compare(search.indices(), distances, WIDTH)
+                found[name][search.contestant.name] = count_errors(
+                    search.indices(), distances, WIDTH
+                )
     return found
 
 
@@ -56,7 +58,7 @@ def distances64(z: np.ndarray, e: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, float]:
+def count_errors(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str, float]:
     """Counts indices that aren't float64's, and those off by more than (D + 8) 2^-22; distortion.
 
     Args:
@@ -66,7 +68,7 @@ def compare(indices: np.ndarray, distances: np.ndarray, width: int) -> dict[str,
 
     Example:
         >>> d = np.array([[1.0, 2.0], [1.0, 1.0 + 1e-9], [1.0, 2.0]])
-        >>> compare(np.array([0, 1, 1]), d, width=64)
+        >>> count_errors(np.array([0, 1, 1]), d, width=64)
         {'rows': 3, 'different': 2, 'wrong': 1, 'excess': 1.000000...}
     """
     least = distances.min(axis=1)

@@ -21,7 +21,7 @@ def provenance(command: str) -> dict[str, Any]:
         "command": command,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "versions": versions() | peer_versions(),
-        "machine": machine(),
+        "machine": describe_machine(),
     }
 
 
@@ -31,7 +31,7 @@ def peer_versions() -> dict[str, str]:
     return {name: number for name, number in found.items() if number != "not installed"}
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Returns processor, cores, memory, and the libraries that multiply matrices."""
     return {
         "device": device(),

@@ -16,7 +16,9 @@ STATUS = Path("/proc/self/status")
 MODES = ("ours", "plain")
 
 
-def measure(n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600) -> dict[str, float]:
+def measure_search(
+    n: int, d: int, k: int, mode: str = "ours", timeout: float = 3600
+) -> dict[str, float]:
     """Measures bytes and seconds of the search of N rows among K codes.
 
     Args:
@@ -54,8 +56,8 @@ def alone(module: str, *arguments: str, timeout: float = 3600) -> dict[str, Any]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def search(n: int, d: int, k: int, mode: str) -> dict[str, float]:
-    """Runs the search in this process, and returns what `measure` returns."""
+def search_once(n: int, d: int, k: int, mode: str) -> dict[str, float]:
+    """Runs the search in this process, and returns what `measure_search` returns."""
     import jax
     import numpy as np
 
@@ -109,4 +111,4 @@ def reset_peak() -> bool:
 
 if __name__ == "__main__":
     *sizes, mode = sys.argv[1:]
-    print(json.dumps(search(*map(int, sizes), mode)))
+    print(json.dumps(search_once(*map(int, sizes), mode)))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench.page import LEGEND, Table
+from experiments.bench.bench_page import LEGEND, Table
 from experiments.bench.timing import Contestant, Race, race
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.training import parallel
@@ -42,7 +42,7 @@ def nothing(train_step: Callable, state: TrainState, x: np.ndarray) -> Callable:
     return same
 
 
-def measure(train_step: Callable, state: TrainState, x: np.ndarray, rounds: int) -> Race:
+def time_loop(train_step: Callable, state: TrainState, x: np.ndarray, rounds: int) -> Race:
     """Times STEPS calls in each way to compile, and the loop around them.
 
     Args:

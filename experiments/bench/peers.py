@@ -50,7 +50,7 @@ def bound(z: np.ndarray, e: np.ndarray) -> Search:
     return jax_search(BOUND, least, z, e)
 
 
-def plain(z: np.ndarray, e: np.ndarray) -> Search:
+def argmin_of_all(z: np.ndarray, e: np.ndarray) -> Search:
     """Distance matrix and `jnp.argmin`, as most JAX code has it."""
     return jax_search("JAX distance matrix, argmin", plain_nearest, z, e)
 

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 from experiments.bench import step
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -23,6 +22,7 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.plain_flax import Sizes
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.recipe import load_data
 from vqvae_jax.data.background import record_batches
@@ -73,7 +73,7 @@ def run(quick: bool) -> Part:
     images = load_data(EMBEDDED, None)[0]
     rounds, sizes = (QUICK_ROUNDS, (32,)) if quick else (ROUNDS, (32, 128))
     races = [feed(images, batch, rounds) for batch in sizes]
-    fed = [train(images, batch, QUICK_ROUNDS) for batch in sizes]
+    fed = [time_training(images, batch, QUICK_ROUNDS) for batch in sizes]
     panels = {r.title: {name: rate(r, name) for name in r.seconds} for r in races}
     tables = [*map(table, races), *map(train_table, fed)]
     data = {"races": list(map(race_json, races)), "training": list(map(race_json, fed))}
@@ -84,11 +84,11 @@ def feed(images: np.ndarray, batch: int, rounds: int) -> Race:
     """Times the train step and each reader, for batches of one size."""
     x = images[:batch]
     readers = [reader(name, function(images, batch)) for name, function in READERS]
-    entries = [step.jax_step(STEP, *our_step(x), x), *readers]
+    entries = [step.jax_step(STEP, *default_step(x), x), *readers]
     return race(describe(x), entries, rounds, STEP, sizes={"batch": batch})
 
 
-def our_step(x: np.ndarray) -> tuple[Callable, Any]:
+def default_step(x: np.ndarray) -> tuple[Callable, Any]:
     """Returns the train step of the default model for batches like x, and its first state."""
     return step.our_step(Sizes(batch=len(x)), x, optax.adam(1e-3, b2=0.99))
 
@@ -103,10 +103,10 @@ def reader(name: str, order: Iterator[np.ndarray]) -> Contestant:
     return Contestant(name, lambda: next(order))
 
 
-def train(images: np.ndarray, batch: int, rounds: int) -> Race:
+def time_training(images: np.ndarray, batch: int, rounds: int) -> Race:
     """Times STEPS steps on one batch, and on the batches of each reader."""
     x = images[:batch]
-    function, state = our_step(x)
+    function, state = default_step(x)
     compiled = parallel.jit_step(function, parallel.data_mesh())
     orders = {ONE: itertools.repeat(compiled.place(x))}
     for name, make in READERS:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -18,6 +17,7 @@ from experiments.bench.page import (
     spread_text,
     time_text,
 )
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, compiled, race
 from vqvae_jax.priors import (
     MaskedPrior,
@@ -34,7 +34,7 @@ CACHED, UNCACHED = "cached", "uncached"
 MASKED, PIXELCNN = "MaskedPrior, 8 steps", "PixelCNN"
 
 
-class Sizes(NamedTuple):
+class PriorSizes(NamedTuple):
     """Sizes of a problem: codes of one stream on a square grid."""
 
     side: int
@@ -47,8 +47,11 @@ class Sizes(NamedTuple):
     rounds: int = 9
 
 
-PROBLEMS = (Sizes(7), Sizes(16, pixelcnn_depth=0, rounds=3))  # a minute a batch without a cache
-QUICK = (Sizes(7, rounds=3),)
+PROBLEMS = (
+    PriorSizes(7),
+    PriorSizes(16, pixelcnn_depth=0, rounds=3),
+)  # a minute a batch without a cache
+QUICK = (PriorSizes(7, rounds=3),)
 BARS = {7: 4.0, 16: 10.0}  # least speed-up by the cache, by the side of the grid
 
 ABOUT = (
@@ -63,7 +66,7 @@ ABOUT = (
 def run(quick: bool) -> Part:
     """Times the contestants on each grid."""
     races = [
-        race(title(sizes), contestants(sizes), sizes.rounds, CACHED, sizes=sizes._asdict())
+        race(sizes_text(sizes), contestants(sizes), sizes.rounds, CACHED, sizes=sizes._asdict())
         for sizes in (QUICK if quick else PROBLEMS)
     ]
     panels = {r.title: {name: r.ratio(name) for name in r.seconds} for r in races}
@@ -74,14 +77,14 @@ def run(quick: bool) -> Part:
 AXIS = f"time / {CACHED}"
 
 
-def title(sizes: Sizes) -> str:
+def sizes_text(sizes: PriorSizes) -> str:
     """Returns the sizes in words."""
     return (
         f"{sizes.side} x {sizes.side} = {sizes.side**2} codes of {sizes.codes}, batch {sizes.batch}"
     )
 
 
-def contestants(sizes: Sizes) -> list[Contestant]:
+def contestants(sizes: PriorSizes) -> list[Contestant]:
     """Returns the ways to draw codes for one problem."""
     size = {"width": sizes.width, "depth": sizes.depth, "heads": sizes.heads}
     problem = (sizes.codes,), (sizes.side, sizes.side)

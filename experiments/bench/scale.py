@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.bench import memory, peers
-from experiments.bench.charts import growth
-from experiments.bench.page import LEGEND, Part, Table, race_json, spread_text, time_text
+from experiments.bench.bench_page import LEGEND, Part, Table, race_json, spread_text, time_text
+from experiments.bench.race_charts import growth_figure
 from experiments.bench.search import Problem, arrays
 from experiments.bench.timing import Race, race
 
@@ -34,7 +34,7 @@ def run(quick: bool) -> Part:
     """Measures time over each size, and memory over K."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     sizes = QUICK_SIZES if quick else SIZES
-    races = {name: times(name, values, rounds) for name, values in sizes.items()}
+    races = {name: times_of_size(name, values, rounds) for name, values in sizes.items()}
     points = memory_points(QUICK_MEMORY if quick else MEMORY)
     return Part(
         "scale",
@@ -42,13 +42,13 @@ def run(quick: bool) -> Part:
         [*(time_table(name, r) for name, r in races.items()), memory_table(points)],
         {"times": {name: race_json(r) for name, r in races.items()}, "memory": points},
         {
-            "time": growth(time_lines(races), "ms", linear=True),
-            "memory": growth(memory_lines(points), "MB"),
+            "time": growth_figure(time_lines(races), "ms", linear=True),
+            "memory": growth_figure(memory_lines(points), "MB"),
         },
     )
 
 
-def times(name: str, values: Sequence[int], rounds: int) -> Race:
+def times_of_size(name: str, values: Sequence[int], rounds: int) -> Race:
     """Times the search at each value of one size; the baseline is the first."""
     entries = []
     for value in values:
@@ -76,8 +76,10 @@ def memory_points(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     points = []
     for problem in problems:
         small = 4 * problem.n * problem.k <= PLAIN_LIMIT
-        plain = memory.measure(*problem, "plain") if small else None
-        points.append({**problem._asdict(), "ours": memory.measure(*problem), "plain": plain})
+        plain = memory.measure_search(*problem, "plain") if small else None
+        points.append(
+            {**problem._asdict(), "ours": memory.measure_search(*problem), "plain": plain}
+        )
     return points
 
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import exactness, peers
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -18,6 +17,7 @@ from experiments.bench.page import (
     spread_text,
     time_text,
 )
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Race, Spread, compiled, race
 from vqvae_jax import lookup, nearest
 from vqvae_jax.reductions import sum_by_code
@@ -58,7 +58,7 @@ def run(quick: bool) -> Part:
     races = [speed(problem, makers, rounds) for problem in (QUICK if quick else PROBLEMS)]
     paths = [training_path(p, rounds) for p in (QUICK_TRAINING if quick else TRAINING)]
     errors = exactness.count(makers, quick)
-    panels = {r.title: {name: rate(r, name) for name in r.seconds} for r in races}
+    panels = {r.title: {name: gigaflops(r, name) for name in r.seconds} for r in races}
     return Part(
         "search",
         ABOUT,
@@ -78,7 +78,7 @@ def contestants() -> tuple[list[Callable], list[str]]:
     found, skipped = peers.importable(peers.PEERS)
     others = [make for name in found for make in peers.PEERS[name]]
     low = peers.in_bfloat16, peers.one_in_bfloat16
-    return [peers.bound, peers.ours, *low, peers.plain, *others], skipped
+    return [peers.bound, peers.ours, *low, peers.argmin_of_all, *others], skipped
 
 
 def arrays(problem: Problem, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def speed(problem: Problem, makers: Sequence[Callable], rounds: int) -> Race:
     return race(str(problem), entries, rounds, peers.BOUND, sizes=problem._asdict())
 
 
-def rate(result: Race, name: str) -> Spread:
+def gigaflops(result: Race, name: str) -> Spread:
     """Returns the GF/s of a contestant."""
     work = 2e-9 * np.prod([float(size) for size in result.sizes.values()])
     median, low, high = result.time(name)
@@ -106,7 +106,7 @@ def rate(result: Race, name: str) -> Spread:
 def speed_table(result: Race) -> Table:
     """Returns rates, times, and times over those of the baseline."""
     columns = {
-        "GF/s": lambda name: spread_text(rate(result, name), "{:.3g}"),
+        "GF/s": lambda name: spread_text(gigaflops(result, name), "{:.3g}"),
         "ms": lambda name: time_text(result.time(name)),
         "time / baseline": lambda name: spread_text(result.ratio(name)),
         "compile s": lambda name: compile_text(result, name),

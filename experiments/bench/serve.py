@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import peers, plain_flax, step
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -20,6 +19,7 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.plain_flax import Sizes
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.exported_files import export
 from vqvae_jax import as_functions
@@ -70,7 +70,7 @@ def codecs() -> dict[str, Codec]:
         OURS: tuple(partial(function, variables) for function in both),
         EXPORTED: tuple(map(jax.jit, calls)),
         BARE: tuple(calls),
-        PLAIN: plain(SIZES),
+        PLAIN: plain_codec(SIZES),
     }
 
 
@@ -79,7 +79,7 @@ def platforms() -> tuple[str, ...]:
     return (jax.export.default_export_platform(),)
 
 
-def plain(sizes: Sizes) -> Codec:
+def plain_codec(sizes: Sizes) -> Codec:
     """Returns a plain codec: encoder, distance matrix and argmin; e[k] and decoder."""
     encoder, decoder = plain_flax.Encoder(sizes), plain_flax.Decoder(sizes)
     keys = jax.random.split(jax.random.key(0), 3)

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 
 from experiments.bench import overhead, peers, plain_flax
-from experiments.bench.charts import marks
-from experiments.bench.page import (
+from experiments.bench.bench_page import (
     LEGEND,
     Part,
     Table,
@@ -20,6 +19,7 @@ from experiments.bench.page import (
     time_text,
 )
 from experiments.bench.plain_flax import Sizes
+from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
 from experiments.run.recipe import in_parts
 from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq
@@ -61,7 +61,7 @@ def run(quick: bool) -> Part:
         skipped += [line for line in failed if line not in skipped]
         races.append(race(title, entries, rounds, PLAIN, sizes=sizes._asdict()))
     x = pixels(OVERHEAD)
-    python = overhead.measure(*our_step(OVERHEAD, x, optax.adam(1e-3, b2=0.99)), x, rounds)
+    python = overhead.time_loop(*our_step(OVERHEAD, x, optax.adam(1e-3, b2=0.99)), x, rounds)
     return Part(
         "step",
         ABOUT,

@@ -109,7 +109,7 @@ def race(
     for turn in range(rounds):
         for contestant in contestants:
             if turn < 2 or expected[contestant.name] < LONG:
-                seconds[contestant.name].append(measure(contestant, expected, clock))
+                seconds[contestant.name].append(time_call(contestant, expected, clock))
     compiled = {c.name: c.compile_seconds for c in contestants if c.compile_seconds is not None}
     return Race(title, baseline, seconds, compiled, dict(sizes or {}))
 
@@ -121,7 +121,7 @@ def once(contestant: Contestant, clock: Clock) -> float:
     return clock() - begun
 
 
-def measure(contestant: Contestant, expected: Mapping[str, float], clock: Clock) -> float:
+def time_call(contestant: Contestant, expected: Mapping[str, float], clock: Clock) -> float:
     """Returns the mean seconds of as many calls as take SHORT seconds, the first not counted."""
     calls = calls_for(expected[contestant.name])
     if calls > 1:

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from experiments.run import codes
-from experiments.run.codes import Maps, as_levels
-from experiments.run.in_batches import in_batches
+from experiments.run import code_streams
+from experiments.run.batchwise import in_batches
+from experiments.run.code_streams import Maps, as_levels
 from vqvae_jax import VQVAE, VQVAE2
 from vqvae_jax.data.scaling import preprocess
 
@@ -48,14 +48,14 @@ class Coder:
     @property
     def streams(self) -> list[Stream]:
         """All streams, level by level."""
-        levels = codes.quantizers(self.model)
+        levels = code_streams.quantizers(self.model)
         places = [(i, q) for i, quantizer in enumerate(levels) for q in range(len(quantizer.vocab))]
-        sizes = codes.streams(levels).items()
+        sizes = code_streams.streams(levels).items()
         return [Stream(p, *place, k) for (p, k), place in zip(sizes, places, strict=True)]
 
     def look(self, images: UInt8[np.ndarray, "N H W C"]):
         """Returns `Seen` of all images."""
-        return in_batches(partial(look, self.model, self.variables), images)
+        return in_batches(partial(look_at_batch, self.model, self.variables), images)
 
     def tokenize(self, images: UInt8[np.ndarray, "N H W C"]) -> Maps:
         """Returns the map of codes of each level."""
@@ -66,7 +66,7 @@ class Coder:
 
         def of_rows(rows):
             batch = tuple(np.asarray(k)[rows] for k in maps)
-            return decode(self.model, self.variables, batch)
+            return decode_maps(self.model, self.variables, batch)
 
         return in_batches(of_rows, np.arange(len(maps[0])), batch_size)
 
@@ -76,7 +76,7 @@ class Coder:
 
     def vectors(self, stream: Stream, k: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n D"]:
         """Returns the vectors that these codes add to z_q."""
-        width = len(codes.quantizers(self.model)[stream.level].vocab)
+        width = len(code_streams.quantizers(self.model)[stream.level].vocab)
         indices = np.full((len(k), width), -1, np.int32)
         indices[:, stream.q] = k
         return np.asarray(vectors(self.model, stream.level, self.variables, indices))
@@ -92,14 +92,14 @@ class Seen(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def look(model, variables, images) -> Seen:
+def look_at_batch(model, variables, images) -> Seen:
     """Returns the outputs for one batch."""
     rec = model.apply(variables, preprocess(images))
     return Seen(rec.x, *map(as_levels, (rec.z_e, rec.z_q, rec.indices)))
 
 
 @partial(jax.jit, static_argnums=0)
-def decode(model, variables, maps):
+def decode_maps(model, variables, maps):
     """Decodes one batch."""
     given = maps if isinstance(model, VQVAE2) else maps[0]
     return model.apply(variables, given, method="detokenize")
@@ -115,6 +115,6 @@ def vectors(model, level: int, variables, indices):
     return nn.apply(of, model)(variables, indices)
 
 
-def shown(x: Float32[np.ndarray, "*b H W C"]) -> Float32[np.ndarray, "*b H W C"]:
+def as_pixels(x: Float32[np.ndarray, "*b H W C"]) -> Float32[np.ndarray, "*b H W C"]:
     """Returns decoded pixels in [0, 1], for figures."""
     return np.clip(x + np.float32(0.5), 0, 1)

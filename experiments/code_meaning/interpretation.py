@@ -13,7 +13,7 @@ from rich.table import Table
 
 from experiments.code_meaning import sections
 from experiments.code_meaning.coder import Coder
-from experiments.code_meaning.page import write
+from experiments.code_meaning.meaning_page import write_page
 from experiments.code_meaning.probes import Score, linear_probe, neighbour_probe
 from experiments.code_meaning.representations import (
     MEANING,
@@ -22,9 +22,9 @@ from experiments.code_meaning.representations import (
     train_vae,
     vae_of,
 )
-from experiments.code_meaning.sections import Found, Part
+from experiments.code_meaning.sections import Found, Section
 from experiments.pages import html
-from experiments.run import autoencoder, codes
+from experiments.run import autoencoder, code_streams
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
@@ -60,29 +60,29 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     check_size(most=config.most, images=config.images, probe_images=config.probe_images)
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
-    coder, options = load(config.run)
+    coder, options = load_coder(config.run)
     sets = Pair(*load_data(options["data"], options["crop"]))
     check_pictures(options["data"], sets.test)
     images = np.asarray(sets.test[: config.images])
     maps = coder.tokenize(images)
-    check_maps(maps, images)
+    check_grids(maps, images)
     console = Console()
     with make_progress(console) as bar:
-        results, found = look(config, coder, images, maps, bar)
+        results, found = make_parts(config, coder, images, maps, bar)
         probes = probe(config, coder, options, sets, bar)
     if probes:
         results["probes"], more = sections.probe_part(probes)
         found += more
     folder = config.run / "interpretation"
     name = options.get("name", config.run.name)
-    page = write(folder, name, options["data"], results, found, probes)
+    page = write_page(folder, name, options["data"], results, found, probes)
     if probes:
-        console.print(table(probes))
+        console.print(probe_lines(probes))
     print(folder / "report.html")
     return results, page
 
 
-def load(folder: Path) -> tuple[Coder, dict[str, Any]]:
+def load_coder(folder: Path) -> tuple[Coder, dict[str, Any]]:
     """The model of a run and the run's options.
 
     Raises:
@@ -103,7 +103,7 @@ def check_pictures(name: str, test: Examples) -> None:
         )
 
 
-def check_maps(maps: codes.Maps, images: np.ndarray) -> None:
+def check_grids(maps: code_streams.Maps, images: np.ndarray) -> None:
     """Raises a ValueError unless each level is a grid of cells of whole pixels."""
     for level, k in enumerate(maps):
         if k.ndim != 4 or any(n % m for n, m in zip(images.shape[1:3], k.shape[1:3], strict=True)):
@@ -113,7 +113,9 @@ def check_maps(maps: codes.Maps, images: np.ndarray) -> None:
             )
 
 
-def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) -> Found:
+def make_parts(
+    config: Config, coder: Coder, images, maps: code_streams.Maps, bar: Progress
+) -> Found:
     """Makes all parts but the probes."""
     shown = coder.streams[: sections.SHOWN]
     most = max(config.most // len(shown), min(config.most, 8))
@@ -121,7 +123,7 @@ def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) 
     jobs: dict[str, Callable[[], Found]] = {
         "code maps": lambda: sections.maps_part(coder, images, maps),
         **{
-            f"codes {codes.title(s.prefix)}".strip(): lambda s=s: sections.stream_part(
+            f"codes {code_streams.title(s.prefix)}".strip(): lambda s=s: sections.stream_part(
                 coder, s, images, maps, most
             )
             for s in shown
@@ -130,7 +132,7 @@ def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) 
         "reach": lambda: sections.reach_part(coder, maps, size, config.seed),
         "information": lambda: sections.information_part(coder, maps),
     }
-    task, done, found = bar.add_task("", total=len(jobs), now=""), {}, list[Part]()
+    task, done, found = bar.add_task("", total=len(jobs), now=""), {}, list[Section]()
     for name, job in jobs.items():
         bar.update(task, now=name)
         done[name], more = job()
@@ -138,7 +140,7 @@ def look(config: Config, coder: Coder, images, maps: codes.Maps, bar: Progress) 
         bar.advance(task)
     streams = {s.prefix: done["information"][s.prefix] for s in coder.streams}
     for s in shown:
-        streams[s.prefix] |= done[f"codes {codes.title(s.prefix)}".strip()]
+        streams[s.prefix] |= done[f"codes {code_streams.title(s.prefix)}".strip()]
     return {"images": len(images), "streams": streams, "reach": done["reach"]}, found
 
 
@@ -171,7 +173,7 @@ def probe(
     return found
 
 
-def table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> Table:
+def probe_lines(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> Table:
     """The table of the probes for the terminal."""
     view = Table(title="test accuracy, 95 % intervals", title_justify="left")
     view.add_column("representation")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.code_meaning.coder import Coder, Stream, shown
+from experiments.code_meaning.coder import Coder, Stream, as_pixels
 from experiments.code_meaning.statistics import frequent
-from experiments.run.codes import Maps, tally
+from experiments.run.code_streams import Maps, tally
 
 
 class Swap(NamedTuple):
@@ -24,14 +24,14 @@ class Swap(NamedTuple):
 
 def swap(coder: Coder, a: Maps, b: Maps) -> Swap:
     """Mixes codes of a and b: halves, and the middle cell of the top level."""
-    whole, other = shown(coder.decode(a)), shown(coder.decode(b))
+    whole, other = as_pixels(coder.decode(a)), as_pixels(coder.decode(b))
     mixed = tuple(halves(x, y) for x, y in zip(a, b, strict=True))
     size, grid = np.array(whole.shape[1:3]), np.array(a[0].shape[1:3])
     i, j = grid // 2
     top = np.array(a[0])
     top[:, i, j] = b[0][:, i, j]
-    one = shown(coder.decode((top, *a[1:])))
-    both = shown(coder.decode(mixed))
+    one = as_pixels(coder.decode((top, *a[1:])))
+    both = as_pixels(coder.decode(mixed))
     return Swap(
         whole, other, both, halves(whole, other), one, grid // 2 * size // grid, size // grid
     )
@@ -88,7 +88,7 @@ def erase_codes(
         second = nearest_other(table, known, code)
         some = tuple(level[rows] for level in maps)
         changed = [replace(stream, some, code, by) for by in (code, second, -1)]
-        decoded = [shown(coder.decode(m)) for m in changed]
+        decoded = [as_pixels(coder.decode(m)) for m in changed]
         x = images[rows] / np.float32(255)
         names = ("before", "replaced", "erased")
         errors = {n: float(np.mean((x - y) ** 2)) for n, y in zip(names, decoded, strict=True)}
@@ -160,20 +160,20 @@ def reach(coder: Coder, maps: Maps, level: int, changes: int = 256, seed: int = 
     cells[np.arange(len(a)), i, j] = k[b, i, j]
     new = (*old[:level], cells, *old[level + 1 :])
     change = np.abs(coder.decode(new) - coder.decode(old)).mean(axis=-1, dtype=np.float64)
-    where = np.stack([distances(change.shape[1:], (h, w), c) for c in zip(i, j, strict=True)])
+    where = np.stack([cell_distances(change.shape[1:], (h, w), c) for c in zip(i, j, strict=True)])
     total = np.bincount(where.ravel(), weights=change.ravel())
     pixels = np.bincount(where.ravel())
     mean = np.where(pixels > 0, total / np.maximum(pixels, 1), np.nan)
     return Reach(mean, np.cumsum(total) / max(total.sum(), 1e-300))
 
 
-def distances(
+def cell_distances(
     size: tuple[int, ...], grid: tuple[int, int], cell: tuple[int, int]
 ) -> Int[np.ndarray, "H W"]:
     """Returns each pixel's distance from a cell: the larger of rows and columns; 0 inside.
 
     Example:
-        >>> distances((2, 6), (1, 3), (0, 0))
+        >>> cell_distances((2, 6), (1, 3), (0, 0))
         array([[0, 0, 1, 2, 3, 4],
                [0, 0, 1, 2, 3, 4]])
     """

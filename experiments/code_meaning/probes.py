@@ -47,7 +47,7 @@ def linear_probe(train, labels, test, test_labels, seed: int = 0) -> Score:
     Penalties go from the strongest down, each fit starting from the last solution, until the loss
     on the part held out rises; then the whole training set is fitted.
     """
-    train, test = scale(train, test)
+    train, test = standardize(train, test)
     fitted, held = split(len(labels), seed)
     classes = int(labels.max()) + 1
     best, loss, chosen, model = None, np.inf, PENALTIES[0], None
@@ -83,7 +83,7 @@ def logistic_regression(
     begin = start or Linear(np.zeros((dim, classes)), np.zeros(classes))
 
     def objective(flat):
-        w, b = unpack(flat, dim, classes)
+        w, b = weights_and_bias(flat, dim, classes)
         scores = np.asarray(x @ w.astype(x.dtype)) + b.astype(x.dtype)
         scores -= scores.max(axis=1, keepdims=True)
         p = np.exp(scores)
@@ -97,10 +97,10 @@ def logistic_regression(
     flat = np.concatenate([begin.w.ravel(), begin.b])
     options: dict[str, Any] = {"ftol": tolerance, "gtol": 1e-7}
     found = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
-    return unpack(found.x, dim, classes)
+    return weights_and_bias(found.x, dim, classes)
 
 
-def unpack(flat: Float[np.ndarray, "P"], dim: int, classes: int) -> Linear:
+def weights_and_bias(flat: Float[np.ndarray, "P"], dim: int, classes: int) -> Linear:
     """Returns W and b from one vector."""
     return Linear(flat[: dim * classes].reshape(dim, classes), flat[dim * classes :])
 
@@ -111,7 +111,7 @@ def cross_entropy(model: Linear, x, y: Int[np.ndarray, "N"]) -> float:
     return -float(logp[np.arange(len(y)), y].mean())
 
 
-def scale(train, test):
+def standardize(train, test):
     """Scales features to mean 0, equal deviation, and rows of length about 1 in the training set.
 
     Sparse features are only divided by the root of the rows' mean squared length.

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
 from experiments.code_meaning.coder import Coder
-from experiments.run import codes
+from experiments.run import code_streams
 from experiments.run.autoencoder import Config
-from experiments.run.codes import Maps
+from experiments.run.code_streams import Maps
 from experiments.run.recipe import make_optimizer
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.pipeline import batches
@@ -55,50 +55,50 @@ def representations(
         vae: trains a VAE; None where the model's encoder can't be that of a VAE.
         seed: seed of the weights of the untrained model.
     """
-    quantizers = codes.quantizers(coder.model)
-    yield "pixels", Pair(*(flat(np.asarray(preprocess(x))) for x in images))
+    quantizers = code_streams.quantizers(coder.model)
+    yield "pixels", Pair(*(flat_rows(np.asarray(preprocess(x))) for x in images))
     seen = Pair(*map(coder.look, images))
     yield "histogram", trimmed(Pair(*(histogram(quantizers, s.indices) for s in seen)))
     yield "one-hot", trimmed(Pair(*(one_hot(quantizers, s.indices) for s in seen)))
-    yield "z_q", Pair(*(flat(*s.z_q) for s in seen))
-    yield "z_e", Pair(*(flat(*s.z_e) for s in seen))
+    yield "z_q", Pair(*(flat_rows(*s.z_q) for s in seen))
+    yield "z_e", Pair(*(flat_rows(*s.z_e) for s in seen))
     new = untrained(coder, images.train, seed)
     seen = Pair(*map(new.look, images))
     yield "untrained histogram", trimmed(Pair(*(histogram(quantizers, s.indices) for s in seen)))
-    yield "untrained z_e", Pair(*(flat(*s.z_e) for s in seen))
+    yield "untrained z_e", Pair(*(flat_rows(*s.z_e) for s in seen))
     if vae is not None:
         trained = vae()
-        yield "VAE means", Pair(*(flat(*trained.look(x).z_e) for x in images))
+        yield "VAE means", Pair(*(flat_rows(*trained.look(x).z_e) for x in images))
 
 
-def flat(*arrays: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N D"]:
+def flat_rows(*arrays: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N D"]:
     """Returns the values of all arrays in one row for each example."""
     return np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1).astype(np.float32)
 
 
 def histogram(quantizers, maps: Maps) -> sparse.csr_matrix | Float[np.ndarray, "N K"]:
     """Counts each code of each stream in each image; sparse where there are many codes."""
-    counts = counted(*columns(quantizers, maps, placed=False))
+    counts = count_columns(*code_columns(quantizers, maps, placed=False))
     return counts.toarray() if counts.shape[1] <= DENSE else counts
 
 
 def one_hot(quantizers, maps: Maps) -> sparse.csr_matrix:
     """Returns 1 or 0 for each place and each code of its stream: whether it stands there."""
-    return counted(*columns(quantizers, maps, placed=True))
+    return count_columns(*code_columns(quantizers, maps, placed=True))
 
 
-def columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"], int]:
+def code_columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"], int]:
     """Returns columns of codes, or of codes at places, and the number of columns.
 
     Example:
         >>> import vqvae_jax as vj
         >>> k = np.array([[[0], [2], [2]]])
-        >>> [columns([vj.vq(3, 4)], (k,), placed) for placed in (False, True)]
+        >>> [code_columns([vj.vq(3, 4)], (k,), placed) for placed in (False, True)]
         [(array([[0, 2, 2]]), 3), (array([[0, 5, 8]]), 9)]
     """
     found, total = [], 0
-    sizes = codes.streams(quantizers)
-    for prefix, k in codes.by_stream(quantizers, maps).items():
+    sizes = code_streams.streams(quantizers)
+    for prefix, k in code_streams.by_stream(quantizers, maps).items():
         rows = np.asarray(k).reshape(len(k), -1).astype(np.int64)
         places = np.arange(rows.shape[1]) if placed else np.zeros(rows.shape[1], int)
         found.append(total + places * sizes[prefix] + rows)
@@ -106,7 +106,7 @@ def columns(quantizers, maps: Maps, placed: bool) -> tuple[Int[np.ndarray, "N P"
     return np.concatenate(found, axis=1), total
 
 
-def counted(columns: Int[np.ndarray, "N P"], size: int) -> sparse.csr_matrix:
+def count_columns(columns: Int[np.ndarray, "N P"], size: int) -> sparse.csr_matrix:
     """Counts each number in each row."""
     rows = np.repeat(np.arange(len(columns)), columns.shape[1])
     ones = np.ones(columns.size, np.float32)
@@ -118,7 +118,7 @@ def trimmed(pair: Pair) -> Pair:
 
     A probe gives such columns no weight.
     """
-    if pair.train.shape[1] <= codes.LISTED:
+    if pair.train.shape[1] <= code_streams.LISTED:
         return pair
     known = np.unique(pair.train.indices)
 
@@ -154,7 +154,7 @@ def vae_of(model) -> VAE | None:
     decoder = model.decoders[-1] if several else model.decoder
     if not all(hasattr(part, "dim") for part in (encoder, decoder)):
         return None
-    dim = codes.quantizers(model)[-1].dim
+    dim = code_streams.quantizers(model)[-1].dim
     return VAE(encoder.clone(dim=2 * dim), decoder.clone(dim=dim), BETA)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.code_meaning import charts
-from experiments.code_meaning import figures as draw
-from experiments.code_meaning.coder import Coder, Stream, shown
+from experiments.code_meaning import code_pictures as draw
+from experiments.code_meaning import meaning_charts
+from experiments.code_meaning.coder import Coder, Stream, as_pixels
 from experiments.code_meaning.interventions import erase_codes, reach, swap
 from experiments.code_meaning.probes import Score
 from experiments.code_meaning.statistics import (
@@ -20,19 +20,19 @@ from experiments.code_meaning.statistics import (
     entropy,
     frequent,
     meaning,
-    neighbours,
+    neighbour_information,
     plane,
 )
 from experiments.pages import figures
-from experiments.run import codes
-from experiments.run.codes import Maps, tally
+from experiments.run import code_streams
+from experiments.run.code_streams import Maps, tally
 
 LISTED = 65_536  # the largest codebook whose vectors are all computed
 DRAWN = 1024  # number of codes, at most, that are decoded on the map
 SHOWN = 8  # number of streams, at most, that have pictures
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     """A figure of the page: the name of its file, its heading and its caption."""
 
     name: str
@@ -41,15 +41,15 @@ class Part(NamedTuple):
     figure: Figure
 
 
-Found = tuple[dict[str, Any], list[Part]]
+Found = tuple[dict[str, Any], list[Section]]
 
 
 def maps_part(coder: Coder, images: UInt8[np.ndarray, "N H W C"], maps: Maps) -> Found:
     """Draws the code maps of the first images."""
-    shown_maps = {codes.title(s.prefix): s.of(maps)[:16] for s in coder.streams[: SHOWN - 1]}
+    shown_maps = {code_streams.title(s.prefix): s.of(maps)[:16] for s in coder.streams[: SHOWN - 1]}
     caption = "A code has one colour wherever it occurs; colours that are alike mean nothing."
     figure = figures.code_maps(images[:16], shown_maps)
-    return {}, [Part("code_maps", "Code maps", caption, figure)]
+    return {}, [Section("code_maps", "Code maps", caption, figure)]
 
 
 def stream_part(
@@ -68,14 +68,14 @@ def stream_part(
     ]
     used = len(seen)
     numbers = {"size": stream.size, "used": used, "unused": stream.size - used, "codes": listed}
-    title = f", {codes.title(stream.prefix)}" if stream.prefix else ""
+    title = f", {code_streams.title(stream.prefix)}" if stream.prefix else ""
     name = stream.prefix.replace("/", "_")
     unused = f"{used:,} of {stream.size:,} codes occur in {len(images):,} test images, "
     unused += f"{stream.size - used:,} don't; here are the {len(listed)} most frequent. "
     return numbers, [
-        Part(f"{name}codes", "Codes" + title, unused + CODES, draw.codes_table(found)),
-        Part(f"{name}erased", "Codes erased" + title, ERASED, draw.erasures(erased)),
-        Part(
+        Section(f"{name}codes", "Codes" + title, unused + CODES, draw.codes_table(found)),
+        Section(f"{name}erased", "Codes erased" + title, ERASED, draw.erasures(erased)),
+        Section(
             f"{name}codebook", "Map of the codebook" + title, PLANE,
             map_figure(coder, stream, maps, known, seen),
         ),
@@ -91,10 +91,10 @@ def map_figure(coder: Coder, stream: Stream, maps: Maps, known, seen: Counter[in
     chosen = frequent(seen, DRAWN)
     grid = stream.of(maps).shape[1:]
     filled = np.broadcast_to(chosen[:, None, None], (len(chosen), *grid))
-    decoded = shown(coder.decode(stream.put(coder.silent(maps, len(chosen)), filled)))
+    decoded = as_pixels(coder.decode(stream.put(coder.silent(maps, len(chosen)), filled)))
     middle = crops(decoded, grid)[:, grid[0] // 2, grid[1] // 2]
     cells = np.moveaxis(middle, 1, -1)
-    return charts.codebook_map(found.places, counts / counts.sum(), cells, found.explained)
+    return meaning_charts.codebook_map(found.places, counts / counts.sum(), cells, found.explained)
 
 
 def information_part(coder: Coder, maps: Maps) -> Found:
@@ -103,16 +103,16 @@ def information_part(coder: Coder, maps: Maps) -> Found:
     for stream in coder.streams:
         k = stream.of(maps)
         bits = entropies(k)
-        grids[codes.title(stream.prefix)] = (bits, stream.size)
+        grids[code_streams.title(stream.prefix)] = (bits, stream.size)
         numbers[stream.prefix] = {
             "entropy": entropy(k.ravel()),
             "entropy_at_a_place": float(bits.mean()),
-            "neighbours": neighbours(k),
+            "neighbours": neighbour_information(k),
         }
     some = dict(list(grids.items())[:SHOWN])
     told = " ".join(starmap(neighbours_text, numbers.items()))
-    figure = charts.entropy_grids(some)
-    return numbers, [Part("entropy", "Entropy at each place", f"{ENTROPY} {told}", figure)]
+    figure = meaning_charts.entropy_grids(some)
+    return numbers, [Section("entropy", "Entropy at each place", f"{ENTROPY} {told}", figure)]
 
 
 def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
@@ -122,7 +122,7 @@ def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
         "another image's)"
         for way, n in numbers["neighbours"].items()
     ]
-    where = f"{codes.title(prefix)}: " if prefix else ""
+    where = f"{code_streams.title(prefix)}: " if prefix else ""
     return f"{where}neighbours tell of a code: {'; '.join(each)}." if each else ""
 
 
@@ -132,7 +132,7 @@ def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
     order = np.random.default_rng(seed).permutation(n)[: 2 * pairs]
     half = max(1, len(order) // 2)
     a, b = (tuple(k[rows] for k in maps) for rows in (order[:half], order[-half:]))
-    return {}, [Part("swaps", "Codes exchanged", SWAPS, draw.swaps(swap(coder, a, b)))]
+    return {}, [Section("swaps", "Codes exchanged", SWAPS, draw.swap_figure(swap(coder, a, b)))]
 
 
 def reach_part(coder: Coder, maps: Maps, size: Sequence[int], seed: int) -> Found:
@@ -154,7 +154,12 @@ def reach_part(coder: Coder, maps: Maps, size: Sequence[int], seed: int) -> Foun
         for title, reach in found.items()
     )
     return numbers, [
-        Part("reach", "How local a code is", f"{REACH} {seen}.", charts.reaches(found, sides))
+        Section(
+            "reach",
+            "How local a code is",
+            f"{REACH} {seen}.",
+            meaning_charts.reach_figure(found, sides),
+        )
     ]
 
 
@@ -164,8 +169,8 @@ def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
         name: {"dimension": dim, **{probe: s._asdict() for probe, s in scores.items()}}
         for name, (dim, scores) in found.items()
     }
-    figure = charts.accuracies({name: scores for name, (_, scores) in found.items()})
-    return numbers, [Part("probes", "What the codes tell of the class", PROBES, figure)]
+    figure = meaning_charts.accuracies({name: scores for name, (_, scores) in found.items()})
+    return numbers, [Section("probes", "What the codes tell of the class", PROBES, figure)]
 
 
 CODES = (

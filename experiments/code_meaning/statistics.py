@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from experiments.code_meaning.coder import Coder, Stream, shown
-from experiments.run.codes import Maps, tally
+from experiments.code_meaning.coder import Coder, Stream, as_pixels
+from experiments.run.code_streams import Maps, tally
 
 CONTEXT = 3  # cells a side of the pictures around a code
 
@@ -62,8 +62,8 @@ def meaning(
         np.array([times[code] for code in chosen.tolist()]) / times.total(),
         np.stack([average(seen, found) for found in places]),
         np.stack([pick(seen, found, examples) for found in places]),
-        shown(coder.decode(stream.put(silent, filled))),
-        shown(coder.decode(stream.put(silent, alone))),
+        as_pixels(coder.decode(stream.put(silent, filled))),
+        as_pixels(coder.decode(stream.put(silent, alone))),
         in_context(coder, stream, maps, chosen, middle, contexts),
     )
 
@@ -91,14 +91,14 @@ def crops(images: Float32[np.ndarray, "N H W C"], grid: Sequence[int]) -> np.nda
     return view[:, :: sides[0], :: sides[1]]
 
 
-def take(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndarray, "m P R C"]:
+def pictures_at(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndarray, "m P R C"]:
     """Returns the pictures at these places (n, i, j) of `crops`."""
     return np.moveaxis(view[tuple(places.T)], 1, -1)
 
 
 def average(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndarray, "P R C"]:
     """Returns the mean picture at these places; pixels outside of the images don't count."""
-    found = take(view, places)
+    found = pictures_at(view, places)
     inside = ~np.isnan(found)
     total = np.sum(np.where(inside, found, 0), axis=0, dtype=np.float64)
     n = inside.sum(axis=0)
@@ -108,7 +108,7 @@ def average(view: np.ndarray, places: Int[np.ndarray, "m 3"]) -> Float32[np.ndar
 def pick(view: np.ndarray, places: Int[np.ndarray, "m 3"], n: int) -> np.ndarray:
     """Returns n of the pictures, spread from first to last; NaN where there are fewer."""
     chosen = places[np.unique(np.linspace(0, len(places) - 1, n).round().astype(int))]
-    found = take(view, chosen)
+    found = pictures_at(view, chosen)
     return np.pad(found, ((0, n - len(found)), *[(0, 0)] * 3), constant_values=np.nan)
 
 
@@ -126,7 +126,7 @@ def in_context(
     for code in chosen:
         k = stream.of(some).copy()
         k[:, *middle] = code
-        view = crops(shown(coder.decode(stream.put(some, k), contexts)), grid)
+        view = crops(as_pixels(coder.decode(stream.put(some, k), contexts)), grid)
         found.append(view[:, *middle].mean(axis=0))
     return np.moveaxis(np.stack(found), 1, -1)
 
@@ -172,7 +172,7 @@ def information(a: Int[np.ndarray, "*n"], b: Int[np.ndarray, "*n"]) -> dict[str,
     }
 
 
-def neighbours(k: Int[np.ndarray, "N h w"]) -> dict[str, dict[str, float]]:
+def neighbour_information(k: Int[np.ndarray, "N h w"]) -> dict[str, dict[str, float]]:
     """Returns `information` across and down, where the grid has more than one cell."""
     pairs = {"across": (k[:, :, :-1], k[:, :, 1:]), "down": (k[:, :-1], k[:, 1:])}
     return {name: information(a, b) for name, (a, b) in pairs.items() if a.size}

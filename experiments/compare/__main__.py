@@ -38,13 +38,13 @@ Command: Any = Union[  # noqa: UP007, as its members are not known before
 def main(options: List | Options) -> Path | None:
     """Runs the comparison whose options these are; returns the path of its page."""
     if isinstance(options, List):
-        show()
+        print_comparisons()
         return None
     (name,) = [name for name, kind in OPTIONS.items() if kind is type(options)]
     return run_comparison(name, COMPARISONS[name], options)
 
 
-def show() -> None:
+def print_comparisons() -> None:
     """Prints the names and titles of the comparisons."""
     table = Table("name", "title")
     for name, comparison in COMPARISONS.items():

@@ -11,13 +11,13 @@ import vqvae_jax as vj
 from experiments.compare.adversarial_training import (
     JUDGE,
     TEACHER,
-    against,
-    classifier,
     classifier_steps,
     images_and_labels,
-    make_models,
-    plain,
+    make_classifier,
+    make_networks,
     trainer,
+    with_discriminator,
+    without_discriminator,
 )
 from experiments.compare.comparison import Comparison
 from experiments.quality.classifier import digest
@@ -54,10 +54,10 @@ class Config(RateOptions):
 def make_arms(config: Config) -> list[Arm]:
     """Pixels alone; with features; against a discriminator; with both."""
     ways = {
-        "mse": (plain, False),
-        "features": (plain, True),
-        "adversarial": (against, False),
-        "both": (against, True),
+        "mse": (without_discriminator, False),
+        "features": (without_discriminator, True),
+        "adversarial": (with_discriminator, False),
+        "both": (with_discriminator, True),
     }
     labels = ("MSE", "MSE + features", "MSE + adversarial", "MSE + both")
     arms = []
@@ -71,7 +71,7 @@ def define(config: Config) -> dict[str, Any]:
     """Everything on which the results depend, as JSON; the depth is that of the model."""
     free = ("only", "list", "quick", "output", "classifiers", "seeds", "processes", "depth")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
-    model, discriminator = (json.loads(vj.to_json(m)) for m in make_models(config))
+    model, discriminator = (json.loads(vj.to_json(m)) for m in make_networks(config))
     classifiers = digest(*images_and_labels(config)[0], classifier_steps(config))
     budget = described(make_budget(config))
     return options | budget | {
@@ -83,7 +83,7 @@ def both_classifiers(config: Config) -> None:
     """Trains the two classifiers, unless they were kept."""
     print("two classifiers: trained in a minute, or kept", flush=True)
     for seed in (TEACHER, JUDGE):
-        classifier(config, seed)
+        make_classifier(config, seed)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def settings(config: Config) -> dict[str, Any]:
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     _, (test, labels) = images_and_labels(config)
-    real = classifier(config, JUDGE).accuracy(test, labels)
+    real = make_classifier(config, JUDGE).accuracy(test, labels)
     return (
         "The same VQ-VAE, the same budget, data and seeds. MSE is the mean squared error; "
         "features adds the distance of the feature maps of a small classifier of these images; "

@@ -15,10 +15,10 @@ from jaxtyping import UInt8
 
 import vqvae_jax as vj
 from experiments.quality.classifier import STEPS, Classifier, kept_classifier, perceptual
-from experiments.quality.generated_images import frechet, recognised
-from experiments.run.codes import quantizers
+from experiments.quality.image_quality import frechet, recognised
+from experiments.run.code_streams import quantizers
 from experiments.run.recipe import make_optimizer
-from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
+from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import (
     compiler_options,
@@ -65,7 +65,7 @@ def images_and_labels(config):
     return train, (test[0][:n], test[1][:n])
 
 
-def classifier(config, seed: int) -> Classifier:
+def make_classifier(config, seed: int) -> Classifier:
     """Returns the classifier of a seed, trained or loaded."""
     train, _ = images_and_labels(config)
     return kept_classifier(*train, classifier_steps(config), seed, folder=config.classifiers)
@@ -76,7 +76,7 @@ def classifier_steps(config) -> int:
     return 60 if config.quick else STEPS
 
 
-def make_models(config) -> tuple[vj.VQVAE, vj.models.PatchDiscriminator]:
+def make_networks(config) -> tuple[vj.VQVAE, vj.models.PatchDiscriminator]:
     """Returns the autoencoder, 7 x 7 codes for 28 x 28 pixels, and the discriminator."""
     channels = images(config.data)[0].shape[-1]
     inner = {"width": config.width, "depth": config.depth}
@@ -88,9 +88,9 @@ def make_models(config) -> tuple[vj.VQVAE, vj.models.PatchDiscriminator]:
     return model, vj.models.PatchDiscriminator(config.discriminator_width)
 
 
-def plain(config, task_loss: TaskLoss) -> Training:
+def without_discriminator(config, task_loss: TaskLoss) -> Training:
     """Returns the training without a discriminator."""
-    model, _ = make_models(config)
+    model, _ = make_networks(config)
     optimizer, example = make_optimizer(make_budget(config)), images(config.data)[0][:1]
     return Training(
         lambda key: init_state(model, optimizer, key, example),
@@ -99,9 +99,9 @@ def plain(config, task_loss: TaskLoss) -> Training:
     )
 
 
-def against(config, task_loss: TaskLoss) -> Training:
+def with_discriminator(config, task_loss: TaskLoss) -> Training:
     """Returns the training with a discriminator from half of the steps on."""
-    model, discriminator = make_models(config)
+    model, discriminator = make_networks(config)
     optimizer = adversarial_optimizer(
         make_optimizer(make_budget(config)),
         optax.adam(config.discriminator_rate, b1=0.5, b2=0.9),
@@ -127,14 +127,14 @@ def trainer(config, train: Callable[..., Training], features: bool) -> Callable[
     """Returns `run(seed)`: trains one way, and measures; all seeds share what is compiled."""
     task_loss = squared_error
     if features:
-        distance = perceptual(classifier(config, TEACHER))
+        distance = perceptual(make_classifier(config, TEACHER))
         task_loss = with_features(lambda x, y: config.features_weight * distance(x, y))
     options = compiler_options(config.quick)
-    model, _ = make_models(config)
+    model, _ = make_networks(config)
     training = train(config, task_loss)
     step = jax.jit(training.step, donate_argnums=0, compiler_options=options)
-    look = over_set(partial(measure, model), config.quick)
-    judge = classifier(config, JUDGE)
+    look = over_set(partial(measure_arm, model), config.quick)
+    judge = make_classifier(config, JUDGE)
     (pixels, _), (test, labels) = images_and_labels(config)
 
     def run(seed: int) -> Result:

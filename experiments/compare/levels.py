@@ -9,7 +9,7 @@ import numpy as np
 
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
-from experiments.run.codes import as_levels
+from experiments.run.code_streams import as_levels
 from experiments.run.recipe import hierarchy
 from experiments.sweep.arm_metrics import psnr_of_parts
 from experiments.sweep.arms import Arm, Row

@@ -9,8 +9,8 @@ from typing import Any
 import vqvae_jax as vj
 from experiments.compare import likelihood_training
 from experiments.compare.comparison import Comparison, in_words
-from experiments.compare.likelihood_training import Budget, code_bits, draw_bits
-from experiments.generation.code_prior import Prior, quick_prior
+from experiments.compare.likelihood_training import CodedBudget, bits_of_codes, bits_of_draws
+from experiments.generation.small_prior import Prior, quick_prior
 from experiments.run.recipe import hierarchy
 from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
@@ -82,8 +82,8 @@ def make_arms(config: Config) -> list[Arm]:
 
 def likelihood_arm(config: Config, name: str, model, likelihood: Likelihood) -> Arm:
     """The arm of a model and the likelihood of its decoder's outputs."""
-    budget, prior = make_budget(config), make_prior(config)
-    bits = draw_bits if isinstance(model, VAE) else partial(code_bits, prior=prior)
+    budget, prior = coded_budget(config), make_prior(config)
+    bits = bits_of_draws if isinstance(model, VAE) else partial(bits_of_codes, prior=prior)
     return make_arm(
         name,
         LABELS[name],
@@ -96,10 +96,10 @@ def likelihood_arm(config: Config, name: str, model, likelihood: Likelihood) -> 
     )
 
 
-def make_budget(config: Config) -> Budget:
+def coded_budget(config: Config) -> CodedBudget:
     """The budget of each model."""
     shared = dataclasses.asdict(training_budget.make_budget(config))
-    return Budget(**shared, coded_images=500 if config.quick else 8000)
+    return CodedBudget(**shared, coded_images=500 if config.quick else 8000)
 
 
 def make_prior(config: Config) -> Prior:
@@ -110,7 +110,7 @@ def make_prior(config: Config) -> Prior:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that all arms share."""
-    return described(make_budget(config)) | {
+    return described(coded_budget(config)) | {
         "width": config.width,
         "depth": config.depth,
         "prior": in_words(make_prior(config)),

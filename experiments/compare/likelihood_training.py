@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.generation.code_prior import Prior, learned_bits
-from experiments.run.codes import as_levels, quantizers
+from experiments.generation.small_prior import Prior, learned_bits
+from experiments.run.code_streams import as_levels, quantizers
 from experiments.sweep import training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Result
@@ -33,13 +33,13 @@ DRAWS = 4  # of z for each test image, where z is drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget(training_budget.Budget):
+class CodedBudget(training_budget.Budget):
     """Options of training and measuring, the same for all models."""
 
     coded_images: int = 8000  # training images whose codes give histogram and prior
 
 
-def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[int], Result]:
+def trainer(model, likelihood: Likelihood, budget: CodedBudget, bits) -> Callable[[int], Result]:
     """Returns `run(seed)`: trains the model, and measures it by `bits`."""
     fit = fitter(model, budget, task_loss(likelihood), likelihood.mean)
     measure = bits(model, likelihood, budget)
@@ -52,7 +52,7 @@ def trainer(model, likelihood: Likelihood, budget: Budget, bits) -> Callable[[in
     return run
 
 
-def draw_bits(model, likelihood: Likelihood, budget: Budget):
+def bits_of_draws(model, likelihood: Likelihood, budget: CodedBudget):
     """Returns `measure(variables, seed)` of a VAE: the evidence bound on test images."""
 
     def look(variables, key, x):
@@ -73,12 +73,12 @@ def draw_bits(model, likelihood: Likelihood, budget: Budget):
         _, test = images(budget.data)
         test = test[: budget.test_images]
         found = over(test, variables, jax.random.key(seed))
-        return numbers(found, test, {"": found["rate"]}), found["pictures"][:SHOWN]
+        return bit_numbers(found, test, {"": found["rate"]}), found["pictures"][:SHOWN]
 
     return measure
 
 
-def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
+def bits_of_codes(model, likelihood: Likelihood, budget: CodedBudget, *, prior: Prior):
     """Returns `measure(variables, seed)` of a model with codes: the bits of test images."""
     vocabs = [q.vocab for q in quantizers(model)]
 
@@ -108,7 +108,7 @@ def code_bits(model, likelihood: Likelihood, budget: Budget, *, prior: Prior):
             "_uniform": sum(map(uniform_bits, vocabs, map(jnp.asarray, maps))),
             "_static": sum(static),
         }
-        return numbers(found, test, rates), found["pictures"][:SHOWN]
+        return bit_numbers(found, test, rates), found["pictures"][:SHOWN]
 
     return measure
 
@@ -120,7 +120,7 @@ def seen(likelihood: Likelihood, x, y) -> dict[str, jax.Array]:
     return {"error": error, "pictures": to_pixels(mean)}
 
 
-def numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:
+def bit_numbers(found: dict[str, Any], x: np.ndarray, rates: dict[str, Any]) -> dict[str, float]:
     """Means over images of distortion, rates and totals, in bits an element; by suffix."""
 
     def mean(values) -> float:

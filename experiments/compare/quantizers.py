@@ -15,7 +15,7 @@ from vqvae_jax import VQVAE, Decoder, Encoder, Quantizer
 DIM = 64  # of quantizers that look codes up; the others have their own
 
 
-def quantizers(codes: int) -> dict[str, Quantizer]:
+def all_quantizers(codes: int) -> dict[str, Quantizer]:
     """The quantizers at about 512 or about 4,096 codes, by the label in the tables."""
     bits = codes.bit_length() - 1
     levels = (8,) * (bits // 3)
@@ -67,7 +67,7 @@ def make_arms(config: Config) -> list[Arm]:
     inner = {"width": config.width, "depth": config.depth}
     arms = []
     for codes in config.codes[:1] if config.quick else config.codes:
-        for label, q in quantizers(codes).items():
+        for label, q in all_quantizers(codes).items():
             model = VQVAE(Encoder(channels, q.dim, **inner), q, Decoder(channels, q.dim, **inner))
             name = f"{label.replace(',', '').replace(' ', '-')}-{codes}"
             arms.append(make_arm(name, label, f"About {codes:,} codes", model, budget))

@@ -38,7 +38,7 @@ def main(config: Config) -> None:
         SystemExit: after the list, if an arm differs and stays as it is.
     """
     total, left = 0, 0
-    for path, make_arms in pages(config.docs):
+    for path, make_arms in recorded_pages(config.docs):
         record, now = json.loads(path.read_text()), definitions(make_arms())
         total += len(record["arms"])
         changed = differing(record, now)
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
         raise SystemExit(1)
 
 
-def pages(docs: Path) -> Iterator[tuple[Path, Callable[[], list[Arm]]]]:
+def recorded_pages(docs: Path) -> Iterator[tuple[Path, Callable[[], list[Arm]]]]:
     """Each results.json with a function that makes its arms as they are now."""
     for name, comparison in COMPARISONS.items():
         yield docs / name / "results.json", partial(comparison.make_arms, comparison.options())

@@ -13,9 +13,9 @@ import vqvae_jax as vj
 from experiments.compare.comparison import Comparison, in_words
 from experiments.compare.vae_findings import findings
 from experiments.compare.vae_training import SHOWN, Judging, trainer
-from experiments.generation.code_prior import Prior, quick_prior
+from experiments.generation.small_prior import Prior, quick_prior
 from experiments.quality.classifier import Classifier, kept_classifier
-from experiments.quality.generated_images import frechet
+from experiments.quality.image_quality import frechet
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
@@ -90,10 +90,10 @@ def make_prior(config: Config) -> Prior:
 def judging(config: Config) -> Judging:
     """Says how samples are judged."""
     steps = classifier_steps(config)
-    return Judging(config.samples, make_prior(config), classifier(config), steps)
+    return Judging(config.samples, make_prior(config), make_classifier(config), steps)
 
 
-def classifier(config: Config) -> Classifier:
+def make_classifier(config: Config) -> Classifier:
     """The classifier of real training images; as it was kept, if it was."""
     train, _ = labelled(config.data)
     return kept_classifier(*train, classifier_steps(config), folder=config.classifiers)
@@ -128,7 +128,7 @@ def about(config: Config, rows: Sequence[Row]) -> str:
 
 def yardstick(config: Config) -> str:
     """The numbers of real test images, in words."""
-    judge = classifier(config)
+    judge = make_classifier(config)
     test, labels = labelled(config.data)[1]
     half = len(test) // 2
     return (
@@ -149,7 +149,7 @@ VAES = Comparison(
     make_arms=make_arms,
     settings=settings,
     quick={"seeds": 1, "steps": 20, "prior_steps": 20, "samples": 100},
-    before=classifier,
+    before=make_classifier,
     shown=SHOWN,
     caption="The first test images, and samples from each model with its first seed",
 )  # fmt: skip

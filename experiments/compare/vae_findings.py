@@ -17,10 +17,14 @@ def findings(rows: Sequence[Row]) -> str:
     if not any(row.records for row in rows):
         return ""
     parts = [
-        against(rows, "psnr", "PSNR", "dB", higher=True),
-        against(rows, "frechet", "Frechet distance of samples", "", OTHER_SAMPLES, higher=False),
-        against(rows, "frechet_independent", "the same without a learnt prior", "", higher=False),
-        against(rows, "trained_on", "accuracy of a classifier of samples", "", higher=True),
+        difference_text(rows, "psnr", "PSNR", "dB", higher=True),
+        difference_text(
+            rows, "frechet", "Frechet distance of samples", "", OTHER_SAMPLES, higher=False
+        ),
+        difference_text(
+            rows, "frechet_independent", "the same without a learnt prior", "", higher=False
+        ),
+        difference_text(rows, "trained_on", "accuracy of a classifier of samples", "", higher=True),
         *(stability(rows, label) for label in dict.fromkeys(row.arm.label for row in rows)),
         steadier(rows),
     ]
@@ -30,7 +34,7 @@ def findings(rows: Sequence[Row]) -> str:
 OTHER_SAMPLES = "frechet_independent"
 
 
-def against(
+def difference_text(
     rows: Sequence[Row], name: str, what: str, unit: str, other: str = "", *, higher: bool
 ) -> str:
     """One number of VQ-VAE less that of VAE, at each learning rate where both have it."""

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import vqvae_jax as vj
-from experiments.generation.code_prior import Prior
-from experiments.generation.samplers import Images, samples
+from experiments.generation.autoencoder_samples import Images, sample_images
+from experiments.generation.small_prior import Prior
 from experiments.quality.classifier import Classifier
-from experiments.quality.generated_images import frechet, trained_on
+from experiments.quality.image_quality import frechet, trained_on
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import Budget, fitter, labelled, over_set
 from vqvae_jax import VAE, VQVAE
@@ -45,23 +45,23 @@ def trainer(model, budget: Budget, judging: Callable[[], Judging] | None):
     """
     (train, _), (test, labels) = labelled(budget.data)
     test, labels = test[: budget.test_images], labels[: budget.test_images]
-    fit, look = fitter(model, budget), over_set(partial(measure, model), budget.fast_compile)
+    fit, look = fitter(model, budget), over_set(partial(measure_rate, model), budget.fast_compile)
 
     def run(seed: int) -> Result:
         variables, counters = fit(seed)
-        numbers = means(look(test, variables)) | counters
+        numbers = set_means(look(test, variables)) | counters
         if judging is None:
             return Result(numbers)
         how = judging()
         fast = budget.fast_compile
-        found = samples(model, variables, train, how.samples, seed, how.prior, fast)
+        found = sample_images(model, variables, train, how.samples, seed, how.prior, fast)
         best = found.get("prior", found["independent"])
         return Result(numbers | worth(how, found, best, (test, labels), seed), best[:SHOWN])
 
     return run
 
 
-def measure(model, variables, x) -> dict[str, jax.Array]:
+def measure_rate(model, variables, x) -> dict[str, jax.Array]:
     """Measures each image of one batch of the test set."""
     x = preprocess(x)
     rec = model.apply(variables, x)
@@ -78,7 +78,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
     return found
 
 
-def means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+def set_means(found: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the means over the test set."""
     means = {name: float(np.mean(v, dtype=np.float64)) for name, v in found.items()}
     return {"psnr": float(vj.metrics.psnr(means.pop("error"))), **means}

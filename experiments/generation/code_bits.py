@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.generation.code_files import Codes
-from experiments.generation.priors import take
-from experiments.run.in_batches import in_batches
+from experiments.generation.prior_recipe import take_items
+from experiments.run.batchwise import in_batches
 from vqvae_jax.metrics import code_counts
 from vqvae_jax.priors import MaskedPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch
@@ -35,7 +35,7 @@ def prior_bits(prior, variables, data: CodeBatch, batch_size: int = 100) -> floa
 
     def look(rows):
         key = jax.random.key(rows[0] // len(rows))  # the number of the batch
-        return item_bits(prior, variables, take(data, rows), key)
+        return item_bits(prior, variables, take_items(data, rows), key)
 
     found = in_batches(look, np.arange(len(data.codes)), batch_size)
     return float(np.mean(found, dtype=np.float64))
@@ -84,7 +84,7 @@ COLUMNS = {
 }
 
 
-def show(tables: list[dict[str, float]], title: str) -> None:
+def print_bits(tables: list[dict[str, float]], title: str) -> None:
     """Prints the table of all levels, and their sums."""
     view = Table(title=f"{title}; bits an item", title_justify="left")
     view.add_column("")

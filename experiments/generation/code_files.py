@@ -124,7 +124,7 @@ def description(codes: Codes, form: str, files: dict[str, str]) -> dict[str, Any
     return {"format": FORMAT, "form": form, **facts, **known, "files": files}
 
 
-def described(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
+def codes_from(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
     """Makes `Codes` from the content of codes.json and the arrays of the files."""
     levels = tuple((tuple(x["grid"]), tuple(x["vocab"])) for x in document["levels"])
     classes = tuple(document["classes"])
@@ -203,7 +203,7 @@ def read_npz(folder: Path, document: dict[str, Any]) -> Codes:
                 raise ValueError(f"{split}.npz unpacks to {size} bytes")
             maps[split] = tuple(file[f"level{i}"] for i in range(len(document["levels"])))
             labels[split] = file.get("label")
-    return described(document, maps, labels)
+    return codes_from(document, maps, labels)
 
 
 def write_rows(folder: Path, codes: Codes) -> None:
@@ -229,7 +229,7 @@ def read_rows(folder: Path, document: dict[str, Any]) -> Codes:
             for part, shape, x in zip(parts, shapes, document["levels"], strict=True)
         )
         labels[split] = label[:, 0].astype(np.int32) if label.size else None
-    return described(document, maps, labels)
+    return codes_from(document, maps, labels)
 
 
 def flat(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> list[Int[np.ndarray, "N _"]]:

@@ -20,8 +20,8 @@ from experiments.generation.code_files import (
     smallest,
     write_codes,
 )
-from experiments.run import codes as streams
-from experiments.run.in_batches import each_batch, joined
+from experiments.run import code_streams
+from experiments.run.batchwise import each_batch, joined
 from experiments.run.progress import make_progress
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
@@ -45,7 +45,7 @@ def tokenize(run: Path, data: str | None, crop: int | None, batch_size: int) -> 
     splits = dict(zip(SPLITS, load_data(data, crop), strict=True))
     labels = open_labels(data)
     maps = {split: encode(bundle, x, batch_size, split) for split, x in splits.items()}
-    quantizers = streams.quantizers(bundle.model)
+    quantizers = code_streams.quantizers(bundle.model)
     grids = (k.shape[1:-1] for k in maps["train"])
     return Codes(
         maps,
@@ -83,7 +83,7 @@ def encode(
     `change(i, batch)` is applied to batch i first.
     """
     model, numbers, parts = bundle.model, itertools.count(), []
-    dtypes = [smallest(quantizer.vocab) for quantizer in streams.quantizers(model)]
+    dtypes = [smallest(quantizer.vocab) for quantizer in code_streams.quantizers(model)]
 
     def look(batch):
         maps = tokenize_batch(model, bundle.variables, change(next(numbers), batch))
@@ -101,7 +101,7 @@ def encode(
 def tokenize_batch(model, variables, batch):
     """A map of codes for each level."""
     x = preprocess(batch) if getattr(model, "domain", None) is None else batch
-    return streams.as_levels(model.apply(variables, x, method="tokenize"))
+    return code_streams.as_levels(model.apply(variables, x, method="tokenize"))
 
 
 def unique_share(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> float:

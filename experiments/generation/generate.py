@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt8
 
-from experiments.run.in_batches import in_batches
+from experiments.run.batchwise import in_batches
 from vqvae_jax import VQVAE2
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.priors import (
@@ -52,7 +52,7 @@ class How:
         return tuple(chosen)
 
 
-def draw(
+def draw_codes(
     key: PRNGKeyArray,
     priors: Sequence[Bundle],
     given: Maps,
@@ -106,7 +106,7 @@ def upper_half(maps: Maps) -> Maps:
     )
 
 
-def decode(bundle: Bundle, maps: Maps) -> UInt8[np.ndarray, "N H W C"]:
+def decode_codes(bundle: Bundle, maps: Maps) -> UInt8[np.ndarray, "N H W C"]:
     """Decodes codes to pictures."""
 
     def look(rows):

@@ -12,10 +12,16 @@ import numpy as np
 import tyro
 
 from experiments.generation.augmented_codes import Maps, make_views
-from experiments.generation.code_bits import prior_bits, show, static, uniform
+from experiments.generation.code_bits import print_bits, prior_bits, static, uniform
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
-from experiments.generation.priors import held_out, items, make_optimizer, make_prior, take
+from experiments.generation.prior_recipe import (
+    held_out,
+    items,
+    prior_model,
+    prior_optimizer,
+    take_items,
+)
 from experiments.run import resumable, run_folder
 from experiments.run.progress import Display, describe_start, measured
 from vqvae_jax import load_model, save_model
@@ -91,18 +97,18 @@ FREE = ("run", "name", "parallel", "log_every", "save_every")
 
 def train_priors(config: Config) -> list[dict[str, float]]:
     """Makes the codes, trains one prior after the other, and returns the table of each level."""
-    check(config)
+    check_options(config)
     bundle, _ = run_folder.open_run(config.run)
     codes = codes_of(config.run, bundle)
     views = make_views(config, bundle, codes)
     tables = [train_level(config, codes, views, level) for level in range(len(codes.levels))]
-    show(tables, f"{config.run / config.name}: {config.prior}")
+    print_bits(tables, f"{config.run / config.name}: {config.prior}")
     return tables
 
 
-def check(config: Config) -> None:
+def check_options(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
-    resumable.check(config)
+    resumable.check_training(config)
     check_range(0, float("inf"), views=config.views, weight_decay=config.weight_decay)
 
 
@@ -113,18 +119,18 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
     label = codes.label("train")
     train = items(codes.maps["train"], label, level)
     held = held_out(label, len(train.codes))
-    seen, validation = take(train, ~held), take(train, held)
-    parts = [seen, *(take(items(view, label, level), ~held) for view in views)]
-    prior, optimizer = make_prior(config, codes, level), make_optimizer(config)
+    seen, validation = take_items(train, ~held), take_items(train, held)
+    parts = [seen, *(take_items(items(view, label, level), ~held) for view in views)]
+    prior, optimizer = prior_model(config, codes, level), prior_optimizer(config)
     loss = masked_prior_loss if config.prior == "masked" else prior_loss
-    example = jax.tree.map(jnp.asarray, take(train, np.arange(1)))
-    resumable.train(
+    example = jax.tree.map(jnp.asarray, take_items(train, np.arange(1)))
+    resumable.run_training(
         folder,
         LevelConfig(**options),
         prior,
         gradient_step(loss(prior, config.unconditional), optimizer),
         start_state(lambda k: prior.init(k, *example[:2]), optimizer, jax.random.key(config.seed)),
-        partial(code_batches, config, together(parts)),
+        partial(code_batches, config, concatenated(parts)),
         partial(keep_first, folder, prior),
         partial(make_display, folder, config, prior, validation, f"level {level}"),
         FREE,
@@ -133,7 +139,7 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
     return finish(folder, codes, level, {"train": seen, "validation": validation, "test": test})
 
 
-def together(parts: list[CodeBatch]) -> CodeBatch:
+def concatenated(parts: list[CodeBatch]) -> CodeBatch:
     """Concatenates the parts."""
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
@@ -141,7 +147,7 @@ def together(parts: list[CodeBatch]) -> CodeBatch:
 def code_batches(config: Config, data: CodeBatch, start: int) -> Iterator[CodeBatch]:
     """The batches of steps start, start + 1, ..."""
     order = batches(np.arange(len(data.codes)), config.seed, config.batch_size, start)
-    return (take(data, rows) for rows in order)
+    return (take_items(data, rows) for rows in order)
 
 
 def keep_first(folder: Path, prior, state: TrainState) -> None:

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from experiments.generation.code_bits import COLUMNS, saved, table_rows
 from experiments.pages import html
-from experiments.pages.charts import draw_mosaic, strip
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain, png_bytes
-from experiments.quality.generated_images import nearest_neighbours
-from experiments.quality.of_samples import Images, distances
+from experiments.pages.arm_figures import draw_mosaic, strip
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes, png_bytes
+from experiments.quality.image_quality import nearest_neighbours
+from experiments.quality.sample_quality import Images, sample_distances
 from experiments.run import run_folder
 
 Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
@@ -96,7 +96,7 @@ CAPTIONS = {
 }
 
 
-def write_page(
+def write_sample_page(
     config, images: Images, numbers: dict[str, float], tables: Sequence[dict], shown: Shown
 ) -> html.Page:
     """Writes pictures/*.png, evaluation.json and report.html to RUN/samples; returns the page."""
@@ -110,9 +110,9 @@ def write_page(
     body = [
         headline(numbers),
         *(html.picture(*CAPTIONS[name], png) for name, png in made.items()),
-        section("Numbers", quality_table(numbers)),
-        section("Bits of the codes of an image", bits_table(tables)),
-        html.section(html.heading("Options"), html.options(options)),
+        table_section("Numbers", quality_table(numbers)),
+        table_section("Bits of the codes of an image", bits_table(tables)),
+        html.section(html.heading("Options"), html.option_table(options)),
     ]
     lead = f"{images.codes.source} · {len(images.samples):,} samples"
     page = html.Page(f"Samples of {config.run.name}", lead, "".join(body))
@@ -120,7 +120,7 @@ def write_page(
     return page
 
 
-def section(title: str, table: str) -> str:
+def table_section(title: str, table: str) -> str:
     """Returns a section of a table."""
     return html.section(html.heading(title), html.scroll(table))
 
@@ -165,14 +165,14 @@ def bits_table(tables: Sequence[dict[str, float]]) -> str:
 
 def make_figures(images: Images, shown: Shown) -> dict[str, Figure]:
     """Draws all figures, by their names."""
-    made = {name: mosaic(found) for name, found in shown._asdict().items()}
+    made = {name: rows_figure(found) for name, found in shown._asdict().items()}
     return made | {
-        "neighbours": mosaic(neighbours(images)),
-        "distances": draw_distances(distances(images)),
+        "neighbours": rows_figure(neighbour_rows(images)),
+        "distances": draw_distances(sample_distances(images)),
     }
 
 
-def neighbours(images: Images) -> Rows:
+def neighbour_rows(images: Images) -> Rows:
     """Returns samples and their nearest training images: of the nearest samples, and of some."""
     far, index = nearest_neighbours(images.samples, images.train)
     # Evenly spread: samples are ordered by class, and all classes are shown.
@@ -185,7 +185,7 @@ def neighbours(images: Images) -> Rows:
     }
 
 
-def mosaic(rows: Rows) -> Figure:
+def rows_figure(rows: Rows) -> Figure:
     """Draws labelled rows of pictures."""
     labels = 0.1 + 0.055 * max(map(len, rows))  # inches
     widest = max(strip(images).shape[1] for images in rows.values())
@@ -211,7 +211,7 @@ def draw_distances(found: Mapping[str, np.ndarray]) -> Figure:
     """Draws the share of images that are nearer than each distance."""
     figure = new_figure(2.8)
     axes = figure.subplots()
-    plain(axes, "share of the images whose nearest training image is within a distance")
+    plain_axes(axes, "share of the images whose nearest training image is within a distance")
     for (name, values), colour in zip(found.items(), LINES, strict=False):
         shares = np.arange(1, len(values) + 1) / len(values)
         axes.step(np.sort(values), shares, color=colour, label=name, lw=1.2)

@@ -5,8 +5,8 @@ import numpy as np
 from experiments.generation.code_files import Codes
 from experiments.generation.generate import (
     How,
-    decode,
-    draw,
+    decode_codes,
+    draw_codes,
     mixed_codes,
     mixed_vectors,
     upper_half,
@@ -30,13 +30,13 @@ def complete(
     key, bundle: Bundle, priors: list[Bundle], codes: Codes, test: np.ndarray, how: How
 ) -> dict[str, np.ndarray]:
     """Rows of test images, the part that is given of them, and what the priors make of it."""
-    rows = spread(codes, COMPLETED)
+    rows = over_classes(codes, COMPLETED)
     maps, label = (tuple(k[rows] for k in codes.maps["test"]), codes.label("test"))
     given = upper_half(maps)
     many = tuple(np.tile(k, (COMPLETIONS, *[1] * (k.ndim - 1))) for k in given)
     told = None if label is None else np.tile(label[rows], COMPLETIONS)
-    made = np.split(decode(bundle, draw(key, priors, many, told, how)), COMPLETIONS)
-    reconstructions = decode(bundle, maps)
+    made = np.split(decode_codes(bundle, draw_codes(key, priors, many, told, how)), COMPLETIONS)
+    reconstructions = decode_codes(bundle, maps)
     seen = reconstructions.copy()
     height = seen.shape[1] * (given[-1].shape[1] // 2) // given[-1].shape[1]
     seen[:, height:] = 128
@@ -48,7 +48,7 @@ def complete(
     }
 
 
-def spread(codes: Codes, n: int) -> np.ndarray:
+def over_classes(codes: Codes, n: int) -> np.ndarray:
     """Test items of n classes, or the first n."""
     label = codes.label("test")
     if label is None:
@@ -62,7 +62,7 @@ def interpolate(bundle: Bundle, codes: Codes, test: np.ndarray, seed: int) -> di
     ends = [tuple(k[rows] for k in codes.maps["test"]) for rows in (a, b)]
     ways = {
         "vectors": list(mixed_vectors(bundle, test[a], test[b], BETWEEN)),
-        "codes": [decode(bundle, maps) for maps in mixed_codes(*ends, BETWEEN, seed)],
+        "codes": [decode_codes(bundle, maps) for maps in mixed_codes(*ends, BETWEEN, seed)],
     }
     return {
         f"{i + 1}, {way}": np.stack([test[a[i]], *(step[i] for step in steps), test[b[i]]])

@@ -14,12 +14,12 @@ from experiments.generation import prior_training
 from experiments.generation.code_bits import COLUMNS
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
-from experiments.generation.generate import How, Maps, decode, draw, nothing_given
-from experiments.generation.priors import load_priors, read_json
-from experiments.generation.sample_page import Shown, quality_lines, write_page
+from experiments.generation.generate import How, Maps, decode_codes, draw_codes, nothing_given
+from experiments.generation.prior_recipe import load_priors, read_json
+from experiments.generation.sample_page import Shown, quality_lines, write_sample_page
 from experiments.generation.sample_rows import COLUMN, complete, in_rows, interpolate
 from experiments.pages import html
-from experiments.quality.of_samples import Images, measure
+from experiments.quality.sample_quality import Images, measure_samples
 from experiments.run import autoencoder
 from experiments.run.recipe import load_data
 from experiments.run.run_folder import open_run
@@ -76,10 +76,10 @@ def sample(config: Config) -> tuple[dict[str, float], html.Page]:
     how = How(config.temperature, config.top_k, config.top_p, guidance, config.steps)
     key, key_complete = jax.random.split(jax.random.key(config.seed))
     label, maps = draw_classes(key, priors, codes, config.per_class, how)
-    samples = decode(bundle, maps)
+    samples = decode_codes(bundle, maps)
     first = tuple(k[: len(samples)] for k in codes.maps["test"])
-    images = Images(train, test, samples, decode(bundle, first), codes, maps, label)
-    numbers = measure(images, config.run.parent, config.classifier_steps)
+    images = Images(train, test, samples, decode_codes(bundle, first), codes, maps, label)
+    numbers = measure_samples(images, config.run.parent, config.classifier_steps)
     shown = Shown(
         classes=in_rows(samples, codes.classes, label),
         completions=complete(key_complete, bundle, priors, codes, test, how),
@@ -90,13 +90,13 @@ def sample(config: Config) -> tuple[dict[str, float], html.Page]:
         for level in range(len(priors))
     ]
     numbers |= {name: sum(table[name] for table in tables) for name in COLUMNS}
-    page = write_page(config, images, numbers, tables, shown)
-    show(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
+    page = write_sample_page(config, images, numbers, tables, shown)
+    print_numbers(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
     print(config.run / "samples" / "report.html")
     return numbers, page
 
 
-def show(lines: list[list[str]], title: str) -> None:
+def print_numbers(lines: list[list[str]], title: str) -> None:
     """Prints a table."""
     view = Table(*lines[0], title=title, title_justify="left")
     for line in lines[1:]:
@@ -128,7 +128,7 @@ def draw_classes(
     """(label of each sample, its codes): per_class of each class, in their order."""
     n = per_class * (len(codes.classes) or COLUMN)
     label = np.repeat(np.arange(n // per_class), per_class) if codes.classes else None
-    return label, draw(key, priors, nothing_given(priors, n), label, how)
+    return label, draw_codes(key, priors, nothing_given(priors, n), label, how)
 
 
 def make_quick(config: Config) -> Config:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
-from experiments.run import codes
+from experiments.run import code_streams
 from vqvae_jax.metrics import usage
 
 WIDTH = 7.0  # inches; with text of 8.5 pt readable on a page of 400 to 900 pixels
@@ -30,7 +30,7 @@ BATCH = "train, of one batch"
 LOSSES = ("loss", "reconstruction", "codebook", "commitment", "entropy")
 
 
-def curves(metrics: Sequence[dict[str, float]]) -> Figure:
+def curve_figure(metrics: Sequence[dict[str, float]]) -> Figure:
     """Draws losses, PSNR or error, perplexity and the share of codes used, over the steps.
 
     Args:
@@ -38,18 +38,20 @@ def curves(metrics: Sequence[dict[str, float]]) -> Figure:
     """
     figure = new_figure(4.9)
     (losses, quality), (perplexity, used) = figure.subplots(2, 2)
-    draw(losses, "loss and its terms", select(metrics, "train", *LOSSES))
+    draw_curves(losses, "loss and its terms", select(metrics, "train", *LOSSES))
     losses.set_yscale("log")
     mse = points(metrics, "train/mse")
     if any("test/explained_variance" in line for line in metrics):
-        draw(quality, "mean squared error", {BATCH: mse, "test": points(metrics, "test/mse")})
+        draw_curves(
+            quality, "mean squared error", {BATCH: mse, "test": points(metrics, "test/mse")}
+        )
         quality.set_yscale("log")
     else:
         train = {BATCH: [(step, -10 * math.log10(value)) for step, value in mse if value > 0]}
-        draw(quality, "PSNR (dB)", train | {"test": points(metrics, "test/psnr")})
+        draw_curves(quality, "PSNR (dB)", train | {"test": points(metrics, "test/psnr")})
     spread = select(metrics, "train", "perplexity_batch") | select(metrics, "test", "perplexity")
-    draw(perplexity, "perplexity", spread)
-    draw(used, "share of codes used", select(metrics, "test", "used"), first=1)
+    draw_curves(perplexity, "perplexity", spread)
+    draw_curves(used, "share of codes used", select(metrics, "test", "used"), first=1)
     used.set_ylim(0, 1.05)
     used.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -74,14 +76,14 @@ def label(name: str, kinds: Sequence[str]) -> str:
     """Returns the label of a curve in its panel: its kind or split, and its stream."""
     split, *stream, kind = name.split("/")
     words = [kind] if len(kinds) > 1 else [BATCH if split == "train" else split]
-    return ", ".join(words + ([codes.title("/".join(stream))] if stream else []))
+    return ", ".join(words + ([code_streams.title("/".join(stream))] if stream else []))
 
 
-def draw(
+def draw_curves(
     axes: Axes, title: str, lines: dict[str, list[tuple[float, float]]], first: int = 0
 ) -> None:
     """Draws a panel: a line for each label, with marks where there are only few points."""
-    plain(axes, title)
+    plain_axes(axes, title)
     lines = {label: line for label, line in lines.items() if line}
     for i, (text, line) in enumerate(lines.items(), first):
         steps, values = zip(*line, strict=True)
@@ -113,7 +115,7 @@ def reconstructions(
             (("original", originals), ("model", reconstructed))
         ):
             axes = figure.add_subplot(grid[3 * band + below, column])
-            show(axes, images[i])
+            show_image(axes, images[i])
             if column == 0:
                 axes.set_ylabel(label, color=INK, fontsize=8)
     return figure
@@ -138,13 +140,13 @@ def code_maps(
     for i in range(n):
         row, group = divmod(i, groups)
         cells = grid[row, group * (1 + streams) :]
-        show(cells[0], images[i], "image" if row == 0 else "")
+        show_image(cells[0], images[i], "image" if row == 0 else "")
         for axes, (title, indices) in zip(cells[1:], maps.items(), strict=False):
-            show(axes, colours(indices[i]), (title or "codes") if row == 0 else "")
+            show_image(axes, in_colours(indices[i]), (title or "codes") if row == 0 else "")
     return figure
 
 
-def colours(codes: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def in_colours(codes: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a colour for each code, the same in every picture; -1, no code, is grey."""
     distinct, where = np.unique(codes, return_inverse=True)
     return np.array([colour(int(k)) for k in distinct], np.uint8)[where.reshape(codes.shape)]
@@ -184,7 +186,7 @@ def draw_usage(axes: Axes, counts: np.ndarray, size: int, prefix: str) -> None:
     shares, ranks = np.sort(counts)[::-1] / max(found["seen"], 1), np.arange(len(counts) + 1)
     title = f"{prefix}perplexity {found['perplexity']:,.1f} of {size:,}"
     apart = "\n" if prefix else ", "  # two panels stand side by side
-    plain(axes, f"{title}{apart}{found['used']:.1%} used, {found['seen']:,.0f} codes seen")
+    plain_axes(axes, f"{title}{apart}{found['used']:.1%} used, {found['seen']:,.0f} codes seen")
     axes.stairs(shares, ranks, fill=True, color=LINES[0], label="share of the codes seen")
     axes.axhline(1 / size, color=LINES[1], ls="--", lw=1.2, label="uniform")
     axes.set_xlim(0, max(len(counts), 1))
@@ -216,7 +218,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
-def plain(axes: Axes, title: str) -> None:
+def plain_axes(axes: Axes, title: str) -> None:
     """Sets the common look of charts."""
     axes.set_title(title, loc="left", color=INK, fontsize=8.5, fontweight="bold")
     axes.set_facecolor("none")
@@ -226,7 +228,7 @@ def plain(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_color(INK)
 
 
-def show(axes: Axes, image: UInt8[np.ndarray, "H W C"], title: str = "") -> None:
+def show_image(axes: Axes, image: UInt8[np.ndarray, "H W C"], title: str = "") -> None:
     """Shows an image without interpolation, grey where it has one channel."""
     pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     axes.imshow(pixels, interpolation="nearest")

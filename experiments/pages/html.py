@@ -93,7 +93,7 @@ def pairs(content: Iterable[tuple[str, str]]) -> str:
     return f"<table>{''.join(row(*pair) for pair in content)}</table>"
 
 
-def options(values: Mapping[str, str]) -> str:
+def option_table(values: Mapping[str, str]) -> str:
     """Returns a table of the values of options, by their names."""
     rows = "".join(row(code(name), escape(value)) for name, value in values.items())
     return f'<table class="options">{rows}</table>'

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.pages.charts import Panel
+from experiments.pages.arm_figures import Panel
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 
@@ -117,7 +117,7 @@ def entries(study: Study, rows: Sequence[Row], bold: Callable[[str], str]) -> li
     return lines
 
 
-def legend(study: Study) -> str:
+def legend_text(study: Study) -> str:
     """Returns the explanation of the entries of the tables."""
     n = len(study.seeds)
     if n == 1:

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, Shaped
 
-from experiments.run.in_batches import in_batches
+from experiments.run.batchwise import in_batches
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.checks import check_float, check_same_shape, check_size
 from vqvae_jax.data.pipeline import batches
@@ -35,7 +35,7 @@ SHIFT = 1  # pixels: the largest shift of training images
 COMPILER_OPTIONS: dict[str, Any] = {}  # of the train step, and of the look at images
 
 
-class Seen(NamedTuple):
+class Answers(NamedTuple):
     """Outputs of the network."""
 
     maps: tuple[Float[Array, "B h w C"], ...]  # after each convolution
@@ -55,7 +55,7 @@ class ConvNet(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Seen:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Answers:
         check_size(classes=self.classes, width=self.width)
         check_float("x", x)
         maps = []
@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
             x = nn.leaky_relu(Conv(features, (kernel, kernel), 2)(x))
             maps.append(x)
         features = nn.leaky_relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
-        return Seen(tuple(maps), features, nn.Dense(self.classes)(features))
+        return Answers(tuple(maps), features, nn.Dense(self.classes)(features))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Classifier:
     net: ConvNet
     variables: Any
 
-    def see(self, x: Float[Array, "B H W C"]) -> Seen:
+    def see(self, x: Float[Array, "B H W C"]) -> Answers:
         """Returns all outputs for one batch of floats, with gradients."""
         return self.net.apply(self.variables, x)  # type: ignore[return-value]
 
@@ -95,10 +95,10 @@ class Classifier:
         """Returns the share of the images whose most likely class is their label."""
         return float(np.mean(self.predict(images) == np.asarray(labels)))
 
-    def outputs(self, images: Shaped[np.ndarray, "N H W C"]) -> Seen:
+    def outputs(self, images: Shaped[np.ndarray, "N H W C"]) -> Answers:
         """Returns features and logits of any number of images."""
         look = partial(compiled_look(self.net), self.variables)
-        return Seen((), *in_batches(look, images, 200))
+        return Answers((), *in_batches(look, images, 200))
 
 
 @cache

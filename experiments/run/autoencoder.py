@@ -10,11 +10,11 @@ from typing import Literal
 
 import jax
 
-from experiments.pages import report
+from experiments.pages import run_report
 from experiments.pages.html import Page
-from experiments.run import codes, kinds, remarks, resumable, run_folder
+from experiments.run import code_streams, kinds, remarks, resumable, run_folder
 from experiments.run.kinds import Facts, Kind
-from experiments.run.model_metrics import evaluate, show, shown
+from experiments.run.model_metrics import evaluate, number_or_words, print_table
 from experiments.run.progress import Display, describe_start, measured
 from experiments.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
@@ -103,9 +103,9 @@ FREE = (
 )
 
 
-def check(config: Config) -> None:
+def check_options(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
-    resumable.check(config)
+    resumable.check_training(config)
     check_size(processes=config.processes)
     if config.parts is not None:
         check_size(parts=config.parts)
@@ -116,11 +116,11 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
 
     Process 0 alone evaluates: the others return None.
     """
-    check(config)
+    check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(config.data, config.crop)
-    facts = kinds.look(config.data, train, test, config.kind)
+    facts = kinds.look_at_data(config.data, train, test, config.kind)
     model = make_model(config, train).clone(domain=facts.domain())
     optimizer = make_optimizer(config)
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
@@ -129,7 +129,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     folder = config.runs / config.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
-        resumable.train(
+        resumable.run_training(
             folder,
             config,
             model,
@@ -177,17 +177,17 @@ def read_metrics(
 def look_at_test(model, test: Examples, kind: str, state: TrainState):
     """The table of the whole test set, and a line of it."""
     table, _ = evaluate(model, jax.device_get(state.variables), test, kind=kind)
-    text = f"test {quality(table)}"
+    text = f"test {quality_text(table)}"
     if "used" in table:
         text += f", perplexity {table['perplexity']:.0f}, {table['used']:.0%} of the codes used"
     return {f"test/{name}": value for name, value in table.items()}, text
 
 
-def quality(table: dict[str, float]) -> str:
+def quality_text(table: dict[str, float]) -> str:
     """PSNR of pictures, else the explained variance, in words."""
     if "psnr" in table:
-        return f"PSNR {shown(table['psnr'], '.2f')} dB"
-    return f"explained variance {shown(table['explained_variance'], '.2%')}"
+        return f"PSNR {number_or_words(table['psnr'], '.2f')} dB"
+    return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"
 
 
 def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[dict, Page]:
@@ -197,20 +197,20 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[
     run_folder.write_text(folder / "evaluation.json", run_folder.strict_json(table, indent=1))
     metrics = run_folder.read_lines(folder / "metrics.jsonl")
     odd = odd + remarks.of_training(metrics)
-    odd += remarks.of_results(table, codes.streams(codes.quantizers(model)))
-    page = report.write_report(
+    odd += remarks.of_results(table, code_streams.streams(code_streams.quantizers(model)))
+    page = run_report.write_report(
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
         results=table,
         metrics=metrics,
-        figures=report.make_figures(model, variables, test, counts, metrics, facts.kind),
+        figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind),
         data=str(facts),
         units=kinds.units(facts.kind, facts.dtype),
         remarks=odd,
     )
     many = kinds.NOUNS[facts.kind][1]
     title = f"{folder}, model {digest[:16]}, {len(test):,} test {many}"
-    show(table, title, facts.kind, facts.dtype)
+    print_table(table, title, facts.kind, facts.dtype)
     print(*odd, folder / "report.html", sep="\n")
     return table, page

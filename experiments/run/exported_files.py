@@ -32,7 +32,7 @@ def export(
     return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
 
 
-def in_words(arrays: Sequence[jax.core.ShapedArray]) -> str:
+def shapes_text(arrays: Sequence[jax.core.ShapedArray]) -> str:
     """Dtypes and shapes of the arrays: a VQ-VAE-2 has several maps of codes."""
     return ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
 

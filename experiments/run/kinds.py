@@ -135,7 +135,7 @@ def units(kind: str, dtype: str) -> str:
     return "bytes in [0, 1]" if dtype == "uint8" else "in the data's units, squared"
 
 
-def look(name: str, train: Examples, test: Examples, kind: str | None = None) -> Facts:
+def look_at_data(name: str, train: Examples, test: Examples, kind: str | None = None) -> Facts:
     """The facts of data, all of it looked at in memory, a sample of records.
 
     Raises:

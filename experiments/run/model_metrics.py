@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float
 from rich.console import Console
 from rich.table import Table
 
-from experiments.run import codes
-from experiments.run.codes import as_counts, as_levels, by_stream, quantizers, streams, tally
-from experiments.run.in_batches import each_batch, joined
+from experiments.run import code_streams
+from experiments.run.batchwise import each_batch, joined
+from experiments.run.code_streams import as_counts, as_levels, by_stream, quantizers, streams, tally
 from experiments.run.kinds import BY_AXES, NOUNS, units
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def measure(model, variables, batch, similarity: bool):
+def measure_examples(model, variables, batch, similarity: bool):
     """Each example measured, and its codes by stream."""
     x, weights, _ = valid_examples(batch, getattr(model, "domain", None))
     rec = model.apply(variables, x)
@@ -78,7 +78,7 @@ def evaluate(model, variables, test: Examples, batch_size: int = 100, kind: str 
     similarity = pictures and min(test.shape[1:3]) >= 11
     parts, sizes = [], streams(quantizers(model))
     seen: dict[str, Counter[int]] = {prefix: Counter() for prefix in sizes}
-    look = partial(measure, model, variables, similarity=similarity)
+    look = partial(measure_examples, model, variables, similarity=similarity)
     for found, indices in each_batch(look, test, batch_size):
         parts.append(jax.tree.map(lambda array, valid=found.valid: array[valid], found))
         for prefix, k in indices.items():
@@ -132,7 +132,7 @@ def code_table(counts, sizes: Mapping[str, int], examples: int) -> dict[str, flo
     return table | {"bits_uniform": float(uniform), "bits_entropy": float(entropy)}
 
 
-def show(table: dict[str, float], title: str, kind: str = "pictures", dtype="uint8") -> None:
+def print_table(table: dict[str, float], title: str, kind: str = "pictures", dtype="uint8") -> None:
     """Prints the table, in the words of this kind of data."""
     words = {"noun": NOUNS[kind][0], "units": units(kind, dtype)}
     view = Table(title=title, title_justify="left")
@@ -140,16 +140,22 @@ def show(table: dict[str, float], title: str, kind: str = "pictures", dtype="uin
     view.add_column("", justify="right")
     for name, value in table.items():
         prefix, _, last = name.rpartition("/")
-        meaning = MEANING[last].format(**words) + (f" ({codes.title(prefix)})" if prefix else "")
-        view.add_row(meaning, shown(value, ",.0f" if last in ("seen", "left_out") else ".4g"))
+        meaning = MEANING[last].format(**words) + (
+            f" ({code_streams.title(prefix)})" if prefix else ""
+        )
+        view.add_row(
+            meaning, number_or_words(value, ",.0f" if last in ("seen", "left_out") else ".4g")
+        )
     Console().print(view)
 
 
-def shown(value: float | None, form: str) -> str:
+def number_or_words(value: float | None, form: str) -> str:
     """A number, or that there is none.
 
-    >>> shown(0.25, ".1%"), shown(float("nan"), ".4g"), shown(float("inf"), ".4g")
-    ('25.0%', 'not a number', 'infinite')
+    >>> number_or_words(0.25, ".1%"), number_or_words(float("nan"), ".4g")
+    ('25.0%', 'not a number')
+    >>> number_or_words(float("inf"), ".4g")
+    'infinite'
     """
     if value is None or math.isnan(value):
         return "not a number"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from experiments.run import codes
+from experiments.run import code_streams
 from vqvae_jax.data.value_range import admit
 
 GUIDE = "docs/when-training-looks-wrong.md"
@@ -22,8 +22,8 @@ def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list
     """Remarks on a first batch from which k-means makes codes that are equal."""
     x = admit(model.domain, batch, check=False)
     maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
-    found, levels = [], codes.quantizers(model)
-    for level, (quantizer, z) in enumerate(zip(levels, codes.as_levels(maps), strict=True)):
+    found, levels = [], code_streams.quantizers(model)
+    for level, (quantizer, z) in enumerate(zip(levels, code_streams.as_levels(maps), strict=True)):
         rows, distinct = count_rows(np.asarray(z, np.float32))
         where = f" of level {level}" if len(levels) > 1 else ""
         size = max(quantizer.vocab)
@@ -72,7 +72,7 @@ def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
         )
     for prefix, size in sizes.items():
         used, seen = table[f"{prefix}used"] * size, table[f"{prefix}seen"]
-        stream = f" ({codes.title(prefix)})" if prefix else ""
+        stream = f" ({code_streams.title(prefix)})" if prefix else ""
         if seen < size:
             found.append(
                 f"The test set has {seen:,.0f} codes, fewer than the {size:,} there are{stream}: "

@@ -57,7 +57,7 @@ class Guard:
             )
 
 
-def check(config) -> None:
+def check_training(config) -> None:
     """Raises a ValueError naming an option that is out of range."""
     check_size(steps=config.steps, batch_size=config.batch_size)
     check_size(log_every=config.log_every, eval_every=config.eval_every)
@@ -65,7 +65,7 @@ def check(config) -> None:
     check_range(0, float("inf"), learning_rate=config.learning_rate, warmup=config.warmup)
 
 
-def train(
+def run_training(
     folder: Path,
     config,
     model,
@@ -100,7 +100,7 @@ def train(
     parallel.check_batch(config.batch_size, mesh.size)
     step, state = COMPILERS[config.parallel](train_step, mesh), parallel.replicate(state, mesh)
     if chief:
-        run_folder.prepare(folder, config, free)
+        run_folder.prepare_folder(folder, config, free)
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))

@@ -29,7 +29,7 @@ class ConfigChanged(ValueError):
     """The folder belongs to a run with other options."""
 
 
-def prepare(folder: Path, config, free: tuple[str, ...]) -> None:
+def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
     """Makes the folder, or checks that it belongs to a run of the same options.
 
     Args:

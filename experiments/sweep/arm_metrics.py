@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.run.codes import as_counts, as_levels, by_stream, streams, tally
-from experiments.run.in_batches import in_batches
+from experiments.run.batchwise import in_batches
+from experiments.run.code_streams import as_counts, as_levels, by_stream, streams, tally
 from experiments.run.model_metrics import code_table, picture_quality
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
@@ -17,7 +17,7 @@ from vqvae_jax.training.step import squared_error
 SHOWN = 8  # test images in the pictures
 
 
-def measure(model, variables, x) -> dict[str, jax.Array]:
+def measure_arm(model, variables, x) -> dict[str, jax.Array]:
     """Measures one batch of the test set."""
     x = preprocess(x)
     rec = model.apply(variables, x)
@@ -32,7 +32,7 @@ def measure(model, variables, x) -> dict[str, jax.Array]:
 
 
 def arm_numbers(found: Mapping[str, Any], levels) -> dict[str, float]:
-    """The numbers over the test set, from what `measure` found in it."""
+    """The numbers over the test set, from what `measure_arm` found in it."""
     quality = picture_quality(found["error"], found["ssim"])
     return {
         "psnr": quality["psnr"],

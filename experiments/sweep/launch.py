@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.pages.page import write_pages
+from experiments.pages.arm_pages import write_arm_pages
 from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.options import Running
 from experiments.sweep.processes import default_processes, run_all
 
 
-def compare(
+def run_and_write(
     config: Running,
     make_arms: Callable[..., list[Arm]],
     make_study: Callable[..., Study],
@@ -38,7 +38,7 @@ def compare(
     seeds = range(config.seeds)
     run_all(partial(make_arms, config), folder, seeds, config.processes or default_processes())
     rows = collect(arms, folder, seeds)
-    page = write_pages(folder, make_study(config, rows), rows)
+    page = write_arm_pages(folder, make_study(config, rows), rows)
     print(page)
     failed = [row.arm.name for row in rows if row.count("failed")]
     if failed:

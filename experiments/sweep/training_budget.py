@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import optax
 
-from experiments.run.codes import quantizers
-from experiments.run.in_batches import in_batches
+from experiments.run.batchwise import in_batches
+from experiments.run.code_streams import quantizers
 from experiments.run.recipe import load_data, make_optimizer
-from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure
+from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Arm, Diverged, Result
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
@@ -179,7 +179,7 @@ def trainer(
     """
     fit = fitter(model, budget, **options)
     test = images(budget.data)[1][: budget.test_images]
-    look = over_set(partial(measure, model), budget.fast_compile)
+    look = over_set(partial(measure_arm, model), budget.fast_compile)
 
     def run(seed: int) -> Result:
         variables, counters = fit(seed)

@@ -14,7 +14,7 @@ from experiments import ablate
 from experiments.ablate import Config
 from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import prediction
-from experiments.ablations.findings import study
+from experiments.ablations.findings import study_of
 from experiments.ablations.loss_terms import blocked
 from experiments.run import command
 from experiments.run.recipe import make_optimizer
@@ -257,7 +257,7 @@ def test_the_papers_scale_builds_and_steps(name, paper_images):
 def test_the_papers_own_numbers_are_asked_for_on_its_own_data(paper_images):
     sonnet = ABLATIONS["sonnet"]
     for setting, more in ((sonnet.default, 0), (sonnet.paper, len(sonnet.of_paper))):
-        head, *lines = study("sonnet", sonnet, setting, "command", 3, []).findings
+        head, *lines = study_of("sonnet", sonnet, setting, "command", 3, []).findings
         assert len(lines) == len(sonnet.claims) + more and more != 1
         assert all(len(line) == len(head) and line[-1] == "undecided" for line in lines)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.pages import charts
-from experiments.pages.page import html, markdown, results, write_pages
+from experiments.pages import arm_figures
+from experiments.pages.arm_pages import arm_html, arm_markdown, results, write_arm_pages
 from experiments.pages.study import Column, Study
 from experiments.sweep import arms
 from experiments.sweep.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
@@ -152,7 +152,9 @@ def test_a_diverged_arm_is_a_result(fake, tmp_path, loss):
     assert [record["status"] for record in row.records] == ["done", "diverged", "done"]
     assert row.values("score") == [1.0, 3.0] and len(other.values("score")) == 3
     assert row.records[1]["reason"] in ("the loss is nan", "not finite: score")
-    assert "| label of a (1 diverged of 3) | 2.00 ± 12.71 | 8 |" in markdown(study(), [row, other])
+    assert "| label of a (1 diverged of 3) | 2.00 ± 12.71 | 8 |" in arm_markdown(
+        study(), [row, other]
+    )
 
 
 def test_an_arm_that_fails_costs_no_other_and_is_tried_again(fake, tmp_path):
@@ -162,7 +164,7 @@ def test_an_arm_that_fails_costs_no_other_and_is_tried_again(fake, tmp_path):
     record = arms[0].read(tmp_path, 0)
     assert record["status"] == "failed" and "Traceback" in record["reason"]
     assert record["reason"].splitlines()[0] == "ValueError: no such thing"
-    assert "| label of a (1 failed, 2 not run of 3) | failed | failed |" in markdown(
+    assert "| label of a (1 failed, 2 not run of 3) | failed | failed |" in arm_markdown(
         study(), collect(arms, tmp_path, range(3))
     )
     run_missing([fake.arm("a")], tmp_path, range(3))
@@ -212,7 +214,7 @@ def test_the_table_of_markdown(fake, tmp_path):
         fake.arm("c", (1000.0, 1000.5, 1001.0), group="large"),
     ]
     run_missing(arms, tmp_path, range(3))
-    text = markdown(study(note="only a try"), collect(arms, tmp_path, range(3)))
+    text = arm_markdown(study(note="only a try"), collect(arms, tmp_path, range(3)))
     assert "# A title\n\n**only a try**\n\nAbout <it>.\n\n```\npython it\n```" in text
     table = """## small
 
@@ -238,7 +240,7 @@ def test_the_lesser_is_better_where_it_is(fake, tmp_path):
     run_missing(arms, tmp_path, [0])
     column = Column("score", "score", "{:.1f}", "", min)
     one = Study("", "", (column,), "", [0], {})
-    text = markdown(one, collect(arms, tmp_path, [0]))
+    text = arm_markdown(one, collect(arms, tmp_path, [0]))
     assert "| label of a | 2.0 |\n| label of b | **1.0** |" in text
     assert "One seed: no intervals." in text
 
@@ -252,7 +254,7 @@ def test_the_page_is_one_file_without_scripts(fake, tmp_path):
     run_missing(arms, tmp_path, range(2))
     rows = collect(arms, tmp_path, range(2))
     originals = np.zeros((2, 4, 3, 1), np.uint8)
-    path = write_pages(tmp_path, study(range(2), originals=originals), rows)
+    path = write_arm_pages(tmp_path, study(range(2), originals=originals), rows)
     text = path.read_text()
     assert text.count("data:image/png;base64,") == 2 and "<script" not in text
     assert not re.search(r"(src|href)=.?http", text)
@@ -264,21 +266,23 @@ def test_the_page_is_one_file_without_scripts(fake, tmp_path):
     numbers = json.loads((tmp_path / "results.json").read_text())["arms"][0]["seeds"][1]["numbers"]
     assert numbers == {"score": 2.0, "size": 8.0}
     first = path.read_bytes()
-    write_pages(tmp_path, study(range(2), originals=originals), rows)
+    write_arm_pages(tmp_path, study(range(2), originals=originals), rows)
     assert path.read_bytes() == first
 
 
 def test_a_page_before_any_result(fake, tmp_path):
     rows = collect([fake.arm("a")], tmp_path, range(2))
-    assert "| label of a (2 not run of 2) | not run | not run |" in markdown(study(range(2)), rows)
-    assert "not run" in html(study(range(2)), rows, {}).body
+    assert "| label of a (2 not run of 2) | not run | not run |" in arm_markdown(
+        study(range(2)), rows
+    )
+    assert "not run" in arm_html(study(range(2)), rows, {}).body
     assert results(study(range(2)), rows)["arms"][0]["seeds"] == []
 
 
 def test_marks_of_the_plot_are_where_the_numbers_are():
     nan = math.nan
     panel = {"x": {"a": (1.0, 0.5), "b": (3.0, nan)}, "y": {"b": (nan, nan), "c": (2.0, 0.1)}}
-    figure = charts.intervals({"score": panel})
+    figure = arm_figures.interval_figure({"score": panel})
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
     first, second = axes.containers
@@ -290,7 +294,7 @@ def test_marks_of_the_plot_are_where_the_numbers_are():
 
 def test_all_of_a_mosaic_is_on_the_figure():
     rows = {"a quantizer of a long name": PICTURES + 1, "b": PICTURES + 2}
-    figure = charts.mosaics(PICTURES, {"x": rows, "y": {"b": PICTURES + 2}})
+    figure = arm_figures.mosaics(PICTURES, {"x": rows, "y": {"b": PICTURES + 2}})
     figure.draw_without_rendering()
     left, bottom, right, top = figure.get_tightbbox().extents
     width, height = figure.get_size_inches()

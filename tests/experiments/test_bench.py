@@ -8,10 +8,10 @@ import pytest
 
 from experiments.bench import __main__ as bench
 from experiments.bench import (
+    bench_page,
     exactness,
     machine,
     memory,
-    page,
     peers,
     scale,
     search,
@@ -75,7 +75,7 @@ def test_ratios_are_those_of_the_same_round():
     assert result.ratio("other") == Spread(2.0, 2.0, 2.0)
     assert result.ratio("base") == Spread(1.0, 1.0, 1.0)
     assert result.faster("other") == Spread(0.5, 0.5, 0.5)
-    assert page.race_json(result)["ratio_to_baseline"]["other"]["median"] == 2.0
+    assert bench_page.race_json(result)["ratio_to_baseline"]["other"]["median"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_exactness_counts():
     e = np.array([[0.0], [1.0 + 2e-7], [1.0]], np.float32)
     distances = exactness.distances64(z, e)
     np.testing.assert_allclose(distances[2], [5, 4, 4], atol=1e-6)
-    found = exactness.compare(np.array([1, 2, 2]), distances, width=1)
+    found = exactness.count_errors(np.array([1, 2, 2]), distances, width=1)
     # Squared distances 1 (least 0), 0 and 16.
     assert found == {"rows": 3, "different": 2, "wrong": 1, "excess": pytest.approx(1 / 16, 1e-5)}
 
@@ -135,7 +135,7 @@ def test_other_contestants_are_found():
     assert len(skipped) == 1 and skipped[0].startswith("no_such_module skipped: No module named")
 
 
-@pytest.mark.parametrize("make", [peers.ours, peers.in_bfloat16, peers.plain])
+@pytest.mark.parametrize("make", [peers.ours, peers.in_bfloat16, peers.argmin_of_all])
 def test_contestants_find_the_nearest(make):
     z, e = search.arrays(search.Problem(30, 4, 9))
     expected = exactness.distances64(z, e).argmin(axis=1)
@@ -153,22 +153,22 @@ def test_peers_find_the_nearest(module):
 
 def test_examples_a_second():
     result = Race("race", "a", {"a": [1.0, 2.0, 4.0]}, sizes={"batch": 8})
-    assert page.rate(result, "a") == Spread(4.0, pytest.approx(8 / 3), pytest.approx(16 / 3))
+    assert bench_page.rate(result, "a") == Spread(4.0, pytest.approx(8 / 3), pytest.approx(16 / 3))
 
 
 def test_rate_counts_operations():
     result = Race("race", "a", {"a": [1.0, 2.0, 4.0]}, sizes={"n": 1000, "d": 500, "k": 2000})
-    assert search.rate(result, "a") == Spread(1.0, pytest.approx(2 / 3), pytest.approx(4 / 3))
+    assert search.gigaflops(result, "a") == Spread(1.0, pytest.approx(2 / 3), pytest.approx(4 / 3))
 
 
 def test_memory_of_a_search():
-    found = memory.measure(64, 4, 8)
+    found = memory.measure_search(64, 4, 8)
     assert found["peak"] >= found["start"] > 0 and found["seconds"] > 0
 
 
 def test_memory_says_why_it_failed():
     with pytest.raises(RuntimeError, match="failed: ValueError: invalid literal for int"):
-        memory.measure("many", 4, 8)
+        memory.measure_search("many", 4, 8)
 
 
 def test_scale(tiny, monkeypatch, tmp_path):
@@ -182,7 +182,7 @@ def test_scale(tiny, monkeypatch, tmp_path):
         asked.append((k, mode))
         return {"peak": 2e6 * k, "start": 1e6, "search": 1e6, "seconds": 1.0}
 
-    monkeypatch.setattr(memory, "measure", measure)
+    monkeypatch.setattr(memory, "measure_search", measure)
     started("scale", "--quick", "-o", str(tmp_path))
     assert asked == [(4, "plain"), (4, "ours"), (40, "ours")]
     text = (tmp_path / "scale" / "report.md").read_text()

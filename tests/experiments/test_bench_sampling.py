@@ -8,7 +8,7 @@ from experiments.run import command
 
 
 def test_sampling(tiny, monkeypatch, tmp_path):
-    small = sampling.Sizes(
+    small = sampling.PriorSizes(
         2, batch=2, codes=4, width=4, depth=1, heads=1, pixelcnn_depth=1, rounds=2
     )
     monkeypatch.setattr(sampling, "QUICK", (small, small._replace(side=3, pixelcnn_depth=0)))

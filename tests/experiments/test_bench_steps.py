@@ -94,7 +94,7 @@ def test_memory_of_a_step_is_that_of_its_own_process(monkeypatch):
     monkeypatch.setattr(memory, "alone", alone)
     assert activations.growth(SMALL, activations.Way(2)) == 5e6
     assert asked == [("experiments.bench.activations", [list(SMALL), [2, "float32"]])]
-    assert activations.megabytes(5e6) == "5" and activations.megabytes(None) == "-"
+    assert activations.size_text(5e6) == "5" and activations.size_text(None) == "-"
 
 
 def test_a_process_grows_while_it_takes_steps(tiny, monkeypatch):

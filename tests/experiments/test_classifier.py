@@ -14,7 +14,7 @@ from experiments.quality.classifier import (
     perceptual,
     train_classifier,
 )
-from experiments.quality.generated_images import (
+from experiments.quality.image_quality import (
     frechet,
     memorised,
     nearest_neighbours,

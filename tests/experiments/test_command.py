@@ -118,3 +118,8 @@ def imported(path: Path) -> set[str]:
 def test_no_command_is_imported(path):
     names = [name.split(".") for name in imported(path) if name.startswith("experiments.")]
     assert not [name for name in names if name[1] in COMMANDS]
+
+
+def test_no_two_modules_share_a_name():
+    names = [p.stem for p in (ROOT / "experiments").rglob("*.py") if not p.stem.startswith("__")]
+    assert len(set(names)) == len(names)

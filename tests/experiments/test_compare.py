@@ -15,8 +15,8 @@ import vqvae_jax as vj
 from experiments.compare import COMPARISONS
 from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
-from experiments.compare.quantizers import QUANTIZERS, Config, make_arms, quantizers
-from experiments.pages.page import markdown
+from experiments.compare.quantizers import QUANTIZERS, Config, all_quantizers, make_arms
+from experiments.pages.arm_pages import arm_markdown
 from experiments.run import command, model_metrics
 from experiments.sweep import arm_metrics, training_budget
 from experiments.sweep.arms import Diverged
@@ -98,7 +98,7 @@ class Halved:
 
 def test_numbers_are_those_of_evaluate():
     test = np.random.default_rng(0).integers(0, 256, (130, 12, 12, 1), np.uint8)
-    found = training_budget.over_set(partial(arm_metrics.measure, Halved()), True)(test, {})
+    found = training_budget.over_set(partial(arm_metrics.measure_arm, Halved()), True)(test, {})
     numbers = arm_metrics.arm_numbers(found, (Halved.quantizer,))
     table, _ = model_metrics.evaluate(Halved(), {}, test)
     for name in ("psnr", "ssim", "used", "perplexity", "bits_uniform", "bits_entropy"):
@@ -208,13 +208,13 @@ def test_numbers_of_a_step_share_an_entry():
 def test_a_quick_run_says_so(data):
     config = Config(quick=True, data=data)
     command = command_line(config, "experiments.compare", "quantizers")
-    page = markdown(make_study(QUANTIZERS, command, config, []), [])
+    page = arm_markdown(make_study(QUANTIZERS, command, config, []), [])
     assert "**A quick run" in page and "experiments.compare quantizers --quick" in page
 
 
 @pytest.mark.parametrize("codes", [512, 4096])
 def test_all_quantizers_have_about_as_many_codes_and_a_name(codes, data):
-    for label, q in quantizers(codes).items():
+    for label, q in all_quantizers(codes).items():
         assert 0.9 <= math.prod(q.vocab) / codes <= 1.1, label
     arms = make_arms(Config(codes=(codes,), data=data))
     assert all(re.fullmatch(r"[\w-]+", arm.name) for arm in arms)

@@ -73,9 +73,9 @@ def test_the_classifier_that_measures_is_not_the_one_of_the_feature_loss(finishe
     monkeypatch.setattr(
         adversarial_training, "perceptual", lambda seed: asked.append(seed) or (lambda x, y: 0)
     )
-    monkeypatch.setattr(adversarial_training, "classifier", lambda config, seed: seed)
+    monkeypatch.setattr(adversarial_training, "make_classifier", lambda config, seed: seed)
     monkeypatch.setattr(adversarial_training, "images_and_labels", lambda config: ((0, 0), (0, 0)))
-    monkeypatch.setattr(adversarial_training, "make_models", lambda config: (None, None))
+    monkeypatch.setattr(adversarial_training, "make_networks", lambda config: (None, None))
     training = adversarial_training.Training(None, lambda state, batch: state, None)
     adversarial_training.trainer(Config(), lambda config, task_loss: training, True)
     assert (

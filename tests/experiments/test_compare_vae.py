@@ -14,8 +14,8 @@ from experiments.compare import vae_training
 from experiments.compare.__main__ import Command, main
 from experiments.compare.vae import Config, make_arms, models
 from experiments.compare.vae_findings import findings
-from experiments.generation import samplers
-from experiments.generation.code_prior import Prior
+from experiments.generation import autoencoder_samples
+from experiments.generation.small_prior import Prior
 from experiments.run import command
 from experiments.sweep.arms import Arm, Row
 from vqvae_jax.data.scaling import preprocess, to_pixels
@@ -59,7 +59,7 @@ def test_measures_of_each_model():
     x = preprocess(X)
     for label, model in FOUND.items():
         v = variables(model)
-        found = jax.jit(lambda x, m=model, v=v: vae_training.measure(m, v, x))(X)
+        found = jax.jit(lambda x, m=model, v=v: vae_training.measure_rate(m, v, x))(X)
         rec = jax.jit(model.apply)(v, x)
         np.testing.assert_allclose(found["error"], np.mean((x - rec.x) ** 2, (1, 2, 3)), rtol=1e-4)
         if label == "VQ-VAE":
@@ -75,7 +75,7 @@ def test_measures_of_each_model():
 
 def test_independent_codes_have_the_shares_of_their_place():
     codes = np.stack([np.arange(4) % 2, np.full(4, 7)], axis=1)[..., None]  # two places
-    drawn = samplers.independent(codes, 4000, 0)
+    drawn = autoencoder_samples.independent(codes, 4000, 0)
     assert drawn.shape == (4000, 2, 1) and (drawn[:, 1] == 7).all()
     assert abs(drawn[:, 0].mean() - 0.5) < 0.03
 
@@ -85,7 +85,7 @@ def test_samples_of_continuous_models_are_gaussian():
     noise = np.random.default_rng(5).normal(size=(20, 3, 3, compare_vae.LATENT))
     for label in ("VAE", "autoencoder"):
         model, v = FOUND[label], variables(FOUND[label])
-        found = samplers.samples(model, v, X, 20, 5, None, fast=True)
+        found = autoencoder_samples.sample_images(model, v, X, 20, 5, None, fast=True)
         z = np.asarray(
             jax.jit(lambda x, m=model, v=v: m.apply(v, x, method="encode"))(preprocess(X))
         )
@@ -97,12 +97,14 @@ def test_samples_of_continuous_models_are_gaussian():
 
 def test_samples_of_codes_are_decoded_codes():
     model, v = FOUND["VQ-VAE"], variables(FOUND["VQ-VAE"])
-    found = samplers.samples(model, v, X, 20, 5, PRIOR, fast=True)
+    found = autoencoder_samples.sample_images(model, v, X, 20, 5, PRIOR, fast=True)
     assert {k: x.shape for k, x in found.items()} == dict.fromkeys(
         ("independent", "prior"), (20, 12, 12, 1)
     )
     codes = np.asarray(jax.jit(vj.as_functions(model).tokenize)(v, preprocess(X)))
-    expected = vj.as_functions(model).detokenize(v, jnp.asarray(samplers.independent(codes, 20, 5)))
+    expected = vj.as_functions(model).detokenize(
+        v, jnp.asarray(autoencoder_samples.independent(codes, 20, 5))
+    )
     gap = np.abs(found["independent"].astype(int) - np.asarray(to_pixels(expected)).astype(int))
     assert gap.max() <= 1
 

@@ -9,7 +9,7 @@ import pytest
 from coders import RNG, noise, plain_model, random_variables
 
 import vqvae_jax as vj
-from experiments.code_meaning import interpretation, page
+from experiments.code_meaning import interpretation, meaning_page
 from experiments.code_meaning.representations import vae_of
 from experiments.run import command
 from tests.experiments.test_bad_input import refused
@@ -72,7 +72,7 @@ def test_levels_streams_and_data_without_labels(deep, tmp_path):
     assert list(results["streams"]) == ["level0/", "level1/0/", "level1/1/"]
     assert list(results["reach"]) == ["level 0", "level 1"] and "probes" not in results
     text = (run / "interpretation" / "report.html").read_text(encoding="utf-8")
-    assert page.NO_LABELS in text and "Codes, level 1, stream 0" in text
+    assert meaning_page.NO_LABELS in text and "Codes, level 1, stream 0" in text
 
 
 def test_codes_without_a_table(tmp_path):

@@ -6,7 +6,7 @@ from coders import IMAGES, RNG, coder_of
 
 import vqvae_jax as vj
 from experiments.code_meaning.interventions import (
-    distances,
+    cell_distances,
     erase_codes,
     nearest_other,
     reach,
@@ -65,7 +65,7 @@ def test_swapped_halves_and_cells(deep):
 
 
 def test_distances_from_a_cell():
-    found = distances((6, 6), (3, 3), (1, 2))
+    found = cell_distances((6, 6), (3, 3), (1, 2))
     assert found[2:4, 4:].tolist() == [[0, 0], [0, 0]]
     assert found[0].tolist() == [4, 3, 2, 2, 2, 2]
     assert found[5, 0] == 4 and found[5, 5] == 2 and found[4, 5] == 1
@@ -94,7 +94,7 @@ def test_the_reach_is_the_mean_over_changed_images(coder):
     new = k[a[n]][None].copy()
     new[0, i[n], j[n]] = k[b[n], i[n], j[n]]
     change = np.abs(coder.decode((new,)) - coder.decode((k[a[n]][None],)))[0, ..., 0]
-    where = distances((8, 8), (4, 4), (i[n], j[n]))
+    where = cell_distances((8, 8), (4, 4), (i[n], j[n]))
     expected = [change[where == d].mean() for d in range(where.max() + 1)]
     np.testing.assert_allclose(one.mean, expected, rtol=1e-4, atol=1e-7)
     inside = change[where == 0].sum() / change.sum()

@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 
 def facts(x: np.ndarray, kind=None) -> kinds.Facts:
-    return kinds.look("x.npy", x[:-2], x[-2:], kind)
+    return kinds.look_at_data("x.npy", x[:-2], x[-2:], kind)
 
 
 def floats(low: float, high: float, shape=(20, 4, 4, 1)) -> np.ndarray:

@@ -14,17 +14,17 @@ from experiments.compare import likelihood_training
 from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.likelihood import LIKELIHOOD, Config, make_arms, models
-from experiments.compare.likelihood_training import Budget, code_bits, draw_bits
-from experiments.generation import code_prior
-from experiments.generation.code_prior import Prior, learned_bits
-from experiments.pages.page import markdown
+from experiments.compare.likelihood_training import CodedBudget, bits_of_codes, bits_of_draws
+from experiments.generation import small_prior
+from experiments.generation.small_prior import Prior, learned_bits
+from experiments.pages.arm_pages import arm_markdown
 from experiments.run import command
 from vqvae_jax.data.scaling import preprocess
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 TRAIN, TEST = (RNG.integers(0, 256, (n, 4, 2), np.uint8) for n in (50, 130))
-BUDGET = Budget("noise", coded_images=40, test_images=120, fast_compile=True)
+BUDGET = CodedBudget("noise", coded_images=40, test_images=120, fast_compile=True)
 PRIOR = Prior(steps=150, tokens=128, learning_rate=1e-2, warmup=10, width=16, depth=1, heads=2,
               dropout=0.0, fast_compile=True)  # fmt: skip
 DIMS = 4 * 2
@@ -49,7 +49,7 @@ def test_the_terms_of_a_model_with_codes(noise, monkeypatch):
 
     monkeypatch.setattr(likelihood_training, "learned_bits", fixed)
     variables = jax.jit(model.init)(KEY, preprocess(TEST))
-    numbers, pictures = code_bits(model, law, BUDGET, prior=PRIOR)(variables, 7)
+    numbers, pictures = bits_of_codes(model, law, BUDGET, prior=PRIOR)(variables, 7)
     x = preprocess(TEST[:120])
     rec = jax.jit(model.apply)(variables, x)
     known = jax.jit(vj.as_functions(model).tokenize)(variables, preprocess(TRAIN[:40]))
@@ -78,7 +78,7 @@ def test_the_terms_of_a_vae_are_those_of_the_evidence_bound(noise, monkeypatch):
     model, law = vj.VAE(vj.MLP(6, 8, 1), vj.MLP(4, 8, 1)), vj.likelihoods.gaussian()
     variables = jax.jit(model.init)(KEY, preprocess(TEST))
     variables = jax.tree.map(lambda p: 2 * p, variables)  # so that z matters
-    measure = draw_bits(model, law, BUDGET)
+    measure = bits_of_draws(model, law, BUDGET)
     numbers, _ = measure(variables, 0)
     x = preprocess(TEST[:120])
     rec = model.apply(variables, x)
@@ -211,7 +211,7 @@ def test_rates_of_the_arms(data):
         "vqvae": (512,), "vqvae-categorical": (512,), "vqvae-grouped": (8,) * 10,
         "vqvae-grouped-categorical": (8,) * 10,
     }  # fmt: skip
-    text = markdown(make_study(LIKELIHOOD, "python it", Config(data=data), []), [])
+    text = arm_markdown(make_study(LIKELIHOOD, "python it", Config(data=data), []), [])
     assert "A quick run" not in text and "1.875 bits" in text
     assert 49 * 30 / 784 == 640 * 9 / 3072 == 1.875 and 49 * 9 / 784 == 0.5625
 
@@ -224,4 +224,6 @@ def test_definitions_hold_what_the_result_depends_on(data):
     assert definition() == definition(seeds=5)
     changes = ({"prior_steps": 7}, {"steps": 9}, {"width": 16}, {"quick": True})
     assert len({definition(), *(definition(**change) for change in changes)}) == 5
-    assert code_prior.coder(PRIOR, (2,), (3,), ()) is code_prior.coder(PRIOR, (2,), (3,), ())
+    assert small_prior.make_fitted(PRIOR, (2,), (3,), ()) is small_prior.make_fitted(
+        PRIOR, (2,), (3,), ()
+    )

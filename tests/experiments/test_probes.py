@@ -66,7 +66,7 @@ def test_probes_of_noise_are_at_chance_and_penalised():
 def test_the_penalty_is_that_of_the_least_loss_held_out():
     x, y = problem(300, 10, 2)
     y = (x[:, 0] + 0.5 * RNG(3).normal(size=300) > 0).astype(int)
-    train, _ = probes.scale(x, x)
+    train, _ = probes.standardize(x, x)
     fit, held = probes.split(300, 0)
     losses = {}
     for penalty in probes.PENALTIES:
@@ -78,10 +78,10 @@ def test_the_penalty_is_that_of_the_least_loss_held_out():
 
 def test_scaled_features():
     x = np.array([[1.0, 5, 0], [3, 5, 4]])
-    train, test = probes.scale(x, np.array([[2.0, 9, 8]]))
+    train, test = probes.standardize(x, np.array([[2.0, 9, 8]]))
     np.testing.assert_allclose(train, np.array([[-1, 0, -1], [1, 0, 1]]) / 2**0.5)
     np.testing.assert_allclose(test, np.array([[0, 0, 3]]) / 2**0.5)  # a constant says nothing
-    thin, _ = probes.scale(sparse.csr_matrix(x), sparse.csr_matrix(x))
+    thin, _ = probes.standardize(sparse.csr_matrix(x), sparse.csr_matrix(x))
     np.testing.assert_allclose(thin.toarray(), x / (76 / 2) ** 0.5)
 
 

@@ -67,7 +67,7 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
     return path
 
 
-def rec(run: Path, *images: Path, to: Path) -> list[reconstruct.Result]:
+def rec(run: Path, *images: Path, to: Path) -> list[reconstruct.Reconstructed]:
     return reconstruct.main(reconstruct.Config(run, images, to))
 
 
@@ -173,8 +173,8 @@ def test_one_compilation_for_each_padded_size(grey, tmp_path, monkeypatch):
 
 def test_streams_and_equal_pictures():
     maps, pixels = (np.zeros((2, 3, 2), int), np.zeros((4, 6, 1), int)), noise(12, 12, 3)
-    bits = reconstruct.code_bits([vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.vq(2, 1)], maps)
-    result = reconstruct.measure(Path("a"), Path("b"), pixels, pixels, maps, bits)
+    bits = reconstruct.picture_bits([vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.vq(2, 1)], maps)
+    result = reconstruct.measure_picture(Path("a"), Path("b"), pixels, pixels, maps, bits)
     assert result.codes == ((3, 2, 2), (6, 4)) and result.bits == 6 * 5 + 24
     assert result.psnr == math.inf and result.ssim == pytest.approx(1)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import recorded
-from experiments.compare.recorded import Config, definitions, differing, main, pages
+from experiments.compare.recorded import Config, definitions, differing, main, recorded_pages
 from experiments.sweep.arms import Arm
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize(("path", "make_arms"), [
-    pytest.param(path, make, id=path.parent.name) for path, make in pages(DOCS)
+    pytest.param(path, make, id=path.parent.name) for path, make in recorded_pages(DOCS)
 ])  # fmt: skip
 def test_recorded_definitions_are_those_of_today(path, make_arms):
     """Otherwise: python -m experiments.compare.recorded"""
@@ -30,7 +30,9 @@ def test_renewing_writes_definitions_and_leaves_numbers(tmp_path, monkeypatch, c
     before = {"command": "it", "arms": [arm("a", steps=1), arm("b", steps=1), arm("c", steps=1)]}
     path.write_text(json.dumps(before))
     now = [Arm("a", "a", {"steps": 1}, print), Arm("b", "b", {"steps": 1, "more": (2,)}, print)]
-    monkeypatch.setattr(recorded, "pages", lambda docs: [(docs / "results.json", lambda: now)])
+    monkeypatch.setattr(
+        recorded, "recorded_pages", lambda docs: [(docs / "results.json", lambda: now)]
+    )
     with pytest.raises(SystemExit):
         main(Config(docs=tmp_path))
     out = capsys.readouterr().out

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vqvae_jax as vj
-from experiments.pages import figures, html, report
+from experiments.pages import figures, html, run_report
 
 EVIL = "<script>\"&'</script>"
 METRICS = [
@@ -53,9 +53,9 @@ def write(folder, **changes):
         "description": f'{{"is": "VQVAE", "note": {EVIL.replace(chr(34), "")!r}}}',
         "results": RESULTS,
         "metrics": METRICS,
-        "figures": {"curves": figures.curves(METRICS)},
+        "figures": {"curves": figures.curve_figure(METRICS)},
     }
-    report.write_report(folder, **arguments | changes)
+    run_report.write_report(folder, **arguments | changes)
     return folder / "report.html"
 
 
@@ -65,7 +65,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model, variables = model_for(1, (28, 28))
     counts = {"": np.arange(16.0)}
-    made = report.make_figures(model, variables, pictures(20, 28, 28, 1), counts, METRICS)
+    made = run_report.make_figures(model, variables, pictures(20, 28, 28, 1), counts, METRICS)
     assert list(made) == ["reconstructions", "code_maps", "usage", "curves"]
     return write(folder, figures=made).read_text(encoding="utf-8"), folder
 
@@ -75,7 +75,7 @@ def test_every_section_is_there_in_order(page):
     headings = re.findall(r"<h2>(.*?)</h2>|<summary>(.*?)</summary>", text)
     assert ["".join(pair) for pair in headings] == [
         "Results",
-        *(title for title, _ in report.FIGURES.values()),
+        *(title for title, _ in run_report.FIGURES.values()),
         "Configuration",
         "Model",
     ]
@@ -95,7 +95,7 @@ def test_every_result_is_shown_and_explained(page):
         "87.50%",
     ):
         assert f"<b>{shown}</b>" in text
-    for _, _, meaning in report.METRICS.values():
+    for _, _, meaning in run_report.METRICS.values():
         assert meaning.format(units="pixels in [0, 1]") in unescape(text)
 
 
@@ -126,7 +126,7 @@ def test_values_are_escaped(page):
 def test_pictures_in_the_page_are_those_of_the_folder(page):
     text, folder = page
     encoded = re.findall(r"base64,([^\"]*)", text)
-    for name, data in zip(report.FIGURES, encoded, strict=True):
+    for name, data in zip(run_report.FIGURES, encoded, strict=True):
         png = base64.b64decode(data, validate=True)
         assert png == (folder / "pictures" / f"{name}.png").read_bytes()
         picture = Image.open(io.BytesIO(png))
@@ -163,15 +163,15 @@ def test_unknown_metrics_streams_and_text_that_is_no_json(tmp_path):
 
 
 def test_equal_runs_give_equal_pages(tmp_path):
-    first = write(tmp_path, figures={"curves": figures.curves(METRICS)}).read_bytes()
-    again = write(tmp_path, figures={"curves": figures.curves(METRICS)}).read_bytes()
+    first = write(tmp_path, figures={"curves": figures.curve_figure(METRICS)}).read_bytes()
+    again = write(tmp_path, figures={"curves": figures.curve_figure(METRICS)}).read_bytes()
     assert first == again
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 8, 3), (1, 256, 256, 3)])
 def test_pictures_of_other_shapes(shape):
     model, variables = model_for(3, shape[1:3])
-    made = report.make_figures(model, variables, pictures(*shape), {"": np.zeros(16)}, [])
+    made = run_report.make_figures(model, variables, pictures(*shape), {"": np.zeros(16)}, [])
     sizes = {name: Image.open(io.BytesIO(figures.png_bytes(f))).size for name, f in made.items()}
     assert len(sizes) == 4 and all(min(size) > 100 for size in sizes.values())
 
@@ -187,37 +187,37 @@ def test_pictures_of_other_shapes(shape):
 def test_data_that_are_no_pictures_have_no_pictures(kind, data):
     counts = {"0/": np.ones(4), "1/": np.ones(8)}
     model = vj.VQVAE(vj.MLP(2), vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.MLP(2))
-    made = report.make_figures(model, None, data, counts, METRICS, kind)
+    made = run_report.make_figures(model, None, data, counts, METRICS, kind)
     assert list(made) == ["usage", "curves"]
 
 
 def test_curves_of_data_that_are_no_pictures_show_their_error():
     lines = [{"step": 5, "train/mse": 4.0}, {"step": 5, "test/mse": 3.0}]
-    quality = figures.curves([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]
+    quality = figures.curve_figure([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]
     assert "mean squared error" in quality.get_title(loc="left") + quality.get_title()
     assert [line.get_xydata().tolist() for line in quality.lines] == [[[5, 4.0]], [[5, 3.0]]]
 
 
 def test_a_code_has_one_colour_everywhere():
-    one = figures.colours(np.array([[3, 5], [5, -1]]))
-    other = figures.colours(np.array([[5]]))
+    one = figures.in_colours(np.array([[3, 5], [5, -1]]))
+    other = figures.in_colours(np.array([[5]]))
     assert (one[0, 1] == other[0, 0]).all() and (one[1, 0] == other[0, 0]).all()
     assert len({figures.colour(k) for k in range(512)}) == 512
     assert one[1, 1].tolist() == [128, 128, 128]
 
 
 def test_curves_leave_out_what_has_no_place():
-    quality = figures.curves(METRICS).axes[1]
+    quality = figures.curve_figure(METRICS).axes[1]
     train, test = (line.get_xydata().tolist() for line in quality.lines)
     assert train == [[50, 10.0]]  # an error of 0 has no PSNR
     assert test == [[100, 21.3]]
-    loss = figures.curves(METRICS).axes[0].lines[0]
+    loss = figures.curve_figure(METRICS).axes[0].lines[0]
     assert loss.get_xydata().tolist() == [[50, 0.2]]  # NaN
 
 
 def test_curves_and_usage_of_several_streams():
     metrics = [{"step": 1, "test/0/perplexity": 3.0, "test/1/perplexity": 4.0}]
-    labels = [line.get_label() for line in figures.curves(metrics).axes[2].lines]
+    labels = [line.get_label() for line in figures.curve_figure(metrics).axes[2].lines]
     assert labels == ["test, stream 0", "test, stream 1"]
     streams = [np.array([6.0, 0, 2]), np.ones(4), np.zeros(2)]
     counts = {f"stream {q}": (n, len(n)) for q, n in enumerate(streams)}

@@ -19,14 +19,14 @@ from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import (
     How,
-    draw,
+    draw_codes,
     mixed_codes,
     mixed_vectors,
     nothing_given,
     upper_half,
 )
-from experiments.generation.priors import items
-from experiments.quality import of_samples as sample_quality
+from experiments.generation.prior_recipe import items
+from experiments.quality import sample_quality
 from experiments.quality.classifier import kept_classifier
 from experiments.run.run_folder import open_run
 from vqvae_jax import BundleError
@@ -96,9 +96,9 @@ def test_completions_keep_what_is_given(kind, monkeypatch):
     monkeypatch.setattr(generate, "AT_ONCE", 4)
     maps, how = random_maps(6), How(steps=2)
     given = upper_half(maps)
-    found = draw(jax.random.key(0), make_priors(kind), given, label_of(6), how)
-    again = draw(jax.random.key(0), make_priors(kind), given, label_of(6), how)
-    other = draw(jax.random.key(1), make_priors(kind), given, label_of(6), how)
+    found = draw_codes(jax.random.key(0), make_priors(kind), given, label_of(6), how)
+    again = draw_codes(jax.random.key(0), make_priors(kind), given, label_of(6), how)
+    other = draw_codes(jax.random.key(1), make_priors(kind), given, label_of(6), how)
     for k, start, new, same, (_, vocab) in zip(maps, given, found, again, GRIDS, strict=True):
         half = k.shape[1] // 2
         np.testing.assert_array_equal(start[:, :half], k[:, :half])
@@ -113,7 +113,7 @@ def test_each_level_is_told_those_above_and_the_class():
     """The likeliest codes, level by level, by `sample_codes`; other conditions give others."""
     priors, label = make_priors("transformer"), label_of(6)
     given, how = nothing_given(priors, 6), How(temperature=0)
-    top, low = draw(jax.random.key(0), priors, given, label, how)
+    top, low = draw_codes(jax.random.key(0), priors, given, label, how)
 
     def likeliest(level, label, *coarse):
         prior, variables, _ = priors[level]
@@ -135,7 +135,7 @@ def test_options_change_the_logits():
     assert how.filters == (vj.priors.temperature(0.5), vj.priors.top_k(3), vj.priors.top_p(0.9))
     priors, given = make_priors("transformer"), nothing_given(make_priors("transformer"), 20)
     plain, guided = (
-        draw(jax.random.key(0), priors, given, label_of(20), how)
+        draw_codes(jax.random.key(0), priors, given, label_of(20), how)
         for how in (How(), How(guidance=3.0))
     )
     assert np.any(plain[0] != guided[0])
@@ -178,7 +178,7 @@ def test_decoding_is_that_of_the_model(run, monkeypatch):
     bundle, maps = vj.load_model(run / "model"), random_maps(3)
     indices = [jnp.asarray(k, jnp.int32) for k in maps]
     expected = jit(partial(bundle.model.apply, method="detokenize"))(bundle.variables, indices)
-    found = generate.decode(bundle, maps)
+    found = generate.decode_codes(bundle, maps)
     assert found.shape == (3, 8, 8, 1) and np.mean(found == np.asarray(to_pixels(expected))) > 0.99
 
 
@@ -204,7 +204,7 @@ def handmade(**changes):
 
 def test_numbers_by_hand(tmp_path):
     images = handmade()
-    found = sample_quality.measure(images, tmp_path, 60)
+    found = sample_quality.measure_samples(images, tmp_path, 60)
     assert found["recognised"] == 0.9 and found["recognised_test"] == 1
     assert found["different"] == 10 / 40 and found["repeated"] == 30 / 40
     assert found["frechet_reconstructions"] == found["frechet_test"]
@@ -217,17 +217,17 @@ def test_numbers_by_hand(tmp_path):
         )
     )
     np.testing.assert_allclose(found["frechet"], expected, rtol=1e-5)
-    far = sample_quality.distances(images)
+    far = sample_quality.sample_distances(images)
     assert found["nearest_samples"] == np.median(far["samples"])
     assert found["nearest_test"] == np.median(far["test"])
-    copied = sample_quality.measure(handmade(samples=images.train[:40]), tmp_path, 60)
+    copied = sample_quality.measure_samples(handmade(samples=images.train[:40]), tmp_path, 60)
     assert copied["copies"] == 1 and copied["nearest_samples"] == 0
 
 
 def test_numbers_without_classes(tmp_path):
     images = handmade(label=None)
     images = images._replace(codes=images.codes._replace(labels={}, classes=()))
-    found = sample_quality.measure(images, tmp_path, 60)
+    found = sample_quality.measure_samples(images, tmp_path, 60)
     assert "recognised" not in found and not list(tmp_path.iterdir())
     table = sample_page.quality_table(found)
     assert "Recognised" not in table and "Distance to the nearest" in table
@@ -246,7 +246,7 @@ def test_rows_of_classes():
 
 def test_neighbours_are_below_their_samples():
     images = handmade()
-    rows = sample_page.neighbours(images)
+    rows = sample_page.neighbour_rows(images)
     for above, below in (("nearest samples", "their neighbours"), ("samples", "neighbours")):
         for x, y in zip(rows[above], rows[below], strict=True):
             error = np.square(images.train / 255 - x / 255).mean(axis=(1, 2, 3))

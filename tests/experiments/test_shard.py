@@ -29,7 +29,7 @@ def test_both_splits_are_written(sharded, capsys):
 
 def test_training_on_records_equals_training_in_memory(tmp_path, monkeypatch, capsys):
     """The records are stopped and go on; every metric, test set included, has the same bits."""
-    monkeypatch.setattr(autoencoder.report, "make_figures", lambda *_: {})
+    monkeypatch.setattr(autoencoder.run_report, "make_figures", lambda *_: {})
     every = {"steps": 6, "log_every": 1, "eval_every": 3, "save_every": 6}
     noise = np.random.default_rng(0).integers(0, 256, (100, 12, 12, 1), np.uint8)
     np.save(tmp_path / "noise.npy", noise)

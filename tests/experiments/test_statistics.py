@@ -12,7 +12,7 @@ from experiments.code_meaning.statistics import (
     entropy,
     information,
     meaning,
-    neighbours,
+    neighbour_information,
     plane,
 )
 from vqvae_jax.data.scaling import preprocess
@@ -90,8 +90,9 @@ def test_information_of_copies_and_of_strangers():
     assert 0 <= other["bits"] < 5 * bias
     assert other["corrected"] == pytest.approx(other["bits"] - bias)
     k = np.stack([a[..., 0], a[..., 0]], axis=2)  # [N, 2, 2], columns alike
-    assert neighbours(k)["across"]["bits"] > 1.9 > 0.1 > neighbours(k)["down"]["bits"]
-    assert list(neighbours(k[:, :1])) == ["across"]
+    found = neighbour_information(k)
+    assert found["across"]["bits"] > 1.9 > 0.1 > found["down"]["bits"]
+    assert list(neighbour_information(k[:, :1])) == ["across"]
 
 
 def test_the_plane_keeps_distances_of_what_lies_in_one():

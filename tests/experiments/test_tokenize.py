@@ -99,7 +99,7 @@ def test_numbers_by_hand(capsys):
     assert found["items"] == 4 and found["codes"] == 4
     assert found["bits_uniform"] == 2 + 1 + 2 * 3
     np.testing.assert_allclose(found["used"], (2 / 4 + 1 / 2 + 2 / 8) / 3)
-    tokenize.show({"train": found}, "title")
+    tokenize.print_codes({"train": found}, "title")
     assert "50.00%" in capsys.readouterr().out
 
 

@@ -121,7 +121,7 @@ def straight(data, tmp_path_factory) -> autoencoder.Config:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Most tests don't look at the pictures, which take seconds to draw."""
-    monkeypatch.setattr(autoencoder.report, "make_figures", lambda *_: {})
+    monkeypatch.setattr(autoencoder.run_report, "make_figures", lambda *_: {})
 
 
 @pytest.mark.core

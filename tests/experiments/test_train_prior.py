@@ -15,7 +15,7 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-from experiments.generation import code_bits, prior_training, priors
+from experiments.generation import code_bits, prior_recipe, prior_training
 from experiments.generation.code_files import Codes, open_codes
 from experiments.run import resumable
 from experiments.run.run_folder import ConfigChanged, open_run, read_lines
@@ -83,7 +83,7 @@ def test_bits_are_those_of_log_likelihood(run):
     for level, table in enumerate(tables(run)):
         prior, variables, _ = load_model(run / f"prior/level{level}/model")
         variables = jax.tree.map(jnp.asarray, variables)
-        held = priors.held_out(codes.label("train"), 60)
+        held = prior_recipe.held_out(codes.label("train"), 60)
         rows = {"train": ~held, "validation": held, "test": slice(None)}
         for name, chosen in rows.items():
             split = "test" if name == "test" else "train"
@@ -157,10 +157,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
 def last_state(folder, run, level):
     """Every array of the last checkpoint."""
     codes = open_codes(run / "codes")
-    prior = priors.make_prior(config(run), codes, level)
-    example = priors.items(codes.maps["test"], codes.label("test"), level)
+    prior = prior_recipe.prior_model(config(run), codes, level)
+    example = prior_recipe.items(codes.maps["test"], codes.label("test"), level)
     example = jax.tree.map(jnp.asarray, example)
-    optimizer = priors.make_optimizer(config(run))
+    optimizer = prior_recipe.prior_optimizer(config(run))
     like = start_state(lambda k: prior.init(k, *example[:2]), optimizer, jax.random.key(0))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return jax.tree.map(np.asarray, checkpoints.restore(like))
@@ -212,11 +212,11 @@ def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
     codes = codes._replace(maps=codes.maps | {"train": (names,)}, levels=(((1, 1), (160,)),))
     monkeypatch.setattr(prior_training, "codes_of", lambda *_: codes)
     monkeypatch.setattr(prior_training, "make_views", views)
-    monkeypatch.setattr(resumable, "train", no_training)
+    monkeypatch.setattr(resumable, "run_training", no_training)
     with pytest.raises(KeyboardInterrupt):
         prior_training.train_priors(config(run))
     label = codes.label("train")
-    held = priors.held_out(label, 60)
+    held = prior_recipe.held_out(label, 60)
     assert held.sum() == CLASSES * 2  # a tenth of 20, of each class
     expected = {(i + at, label[i]) for i in np.flatnonzero(~held) for at in (0, 100)}
     assert set(seen) == expected
@@ -224,8 +224,8 @@ def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
 
 def test_held_out():
     label = np.array([0, 1] * 10 + [0] * 10)
-    np.testing.assert_array_equal(np.flatnonzero(priors.held_out(label, 30)), [19, 28, 29])
-    np.testing.assert_array_equal(np.flatnonzero(priors.held_out(None, 25)), [23, 24])
+    np.testing.assert_array_equal(np.flatnonzero(prior_recipe.held_out(label, 30)), [19, 28, 29])
+    np.testing.assert_array_equal(np.flatnonzero(prior_recipe.held_out(None, 25)), [23, 24])
 
 
 def test_views_are_codes_of_changed_pictures(data, tmp_path):
@@ -249,14 +249,14 @@ def test_codes_of_another_model(run, tmp_path, capsys):
     other = jax.tree.map(lambda x: x * 1.5, bundle.variables)
     digest = save_model(again / "model", bundle.model, other)
     with pytest.raises(BundleError, match="expected a prior of the codes of model"):
-        priors.load_priors(again, "prior", digest, 2)
+        prior_recipe.load_priors(again, "prior", digest, 2)
     with pytest.raises(ConfigChanged, match=r"holds another run; use --name\. model: "):
         prior_training.train_priors(config(again))
     assert "is of another model and is made again" in capsys.readouterr().out
     assert open_codes(again / "codes").model == digest
-    assert len(priors.load_priors(run, "prior", bundle.sha256, 2)) == 2
+    assert len(prior_recipe.load_priors(run, "prior", bundle.sha256, 2)) == 2
     with pytest.raises(BundleError, match="expected a prior, found none; run `python -m"):
-        priors.load_priors(run, "others", bundle.sha256, 2)
+        prior_recipe.load_priors(run, "others", bundle.sha256, 2)
 
 
 def test_another_configuration_is_refused(run):
@@ -290,9 +290,9 @@ def test_codes_without_a_grid():
     """Those of vectors, one an item: a grid of one place, in all levels."""
     maps = {"train": (np.zeros((5, 1), np.int16), np.ones((5, 2), np.int16)), "test": ()}
     codes = Codes(maps, {}, (), (((), (8,)), ((), (4, 2))), "", "", None)
-    prior = priors.make_prior(config(Path()), codes, 1)
+    prior = prior_recipe.prior_model(config(Path()), codes, 1)
     assert prior.grid == (1,) and prior.coarse == (((1,), (8,)),) and prior.classes == 0
-    found = priors.items(maps["train"], None, 1)
+    found = prior_recipe.items(maps["train"], None, 1)
     assert found.codes.shape == (5, 1, 2) and found.condition.coarse[0].shape == (5, 1, 1)
     jax.eval_shape(prior.init, jax.random.key(0), *jax.tree.map(jnp.asarray, found[:2]))
 

@@ -23,8 +23,8 @@ from experiments.ablations.verdicts import (
     judge,
     mean_of,
     number,
+    range_of,
     ratio_of,
-    spread,
     variance_ratio_of,
     verdict,
     within,
@@ -104,8 +104,8 @@ def test_the_ratio_of_variances_has_fishers_interval():
 
 def test_the_spread_is_within_a_seed():
     rows = [row("a", 1.0, 5.0), row("b", 2.0, 2.5), row("c", 0.5, 9.0, 7.0)]
-    assert spread("psnr", "a", "b", "c")(rows) == [1.5, 6.5]
-    assert spread("psnr", "a", "b")([row("a", 1.0, 2.0), row("b", 3.0, 9.0, first=1)]) == [1.0]
+    assert range_of("psnr", "a", "b", "c")(rows) == [1.5, 6.5]
+    assert range_of("psnr", "a", "b")([row("a", 1.0, 2.0), row("b", 3.0, 9.0, first=1)]) == [1.0]
 
 
 def test_the_best_arm_is_that_of_the_greatest_mean():

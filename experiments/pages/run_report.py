@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.pages import figures as draw
 from experiments.pages import html
-from experiments.run import codes
+from experiments.run import code_streams
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.scaling import preprocess, to_pixels
 
@@ -98,15 +98,15 @@ def make_figures(
         images = np.asarray(to_pixels(preprocess(np.asarray(test[:SHOWN]))))
         rec = jax.jit(lambda v, x: model.apply(v, preprocess(x)))(variables, images)
         made["reconstructions"] = draw.reconstructions(images, np.asarray(to_pixels(rec.x)))
-        maps = codes.as_levels(rec.indices)
+        maps = code_streams.as_levels(rec.indices)
         if all(k.ndim == 4 for k in maps):
-            each = codes.by_stream(codes.quantizers(model), maps)
+            each = code_streams.by_stream(code_streams.quantizers(model), maps)
             made["code_maps"] = draw.code_maps(
-                images, {codes.title(prefix): np.asarray(k) for prefix, k in each.items()}
+                images, {code_streams.title(prefix): np.asarray(k) for prefix, k in each.items()}
             )
-    sizes = codes.streams(codes.quantizers(model))
-    used = {codes.title(prefix): (count, sizes[prefix]) for prefix, count in counts.items()}
-    return made | {"usage": draw.codebook_usage(used), "curves": draw.curves(metrics)}
+    sizes = code_streams.streams(code_streams.quantizers(model))
+    used = {code_streams.title(prefix): (count, sizes[prefix]) for prefix, count in counts.items()}
+    return made | {"usage": draw.codebook_usage(used), "curves": draw.curve_figure(metrics)}
 
 
 def write_report(
@@ -142,12 +142,12 @@ def write_report(
     for name, png in pictures.items():
         html.save(folder / "pictures" / f"{name}.png", png)
     in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
-    options = {name: plain(value) for name, value in config.items()}
+    options = {name: option_text(value) for name, value in config.items()}
     body = [
         headline(results),
         remarks_section(remarks) + results_section(results, data, units),
         "".join(html.picture(*FIGURES.get(name, (name, "")), pictures[name]) for name in in_order),
-        html.section(html.heading("Configuration"), html.options(options)),
+        html.section(html.heading("Configuration"), html.option_table(options)),
         html.folded("Model", pretty(description)),
     ]
     title = str(config.get("name", folder.name))
@@ -167,7 +167,7 @@ def lead(config: Mapping[str, Any], metrics: Sequence[dict[str, float]]) -> str:
 def headline(results: Mapping[str, float]) -> str:
     """Returns the section of the most important numbers."""
     chosen = [name for name in HEADLINE if name in results]
-    return html.headline({METRICS[name][0]: number(name, results[name]) for name in chosen})
+    return html.headline({METRICS[name][0]: number_text(name, results[name]) for name in chosen})
 
 
 def remarks_section(remarks: Sequence[str]) -> str:
@@ -183,14 +183,14 @@ def results_section(results: Mapping[str, float], data: str, units: str) -> str:
     for name, value in results.items():
         stream, _, kind = name.rpartition("/")
         title, _, meaning = METRICS.get(kind, (kind, "", ""))
-        title += f", {codes.title(stream)}" if stream else ""
+        title += f", {code_streams.title(stream)}" if stream else ""
         shown = html.explained(title, meaning.format(units=units))
-        lines.append((shown, html.bold(number(name, value))))
+        lines.append((shown, html.bold(number_text(name, value))))
     about = html.paragraph(f"Over the whole test set. {data}".strip())
     return html.section(html.heading("Results"), about, html.pairs(lines))
 
 
-def number(name: str, value: Any) -> str:
+def number_text(name: str, value: Any) -> str:
     """Returns a number in the format of its metric."""
     form = METRICS.get(name.rpartition("/")[2], ("", "{:.4g}"))[1]
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -198,7 +198,7 @@ def number(name: str, value: Any) -> str:
     return form.format(value) if isinstance(value, int | float) else str(value)
 
 
-def plain(value: Any) -> str:
+def option_text(value: Any) -> str:
     """Returns an option's value as JSON writes it, but text without quotes."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 

@@ -19,7 +19,7 @@ from vqvae_jax.saving.weights import read_json
 PRIORS = {"transformer": TransformerPrior, "pixelcnn": PixelCNN, "masked": MaskedPrior}
 
 
-def make_prior(config, codes: Codes, level: int):
+def prior_model(config, codes: Codes, level: int):
     """Makes the prior of the options for one level of codes, given all coarser levels."""
     *coarse, (grid, vocab) = (with_grid(found) for found in codes.levels[: level + 1])
     heads = {} if config.prior == "pixelcnn" else {"heads": config.heads}
@@ -41,7 +41,7 @@ def with_grid(level):
     return grid or (1,), vocab
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
+def prior_optimizer(config) -> optax.GradientTransformation:
     """Returns AdamW with linear warm-up and cosine decay."""
     return optax.adamw(learning_rate(config), b2=0.98, weight_decay=config.weight_decay)
 
@@ -56,7 +56,7 @@ def items(
     return CodeBatch(codes, Condition(label, tuple(coarse)))
 
 
-def take(data: CodeBatch, rows: Int[np.ndarray, "B"] | Bool[np.ndarray, "N"]) -> CodeBatch:
+def take_items(data: CodeBatch, rows: Int[np.ndarray, "B"] | Bool[np.ndarray, "N"]) -> CodeBatch:
     """Returns some of the items."""
     return jax.tree.map(lambda array: array[rows], data)
 

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes
 
 Panel = Mapping[str, Mapping[str, tuple[float, float]]]
 """Means and half-widths of one number: {group: {label: (mean, half-width)}}."""
@@ -15,7 +15,7 @@ Panel = Mapping[str, Mapping[str, tuple[float, float]]]
 GAP = 2  # pixels between the images of a mosaic
 
 
-def intervals(panels: Mapping[str, Panel]) -> Figure:
+def interval_figure(panels: Mapping[str, Panel]) -> Figure:
     """Draws a panel for each number, with a line for each label and a colour for each group.
 
     Args:
@@ -39,7 +39,7 @@ def intervals(panels: Mapping[str, Panel]) -> Figure:
 
 def draw_panel(axes: Axes, title: str, panel: Panel, labels: list[str]) -> None:
     """Draws the groups of one number, the marks of a label a little below one another."""
-    plain(axes, title)
+    plain_axes(axes, title)
     for i, (group, values) in enumerate(panel.items()):
         shift = 0.3 * ((i + 0.5) / len(panel) - 0.5)
         y = [labels.index(label) + shift for label in values]
@@ -79,7 +79,7 @@ def mosaics(
 
 def draw_mosaic(axes: Axes, title: str, rows: Mapping[str, UInt8[np.ndarray, "n H W C"]]) -> None:
     """Draws labelled rows of images as one picture."""
-    plain(axes, title)
+    plain_axes(axes, title)
     axes.grid(False)
     strips = [strip(images) for images in rows.values()]
     pixels = np.concatenate(strips)

@@ -54,7 +54,7 @@ class Part:
     skipped: Sequence[str] = ()
 
 
-def show(part: Part, console: Console) -> None:
+def print_part(part: Part, console: Console) -> None:
     """Prints the tables and the skipped contestants."""
     for table in part.tables:
         shown = RichTable(title=table.title, title_justify="left", caption=table.note or None)
@@ -67,7 +67,7 @@ def show(part: Part, console: Console) -> None:
         console.print(line, markup=False)
 
 
-def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
+def write_part(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
     """Writes NAME/results.json, NAME/*.png and NAME/report.md, and returns the path of the page.
 
     Args:
@@ -81,11 +81,11 @@ def write(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:
         save(home / f"{name}.png", png_bytes(figure))
     found = {**facts, "benchmark": part.name, "skipped": list(part.skipped), **part.data}
     write_text(home / "results.json", strict_json(found, indent=1))
-    write_text(home / "report.md", markdown(part, facts))
+    write_text(home / "report.md", part_markdown(part, facts))
     return home / "report.md"
 
 
-def markdown(part: Part, facts: Mapping[str, Any]) -> str:
+def part_markdown(part: Part, facts: Mapping[str, Any]) -> str:
     """Returns the page of a benchmark as Markdown."""
     pieces = [md.title(f"Benchmark: {part.name}"), part.about, md.code(facts["command"])]
     for table in part.tables:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.run.in_batches import in_batches
+from experiments.run.batchwise import in_batches
 from experiments.run.recipe import make_optimizer
 from experiments.sweep.training_budget import compiler_options, run_steps
 from vqvae_jax.data.pipeline import batches
@@ -52,12 +52,12 @@ def learned_bits(
     """
     sides = [codes.shape[1:-1] for codes in train]
     known = tuple(zip(sides[:level], vocabs[:level], strict=True))
-    _, fit, bits = coder(prior, vocabs[level], sides[level], known)
+    _, fit, bits = make_fitted(prior, vocabs[level], sides[level], known)
     params = fit(train, seed)
     return bits(params, tuple(codes[: len(test[0])] for codes in train)), bits(params, test)
 
 
-class Coder(NamedTuple):
+class FittedPrior(NamedTuple):
     """Prior of one level, with functions to fit it and to measure bits."""
 
     module: TransformerPrior
@@ -66,7 +66,7 @@ class Coder(NamedTuple):
 
 
 @cache
-def coder(prior: Prior, vocab, grid, coarse=()) -> Coder:
+def make_fitted(prior: Prior, vocab, grid, coarse=()) -> FittedPrior:
     """Makes the prior of this vocab and grid, given coarser codes; compiled once for all seeds."""
     level, length = len(coarse), math.prod(grid) * len(vocab)
     inner = {name: getattr(prior, name) for name in ("width", "depth", "heads", "dropout")}
@@ -99,4 +99,4 @@ def coder(prior: Prior, vocab, grid, coarse=()) -> Coder:
         size = max(4 * prior.tokens // length, 1)
         return in_batches(lambda i: look(params, pick(maps, i)), np.arange(len(maps[level])), size)
 
-    return Coder(module, fit, bits)
+    return FittedPrior(module, fit, bits)

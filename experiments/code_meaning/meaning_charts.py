@@ -7,18 +7,18 @@ from jaxtyping import Float, Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.code_meaning.figures import rgba
+from experiments.code_meaning.code_pictures import rgba
 from experiments.code_meaning.interventions import Reach
 from experiments.code_meaning.probes import Score
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain
+from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes
 
 
-def reaches(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
+def reach_figure(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:
     """Draws mean change over distance from the cell, and share within it, for each level."""
     figure = new_figure(2.5)
     mean, share = figure.subplots(1, 2)
-    plain(mean, "mean |change| of a pixel")
-    plain(share, "share of the whole change")
+    plain_axes(mean, "mean |change| of a pixel")
+    plain_axes(share, "share of the whole change")
     for i, (title, reach) in enumerate(found.items()):
         options = {"color": LINES[i % len(LINES)], "lw": 1.4, "ms": 3, "marker": "o"}
         x = np.arange(len(reach.mean))
@@ -44,7 +44,7 @@ def accuracies(found: Mapping[str, Mapping[str, Score]]) -> Figure:
     """Draws the test accuracy of each representation by each probe, with its interval."""
     figure = new_figure(0.75 + 0.28 * len(found))
     axes = figure.subplots()
-    plain(axes, "test accuracy, with 95 % intervals")
+    plain_axes(axes, "test accuracy, with 95 % intervals")
     for p, probe in enumerate(next(iter(found.values()))):
         scores = [probes[probe] for probes in found.values()]
         middle = np.array([s.accuracy for s in scores])
@@ -109,8 +109,8 @@ def codebook_map(
     """
     figure, small = new_figure(3.7), {"color": INK, "fontsize": 8}
     dots, pictures = figure.subplots(1, 2, sharex=True, sharey=True)
-    plain(dots, "area: share; grey: mean of what it decodes to")
-    plain(pictures, "what the most frequent ones decode to")
+    plain_axes(dots, "area: share; grey: mean of what it decodes to")
+    plain_axes(pictures, "what the most frequent ones decode to")
     area = 2 + 9000 * shares  # square points
     used, n = shares > 0, len(cells)
     dots.scatter(*places[~used].T, s=6, facecolors="none", edgecolors=INK, lw=0.5)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.bench.timing import Spread
-from experiments.pages.figures import INK, LINES, new_figure, plain
+from experiments.pages.figures import INK, LINES, new_figure, plain_axes
 
 
 def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
@@ -21,7 +21,7 @@ def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
     for axes in cells.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, panel) in zip(cells.flat, panels.items(), strict=False):
-        plain(axes, textwrap.fill(title.replace(" = ", "\xa0=\xa0"), 18))
+        plain_axes(axes, textwrap.fill(title.replace(" = ", "\xa0=\xa0"), 18))
         for label, (median, low, high) in panel.items():
             at, error = labels.index(label), [[median - low], [high - median]]
             axes.errorbar(median, at, xerr=error, fmt="o", ms=3.5, lw=1.2, color=LINES[0])
@@ -32,7 +32,7 @@ def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:
     return figure
 
 
-def growth(
+def growth_figure(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
     unit: str,
     linear: bool = False,
@@ -47,7 +47,7 @@ def growth(
     figure = new_figure(2.4)
     cells = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (size, lines) in zip(cells, panels.items(), strict=True):
-        plain(axes, f"{unit} over {size}")
+        plain_axes(axes, f"{unit} over {size}")
         sizes = {x for line in lines.values() for x, _ in line}
         for i, (label, line) in enumerate((k, v) for k, v in lines.items() if v):
             x, y = np.array(sorted(line)).T

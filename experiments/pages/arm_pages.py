@@ -12,11 +12,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.pages import charts
+from experiments.pages import arm_figures
 from experiments.pages import html as web
 from experiments.pages import markdown as md
 from experiments.pages.figures import png_bytes
-from experiments.pages.study import Study, entries, groups, legend, means
+from experiments.pages.study import Study, entries, groups, legend_text, means
 from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Row
 
@@ -30,7 +30,7 @@ FILES = (
 )
 
 
-def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
+def write_arm_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     """Writes the pages, the tables and pictures/*, and returns the path of report.html."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     figures = make_figures(study, rows)
@@ -43,15 +43,15 @@ def write_pages(folder: Path, study: Study, rows: Sequence[Row]) -> Path:
     tables = {group: entries(study, members, str) for group, members in groups(rows).items()}
     write_text(folder / "table.tex", latex(tables))
     captions = [(name, caption) for name, (caption, _) in pictures.items()]
-    write_text(folder / "report.md", markdown(study, rows, captions))
-    html(study, rows, dict(pictures.values())).save(folder / "report.html")
+    write_text(folder / "report.md", arm_markdown(study, rows, captions))
+    arm_html(study, rows, dict(pictures.values())).save(folder / "report.html")
     return folder / "report.html"
 
 
 def make_figures(study: Study, rows: Sequence[Row]) -> dict[str, tuple[str, Figure]]:
     """Returns captions and figures by file name: the plot, the study's, pictures of the arms."""
     panels = {c.title: means(c, rows) for c in study.columns if c.drawn}
-    made = {"intervals": (INTERVALS, charts.intervals(panels))}
+    made = {"intervals": (INTERVALS, arm_figures.interval_figure(panels))}
     for i, (caption, figure) in enumerate(study.figures.items()):
         made[f"figure{i + 1}"] = (caption, figure)
     shown = {}
@@ -59,11 +59,13 @@ def make_figures(study: Study, rows: Sequence[Row]) -> dict[str, tuple[str, Figu
         found = {row.arm.label: row.pictures() for row in members}
         shown[group] = {name: images for name, images in found.items() if images is not None}
     if study.originals is not None and any(shown.values()):
-        made["pictures"] = (study.caption, charts.mosaics(study.originals, shown))
+        made["pictures"] = (study.caption, arm_figures.mosaics(study.originals, shown))
     return made
 
 
-def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, str]] = ()) -> str:
+def arm_markdown(
+    study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, str]] = ()
+) -> str:
     """Returns the page as Markdown, with pictures by their names and captions."""
     note = [md.bold(study.note)] if study.note else []
     parts = [md.title(study.title), *note, study.about, md.code(study.command)]
@@ -72,14 +74,14 @@ def markdown(study: Study, rows: Sequence[Row], pictures: Sequence[tuple[str, st
     for group, members in groups(rows).items():
         lines = entries(study, members, md.bold)
         parts += [md.heading(group or "Results"), md.table(lines, "---:")]
-    parts += [legend(study), md.facts({c.title: c.meaning for c in study.columns})]
+    parts += [legend_text(study), md.facts({c.title: c.meaning for c in study.columns})]
     parts += [f"{text}:\n\n{md.picture(text, f'pictures/{name}.png')}" for name, text in pictures]
-    parts += [md.heading("Settings"), md.facts(provenance(study, rows)), FILES]
+    parts += [md.heading("Settings"), md.facts(settings_shown(study, rows)), FILES]
     parts += [f"Cite: {study.cite}"] if study.cite else []
     return md.page(parts)
 
 
-def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> web.Page:
+def arm_html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> web.Page:
     """Returns the page for one HTML file, with pictures by caption and every arm's definition."""
     parts = [web.section(web.bold(study.note))] if study.note else []
     parts.append(web.section(web.preformatted(study.command)))
@@ -88,9 +90,9 @@ def html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -> we
         lines = web.table(entries(study, members, web.bold))
         parts.append(web.section(web.heading(group or "Results"), web.scroll(lines)))
     meanings = web.terms({column.title: column.meaning for column in study.columns})
-    parts.append(web.section(web.paragraph(legend(study)), meanings))
+    parts.append(web.section(web.paragraph(legend_text(study)), meanings))
     parts += [web.picture(caption, "", png) for caption, png in pictures.items()]
-    parts.append(web.section(web.heading("Settings"), web.facts(provenance(study, rows))))
+    parts.append(web.section(web.heading("Settings"), web.facts(settings_shown(study, rows))))
     parts += [web.folded(row.arm.name, json.dumps(row.arm.definition, indent=1)) for row in rows]
     parts += [web.section(web.text(f"Cite: {study.cite}"))] if study.cite else []
     return web.Page(study.title, study.about, "\n".join(parts))
@@ -103,7 +105,7 @@ def findings_section(findings: Sequence[Sequence[str]]) -> str:
     return web.section(web.heading("Findings"), web.scroll(web.table(lines)))
 
 
-def provenance(study: Study, rows: Sequence[Row]) -> dict[str, str]:
+def settings_shown(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     """Returns settings, seeds, dates, versions, device and time of the results."""
     records = [record for row in rows for record in row.records]
     dates = sorted({record["date"] for record in records})
@@ -139,7 +141,7 @@ def results(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "command": study.command,
         "note": study.note,
-        "settings": provenance(study, rows),
+        "settings": settings_shown(study, rows),
         "arms": arms,
     }
 

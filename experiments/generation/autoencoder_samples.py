@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from experiments.generation.code_prior import Prior, coder
-from experiments.run.in_batches import in_batches
+from experiments.generation.small_prior import Prior, make_fitted
+from experiments.run.batchwise import in_batches
 from experiments.sweep.training_budget import compiler_options
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess, to_pixels
@@ -19,7 +19,7 @@ AT_ONCE = 100  # images in a batch
 Images = UInt8[np.ndarray, "n H W C"]
 
 
-def samples(
+def sample_images(
     model, variables, train: Images, n: int, seed: int, prior: Prior | None, fast: bool = False
 ) -> dict[str, Images]:
     """Returns n images by the way to draw: "independent", and "prior" for a model with codes.
@@ -58,7 +58,7 @@ def independent(
 
 def of_prior(prior: Prior, vocab, codes, n: int, seed: int, options) -> np.ndarray:
     """Draws codes from a Transformer that is fitted to these."""
-    module, fit, _ = coder(prior, vocab, codes.shape[1:-1])
+    module, fit, _ = make_fitted(prior, vocab, codes.shape[1:-1])
     params, given = fit((codes,), seed), free_codes(module, AT_ONCE)
     draw = jax.jit(
         lambda key: sample_codes(key, module, {"params": params}, given), compiler_options=options

@@ -10,7 +10,7 @@ from experiments.generation.code_files import Codes, flat
 from experiments.generation.codes_of_data import unique_share
 from experiments.generation.generate import Maps
 from experiments.quality.classifier import kept_classifier
-from experiments.quality.generated_images import frechet, memorised, nearest_neighbours, recognised
+from experiments.quality.image_quality import frechet, memorised, nearest_neighbours, recognised
 
 Pictures = UInt8[np.ndarray, "N H W C"]
 
@@ -27,7 +27,7 @@ class Images(NamedTuple):
     label: Int[np.ndarray, "N"] | None  # classes of the samples
 
 
-def measure(images: Images, folder: Path, steps: int) -> dict[str, float]:
+def measure_samples(images: Images, folder: Path, steps: int) -> dict[str, float]:
     """Measures samples; a classifier, kept in `folder`, takes part only where there are classes."""
     train, samples, rec = images.train, images.samples, images.reconstructions
     numbers = {"samples": float(len(samples)), "different": unique_share(images.maps)}
@@ -71,7 +71,7 @@ def as_rows(maps: Maps) -> Int[np.ndarray, "N T"]:
     return np.concatenate(flat(maps), axis=1).astype(np.int32)
 
 
-def distances(images: Images) -> dict[str, Float64[np.ndarray, "_"]]:
+def sample_distances(images: Images) -> dict[str, Float64[np.ndarray, "_"]]:
     """Returns the distance of each image from its nearest training image."""
     named = {"test": images.test, "samples": images.samples}
     named["reconstructions"] = images.reconstructions

@@ -43,8 +43,10 @@ def codes_table(meaning: Meaning) -> Figure:
                 rgba(meaning.context[i]),
                 signed(meaning.context[i] - usual),
             ]
-            axes.text(1.1, y + 0.3, str(meaning.codes[i]), **text(7.5, "right", weight="bold"))
-            axes.text(1.1, y + 0.72, f"{meaning.shares[i]:.1%}", **text(6, "right"))
+            axes.text(
+                1.1, y + 0.3, str(meaning.codes[i]), **text_options(7.5, "right", weight="bold")
+            )
+            axes.text(1.1, y + 0.72, f"{meaning.shares[i]:.1%}", **text_options(6, "right"))
             for x, pixels in enumerate(pictures):
                 put(axes, pixels, x + 1.3, y)
             cell = (1 - GAP) / CONTEXT
@@ -54,11 +56,11 @@ def codes_table(meaning: Meaning) -> Figure:
                 centre = x + 1.3 + 0.5 * (1 - GAP)
                 if title == "examples":
                     centre += (meaning.examples.shape[1] - 1) / 2
-                axes.text(centre, 0.3, title, **text(6.5, "center"))
+                axes.text(centre, 0.3, title, **text_options(6.5, "center"))
     return figure
 
 
-def swaps(swap: Swap) -> Figure:
+def swap_figure(swap: Swap) -> Figure:
     """Draws a line for each pair: both, halves in codes and in pixels, one cell, its change."""
     columns = {
         "A, decoded": rgba(swap.upper),
@@ -75,7 +77,7 @@ def swaps(swap: Swap) -> Figure:
     stage(axes, len(columns), n + 0.2)
     side, first = swap.side / swap.one.shape[1:3], swap.place / swap.one.shape[1:3]
     for x, (title, pictures) in enumerate(columns.items()):
-        axes.text(x + (1 - GAP) / 2, 0.12, title, **text(8, "center"))
+        axes.text(x + (1 - GAP) / 2, 0.12, title, **text_options(8, "center"))
         for i, pixels in enumerate(pictures):
             put(axes, pixels, x, i + 0.2)
             if x >= 4:
@@ -92,11 +94,11 @@ def erasures(found: Sequence[Erased]) -> Figure:
     axes = figure.subplots()
     stage(axes, len(titles) + 0.45, len(found) + 0.2)
     for x, title in enumerate(titles):
-        axes.text(x + 0.45 + (1 - GAP) / 2, 0.12, title, **text(8, "center"))
+        axes.text(x + 0.45 + (1 - GAP) / 2, 0.12, title, **text_options(8, "center"))
     for i, erased in enumerate(found):
         y = i + 0.2
-        axes.text(0.38, y + 0.4, str(erased.code), **text(9, "right", weight="bold"))
-        axes.text(0.38, y + 0.56, f"to {erased.second}", **text(6.5, "right"))
+        axes.text(0.38, y + 0.4, str(erased.code), **text_options(9, "right", weight="bold"))
+        axes.text(0.38, y + 0.56, f"to {erased.second}", **text_options(6.5, "right"))
         pictures = [marked(erased.before, erased.places), rgba(erased.before)]
         for after in (erased.replaced, erased.erased):
             pictures += [rgba(after), signed(after - erased.before)]
@@ -105,7 +107,7 @@ def erasures(found: Sequence[Erased]) -> Figure:
         before = max(erased.errors["before"], 1e-12)
         for x, name in ((3, "replaced"), (5, "erased")):
             factor = f"x {erased.errors[name] / before:.2f}"
-            axes.text(x + 0.45 + 0.04, y + 0.08, factor, **text(7, "left"))
+            axes.text(x + 0.45 + 0.04, y + 0.08, factor, **text_options(7, "left"))
     return figure
 
 
@@ -159,6 +161,6 @@ def frame(
     axes.add_patch(Rectangle((x, y), width, height, fill=False, ec=colour, lw=line))
 
 
-def text(size: float, align: str, **options) -> dict[str, Any]:
+def text_options(size: float, align: str, **options) -> dict[str, Any]:
     """Returns the options of text."""
     return {"color": INK, "fontsize": size, "ha": align, "va": "center"} | options

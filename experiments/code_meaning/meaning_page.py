@@ -6,21 +6,21 @@ from typing import Any
 
 from experiments.code_meaning.probes import Score
 from experiments.code_meaning.representations import MEANING
-from experiments.code_meaning.sections import Part
+from experiments.code_meaning.sections import Section
 from experiments.pages import html
 from experiments.pages.figures import png_bytes
-from experiments.run import codes
+from experiments.run import code_streams
 from experiments.run.run_folder import strict_json, write_text
 
 NO_LABELS = "The data have no labels: nothing is probed."
 
 
-def write(
+def write_page(
     folder: Path,
     name: str,
     data: str,
     results: Mapping[str, Any],
-    found: Sequence[Part],
+    found: Sequence[Section],
     probes: Mapping[str, tuple[int, dict[str, Score]]],
 ) -> html.Page:
     """Writes pictures/*.png, results.json, and the page with all of them in it; returns it.
@@ -52,7 +52,7 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     shown = {}
     for prefix, s in results["streams"].items():
         if "used" in s:
-            where = f", {codes.title(prefix)}" if prefix else ""
+            where = f", {code_streams.title(prefix)}" if prefix else ""
             shown[f"codes used{where}"] = f"{s['used']:,} of {s['size']:,}"
             shown[f"bits of a code{where}"] = f"{s['entropy']:.2f}"
     for name, reach in results["reach"].items():
@@ -67,10 +67,12 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
 def probe_table(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> str:
     """Table of the probes: dimension and accuracies, with a line about each representation."""
     lines = [["", "dimension", "linear probe", "nearest neighbours"]]
-    lines += [[name, f"{dim:,}", *map(cell, s.values())] for name, (dim, s) in probes.items()]
+    lines += [
+        [name, f"{dim:,}", *map(accuracy_cell, s.values())] for name, (dim, s) in probes.items()
+    ]
     return html.scroll(html.table(lines)) + html.note(html.terms({n: MEANING[n] for n in probes}))
 
 
-def cell(s: Score) -> str:
+def accuracy_cell(s: Score) -> str:
     """Accuracy with its interval, as HTML."""
     return f"{s.accuracy:.1%} " + html.small(f"{s.low:.1%} to {s.high:.1%}")
