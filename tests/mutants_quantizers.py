@@ -99,7 +99,7 @@ FAMILIES = [
         ("outer invalid rows lost", 'metrics.get("invalid_rows", 0) + rows.invalid', 'metrics.get("invalid_rows", 0)'),
     ]),
     ("codes written by hand", "quantizers/from_codebook.py", T + "test_editing.py", [
-        ("codes written by hand are undone", "by_hand = by_hand & rows.some", "by_hand = by_hand & False"),
+        ("codes written by hand are undone", "by_hand = by_hand & rows.any_valid", "by_hand = by_hand & False"),
         ("codes never fitted in silence", "and not np.all(np.asarray(flag)):", "and False:"),
     ]),
     ("codes written by hand", "quantizers/codebooks/moving_averages.py", T + "test_editing.py", [
@@ -122,7 +122,7 @@ FAMILIES = [
         ("integer scheduled", "return number and not integer", "return number"),
     ]),
     ("updates", "quantizers/combinators/freezing.py", T + "test_freezing.py", [
-        ("moves without rows", "select_state(valid_rows(z, mask, axis_name).some, new, state)", "select_state(True, new, state)"),
+        ("moves without rows", "select_state(valid_rows(z, mask, axis_name).any_valid, new, state)", "select_state(True, new, state)"),
         ("own gradient not averaged", "jax.lax.pmean(grads, axis_name)", "grads"),
         ("own gradient summed", "jax.lax.pmean(grads, axis_name)", "jax.lax.psum(grads, axis_name)"),
         ("optimizer forgets", "return optax.apply_updates(params, updates), by_path(new)", "return optax.apply_updates(params, updates), leaves"),

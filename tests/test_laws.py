@@ -68,10 +68,10 @@ ROWS = {
     "ema_samples": vj.ema_vq(90, 2, decay=0.5, init=vj.inits.samples(), estimator=doubled()),
     "ema_kmeans_revive": vj.ema_vq(12, 5, init=vj.inits.kmeans(2), reset=least_used),
     "ema_held": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.ema(6, 3, init=vj.inits.normal()), HELD)
+        vj.codebooks.partly_frozen(vj.codebooks.ema(6, 3, init=vj.inits.normal()), HELD)
     ),
     "vq_held": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.gradient(6, 3, init=vj.inits.normal()), HELD),
+        vj.codebooks.partly_frozen(vj.codebooks.gradient(6, 3, init=vj.inits.normal()), HELD),
         terms=[vj.regularizers.orthogonal_active()],
     ),
     "stochastic": vj.stochastic_vq(6, 3, temperature=0.5, init=vj.inits.normal()),
@@ -85,7 +85,7 @@ ROWS = {
     "cosine": vj.cosine_vq(6, 3, beta=3.0),
     "cosine_ema": vj.cosine_ema_vq(6, 3, 0.9, **KM),
     "affine": vj.affine_vq(6, 3, rate=2.0, **KM),
-    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 3, 0.9, **KM), 0.9)),
+    "matched": vj.codebook_vq(vj.codebooks.moment_matched(vj.codebooks.ema(6, 3, 0.9, **KM), 0.9)),
     "simvq": vj.simvq(6, 3, beta=3.0),
     "simvq_wide": vj.codebook_vq(
         vj.codebooks.mapped(vj.codebooks.fixed(6, 2, vj.inits.normal()), vj.codebooks.linear(3))

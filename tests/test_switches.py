@@ -42,7 +42,7 @@ QUANTIZERS = {
     "ema_vq": vj.ema_vq(6, 4, **KM, estimator=vj.estimators.synchronized(0.3)),
     "samples": vj.ema_vq(6, 4, init=vj.inits.zero_debiased(vj.inits.samples())),
     "terms": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.gradient(2, 4), [True, False]),
+        vj.codebooks.partly_frozen(vj.codebooks.gradient(2, 4), [True, False]),
         terms=[
             vj.regularizers.orthogonal_active(),
             vj.regularizers.diversity(0.1),
@@ -55,7 +55,7 @@ QUANTIZERS = {
     "cosine": vj.cosine_vq(6, 4),
     "cosine_ema": vj.cosine_ema_vq(6, 4, **KM),
     "affine": vj.affine_vq(6, 4, **KM),
-    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 4, **KM), 0.9)),
+    "matched": vj.codebook_vq(vj.codebooks.moment_matched(vj.codebooks.ema(6, 4, **KM), 0.9)),
     "simvq": vj.simvq(6, 4),
     "gumbel": vj.gumbel_vq(6, 4, kl=0.1),
     "diveq": vj.diveq(6, 4, **KM),
@@ -252,7 +252,9 @@ SMALL = {"dim": 4, "width": 4, "depth": 1}
 ENCODER, DECODER = vj.Encoder(**SMALL), vj.Decoder(**SMALL)
 MODELS = {
     "VQVAE": vj.VQVAE(ENCODER, QUANTIZERS["ema_vq"], DECODER),
-    "InParts": vj.VQVAE(vj.models.InParts(ENCODER, 2), VQ, vj.models.InParts(DECODER, 2)),
+    "Microbatched": vj.VQVAE(
+        vj.models.Microbatched(ENCODER, 2), VQ, vj.models.Microbatched(DECODER, 2)
+    ),
     "VAE": vj.VAE(vj.Encoder(dim=8), DECODER),
     "Autoencoder": vj.Autoencoder(ENCODER, DECODER),
     "Pyramid": vj.Pyramid(ENCODER, VQ, DECODER, sizes=((1, 1), (3, 3))),
@@ -265,7 +267,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "InParts")) for n in MODELS]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "Microbatched")) for n in MODELS]
 )
 def test_models_and_their_steps(switched, name):
     model, optimizer = MODELS[name], optax.adam(1e-3)

@@ -27,9 +27,10 @@ QUANTIZERS = {
         ],
     ),
     "held": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.ema(6, 3), HELD), terms=[vj.regularizers.orthogonal_active()]
+        vj.codebooks.partly_frozen(vj.codebooks.ema(6, 3), HELD),
+        terms=[vj.regularizers.orthogonal_active()],
     ),
-    "matched": vj.codebook_vq(vj.codebooks.matched(vj.codebooks.ema(6, 3), 0.9)),
+    "matched": vj.codebook_vq(vj.codebooks.moment_matched(vj.codebooks.ema(6, 3), 0.9)),
     "bfloat16": vj.codebook_vq(vj.codebooks.gradient(6, 3), assign=vj.assignments.in_bfloat16(2)),
     "affine": vj.affine_vq(6, 3),
     "simvq": vj.simvq(6, 3),

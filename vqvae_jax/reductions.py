@@ -65,7 +65,7 @@ class Rows(NamedTuple):
 
     z: Float[Array, "*rows D"]  # float32; 0 where invalid, which keeps gradients finite too
     weights: Float[Array, "*rows"]  # 0 where invalid
-    some: Bool[Array, ""]  # whether any replica has a valid row
+    any_valid: Bool[Array, ""]  # whether any replica has a valid row
     invalid: Float[Array, ""]  # number of rows, over all replicas, dropped as not finite
 
 

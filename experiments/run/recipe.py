@@ -9,7 +9,7 @@ from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, v
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.data.sources import DataError, open_source
-from vqvae_jax.models import InParts
+from vqvae_jax.models import Microbatched
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans
 
@@ -116,9 +116,11 @@ def in_parts(model: VQVAE | VQVAE2, n: int | None) -> VQVAE | VQVAE2:
     if n is None:
         return model
     if isinstance(model, VQVAE):
-        return model.clone(encoder=InParts(model.encoder, n), decoder=InParts(model.decoder, n))
+        return model.clone(
+            encoder=Microbatched(model.encoder, n), decoder=Microbatched(model.decoder, n)
+        )
     encoders, decoders = (
-        tuple(InParts(part, n) for part in parts) for parts in (model.encoders, model.decoders)
+        tuple(Microbatched(part, n) for part in parts) for parts in (model.encoders, model.decoders)
     )
     return model.clone(encoders=encoders, decoders=decoders)
 

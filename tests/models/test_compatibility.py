@@ -36,12 +36,12 @@ def doubling(channels, dim):
 
 
 def inner(parts):
-    return vj.models.InParts(vj.Encoder(dim=4, width=4, depth=0), parts)
+    return vj.models.Microbatched(vj.Encoder(dim=4, width=4, depth=0), parts)
 
 
 PICTURES = made(vj.VQVAE(inner(2), vj.vq(6, 4), vj.Decoder(dim=4, width=4, depth=0)), X)
 STREAMS = made(
-    vj.VQVAE(halving(1, 4), vj.repeat(vj.vq(6, 4), 8), vj.models.InParts(doubling(1, 4), 1)), X
+    vj.VQVAE(halving(1, 4), vj.repeat(vj.vq(6, 4), 8), vj.models.Microbatched(doubling(1, 4), 1)), X
 )
 VECTORS = made(vj.VQVAE(vj.MLP(4, 8, 1), vj.vq(6, 4), vj.MLP(5, 8, 1)), ROWS)
 LEVELS = made(

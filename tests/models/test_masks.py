@@ -89,7 +89,7 @@ def test_masks_of_examples_and_of_rows_are_none_of_samples():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda m: m, lambda m: vj.models.InParts(m, 2)], ids=["", "in parts"]
+    "wrap", [lambda m: m, lambda m: vj.models.Microbatched(m, 2)], ids=["", "in parts"]
 )
 def test_padded_signals_have_the_codes_and_the_x_that_they_have_alone(wrap):
     f, v = vj.as_functions(model()), random_variables(model(), SIGNALS)

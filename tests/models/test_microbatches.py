@@ -24,7 +24,10 @@ def model(parts=None):
     encoder = vj.Encoder(dim=4, width=6, depth=1)
     decoder = vj.Decoder(dim=4, width=6, depth=1)
     if parts:
-        encoder, decoder = vj.models.InParts(encoder, parts), vj.models.InParts(decoder, parts)
+        encoder, decoder = (
+            vj.models.Microbatched(encoder, parts),
+            vj.models.Microbatched(decoder, parts),
+        )
     return vj.VQVAE(encoder, QUANTIZER, decoder)
 
 
@@ -61,7 +64,7 @@ def test_fewer_activations_are_kept():
         return compiled.memory_analysis().temp_size_in_bytes
 
     encoder = vj.Encoder(dim=4, width=16)
-    assert memory(vj.models.InParts(encoder, 8)) < 0.5 * memory(encoder)
+    assert memory(vj.models.Microbatched(encoder, 8)) < 0.5 * memory(encoder)
 
 
 def test_loops_have_products_for_convolutions_on_cpu():
@@ -74,9 +77,9 @@ def test_loops_have_products_for_convolutions_on_cpu():
 
     encoder = vj.Encoder(dim=4, width=6, depth=1)
     before = count(encoder)
-    assert before > 0 == count(vj.models.InParts(encoder, 2))
+    assert before > 0 == count(vj.models.Microbatched(encoder, 2))
     with pytest.raises(ZeroDivisionError):
-        vj.models.InParts(Broken(), 2).apply({}, X)
+        vj.models.Microbatched(Broken(), 2).apply({}, X)
     assert count(encoder) == before
 
 
@@ -87,7 +90,7 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize("parts, loops", [(1, False), (2, True)])
 def test_activations_are_computed_again(parts, loops):
-    inner = vj.models.InParts(vj.MLP(3), parts)
+    inner = vj.models.Microbatched(vj.MLP(3), parts)
     variables = jax.eval_shape(inner.init, KEY, X)
     traced = str(jax.make_jaxpr(jax.grad(lambda v: inner.apply(v, X).sum()))(variables))
     assert "remat" in traced and ("scan" in traced) == loops
@@ -97,11 +100,11 @@ def test_a_batch_that_can_not_be_cut_is_named(as_users):
     with pytest.raises(ValueError, match="a batch of 8 can't be cut into 3 equal parts"):
         jax.eval_shape(lambda x: model(3).apply(model().init(KEY, x[:1]), x), X)
     with pytest.raises(ValueError, match="parts must be an integer >= 1, got 0"):
-        vj.models.InParts(vj.MLP(2), 0).init(KEY, X)
+        vj.models.Microbatched(vj.MLP(2), 0).init(KEY, X)
 
 
 def test_examples_keep_their_places():
-    inner, x = vj.models.InParts(vj.MLP(3), 4), jax.random.normal(KEY, (12, 5))
+    inner, x = vj.models.Microbatched(vj.MLP(3), 4), jax.random.normal(KEY, (12, 5))
     variables = inner.init(KEY, x)
     one_by_one = [vj.MLP(3).apply(variables, row[None])[0] for row in x]
     np.testing.assert_allclose(inner.apply(variables, x), one_by_one, rtol=1e-5, atol=1e-6)

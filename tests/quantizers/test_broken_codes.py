@@ -74,7 +74,7 @@ def test_it_is_counted(q):
 
 
 def test_matched_moments_are_those_of_the_other_codes():
-    q = vj.codebook_vq(vj.codebooks.matched(MOVED))
+    q = vj.codebook_vq(vj.codebooks.moment_matched(MOVED))
     params, state = q.init(KEY)
     codes = np.asarray(params["inner"]["codebook"], np.float64)
     others = np.delete(codes, BROKEN, axis=0)

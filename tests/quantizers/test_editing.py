@@ -183,7 +183,7 @@ def test_codes_put_in_reach_what_stands_still():
         state = train(q, params, state, z)[1]
     params, state = vj.set_codes(q, params, state, E)
     np.testing.assert_array_equal(decode(q, {"codebook": params["codebook"] + 9}, state), E)
-    q = vj.codebook_vq(vj.codebooks.held(vj.codebooks.ema(6, 3), [True] * 5 + [False]))
+    q = vj.codebook_vq(vj.codebooks.partly_frozen(vj.codebooks.ema(6, 3), [True] * 5 + [False]))
     np.testing.assert_array_equal(decode(q, *vj.set_codes(q, *q.init(KEY), E)), E)
 
 

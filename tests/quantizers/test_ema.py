@@ -149,7 +149,7 @@ def test_a_weight_below_zero_is_none_and_a_bad_row_without_weight_is_not_counted
     rows = valid_rows(z, jnp.array([2.0, 0.0, -3.0, 0.5]))
     np.testing.assert_array_equal(rows.weights, [2, 0, 0, 0])
     np.testing.assert_array_equal(rows.z, np.where([[1], [0], [0], [0]], z, 0))
-    assert rows.some and rows.invalid == 1
+    assert rows.any_valid and rows.invalid == 1
 
 
 @pytest.mark.parametrize(

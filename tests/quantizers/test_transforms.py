@@ -107,15 +107,21 @@ def test_unit_codes_of_kmeans_are_the_directions_of_the_centroids():
 
 
 STAGES = {
-    "learnt": vj.codebook_vq(vj.codebooks.held(vj.codebooks.gradient(K, D, init=GIVEN), HELD)),
+    "learnt": vj.codebook_vq(
+        vj.codebooks.partly_frozen(vj.codebooks.gradient(K, D, init=GIVEN), HELD)
+    ),
     "averaged": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.ema(K, D, 0.8, init=GIVEN, reset=half_dead()), HELD)
+        vj.codebooks.partly_frozen(vj.codebooks.ema(K, D, 0.8, init=GIVEN, reset=half_dead()), HELD)
     ),
     "unit": vj.codebook_vq(
-        vj.codebooks.held(vj.codebooks.unit_codes(vj.codebooks.gradient(K, D, init=GIVEN)), HELD)
+        vj.codebooks.partly_frozen(
+            vj.codebooks.unit_codes(vj.codebooks.gradient(K, D, init=GIVEN)), HELD
+        )
     ),
     "below unit": vj.codebook_vq(
-        vj.codebooks.unit_codes(vj.codebooks.held(vj.codebooks.gradient(K, D, init=GIVEN), HELD))
+        vj.codebooks.unit_codes(
+            vj.codebooks.partly_frozen(vj.codebooks.gradient(K, D, init=GIVEN), HELD)
+        )
     ),
 }
 
@@ -157,7 +163,7 @@ def test_held_codes_stay_bit_by_bit_under_everything_that_moves_the_others(names
 def test_held_needs_a_truth_value_for_each_code(as_users):
     for mask in ([True] * 3, [1] * K):
         with pytest.raises(ValueError, match="mask must be 6 truth values, got"):
-            vj.codebooks.held(vj.codebooks.gradient(K, D), mask)
+            vj.codebooks.partly_frozen(vj.codebooks.gradient(K, D), mask)
 
 
 def affine_params(codebook):
@@ -206,7 +212,7 @@ def test_revived_codes_decode_to_rows_of_the_batch(make):
 
 def test_matched_revives_codes_at_rows_by_the_statistics_before_them():
     """What is revived moves the mean of all codes, so it is a row only as the others stood."""
-    book = vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN, reset=half_dead()))
+    book = vj.codebooks.moment_matched(vj.codebooks.gradient(K, D, init=GIVEN, reset=half_dead()))
     params, state = book.init(KEY)
     state |= {"mean": jnp.arange(4.0), "variance": jnp.float32([1, 4, 0.25, 9])}
     _, new = revive_half(book, params, state)
@@ -231,7 +237,7 @@ def test_kmeans_through_an_affine_map_decodes_to_the_centroids():
 
 def test_matched_codes_have_the_mean_and_deviation_of_the_rows():
     q = vj.codebook_vq(
-        vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7), beta=0.5
+        vj.codebooks.moment_matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7), beta=0.5
     )
     params, state = q.init(KEY)
     close(codes_of(q, params, state), E)
@@ -257,7 +263,9 @@ def test_matched_codes_have_the_mean_and_deviation_of_the_rows():
 
 
 def test_matched_statistics_are_those_of_all_replicas():
-    q = vj.codebook_vq(vj.codebooks.matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7))
+    q = vj.codebook_vq(
+        vj.codebooks.moment_matched(vj.codebooks.gradient(K, D, init=GIVEN), decay=0.7)
+    )
     params, state = q.init(KEY)
     _, whole = q.apply(params, state, jnp.asarray(Z), train=True)
     step = lambda z: q.apply(params, state, z, train=True, axis_name="i")[1]  # noqa: E731

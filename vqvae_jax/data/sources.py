@@ -119,13 +119,13 @@ def array(path_or_array: str | Path | Shaped[np.ndarray, "..."]) -> Source:
     return _source(name, partial(readers.read_array, path_or_array))
 
 
-def sharded(path: str | Path) -> Source:
+def of_records(path: str | Path) -> Source:
     """Source of a folder written by `writing.write_records`, decoded when indexed.
 
     Returns:
         A source of `Records`. It raises `DataError` as `open_records` does.
 
-    >>> sharded("nowhere")("train")
+    >>> of_records("nowhere")("train")
     Traceback (most recent call last):
     vqvae_jax.data.readers.DataError: nowhere/records.json: expected a description of records, ...
     """
@@ -205,7 +205,7 @@ def _source(name: str, read: Source) -> Source:
 
 def _open_folder(path: Path, size: int | None) -> Source:
     if _is_records(path):
-        return sharded(path)
+        return of_records(path)
     if _is_idx(path):
         return idx(path)
     if next(readers.image_files(path), None) is None:

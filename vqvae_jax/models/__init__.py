@@ -3,7 +3,7 @@
 from vqvae_jax.models.blocks import ResidualStack as ResidualStack
 from vqvae_jax.models.blocks import Upsample as Upsample
 from vqvae_jax.models.discriminator import PatchDiscriminator as PatchDiscriminator
-from vqvae_jax.models.microbatches import InParts as InParts
+from vqvae_jax.models.microbatches import Microbatched as Microbatched
 from vqvae_jax.models.pyramid import Phi as Phi
 from vqvae_jax.models.tokenizers import Tokenizer as Tokenizer
 from vqvae_jax.models.tokenizers import layer_norm as layer_norm

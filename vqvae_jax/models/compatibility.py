@@ -13,7 +13,7 @@ from vqvae_jax.models.input_checks import check_input, per_axis, spatial_axes
 
 
 def innermost(module: nn.Module) -> nn.Module:
-    """Returns the module itself, or the one inside wrappers such as `InParts`."""
+    """Returns the module itself, or the one inside wrappers such as `Microbatched`."""
     return innermost(module.inner) if hasattr(module, "inner") else module
 
 

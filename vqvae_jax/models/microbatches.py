@@ -19,7 +19,7 @@ def in_loop(inner: nn.Module, x: Array, mask: Array | None = None) -> Array:
         IN_LOOP.reset(token)
 
 
-class InParts(nn.Module):
+class Microbatched(nn.Module):
     """Applies inner to one part of the batch at a time, so that only one part's activations exist.
 
     Use it for encoders and decoders in a `VQVAE`. Gradients are accumulated over the parts, whose
@@ -37,7 +37,7 @@ class InParts(nn.Module):
 
     Example:
         >>> import jax, vqvae_jax as vj
-        >>> model = vj.VQVAE(InParts(vj.MLP(4), 2), vj.vq(32, 4), InParts(vj.MLP(10), 2))
+        >>> model = vj.VQVAE(Microbatched(vj.MLP(4), 2), vj.vq(32, 4), Microbatched(vj.MLP(10), 2))
         >>> x = jnp.ones((6, 10))
         >>> variables = model.init(jax.random.key(0), x)
         >>> same = vj.VQVAE(vj.MLP(4), vj.vq(32, 4), vj.MLP(10)).apply(variables, x).x

@@ -61,7 +61,7 @@ def codebook_vq(
     `ema_vq` are shorthands for the codebooks `gradient` and `ema`.
 
     Args:
-        codebook: `gradient`, `ema`, `fixed`, or one derived from these, such as `held`.
+        codebook: `gradient`, `ema`, `fixed`, or one derived from these, such as `partly_frozen`.
         beta: weight of the commitment term.
         assign: assignment rule in training, such as `sampled()` or `sinkhorn()`; None for the
             nearest code.
@@ -152,13 +152,13 @@ def lookup_quantizer(
         # padding must not count as the first batch.
         update = partial(codebook.update, params)
         draw = key_revive, rows, k, axis_name
-        new = select_state(rows.some, update(start, *draw), state)
+        new = select_state(rows.any_valid, update(start, *draw), state)
         if codebook.adopt is None:
             return out, new
         # Codes that were written by hand take a second update under `cond`. A select before the
         # first would be cheaper to write, but might change the last bits of ordinary updates.
         by_hand, adopted = codebook.adopt(state)
-        by_hand = by_hand & rows.some
+        by_hand = by_hand & rows.any_valid
         return out, jax.lax.cond(by_hand, lambda: update(adopted, *draw), lambda: new)
 
     def decode(params, state, indices):

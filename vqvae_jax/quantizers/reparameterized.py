@@ -76,8 +76,8 @@ def affine_vq(
     """`vq` with codes (1 + rate s) e_j + rate b, s and b [D] learnt and shared (arXiv:2305.08842).
 
     A code that no row chooses moves with the others. To use statistics of the rows instead of
-    gradients, take `codebook_vq(matched(gradient(...)))`. The paper's other two methods are the
-    estimator `synchronized` and `alternated`.
+    gradients, take `codebook_vq(moment_matched(gradient(...)))`. The paper's other two methods are
+    the estimator `synchronized` and `alternated`.
 
     Args:
         size, dim, beta, init, reset, estimator: as in `vq`.

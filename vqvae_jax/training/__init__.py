@@ -1,6 +1,6 @@
 """Train steps as pure functions, their compilation for one device or many, and the loop."""
 
-from vqvae_jax.training.adversarial import Game as Game
+from vqvae_jax.training.adversarial import AdversarialLosses as AdversarialLosses
 from vqvae_jax.training.adversarial import adaptive_weight as adaptive_weight
 from vqvae_jax.training.adversarial import adversarial_loss as adversarial_loss
 from vqvae_jax.training.adversarial import adversarial_optimizer as adversarial_optimizer

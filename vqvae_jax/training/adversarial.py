@@ -37,7 +37,7 @@ from vqvae_jax.training.step import (
 Balance = Callable[[Array, Array], Array | float]
 
 
-class Game(NamedTuple):
+class AdversarialLosses(NamedTuple):
     """Adversarial losses as functions of the logits of the discriminator D."""
 
     generator: Callable[[Array], Array]  # loss of the generator, a function of D(x')
@@ -45,10 +45,14 @@ class Game(NamedTuple):
     fake: Callable[[Array], Array]  # loss of the discriminator on x', a function of D(x')
 
 
-HINGE = Game(lambda fake: -fake, lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d))
+HINGE = AdversarialLosses(
+    lambda fake: -fake, lambda real: jax.nn.relu(1 - real), lambda d: jax.nn.relu(1 + d)
+)
 """Hinge loss: -D(x'); max(0, 1 - D(x)) and max(0, 1 + D(x')) (arXiv:1705.02894)."""
 
-NON_SATURATING = Game(lambda d: jax.nn.softplus(-d), lambda d: jax.nn.softplus(-d), jax.nn.softplus)
+NON_SATURATING = AdversarialLosses(
+    lambda d: jax.nn.softplus(-d), lambda d: jax.nn.softplus(-d), jax.nn.softplus
+)
 """Non-saturating loss: -ln s(D(x')); -ln s(D(x)) and -ln(1 - s(D(x'))) (arXiv:1406.2661).
 
 s is the logistic function.
@@ -94,7 +98,7 @@ def adversarial_loss(
     last_layer: Sequence[str],
     *,
     task_loss: TaskLoss = squared_error,
-    game: Game = HINGE,
+    game: AdversarialLosses = HINGE,
     balance: Balance = adaptive_weight,
     r1: float = 0.0,
 ) -> Loss:
@@ -182,7 +186,11 @@ def logits_of(discriminator, params, x: Float[Array, "B *shape"]) -> Float[Array
 
 
 def discriminator_loss(
-    judge: Callable[[Array], Array], game: Game, x: Array, y: Array, mean: Callable[[Array], Array]
+    judge: Callable[[Array], Array],
+    game: AdversarialLosses,
+    x: Array,
+    y: Array,
+    mean: Callable[[Array], Array],
 ) -> Float[Array, ""]:
     """Loss of the discriminator: half its mean loss on real x, and half that on x'."""
     return (mean(game.real(judge(x))) + mean(game.fake(judge(y)))) / 2

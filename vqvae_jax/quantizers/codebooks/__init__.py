@@ -10,8 +10,8 @@ from vqvae_jax.quantizers.codebooks.storage import fixed as fixed
 from vqvae_jax.quantizers.codebooks.storage import gradient as gradient
 from vqvae_jax.quantizers.codebooks.transforms import Transform as Transform
 from vqvae_jax.quantizers.codebooks.transforms import affine as affine
-from vqvae_jax.quantizers.codebooks.transforms import held as held
 from vqvae_jax.quantizers.codebooks.transforms import linear as linear
 from vqvae_jax.quantizers.codebooks.transforms import mapped as mapped
-from vqvae_jax.quantizers.codebooks.transforms import matched as matched
+from vqvae_jax.quantizers.codebooks.transforms import moment_matched as moment_matched
+from vqvae_jax.quantizers.codebooks.transforms import partly_frozen as partly_frozen
 from vqvae_jax.quantizers.codebooks.transforms import unit_codes as unit_codes

@@ -19,9 +19,9 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
 
     The codes may come from k-means, from another model, or from editing. What belongs to the
     codebook changes with it: moving averages continue from the new codes, each with the mean count;
-    offsets and maps of a whole codebook (`affine`, `matched`) are reset; a pending first-batch
-    initialisation is cancelled. `decode` of this stream alone (-1 in the others) then returns the
-    codes; the other streams keep theirs.
+    offsets and maps of a whole codebook (`affine`, `moment_matched`) are reset; a pending
+    first-batch initialisation is cancelled. `decode` of this stream alone (-1 in the others) then
+    returns the codes; the other streams keep theirs.
 
     | in                   | codes                                                               |
     |----------------------|---------------------------------------------------------------------|
@@ -31,7 +31,7 @@ def set_codes(q: Quantizer, params, state, codes, stream: int = 0):
     | `project`            | those in the narrow space, `[K, q.dim]`                             |
     | `scale`, `rotate`    | as decoded, up to rounding; within a slice, before the map          |
     | cosine codebooks     | directions, which are scaled to length 1                            |
-    | `held`               | all codes, including those that are held                            |
+    | `partly_frozen`      | all codes, including those that are frozen                          |
     | `gumbel_vq`          | the codes alone; weight and bias, which choose among them, stay     |
     | `sharded`            | those of all devices, equal on each, within `jax.shard_map`         |
 

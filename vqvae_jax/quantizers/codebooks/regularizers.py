@@ -25,7 +25,7 @@ def orthogonal(weight: Number = 10.0) -> Function:
     def term(found):
         value = gram_excess(found.codes, jnp.ones(len(found.codes), jnp.float32))
         # By the contract a batch without a valid row has loss 0, though only codes enter this one.
-        return {"orthogonal": weight * jnp.where(found.rows.some, value, 0)}
+        return {"orthogonal": weight * jnp.where(found.rows.any_valid, value, 0)}
 
     return Function(term)
 

@@ -121,10 +121,10 @@ def gradient(
         # Params stay as they are; the offset leads from them to the fitted codes.
         e = codes(params, state)
         offset = first_fit(init, state["initialized"], e, key, rows, axis_name) - params["codebook"]
-        first = rows.some & ~state["initialized"]
+        first = rows.any_valid & ~state["initialized"]
         return state | {
             "offset": jnp.where(first, sg(offset), state["offset"]),
-            "initialized": state["initialized"] | rows.some,
+            "initialized": state["initialized"] | rows.any_valid,
         }
 
     def update(params, state, key, rows, k, axis_name):
@@ -207,7 +207,7 @@ def ema(
         initialized = state["initialized"] | jnp.any(by_hand(state, eps))
         # Not `initialized` itself: codes may have been written by hand on one shard only, but this
         # flag must be equal on all.
-        some = state["initialized"] | rows.some
+        some = state["initialized"] | rows.any_valid
         e = first_fit(init, initialized, state["codebook"], key, rows, axis_name)
         # Sums follow the fitted codes; else the first update would mix in the random initial ones.
         sums = jnp.where(initialized, state["sums"], state["counts"][:, None] * e)
@@ -278,7 +278,7 @@ def first_fit(
     assert fit is not None
     # `cond`, so that k-means costs nothing from the second batch on.
     return jax.lax.cond(
-        initialized | ~rows.some,
+        initialized | ~rows.any_valid,
         lambda: codebook,
         lambda: fit(key, rows.z, rows.weights, size, axis_name).astype(jnp.float32),
     )

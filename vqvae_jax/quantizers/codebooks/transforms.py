@@ -37,7 +37,8 @@ def through(codebook: Codebook, init, codes, back, update=None, put=None, **fact
     def init_both(key):
         key_inner, key_own = jax.random.split(key)
         params, state = codebook.init(key_inner)
-        # The map sees the codes below: `held` stores them and `matched` takes their moments.
+        # The map sees the codes below: `partly_frozen` stores them, `moment_matched` takes their
+        # moments.
         own_params, own_state = init(key_own, codebook.codes(params, state))
         return {"inner": params} | own_params, {"inner": state} | own_state
 
@@ -110,7 +111,7 @@ def unit_codes(codebook: Codebook) -> Codebook:
 
 
 @described
-def held(codebook: Codebook, mask) -> Codebook:
+def partly_frozen(codebook: Codebook, mask) -> Codebook:
     """Holds the codes where `mask` [K] is true at their initial values, bit for bit.
 
     Gradients, weight decay, moving averages and dead-code resets don't reach them: their values are
@@ -122,7 +123,7 @@ def held(codebook: Codebook, mask) -> Codebook:
     Example:
         >>> import vqvae_jax as vj
         >>> codes = vj.codebooks.gradient(3, 2, init=vj.inits.given([[0, 0], [1, 1], [2, 2]]))
-        >>> q = vj.codebook_vq(held(codes, [True, False, False]))
+        >>> q = vj.codebook_vq(partly_frozen(codes, [True, False, False]))
     """
     chosen = np.asarray(mask)
     if chosen.shape != (codebook.size,) or chosen.dtype != bool:
@@ -166,7 +167,7 @@ def affine(codebook: Codebook, rate: Number = 10.0) -> Codebook:
 
 
 @described
-def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
+def moment_matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
     """Matches mean and deviation of the codes to those of the rows: (e_j - mean e) / std e * s + m.
 
     m and s^2 [D] are moving averages of the rows' mean and variance. Before the first batch, which
@@ -210,7 +211,7 @@ def matched(codebook: Codebook, decay: Number = 0.99) -> Codebook:
         return {
             "mean": ema_update(state["mean"], m, keep),
             "variance": ema_update(state["variance"], variance, keep),
-            "matched": state["matched"] | rows.some,
+            "matched": state["matched"] | rows.any_valid,
         }
 
     return through(codebook, init, codes, back, update, put)

@@ -84,7 +84,7 @@ def alternated(q: Quantizer, optimizer: Any) -> Quantizer:
         own, leaves = step(own, state["optimizer"], sg(grads))
         new = {"params": own, "inner": inner, "optimizer": leaves}
         # Without a valid row the gradient is 0, but a step would still move momenta and counts.
-        return out, select_state(valid_rows(z, mask, axis_name).some, new, state)
+        return out, select_state(valid_rows(z, mask, axis_name).any_valid, new, state)
 
     def decode(params, state, indices):
         return q.decode(state["params"], state["inner"], indices)
@@ -178,7 +178,7 @@ def frozen_after(q: Quantizer, step: int) -> Quantizer:
         out, inner = q.apply(select_state(stands, params, params), state["inner"], z, **options)
         if not train:
             return out, state
-        some = valid_rows(z, mask, axis_name).some
+        some = valid_rows(z, mask, axis_name).any_valid
         return out, {
             "count": state["count"] + some,
             "params": select_state(some & stands, params, state["params"]),

@@ -131,7 +131,7 @@ def scheduled(q: Quantizer, **schedules: Callable[[Array], Any]) -> Quantizer:
         if not train:
             return out, state
         # A count of its own, since an optimizer's also advances on batches without a valid row.
-        some = valid_rows(z, mask, axis_name).some
+        some = valid_rows(z, mask, axis_name).any_valid
         return out, {"count": state["count"] + some, "inner": inner}
 
     def decode(params, state, indices):
