@@ -32,6 +32,7 @@ from vqvae_jax import (
 from vqvae_jax.models import random_projection
 from vqvae_jax.quantizers import STATE
 from vqvae_jax.quantizers.codebooks import underused
+from vqvae_jax.saving.weights import DTYPES
 
 MODEL = VQVAE(MLP(3), ema_vq(4, 3), MLP(2))
 DESCRIPTION = "model.json"
@@ -44,6 +45,7 @@ def arrays(seed=0):
         "params": {
             "encoder": {"Dense_0": {"kernel": rng.normal(size=(3, 4)).astype(np.float32)}},
             "half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
+            "complex": np.array([1 + 2j], np.complex64),
             "fp8": rng.normal(size=(2, 3)).astype(ml_dtypes.float8_e4m3fn),
         },
         STATE: {
@@ -211,6 +213,28 @@ def test_files_hold_plain_numbers_only(folder):
     np.testing.assert_array_equal(kernel, arrays()["params"]["encoder"]["Dense_0"]["kernel"])
     assert len(dtypes) == len(leaves(arrays()))
     assert (dtypes["params/half"], dtypes["params/fp8"]) == ("BF16", "F8_E4M3")
+
+
+def test_weights_that_are_laid_out_otherwise_are_the_same(folder):
+    """As this library wrote them itself: another order, and spaces in the header."""
+    entries, content = {}, b""
+    for path, (dtype, shape, raw) in sorted(leaves(arrays()).items(), key=lambda leaf: leaf[1]):
+        ends = len(content), len(content) + len(raw)
+        code = {name: code for code, name in DTYPES.items()}[dtype]
+        entries[path[1:]] = {"dtype": code, "shape": shape, "data_offsets": ends}
+        content += raw
+    text = json.dumps(entries).encode()
+    old = len(text).to_bytes(8, "little") + text + content
+    assert weights_of(folder).read_bytes() != old
+    weights_of(folder).write_bytes(old)
+    assert leaves(load_model(folder).variables) == leaves(arrays())
+
+
+def test_a_dtype_that_is_unknown_here_is_refused(folder):
+    path = weights_of(folder)
+    path.write_bytes(path.read_bytes().replace(b"F8_E4M3", b"F8_E8M0"))
+    with pytest.raises(BundleError, match=r"is damaged: array 'params/fp8' has dtype F8_E8M0"):
+        load_model(folder)
 
 
 def forge(folder, model, variables=None):

@@ -163,6 +163,10 @@ BROKEN = {
     "shape.safetensors": (header(shape=[3]), "is no safetensors or .npz file"),
     "negative.safetensors": (header(data_offsets=[-8, 0]), "is no safetensors or .npz file"),
     "list.safetensors": ((2).to_bytes(8, "little") + b"[]", "is no safetensors or .npz file"),
+    "endless.safetensors": (
+        header(shape=[0, 2**62, 2**62], data_offsets=[0, 0])[:-8],
+        "is no safetensors or .npz file",
+    ),
     "longer.safetensors": (EMA.read_bytes() + b"more", "is no safetensors or .npz file"),
     "deep.safetensors": (
         (200_000).to_bytes(8, "little") + b"[" * 200_000,
@@ -180,6 +184,12 @@ def test_files_that_cannot_be_read(name, tmp_path, capsys):
     (tmp_path / name).write_bytes(data)
     error = refused(capsys, tmp_path / name, tmp_path / "out")
     assert message in error and name in error
+
+
+def test_a_large_file_of_another_kind_is_refused_unread(tmp_path, capsys):
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**42)
+    assert "is no safetensors" in refused(capsys, tmp_path / "large", tmp_path / "out")
 
 
 def test_objects_in_an_npz_are_not_loaded(tmp_path, capsys):
@@ -204,6 +214,8 @@ def test_files_are_read_as_safetensors_reads_them(name):
 def test_dtypes_of_files(tmp_path):
     arrays = {
         "bfloat16": np.arange(3).astype(jnp.bfloat16),
+        "float8": np.arange(4).astype(jnp.float8_e4m3fn),
+        "complex": np.array([1 + 2j], np.complex64),
         "float64": np.arange(6.0).reshape(2, 1, 3),
         "bool": np.array([True, False]),
         "int64": np.array(-5),
@@ -218,7 +230,7 @@ def test_dtypes_of_files(tmp_path):
 
 BLOCKED = """
 import sys
-for name in ("experiments", "tyro", "torch", "safetensors", "tensorflow_datasets", "PIL"):
+for name in ("experiments", "tyro", "torch", "tensorflow_datasets", "PIL"):
     sys.modules[name] = None
 from vqvae_jax.saving import import_torch
 import_torch.main(sys.argv[1:])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 from flax.traverse_util import unflatten_dict
+from safetensors.numpy import save
 
 from vqvae_jax.saving.as_json import LENGTH, brief, build, first_words, to_json
 from vqvae_jax.saving.describe import Model
@@ -26,7 +27,6 @@ from vqvae_jax.saving.weights import (
     read_json,
     to_arrays,
     write,
-    write_arrays,
 )
 from vqvae_jax.saving.weights import BundleError as BundleError
 
@@ -84,7 +84,7 @@ def save_model(
     weights = folder / weights_name(digest)
     # Weights are named by the digest, so new ones never overwrite those to which the description in
     # place still refers. Old ones are removed last.
-    write(weights, lambda file: write_arrays(file, arrays, specs))
+    write(weights, lambda file: file.write(save(arrays)))
     write(folder / DESCRIPTION, lambda file: file.write(text))
     for old in set(folder.glob("weights-*.safetensors")) - {weights}:
         old.unlink()

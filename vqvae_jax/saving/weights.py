@@ -1,13 +1,11 @@
 """Weights in safetensors files, which are read without trusting their contents.
 
-A file is opened once, must be a plain file of exactly the expected size, and must start with
-exactly the header that is written for its arrays. So nothing in it is parsed, and nothing larger
-than the file is allocated.
+A file is opened once, must be a plain file of at most a limit of bytes, and must hold exactly the
+arrays that the description names. safetensors checks every offset before it allocates.
 """
 
 import hashlib
 import json
-import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError, deserialize
 
 from vqvae_jax.saving.as_json import LENGTH, brief, first_words
 
@@ -30,12 +29,12 @@ ARRAYS = 2**16
 """Limit on the number of a model's arrays."""
 
 DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    "complex64": "C64",
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
+    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
+    "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "C64": "complex64",
 }  # fmt: skip
-"""Names of dtypes in safetensors files."""
+"""Dtypes by their names in safetensors files."""
 
 Spec = tuple[str, tuple[int, ...]]  # dtype and shape of an array
 
@@ -51,7 +50,7 @@ def check_specs(path: Path, arrays: dict[str, Any]) -> dict[str, Spec]:
     for name, spec in arrays.items():
         match spec:
             # Any parsed JSON may stand here; all but [name, [sizes]] falls through.
-            case [str(dtype), [*shape]] if dtype in DTYPES and len(shape) <= 32:
+            case [str(dtype), [*shape]] if dtype in DTYPES.values() and len(shape) <= 32:
                 whole = all(type(n) is int and 0 <= n < 2**48 for n in shape)
             case _:
                 whole = False
@@ -101,57 +100,36 @@ def read_json(path: Path) -> Any:
         raise BundleError(f"{path} is damaged: {first_words(error)}") from None
 
 
-def header(specs: Mapping[str, Spec]) -> tuple[bytes, list[str], int]:
-    """Returns the header of a safetensors file of these arrays, their order, and the file's size.
-
-    The widest dtypes come first, so that each array is aligned.
-    """
-    order = sorted(specs, key=lambda name: (-jnp.dtype(specs[name][0]).itemsize, name))
-    entries, end = {}, 0
-    for name in order:
-        dtype, shape = specs[name]
-        begin, end = end, end + count_bytes(specs[name])
-        entries[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": (begin, end)}
-    text = json.dumps(entries).encode()
-    # Spaces, which JSON ignores, make the arrays start at a multiple of 8 bytes.
-    text += b" " * (-len(text) % 8)
-    start = len(text).to_bytes(8, "little") + text
-    return start, order, len(start) + end
+def parse(content: bytes) -> dict[str, np.ndarray]:
+    """Parses the content of a safetensors file; raises a ValueError unless it is whole."""
+    # Not by `safetensors.numpy.load`, which lacks bfloat16, nor by `safe_open`, which lacks float8
+    # and maps the file into memory: if it is truncated meanwhile, the process crashes.
+    try:
+        return {name: as_array(name, entry) for name, entry in deserialize(content)}
+    except SafetensorError as error:
+        raise ValueError(first_words(error)) from None
 
 
-def count_bytes(spec: Spec) -> int:
-    """Returns the size of an array in bytes."""
-    dtype, shape = spec
-    return jnp.dtype(dtype).itemsize * math.prod(shape)
-
-
-def write_arrays(file: BinaryIO, arrays: Mapping[str, np.ndarray], specs) -> None:
-    """Writes a safetensors file."""
-    start, order, _ = header(specs)
-    file.write(start)
-    for name in order:
-        file.write(arrays[name].reshape(-1).view(np.uint8).data)
+def as_array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """Returns the array of an entry of a file; raises a ValueError if NumPy can't hold it."""
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"array {brief(name)} has dtype {entry['dtype']}")
+    dtype = jnp.dtype(DTYPES[entry["dtype"]])
+    return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
 
 
 def read_arrays(path: Path, specs: Mapping[str, Spec], limit: int) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file from `write_arrays`; any other file raises a BundleError."""
-    start, order, size = header(specs)
-    arrays = {}
+    """Reads the arrays of a file; raises a BundleError unless they are of these specs."""
     with opened(path, limit) as file:
-        found = os.fstat(file.fileno()).st_size
-        # The header is compared, never parsed, so that offsets that overlap or point beyond the
-        # file do no harm. The size is checked first, so that no array is allocated for a short
-        # file.
-        if found != size or file.read(len(start)) != start:
-            raise BundleError(f"{path} is damaged: not the arrays that model.json names")
         try:
-            for name in order:
-                dtype, shape = specs[name]
-                raw = np.fromfile(file, np.uint8, count_bytes(specs[name]))
-                arrays[name] = raw.view(jnp.dtype(dtype)).reshape(shape)
-        except (ValueError, OSError, MemoryError) as error:
+            arrays = parse(file.read())
+        except ValueError as error:
+            raise BundleError(f"{path} is damaged: {first_words(error)}") from None
+        except (OSError, MemoryError) as error:
             raise BundleError(f"{path} can't be read: {first_words(error)}") from None
-    return arrays
+    if {name: (str(array.dtype), array.shape) for name, array in arrays.items()} != specs:
+        raise BundleError(f"{path} is damaged: not the arrays that model.json names")
+    return {name: arrays[name] for name in specs}  # safetensors gives them in any order
 
 
 def to_arrays(variables) -> dict[str, np.ndarray]:
@@ -166,9 +144,10 @@ def to_arrays(variables) -> dict[str, np.ndarray]:
         name, array = "/".join(map(str, path)), np.asarray(value, order="C")
         if not all(isinstance(part, str) and "/" not in part for part in path) or not is_name(name):
             raise TypeError(f"names of variables must be printable and without /, got {path}")
-        if str(array.dtype) not in DTYPES:
+        if str(array.dtype) not in DTYPES.values():
             raise ValueError(
-                f"dtypes of variables must be one of {list(DTYPES)}, got {name}: {array.dtype}"
+                f"dtypes of variables must be one of {list(DTYPES.values())},"
+                f" got {name}: {array.dtype}"
             )
         arrays[name] = array
     return arrays
