@@ -114,6 +114,8 @@ def attend(
     mask: Bool[Array, "#n L"],
 ) -> Float[Array, "B H n d"]:
     """Mean of v under softmax(q k / sqrt(d)) over the tokens that the mask lets each token see."""
+    # Not `jax.nn.dot_product_attention`: equal to rounding, but on CPU a training step takes
+    # 1.1 (197 tokens) to 1.3 (512) times as long; with a cache in its layout, decoding 3 times.
     # q is scaled instead of the scores, which are L / d times as many numbers.
     scores = jnp.einsum("bhnd,bhld->bhnl", q / q.shape[-1] ** 0.5, k).astype(jnp.float32)
     # Softmax in float32, since sums in bfloat16 lose small terms. EXCLUDED is finite, because a
