@@ -150,10 +150,9 @@ def sum_by_code(
         >>> sum_by_code(jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0, 2, 2, -1]), size=3)
         Array([1., 0., 6.], dtype=float32)
     """
-    rows, rest = indices.size, x.shape[indices.ndim :]
-    # `size` is out of range, and segment_sum drops what is out of range.
-    segments = jnp.where(indices < 0, size, indices).reshape(rows)
-    return psum(jax.ops.segment_sum(x.reshape((rows, *rest)), segments, size), axis_name)
+    x = x.reshape((indices.size, *x.shape[indices.ndim :]))
+    # segment_sum drops what is out of range, and to it -1 is: it doesn't count from the end.
+    return psum(jax.ops.segment_sum(x, indices.ravel(), size), axis_name)
 
 
 @boundary
