@@ -225,6 +225,7 @@ FAMILIES = [
     ]),
     ("noise", "quantizers/noise_substitution.py", T + "test_stochastic.py", [
         ("diveq: gradient through the direction", "sg(unit(z_q - z_e + sigma * noise))", "unit(z_q - z_e + sigma * noise)"),
+        ("nsvq: no gradient at the origin", "return z_e + length(z_q - z_e) * unit(noise)", "return jnp.where(z_e != 0, z_e, 0) + length(z_q - z_e) * unit(noise)"),
         ("nsvq: length of the noise", "length(z_q - z_e) * unit(noise)", "length(z_q - z_e) * noise"),
     ]),
     ("base", Q + "base.py", T + "test_stochastic.py", [

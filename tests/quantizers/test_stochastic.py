@@ -103,6 +103,16 @@ def test_noise_has_no_length_at_a_code_or_in_a_row_that_does_not_count(q):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((dparams, dz)))
 
 
+@pytest.mark.parametrize("make", [vj.diveq, vj.nsvq])
+def test_a_row_at_a_code_passes_its_gradient_on_at_the_origin_too(make):
+    q = make(K, D, init=vj.inits.given(np.concatenate([E[1:], np.zeros((1, D), np.float32)])))
+    z = Z.copy()
+    z[0], z[1] = E[3], 0
+    _, dz, out = objective(q, q.init(KEY)[0], z)
+    same(out.quantized[:2], z[:2])
+    same(dz[:2], C[:2])
+
+
 @pytest.mark.parametrize("q", [vj.diveq(K, D), vj.nsvq(K, D), vj.gumbel_vq(K, D), vj.sqvae(K, D)])
 def test_replicas_draw_their_own_noise_and_training_needs_a_key(q):
     params, state = q.init(KEY)

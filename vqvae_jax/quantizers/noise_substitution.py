@@ -90,14 +90,9 @@ def nsvq(
 
 def reparameterized(size, dim, init, reset, surrogate) -> Quantizer:
     """Makes a quantizer without losses, whose codebook the task's gradient moves by `surrogate`."""
-
-    def safe(key, z_e, z_q, axis_name):  # invalid rows are 0, and so is their code
-        valid = jnp.any((z_e != 0) | (z_q != 0), axis=-1, keepdims=True)
-        return jnp.where(valid, surrogate(key, z_e, z_q, axis_name), 0)
-
     # No losses: a codebook loss would pull codes to the mean of their rows, against the task.
     codebook = gradient(size, dim, init=init, reset=reset)
-    return lookup_quantizer(codebook, lambda found: {}, safe, stochastic=True)
+    return lookup_quantizer(codebook, lambda found: {}, surrogate, stochastic=True)
 
 
 def length(x: Float[Array, "*rows D"]) -> Float[Array, "*rows 1"]:
