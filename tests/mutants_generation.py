@@ -7,7 +7,10 @@ M, PRIOR, SAMPLING = (
 )
 LOSSES, MASKED = "tests/priors/test_losses_of_priors.py", "tests/priors/test_masked_decoding.py"
 LEVELS, VAES = "tests/models/test_vqvae2.py", "tests/models/test_vae.py"
-READING = "tests/saving/test_bundle.py tests/saving/test_describe.py"
+READING = " ".join(
+    f"tests/saving/test_{name}.py"
+    for name in ("bundle", "damaged_bundle", "strangers_bundle", "describe")
+)
 LIKELIHOODS, PLAYERS = "tests/test_likelihoods.py", "tests/training/test_adversarial.py"
 GENERATION = [
     ("a padded example is encoded as alone", "models/blocks.py", "tests/models/test_masks.py", [
