@@ -1,5 +1,6 @@
 """Folders of shards: what is written is read, what is damaged is named, nothing is held."""
 
+import gc
 import io
 import itertools
 import json
@@ -146,7 +147,16 @@ def test_only_what_is_asked_for_is_decoded(written):
     assert 50 <= len(seen) <= (5 + 2 * 2) * 10
 
 
-def test_memory_does_not_grow_with_the_records(tmp_path):
+@pytest.fixture
+def default_gc():
+    """Cycles collected as often as users have it: `conftest` makes it rarer."""
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*before)
+
+
+def test_memory_does_not_grow_with_the_records(tmp_path, default_gc):
     def peak(n):
         row = np.zeros(2000, np.float32)
         write_records(tmp_path / str(n), {"train": itertools.repeat(row, n)}, 2)

@@ -87,10 +87,10 @@ def test_a_forged_folder_is_read_if_it_is_a_model(folder):
 def test_a_strangers_description_runs_nothing_and_costs_nothing(as_users, folder, model, message):
     canary = folder.parent / "canary"
     forge(folder, json.loads(json.dumps(model).replace("{canary}", str(canary))))
-    before, start = sorted(folder.parent.rglob("*")), time.perf_counter()
+    before, start = sorted(folder.parent.rglob("*")), time.process_time()
     with pytest.raises(BundleError, match=message) as raised:
         load_model(folder)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
     assert sorted(folder.parent.rglob("*")) == before
 
