@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import tyro
 
 from experiments.bench import __main__ as bench
@@ -26,6 +27,7 @@ def started(*arguments: str) -> None:
 SMALL = step.Sizes(side=8, width=4, depth=1, codes=8, dim=4, batch=2)
 
 
+@pytest.mark.slow
 def test_step(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(step, "QUICK", {"small": SMALL})
     monkeypatch.setattr(step, "ema_vq", lambda codes, dim, **_: vq(codes, dim))  # compiles sooner

@@ -38,6 +38,7 @@ def test_arms_of_a_table_have_equal_bits():
             assert bits == pytest.approx(float(group.split()[0]), abs=0.1), label
 
 
+@pytest.mark.slow
 def test_the_command(data, tmp_path):
     options = [
         "--quick",

@@ -131,7 +131,7 @@ def test_without_an_estimator_the_stages_keep_their_gradients(make):
         close(moved, factor * totals)
 
 
-@pytest.mark.parametrize("base", [vq, ema_vq])
+@pytest.mark.parametrize("base", [pytest.param(vq, marks=pytest.mark.slow), ema_vq])
 def test_one_stage_is_that_stage(base):
     q = base(K, D, beta=2.0, estimator=mixed(2.0, 1.0), **SEEDED)
     start = q.init(KEY)
@@ -155,7 +155,7 @@ def test_one_stage_is_that_stage(base):
 @pytest.mark.parametrize(
     ("base", "options"),
     [
-        (vq, {}),
+        pytest.param(vq, {}, marks=pytest.mark.slow),
         (ema_vq, {"dropout": quantizer_dropout(0.7), "estimator": mixed(2.0, 0.0)}),
     ],
 )
