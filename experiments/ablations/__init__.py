@@ -1,4 +1,4 @@
-"""The papers' ablations by name: what each compares, and the rules that judge its claims."""
+"""The papers' ablations by name, with the rules that judge their claims."""
 
 from experiments.ablations.codebooks import EMA, INIT, RESTART
 from experiments.ablations.gradients import ESTIMATOR, STE_PLUS

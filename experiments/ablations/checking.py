@@ -1,8 +1,8 @@
-"""Two arms of a recorded ablation again, with a new seed: are the recorded intervals to be trusted?
+"""Reruns of two arms of a recorded ablation with a new seed, to check the recorded intervals.
 
 A number of the new seed should lie in the 95 % prediction interval of the recorded ones,
 
-    mean ± t_{1 - a/2, n-1} s sqrt(1 + 1/n),  a = 0.05 / (how many numbers are looked at)
+    mean ± t_{1 - a/2, n-1} s sqrt(1 + 1/n),  a = 0.05 / (number of numbers checked)
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def check_recorded(
         processes: how many at a time.
 
     Raises:
-        ValueError: nothing was recorded, or an arm is no longer what was.
+        ValueError: nothing was recorded, or an arm's definition has changed.
         SystemExit: after the table, if a number lies outside its interval.
     """
     recorded = quickest(read(results))
@@ -122,7 +122,7 @@ def print_check(recorded: Sequence[Recorded], new: Mapping[str, Mapping[str, flo
 
 
 def prediction(values: Sequence[float], alpha: float) -> tuple[float, float]:
-    """The mean, and how far from it a further value of the same normal law lies with 1 - alpha.
+    """Returns the mean, and the half-width that holds a further normal value with 1 - alpha.
 
     Example:
         >>> mean, half = prediction([1.0, 2.0, 3.0], 0.05)

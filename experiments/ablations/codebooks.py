@@ -1,4 +1,4 @@
-"""Ablations of a codebook's initialisation, moving averages and restarts."""
+"""Ablations of a codebook's initialisation, moving averages and reset of dead codes."""
 
 import dataclasses
 
@@ -92,7 +92,7 @@ EMA = Ablation(
 
 
 def restart_arms(setting: Setting) -> list[Arm]:
-    """Both codebooks with and without restarts."""
+    """Returns both codebooks, each with and without reset of dead codes."""
     size, dim, reset = SIZE, setting.dim, vj.codebooks.underused(0.1)
     found = {
         "Gradient": {
@@ -108,7 +108,7 @@ def restart_arms(setting: Setting) -> list[Arm]:
 
 
 RESTART = Ablation(
-    question="Do random restarts of codes that nothing chooses help?",
+    question="Does it help to reset codes that no row chooses?",
     papers=("2005.00341",),
     claims=tuple(
         claim
@@ -135,8 +135,8 @@ RESTART = Ablation(
     columns=NUMBERS,
     make_arms=restart_arms,
     paper=CIFAR,
-    about="512 codes from a uniform start. A code that fewer rows choose than a tenth of the mean, "
-    "by a moving average, becomes a row of the batch.",
+    about="512 codes from a uniform start. A code whose moving-average count is below a tenth of "
+    "the mean is reset to a row of the batch.",
 )
 
 INITS = {
@@ -174,6 +174,6 @@ INIT = Ablation(
     columns=NUMBERS,
     make_arms=init_arms,
     paper=CIFAR,
-    about="512 codes, without restarts: from U(-1/512, 1/512), from N(0, 1), from rows of the "
+    about="512 codes, without reset: from U(-1/512, 1/512), from N(0, 1), from rows of the "
     "first batch, or from the centroids of 10 steps of k-means on it.",
 )

@@ -16,8 +16,8 @@ from experiments.sweep.training_budget import described, images
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (
-    "Each claim has its rule: reproduced where the 95 % interval over seeds lies in the rule's "
-    "region, not reproduced where they have nothing in common, undecided else."
+    "Each claim has a rule. It is reproduced if the 95 % interval over seeds lies within the "
+    "rule's region, not reproduced if it lies outside, and is otherwise undecided."
 )
 QUICK = "A quick run of {} steps with one seed: its numbers say nothing about the claims."
 
@@ -45,7 +45,7 @@ def study_of(
     shown = next((len(p) for p in (row.pictures() for row in rows) if p is not None), SHOWN)
     return Study(
         title=ablation.question,
-        about=f"{ablation.about} Beside what is compared, all arms share network, budget and data. "
+        about=f"{ablation.about} Arms share network, budget and data apart from what is compared. "
         f"{SCALE}",
         columns=ablation.columns,
         command=command,

@@ -10,7 +10,7 @@ ROTATION = "ImageNet 256 x 256, 32 x 32 codes of D = 32, K = 1,024, 100 epochs"
 
 
 def estimator_arms(setting: Setting) -> list[Arm]:
-    """Each estimator around a codebook that starts from data and is re-seeded."""
+    """Returns each estimator with a codebook that starts from data and resets dead codes."""
     args = SIZE, setting.dim
     rotation = vj.rotation_trick
     found = {
@@ -69,8 +69,8 @@ ESTIMATOR = Ablation(
     columns=ERRORS,
     make_arms=estimator_arms,
     paper=IMAGENET,
-    about="512 codes that begin with k-means and are re-seeded. The quantization error depends on "
-    "the scale of z_e; its share of the variance does not.",
+    about="512 codes that start from k-means, with reset of dead codes. The quantization error "
+    "depends on the scale of z_e; its share of the variance does not.",
 )
 
 
@@ -122,8 +122,8 @@ STE_PLUS = Ablation(
     columns=ERRORS,
     make_arms=ste_plus_arms,
     paper=CIFAR,
-    about="512 codes moved by gradient from k-means. The affine map has 10 times the learning "
-    "rate, and once in all of it together, where 10 makes the codes explode; alternated codes "
-    "move by SGD of rate 50 and momentum 0.9, a step for each batch, and at the same time as the "
-    "encoder; nu of the synchronised update is 0.2.",
+    about="512 codes moved by gradient from k-means. The learning rate of the affine map is "
+    "multiplied by 10, or by 1 in the arm with all parts, where 10 makes the codes explode; "
+    "alternated codes move by SGD of rate 50 and momentum 0.9, a step for each batch, and at the "
+    "same time as the encoder; nu of the synchronised update is 0.2.",
 )

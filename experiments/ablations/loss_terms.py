@@ -82,6 +82,6 @@ BETA = Ablation(
     make_arms=beta_arms,
     paper=CIFAR,
     about="512 codes, moved by gradient from a uniform start, or by averages from k-means with "
-    "codes re-seeded that fewer than a tenth of the mean choose.",
+    "reset of codes that are chosen less often than a tenth of the mean.",
     draw=over("beta", {f"beta {b:g}": b for b in BETAS}, "psnr", "perplexity"),
 )

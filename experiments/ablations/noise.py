@@ -120,7 +120,7 @@ STOCHASTIC = Ablation(
     columns=(*ERRORS, *columns("variance")),
     make_arms=stochastic_arms,
     paper=CIFAR,
-    about="SQ-VAE's variance begins at 0.1, codes at N(0, 0.01); its terms have the weight 0.01. "
-    "VQ-VAE's codebook is moved by gradient from a uniform start.",
+    about="SQ-VAE's variance starts at 0.1, its codes from N(0, 0.01); its terms have the weight "
+    "0.01. VQ-VAE's codebook is moved by gradient from a uniform start.",
     draw=over("codes", {f"{size}": size for size in SIZES}, "psnr", "perplexity"),
 )

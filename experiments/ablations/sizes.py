@@ -33,7 +33,7 @@ def size_arms(setting: Setting) -> list[Arm]:
 
 
 CODEBOOK_SIZE = Ablation(
-    question="Who makes use of more codes?",
+    question="Which quantizers make use of more codes?",
     papers=("2309.15505", "2411.02038", "2205.07547"),
     claims=(
         Claim(
@@ -138,6 +138,6 @@ CODE_DIM = Ablation(
     make_arms=dim_arms,
     paper=IMAGENET,
     about="512 codes moved by gradient. The encoder ends with as many channels as codes have "
-    "dimensions; those of length 1 are compared with rows of length 1.",
+    "dimensions; codes of length 1 are compared with rows of length 1.",
     draw=over("D", {f"D = {d}": d for d in DIMS}, "psnr", "used"),
 )

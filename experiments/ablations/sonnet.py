@@ -87,7 +87,7 @@ STEPS = (100, 500, 1000)
 DIFFERS = "CIFAR-10; residual blocks of 32 channels"
 
 SONNET = Ablation(
-    question="Does our EMA VQ-VAE learn as Sonnet's does?",
+    question="Does our EMA VQ-VAE learn like Sonnet's?",
     papers=("1711.00937",),
     claims=(
         Claim(
@@ -117,6 +117,6 @@ SONNET = Ablation(
     paper=Setting("cifar10", 10_000, 32, 3e-4, test_images=10_000, width=128, depth=2),
     of_paper=tuple(logged(step) for step in (1000, 5000, 10_000)),
     draw=draw,
-    about="512 codes of 64 dimensions, decay 0.99, averages that begin at 0 and are corrected for "
-    "it, beta 0.25, width 128, 2 residual blocks, batches of 32, Adam at a constant 3e-4.",
+    about="512 codes of 64 dimensions, decay 0.99, averages that start at 0 with bias "
+    "correction, beta 0.25, width 128, 2 residual blocks, batches of 32, Adam at a constant 3e-4.",
 )  # fmt: skip

@@ -93,6 +93,6 @@ RESIDUAL = Ablation(
     columns=(*CODES, *columns(*(f"psnr_{n}" for n in DEPTHS[:-1]))),
     make_arms=residual_arms,
     paper=IMAGENET,
-    about="Residual stages of EMA codebooks, which begin with k-means and are re-seeded. With "
-    "dropout an image uses the first 1, 2, 3 or 4 stages in training, each as often.",
+    about="Residual stages of EMA codebooks, which start from k-means and reset dead codes. With "
+    "dropout an image uses the first 1, 2, 3 or 4 stages in training, equally often.",
 )

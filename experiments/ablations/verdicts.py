@@ -1,4 +1,4 @@
-"""A claim, and the rule written beforehand that says whether runs bear it out.
+"""Claims, and rules written beforehand that decide whether runs support them.
 
 A rule is a region of numbers and a measure of the runs with its 95 % interval:
 
@@ -6,7 +6,7 @@ A rule is a region of numbers and a measure of the runs with its 95 % interval:
     not reproduced   they have nothing in common
     undecided        else, and where there is no interval
 
-Nothing here knows what the runs are.
+This module knows nothing about the runs themselves.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Values = Callable[[Sequence[Row]], list[float]]  # one number for each seed
 
 
 class Region(NamedTuple):
-    """The open interval of numbers that bear a claim out."""
+    """The open interval of numbers that support a claim."""
 
     low: float
     high: float
@@ -57,12 +57,12 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A paper's statement, and the rules by which it is judged: all must hold.
+    """A paper's statement, and the rules that judge it, all of which must hold.
 
     Attributes:
         text: the claim in one sentence.
         rules: fixed before the runs.
-        paper: the paper's number, with its source; or that it has none.
+        paper: the paper's number with its source, or a note that there is none.
         differs: the differences in the paper's setting.
     """
 
@@ -117,12 +117,12 @@ def judge(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Finding]:
 
 
 def number(name: str, arm: str) -> Values:
-    """One number of an arm: of each seed that has it."""
+    """Takes one number of an arm, from each seed that has it."""
     return lambda rows: list(by_seed(rows, name, arm).values())
 
 
 def range_of(name: str, *arms: str) -> Values:
-    """The greatest less the least value of a number over arms: of each seed that they all have."""
+    """Takes the range of a number over arms, for each seed that all of them have."""
 
     def of(rows: Sequence[Row]) -> list[float]:
         found = [by_seed(rows, name, arm) for arm in arms]
@@ -133,7 +133,7 @@ def range_of(name: str, *arms: str) -> Values:
 
 
 def best(name: str, *arms: str) -> Values:
-    """A number of the arm whose mean of it is the greatest."""
+    """Takes a number of the arm with its greatest mean."""
 
     def of(rows: Sequence[Row]) -> list[float]:
         found = [list(by_seed(rows, name, arm).values()) for arm in arms]
@@ -143,7 +143,7 @@ def best(name: str, *arms: str) -> Values:
 
 
 def by_seed(rows: Sequence[Row], name: str, arm: str) -> dict[int, float]:
-    """One number of an arm by seed; empty without the arm, as where only some were run."""
+    """Returns one number of an arm by seed; empty if the arm was not run."""
     records = [r for row in rows if row.arm.name == arm for r in row.records]
     return {r["seed"]: r["numbers"][name] for r in records if name in r["numbers"]}
 
@@ -154,7 +154,7 @@ def mean_of(text: str, values: Values) -> Measure:
 
 
 def difference_of(text: str, first: Values, second: Values) -> Measure:
-    """The mean of the first less that of the second, with Welch's interval."""
+    """The mean of the first minus that of the second, with Welch's interval."""
 
     def of(rows: Sequence[Row]) -> Interval:
         a, b = first(rows), second(rows)

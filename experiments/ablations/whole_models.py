@@ -77,7 +77,7 @@ HIERARCHY = Ablation(
 
 
 def more_bits(first: str, total: str = "total"):
-    """The bits an element that an arm needs more than the VAE."""
+    """Measures how many more bits an element an arm needs than the VAE."""
     text = f"{total.replace('_', ', ')} of {first} less total of vae (bits an element)"
     return difference_of(text, number(total, first), number("total", "vae"))
 
@@ -108,8 +108,9 @@ BITS_PER_DIM = Ablation(
     columns=LIKELIHOOD.columns,
     make_arms=arms_of(LIKELIHOOD),
     paper=CIFAR,
-    about="The arms of the comparison of likelihoods. Bits an element of other data can't be "
-    f"compared with the paper's; the order can. PSNR is that of the mean of p(x|z). {EARLIER}",
+    about="The arms of the comparison of likelihoods. Bits an element can't be compared with "
+    f"the paper's, which are for other data; their order can. PSNR is that of the "
+    f"mean of p(x|z). {EARLIER}",
 )  # fmt: skip
 
 RATES = tuple(f"{rate:g}" for rate in LEARNING_RATES)

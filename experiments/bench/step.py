@@ -44,7 +44,7 @@ COMPILER_OPTIONS: dict | None = None  # tests replace it to compile in less time
 
 ABOUT = (
     "One step of Adam on a VQ-VAE whose codebook follows moving averages, on one batch of random "
-    "pixels. vqvae_jax is the model that experiments.train makes: it also revives codes that die, "
+    "pixels. vqvae_jax is the model that experiments.train makes: it also resets dead codes, "
     "leaves out examples that are not finite, and measures perplexity. The others are the same "
     "encoder and decoder written plainly, with a distance matrix, argmin and one-hot products, and "
     "do none of this."

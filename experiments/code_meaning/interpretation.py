@@ -1,4 +1,4 @@
-"""The interpretation of a run: its options, and what its codes mean, measured and shown."""
+"""Interpretation of a run: the options, and the analysis of its codes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -39,24 +39,24 @@ LIKE_THE_RUN = ("batch_size", "learning_rate", "warmup", "seed")  # options of t
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Look at what the codes of a run mean, and write it to RUN/interpretation/report.html."""
+    """Analyse what the codes of a run mean, and write RUN/interpretation/report.html."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     most: int = 48
-    """Number of codes that are shown, the most frequent ones, over all streams together."""
+    """Number of the most frequent codes to show, over all streams together."""
     images: int = 2000
-    """Number of test images, at most, in which codes are looked for."""
+    """Maximum number of test images to analyse."""
     probe_images: int = 10_000
-    """Number of training images, and of test images, at most, for the probes."""
+    """Maximum number of training images, and of test images, for the probes."""
     vae_steps: int = 1000
-    """Number of steps of training the VAE that the probes compare with; 0 for no VAE."""
+    """Number of training steps of the VAE that the probes compare with; 0 for no VAE."""
     seed: int = 0
-    """Seed of the random choices: images, changes, untrained weights, the part held out."""
+    """Seed of the random choices: images, changes, untrained weights, held-out part."""
 
 
 def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
-    """Loads a run, looks at it, writes the page; returns the numbers and the page."""
+    """Analyses a run and writes the page; returns the numbers and the page."""
     check_size(most=config.most, images=config.images, probe_images=config.probe_images)
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")

@@ -12,7 +12,7 @@ from experiments.pages.figures import png_bytes
 from experiments.run import code_streams
 from experiments.run.run_folder import strict_json, write_text
 
-NO_LABELS = "The data have no labels: nothing is probed."
+NO_LABELS = "The data have no labels, so there are no probes."
 
 
 def write_page(

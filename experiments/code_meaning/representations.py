@@ -30,10 +30,10 @@ MEANING = {
     "histogram": "how often each code occurs in the image",
     "one-hot": "which code stands at which place",
     "z_q": "the codes' vectors at all places",
-    "z_e": "the same before the quantizer",
+    "z_e": "the vectors before the quantizer",
     "untrained histogram": "the codes of the same model with random weights",
-    "untrained z_e": "what its encoder makes of the image",
-    "VAE means": "of a VAE with the same encoder, and as many numbers as z_q (of the finest level)",
+    "untrained z_e": "the outputs of that model's encoder",
+    "VAE means": "means of a VAE with this encoder, as many numbers as z_q (of the finest level)",
 }
 
 

@@ -123,7 +123,7 @@ def neighbours_text(prefix: str, numbers: dict[str, Any]) -> str:
         for way, n in numbers["neighbours"].items()
     ]
     where = f"{code_streams.title(prefix)}: " if prefix else ""
-    return f"{where}neighbours tell of a code: {'; '.join(each)}." if each else ""
+    return f"{where}information of neighbours about a code: {'; '.join(each)}." if each else ""
 
 
 def swap_part(coder: Coder, maps: Maps, seed: int, pairs: int = 6) -> Found:
@@ -170,7 +170,7 @@ def probe_part(found: Mapping[str, tuple[int, dict[str, Score]]]) -> Found:
         for name, (dim, scores) in found.items()
     }
     figure = meaning_charts.accuracies({name: scores for name, (_, scores) in found.items()})
-    return numbers, [Section("probes", "What the codes tell of the class", PROBES, figure)]
+    return numbers, [Section("probes", "Information of the codes about the class", PROBES, figure)]
 
 
 CODES = (
@@ -178,23 +178,23 @@ CODES = (
     "examples of these; filled: a grid of nothing but this code, decoded; alone: the code in the "
     "middle, no other codes; placed: the mean of decoded test images in whose middle it was put; "
     "change: against the mean over these codes, orange brighter, blue darker. Faint blue is "
-    "outside of the image."
+    "outside the image."
 )
 ERASED = (
-    "In the image that holds most of the code: its places, and what is decoded with the code, "
-    "with its nearest other code in its place, and with none. Orange is brighter than with the "
-    "code, blue is darker; the factor is that of the mean squared error of up to 64 images that "
-    "hold the code."
+    "The image with most occurrences of the code: its places, and the decoded picture with the "
+    "code, with its nearest other code in its place, and with none. Orange is brighter than with "
+    "the code, blue is darker; the factor is that of the mean squared error of up to 64 images "
+    "that hold the code."
 )
 PLANE = (
     "The vectors of all codes along their two main directions (principal components of those in "
     "use). Rings are codes that don't occur."
 )
 ENTROPY = (
-    "Bits of the codes at each place over the test images; a flat use of the codebook would give "
-    "log2 K, the end of the scale. Estimates are too low, by about K / 2N ln 2, and those of what "
-    "neighbours tell too high: Miller and Madow's correction removes a part, and a neighbour from "
-    "another image, which tells what the place alone does, has as much bias."
+    "Bits of the codes at each place over the test images; even use of the codebook would give "
+    "log2 K, the end of the scale. Estimates are too low, by about K / 2N ln 2, and those of the "
+    "information of neighbours too high: Miller and Madow's correction removes a part; a neighbour "
+    "from another image, which is informative by its place only, has as much bias."
 )
 SWAPS = (
     "Decoded codes of two images; the upper half of the codes of A above the lower half of those "

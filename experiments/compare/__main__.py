@@ -1,10 +1,10 @@
 """Compare models under one budget, with intervals over seeds.
 
-python -m experiments.compare list                  what there is
-python -m experiments.compare levels                all arms of one; the same command continues
-python -m experiments.compare levels --quick        a minute or a few, to see that it works
-python -m experiments.compare levels --list         the names of its arms
-python -m experiments.compare levels --only 784-1b  some of its arms
+python -m experiments.compare list                  lists the comparisons
+python -m experiments.compare levels                runs all arms of one; the same command continues
+python -m experiments.compare levels --quick        a few minutes at most, to check that it works
+python -m experiments.compare levels --list         lists its arms
+python -m experiments.compare levels --only 784-1b  runs some of its arms
 
 Writes tables with intervals over seeds, a plot and pictures to runs/NAME/report.html (and .md,
 JSON, CSV, LaTeX, PDF).

@@ -38,7 +38,7 @@ class Config(RateOptions):
     steps: int = 1500
     """Number of training steps."""
     classifiers: Path = Path("runs")
-    """Folder in which the two classifiers are kept."""
+    """Folder in which the two classifiers are saved."""
     discriminator_rate: float = 1e-3
     """Learning rate of the discriminator's Adam."""
     generator_weight: float = 0.3
@@ -80,8 +80,8 @@ def define(config: Config) -> dict[str, Any]:
 
 
 def both_classifiers(config: Config) -> None:
-    """Trains the two classifiers, unless they were kept."""
-    print("two classifiers: trained in a minute, or kept", flush=True)
+    """Trains the two classifiers, unless they were saved before."""
+    print("two classifiers: loaded, or trained in a minute", flush=True)
     for seed in (TEACHER, JUDGE):
         make_classifier(config, seed)
 
@@ -96,7 +96,7 @@ def about(config: Config, rows: Sequence[Row]) -> str:
     _, (test, labels) = images_and_labels(config)
     real = make_classifier(config, JUDGE).accuracy(test, labels)
     return (
-        "The same VQ-VAE, the same budget, data and seeds. MSE is the mean squared error; "
+        "All arms share VQ-VAE, budget, data and seeds. MSE is the mean squared error; "
         "features adds the distance of the feature maps of a small classifier of these images; "
         "adversarial adds, in the second half, a patch discriminator with the adaptive weight of "
         "VQGAN. The classifier of the feature loss and the one that measures are of different "

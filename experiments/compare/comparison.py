@@ -15,8 +15,8 @@ from experiments.sweep.training_budget import described, images, make_budget
 from vqvae_jax.checks import check_size
 
 QUICK = (
-    "A quick run, {} steps in code compiled in haste: its numbers, ms/step included, say nothing "
-    "about what is compared."
+    "A quick run of {} steps with fast compilation: its numbers, ms/step included, say nothing "
+    "about the comparison."
 )
 
 

@@ -98,16 +98,16 @@ def top_only(model, variables, test: np.ndarray) -> dict[str, float]:
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
-        "The same budget, data and seeds, and in each table the same number of bits an image "
-        "if each code takes log2 K. In a VQ-VAE-2 (arXiv:1906.00446) the bottom sees what the top "
+        "All arms share budget, data and seeds, and in each table the number of bits an image, at "
+        "log2 K bits a code. In a VQ-VAE-2 (arXiv:1906.00446) the bottom sees what the top "
         "decodes to. Two levels are 7 x 7 codes above 14 x 14; one level is 7 x 7 codes of 512, or "
-        "two residual stages of 256, and else 14 x 14. Codebooks (ema_vq) have "
+        "of two residual stages of 256, and otherwise 14 x 14. Codebooks (ema_vq) have "
         f"{DIM} dimensions; fsq has 4 x 4 levels, and 8 at the bottom. {findings(rows)}"
     )
 
 
 def findings(rows: Sequence[Row]) -> str:
-    """Says for each number of bits whether, and by what, the best two levels beat the best one."""
+    """Compares, for each number of bits, the best model of two levels with the best of one."""
     found = []
     for group in dict.fromkeys(row.arm.group for row in rows):
         members = [row for row in rows if row.arm.group == group and row.values("psnr")]

@@ -120,11 +120,11 @@ def settings(config: Config) -> dict[str, Any]:
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
-        "How many bits a test image takes if its codes are sent and then the image given "
-        "them, in bits an element (a pixel of one channel). The law of a pixel is a discretised "
-        "logistic whose scale the decoder gives, or a softmax over the 256 levels. Models are "
-        "trained by the same number of steps, few; rates count all codes of an image, on all "
-        "levels. The VAE's total is its evidence bound, a mean over draws of z. With ten "
+        "The numbers are the bits of a test image whose codes are sent first, and then the image "
+        "given its codes, in bits an element (a pixel of one channel). A pixel's distribution is a "
+        "discretised logistic whose scale the decoder gives, or a softmax over the 256 levels. "
+        "Models are trained for the same small number of steps; rates count all codes of an image, "
+        "on all levels. The VAE's total is its evidence bound, a mean over draws of z. With ten "
         "codebooks of 8 codes at each of 7 x 7 places codes take 1.875 bits an element, as many "
         "as 8 x 8 x 10 codes of 512 take on 32 x 32 x 3 pixels (arXiv:1711.00937); with one of "
         "512 they take 0.5625. PSNR is that of the mean of p(x|z)."

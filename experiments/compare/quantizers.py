@@ -78,12 +78,12 @@ def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
         "The same encoder and decoder, the same budget, the same data and seeds; only the "
-        "quantizer differs. The number of steps is small, so this shows how quickly each learns "
-        "as much as how good it becomes. Settings are the defaults, but for scales that don't fit "
-        "here: init, variance, temperature and weights of simvq, lfq, stochastic_vq, gumbel_vq and "
-        "sqvae were each the best of two to six values in runs of 400 steps with one seed at 512 "
-        "codes: simvq and lfq on 2,000 training images left out, the other three on test images, "
-        "which favours these three a little."
+        "quantizer differs. The number of steps is small, so the results show how quickly each "
+        "learns as much as how good it becomes. Settings are the defaults, except scales that "
+        "don't fit here: init, variance, temperature and weights of simvq, lfq, stochastic_vq, "
+        "gumbel_vq and sqvae were each the best of two to six values in runs of 400 steps with one "
+        "seed at 512 codes: simvq and lfq on 2,000 held-out training images, the other three on "
+        "test images, which favours these three a little."
     )
 
 

@@ -1,10 +1,10 @@
-"""Compares the arms of today with those whose results docs/ holds.
+"""Compare the current arms with those whose results are recorded in docs/.
 
-python -m experiments.compare.recorded            lists the arms that are not what was recorded
-python -m experiments.compare.recorded --renew    writes the definitions of today
+python -m experiments.compare.recorded            lists the arms whose definition has changed
+python -m experiments.compare.recorded --renew    writes the current definitions
 
-An arm's definition may change without its results: an argument was added whose default is what was
-done before. Renew only then; where results would differ, run the arm again.
+An arm's definition may change without its results, for example if a new argument has a default
+that keeps the old behaviour. Renew only then; if results would differ, run the arm again.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from experiments.sweep.arms import Arm
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """List the recorded arms whose definition is not that of today."""
+    """List the recorded arms whose definition has changed."""
 
     docs: Path = Path("docs")
     """Folder of the recorded results."""
     renew: bool = False
-    """Write the definitions of today into results.json, and leave all numbers alone."""
+    """Write the current definitions into results.json, and leave all numbers unchanged."""
 
 
 def main(config: Config) -> None:
@@ -54,7 +54,7 @@ def main(config: Config) -> None:
 
 
 def recorded_pages(docs: Path) -> Iterator[tuple[Path, Callable[[], list[Arm]]]]:
-    """Each results.json with a function that makes its arms as they are now."""
+    """Yields each results.json with a function that makes its current arms."""
     for name, comparison in COMPARISONS.items():
         yield docs / name / "results.json", partial(comparison.make_arms, comparison.options())
     for name, ablation in ABLATIONS.items():
@@ -85,7 +85,7 @@ def differing(record: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str
 
 
 def renewed(record: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The record, changed in place, with the definitions of now where they differ."""
+    """Returns the record, changed in place, with the current definitions where they differ."""
     for arm in record["arms"]:
         if arm["definition"] != now.get(arm["arm"], arm["definition"]):
             arm["definition"] = now[arm["arm"]]

@@ -36,7 +36,7 @@ class Config(Options):
     """
 
     classifiers: Path = Path("runs")
-    """Folder in which the classifier is kept."""
+    """Folder in which the classifier is saved."""
     prior_steps: int = 1000
     """Number of training steps of the prior over codes."""
     samples: int = 2000
@@ -44,7 +44,7 @@ class Config(Options):
 
 
 def models(channels: int, **inner) -> dict[str, VQVAE | VAE | Autoencoder]:
-    """The models by label: only what is between encoder and decoder differs."""
+    """Returns the models by label; they differ only between encoder and decoder."""
     codebook = vj.ema_vq(512, 64, init=vj.inits.kmeans(10), reset=vj.codebooks.underused(0.1))
     continuous = Encoder(channels, 2 * LATENT, **inner), Decoder(channels, LATENT, **inner)
     return {
@@ -88,13 +88,13 @@ def make_prior(config: Config) -> Prior:
 
 
 def judging(config: Config) -> Judging:
-    """Says how samples are judged."""
+    """Returns the options of judging samples."""
     steps = classifier_steps(config)
     return Judging(config.samples, make_prior(config), make_classifier(config), steps)
 
 
 def make_classifier(config: Config) -> Classifier:
-    """The classifier of real training images; as it was kept, if it was."""
+    """Returns the classifier of real training images, loaded if it was saved before."""
     train, _ = labelled(config.data)
     return kept_classifier(*train, classifier_steps(config), folder=config.classifiers)
 
@@ -117,8 +117,8 @@ def settings(config: Config) -> dict[str, Any]:
 def about(config: Config, rows: Sequence[Row]) -> str:
     """The paragraph below the title."""
     return (
-        "The same encoder, decoder, 7 x 7 grid, budget and squared error; what differs is "
-        f"between: 512 codes of 64 dimensions, or {LATENT} numbers at each place, with Gaussian "
+        "All arms share encoder, decoder, 7 x 7 grid, budget and squared error, and differ in what "
+        f"is between: 512 codes of 64 dimensions, or {LATENT} numbers at each place, with Gaussian "
         f"noise and KL term in the VAEs. The VAE is the bound with variance {VARIANCE} of p(x|z), "
         "for which its rate is about that of the codes; the beta-VAE weighs the KL term 4 times as "
         "much. A grid of independent Gaussians does not know which places fit together; VAEs with "

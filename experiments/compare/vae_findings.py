@@ -1,4 +1,4 @@
-"""Says what `experiments.compare vae` found: each claim with the numbers for or against it."""
+"""Findings of `experiments.compare vae`: each claim with the numbers for or against it."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ OURS, OTHER = "VQ-VAE", "VAE"
 
 
 def findings(rows: Sequence[Row]) -> str:
-    """At equal rate, of samples, and over seeds and learning rates."""
+    """Returns differences at equal rate and of samples, and stability over seeds and rates."""
     if not any(row.records for row in rows):
         return ""
     parts = [
@@ -37,7 +37,7 @@ OTHER_SAMPLES = "frechet_independent"
 def difference_text(
     rows: Sequence[Row], name: str, what: str, unit: str, other: str = "", *, higher: bool
 ) -> str:
-    """One number of VQ-VAE less that of VAE, at each learning rate where both have it."""
+    """Returns one number of VQ-VAE minus that of VAE, at each learning rate where both have it."""
     found = []
     for group in dict.fromkeys(row.arm.group for row in rows):
         members = {row.arm.label: row for row in rows if row.arm.group == group}
@@ -53,12 +53,12 @@ def difference_text(
 
 
 def values(rows: Sequence[Row], label: str) -> list[list[float]]:
-    """The PSNR of a model at each learning rate."""
+    """Returns the PSNRs of a model at each learning rate."""
     return [row.values("psnr") for row in rows if row.arm.label == label]
 
 
 def steadier(rows: Sequence[Row]) -> str:
-    """Whether the variances over seeds differ, by the F-test."""
+    """Returns the ratio of the variances over seeds, with the verdict of an F-test."""
     (ours, n), (theirs, m) = pooled(values(rows, OURS)), pooled(values(rows, OTHER))
     if not min(n, m) or not min(ours, theirs):
         return ""
@@ -72,7 +72,7 @@ def steadier(rows: Sequence[Row]) -> str:
 
 
 def stability(rows: Sequence[Row], label: str) -> str:
-    """Of one model: deviation over seeds, range over learning rates, runs that diverged."""
+    """Returns one model's deviation over seeds, range over learning rates and diverged runs."""
     mine = [row for row in rows if row.arm.label == label]
     known = [v for v in values(rows, label) if v]
     if not known:

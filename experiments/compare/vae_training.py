@@ -1,6 +1,6 @@
 """Training of an autoencoder with or without codes, and its measures.
 
-The measures are reconstruction, bits, and the quality of samples as classifiers see it.
+The measures are reconstruction, bits, and the quality of samples according to classifiers.
 """
 
 import math

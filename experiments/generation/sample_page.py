@@ -33,65 +33,65 @@ KINDS = {
     "recognised": (
         "Recognised",
         "{:.1%}",
-        "share which a classifier, trained on the real training images, takes for their class",
+        "share that a classifier, trained on the real training images, assigns to their class",
     ),
     "frechet": (
         "Frechet distance",
         "{:.2f}",
-        "from the training images, in the features of that classifier, of equally many images "
-        "each; 0 where mean and covariance agree",
+        "distance from the training images in the features of that classifier, with equally many "
+        "images of each; 0 if mean and covariance agree",
     ),
     "nearest": (
         "Distance to the nearest training image",
         "{:.4f}",
-        "root of the mean squared difference, pixels in [0, 1]; the median",
+        "median of the root mean squared difference of pixels in [0, 1]",
     ),
     "copies": (
         "Nearer than 99 % of the test images",
         "{:.1%}",
         "share of those nearer to a training image than all but the nearest hundredth of the test "
-        "images; far more than 1 % would mean copies. What a decoder makes is smoother than a "
-        "photograph and so nearer to all: reconstructions of test images, which are no copies, "
-        "are the yardstick",
+        "images; far more than 1 % would mean copies. Decoded images are smoother than "
+        "photographs and so nearer to all images: compare with reconstructions of test images, "
+        "which are no copies",
     ),
 }
 OF = {"": "samples", "_reconstructions": "reconstructions", "_test": "real test images"}
 
 BITS = (
     "Uniform: log2 K a code. Static: the test set, each code by itself under the histogram of the "
-    "training set. The others: -log2 p by the priors, of images that they never saw (test), of "
-    "those that chose the best step (held out), and of those they learnt from (train); where train "
-    "is far below test, a prior knows its images by heart. Of a masked prior they are estimates, "
-    "means over orders of the codes."
+    "training set. The others: -log2 p by the priors, for images that they never saw (test), "
+    "for those that chose the best step (held out), and for those they learnt from (train); if "
+    "train is far below test, a prior has memorised its images. For a masked prior they are "
+    "estimates, means over orders of the codes."
 )
 
 CAPTIONS = {
     "classes": (
         "Samples",
-        "Each row is a class, which the priors were told; all codes are drawn.",
+        "Each row is a class, on which the priors are conditioned; all codes are drawn.",
     ),
     "completions": (
         "Completions",
-        "Of a test image the codes of the upper half are given, and those below are drawn, several "
+        "The codes of the upper half of a test image are given, and those below are drawn several "
         "times. The decoder sees all codes at once, so the upper half may change a little where "
         "they meet.",
     ),
     "interpolations": (
         "From one test image to another",
-        "At both ends the images themselves. Vectors: what the encoder makes of them is mixed, "
-        "(1 - t) z(a) + t z(b), and quantized, so that each place goes over to codes whose vectors "
-        "lie between. Codes: one place after another, in random order, gets its code from the "
-        "other image. Neither knows what is likely: pictures between may be of no kind.",
+        "The images themselves are at both ends. Vectors: the encoder's outputs are mixed, "
+        "(1 - t) z(a) + t z(b), and quantized, so that each place passes through codes whose "
+        "vectors lie between. Codes: one place after another, in random order, gets its code from "
+        "the other image. Neither uses the prior, so pictures between may look like nothing real.",
     ),
     "neighbours": (
         "Nearest training images",
-        "Samples, and below each the training image that is nearest to it. The first two rows are "
-        "those samples that come nearest, the others the first ones.",
+        "Samples, each above its nearest training image. The first two rows are the samples "
+        "nearest to a training image, the others are the first samples.",
     ),
     "distances": (
         "Distances to the nearest training image",
-        "If samples were copies, their curve would be far left of that of the reconstructions of "
-        "test images.",
+        "If samples were copies, their curve would be far to the left of that of the "
+        "reconstructions of test images.",
     ),
 }
 

@@ -1,7 +1,7 @@
 """Figures of a run: pure functions from numbers to a matplotlib `Figure`.
 
 The background is transparent, and text and lines have colours that show on white as well as on
-black, so that one picture serves a light page and a dark one. Figures are made without pyplot,
+black, so that one picture serves light and dark pages. Figures are made without pyplot,
 which would keep them all.
 """
 
@@ -126,7 +126,7 @@ def code_maps(
 ) -> Figure:
     """Draws each image beside the maps of its codes, one for each stream, by its title.
 
-    A code has the same colour everywhere; the colours say nothing else.
+    A code has the same colour everywhere; the colours have no other meaning.
     """
     images, n, streams = np.asarray(images), len(images), len(maps)
     groups = min(n, max(1, (8 if max(images.shape[1:3]) <= 96 else 4) // (1 + streams)))

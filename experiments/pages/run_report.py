@@ -1,4 +1,4 @@
-"""The page of a run: `report.html`, whole in one file, without scripts."""
+"""The page of a run: `report.html`, self-contained and without scripts."""
 
 import json
 import math
@@ -21,23 +21,31 @@ SHOWN = 16  # test images in the pictures
 
 # Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
-    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), of the mean squared error of all images"),
-    "ssim": ("SSIM", "{:.4f}", "structural similarity, the mean over images; 1 where they agree"),
+    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), with the mean squared error over all images"),
+    "ssim": ("SSIM", "{:.4f}", "structural similarity, mean over images; 1 for equal images"),
     "explained_variance": (
         "Explained variance",
         "{:.2%}",
         "1 - MSE / variance, around the mean of each channel of the test set",
     ),
     "mse": ("MSE", "{:.3g}", "mean squared error, {units}"),
-    "left_out": ("Left out", "{:,.0f}", "examples that are not finite, or out of range"),
+    "left_out": (
+        "Left out",
+        "{:,.0f}",
+        "examples that are not finite or out of range, and are ignored",
+    ),
     "perplexity": ("Perplexity", "{:,.1f}", "exp of the entropy of the codes of the whole set"),
-    "used": ("Codes used", "{:.1%}", "share of the codebook that occurs in the test set at all"),
-    "seen": ("Codes seen", "{:,.0f}", "how many codes were counted; no perplexity exceeds it"),
-    "bits_uniform": ("Bits, uniform prior", "{:,.1f}", "of one example's codes at log2 K each"),
+    "used": ("Codes used", "{:.1%}", "share of the codebook that occurs in the test set"),
+    "seen": ("Codes seen", "{:,.0f}", "number of codes counted; the perplexity can't exceed it"),
+    "bits_uniform": (
+        "Bits, uniform prior",
+        "{:,.1f}",
+        "bits of one example's codes at log2 K each",
+    ),
     "bits_entropy": (
         "Bits, entropy",
         "{:,.1f}",
-        "of one example's codes at the entropy of the codes each",
+        "bits of one example's codes at the entropy of the codes",
     ),
 }
 HEADLINE = (
@@ -54,21 +62,21 @@ HEADLINE = (
 FIGURES = {
     "reconstructions": (
         "Originals and reconstructions",
-        "The first images of the test set, and below each what the decoder makes of its codes.",
+        "The first images of the test set, each above its reconstruction from the codes.",
     ),
     "code_maps": (
         "Code maps",
-        "Each image beside its codes. A code has one colour wherever it occurs; colours that are "
-        "alike mean nothing.",
+        "Each image beside its codes. A code has one colour wherever it occurs; similar "
+        "colours mean nothing.",
     ),
     "usage": (
         "Use of the codebook",
-        "Over the whole test set. A codebook in even use would follow the dashed line, and its "
-        "perplexity would be its size.",
+        "Share of each code in the whole test set. An evenly used codebook would follow the dashed "
+        "line, and its perplexity would be its size.",
     ),
     "curves": (
         "Curves",
-        "Over the steps of the training: values of one batch (train), of the whole test set "
+        "Values over training steps: of one batch (train), and of the whole test set "
         "(test). A batch holds fewer codes than the test set, so its perplexity tends to be lower.",
     ),
 }
@@ -128,8 +136,8 @@ def write_report(
         config: options of the run.
         description: JSON of the model.
         results: numbers of the whole test set, by name.
-        metrics: lines of metrics.jsonl; the page tells the last step.
-        figures: figures by name; the four of `make_figures` have a place, others follow.
+        metrics: lines of metrics.jsonl; the page shows the last step.
+        figures: figures by name; those of `make_figures` come first.
         data: sentence on the data.
         units: units of errors.
         remarks: sentences on misleading numbers.
@@ -186,7 +194,7 @@ def results_section(results: Mapping[str, float], data: str, units: str) -> str:
         title += f", {code_streams.title(stream)}" if stream else ""
         shown = html.explained(title, meaning.format(units=units))
         lines.append((shown, html.bold(number_text(name, value))))
-    about = html.paragraph(f"Over the whole test set. {data}".strip())
+    about = html.paragraph(f"Measured on the whole test set. {data}".strip())
     return html.section(html.heading("Results"), about, html.pairs(lines))
 
 

@@ -1,4 +1,4 @@
-"""Contents of a page of results beside the results, and the entries of its tables."""
+"""Contents of a page of results apart from the results, and the entries of its tables."""
 
 import dataclasses
 import math
@@ -63,7 +63,9 @@ class Study:
     settings: Mapping[str, Any]
     note: str = ""
     originals: UInt8[np.ndarray, "n H W C"] | None = None
-    caption: str = "The first test images, and what each arm makes of them with its first seed"
+    caption: str = (
+        "The first test images, and their reconstructions by each arm with its first seed"
+    )
     findings: Sequence[Sequence[str]] = ()
     figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
     cite: str = ""
@@ -121,8 +123,8 @@ def legend_text(study: Study) -> str:
     """Returns the explanation of the entries of the tables."""
     n = len(study.seeds)
     if n == 1:
-        return "One seed: no intervals. In bold the best value of each table."
+        return "One seed gives no intervals. Bold marks the best value of each table."
     return (
-        f"Mean ± half-width of the 95 % t-interval over {n} seeds. In bold the best mean of each "
-        "table; where intervals overlap, the order is not established."
+        f"Entries are mean ± half-width of the 95 % t-interval over {n} seeds. Bold marks the best "
+        "mean of each table; if intervals overlap, the order is not established."
     )

@@ -1,7 +1,7 @@
 """Every number that comparisons and ablations show: its title, format, better direction, meaning.
 
-A number that belongs to a step or to so many stages has one entry for all: "mse@200" is the entry
-"mse@" with 200 in place of {n}.
+Numbers of a step, or of the first n stages, share one entry: "mse@200" is the entry "mse@" with 200
+in place of {n}.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ METRICS: dict[str, Column] = {
     column.name: column
     for column in (
         # reconstructions
-        Column("psnr", "PSNR", "{:.2f}", "dB, of the mean squared error of all test images", max),
+        Column("psnr", "PSNR", "{:.2f}", "dB, from the mean squared error of all test images", max),
         Column("ssim", "SSIM", "{:.4f}", "mean over all test images", max),
         Column("top_psnr", "PSNR, top only", "{:.2f}", "dB, decoded from the codes of the top "
                "level, with zeros for those below"),
         Column("psnr_", "PSNR, first {n}", "{:.2f}", "dB, decoded from the first {n} stages"),
-        Column("sharpness", "sharpness", "{:.3f}", "mean absolute Laplacian, over that of the test "
-               "images: 1 is as sharp as these"),
+        Column("sharpness", "sharpness", "{:.3f}", "mean absolute Laplacian, relative to that of "
+               "the test images"),
         Column("recognised", "recognised", "{:.4f}", "share of the reconstructions that this "
-               "classifier takes for what the test image is", max),
+               "classifier assigns to the class of the test image", max),
         # codes
         Column("codes", "codes", "{:,.0f}", "codes at one place: the product over streams",
                constant=True),
@@ -38,7 +38,7 @@ METRICS: dict[str, Column] = {
         Column("quantization_share", "error / variance", "{:.3g}", "error over the variance of "
                "z_e around the mean of each channel; may exceed 1 where the quantizer bounds or "
                "projects z_e first"),
-        Column("variance", "variance", "{:.3f}", "s^2 of SQ-VAE at the end, over that at first"),
+        Column("variance", "variance", "{:.3f}", "s^2 of SQ-VAE at the end, relative to the start"),
         # bits of an image
         Column("bits_uniform", "bits", "{:,.0f}", "bits of one image, log2 K for each code",
                constant=True),
@@ -58,9 +58,9 @@ METRICS: dict[str, Column] = {
         Column("total_static", "total, static", "{:.3f}", "distortion + rate, static", min),
         Column("total", "total", "{:.3f}", "distortion + rate: an upper bound of -log2 p(x)", min),
         # samples
-        Column("frechet", "Frechet, prior", "{:.1f}", "distance of samples from a learnt prior and "
-               f"of test images {FEATURES}; no FID", min),
-        Column("frechet_independent", "Frechet, independent", "{:.1f}", "such a distance of "
+        Column("frechet", "Frechet, prior", "{:.1f}", "distance between samples from a learnt "
+               f"prior and test images {FEATURES}; no FID", min),
+        Column("frechet_independent", "Frechet, independent", "{:.1f}", "the same distance for "
                "samples with codes drawn independently of each other, z from N(0, 1), or from the "
                "Gaussian of each of its elements for the autoencoder", min),
         Column("trained_on", "classifier", "{:.3f}", "accuracy on real test images of a classifier "
@@ -80,23 +80,23 @@ METRICS: dict[str, Column] = {
 }  # fmt: skip
 
 RECONSTRUCTED = Column(
-    "frechet", "Frechet", "{:.2f}", f"distance of reconstructions and test images {FEATURES} with "
-    "which no arm was trained; no FID", min
+    "frechet", "Frechet", "{:.2f}", f"distance between reconstructions and test images {FEATURES} "
+    "that no arm was trained with; no FID", min
 )  # fmt: skip
-"""The distance of reconstructions, recorded under the name of that of samples."""
+"""The Frechet distance of reconstructions, recorded under the same name as that of samples."""
 
 
 def columns(*names: str | Column, drawn: Sequence[str] = ()) -> tuple[Column, ...]:
-    """The columns of a table, by the names of the numbers; the plot shows those of `drawn`."""
+    """Returns the columns of a table by the names of the numbers; `drawn` are also plotted."""
     found = [metric(name) if isinstance(name, str) else name for name in names]
     return tuple(dataclasses.replace(column, drawn=column.name in drawn) for column in found)
 
 
 def metric(name: str) -> Column:
-    """The entry of a number.
+    """Returns the entry of a number.
 
     Raises:
-        KeyError: no entry has that name.
+        KeyError: if no entry has that name.
 
     Example:
         >>> metric("mse@200").title

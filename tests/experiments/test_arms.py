@@ -242,7 +242,7 @@ def test_the_lesser_is_better_where_it_is(fake, tmp_path):
     one = Study("", "", (column,), "", [0], {})
     text = arm_markdown(one, collect(arms, tmp_path, [0]))
     assert "| label of a | 2.0 |\n| label of b | **1.0** |" in text
-    assert "One seed: no intervals." in text
+    assert "One seed gives no intervals." in text
 
 
 def test_the_page_is_one_file_without_scripts(fake, tmp_path):

@@ -104,7 +104,7 @@ def test_remarks_data_and_units_are_on_the_page_and_numbers_that_are_none_are_no
     told = {"data": "90 <vectors>", "units": "in volts", "remarks": ["Only 3 of 16 <codes>."]}
     text = write(tmp_path, results=results, **told).read_text(encoding="utf-8")
     assert "<li>Only 3 of 16 &lt;codes&gt;.</li>" in text
-    assert "Over the whole test set. 90 &lt;vectors&gt;" in text
+    assert "Measured on the whole test set. 90 &lt;vectors&gt;" in text
     assert "mean squared error, in volts" in text and "pixels" not in text
     assert text.count("<b>not a number</b>") == 3 and text.count("<b>infinite</b>") == 2
 
