@@ -1,4 +1,4 @@
-"""The training of an autoencoder with codes: its options, and the run that they describe."""
+"""Training of an autoencoder with codes: the options, and the run."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from vqvae_jax.training.step import TrainState, init_state, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train a VQ-VAE or a VQ-VAE-2, and write what it learnt to RUNS/NAME/report.html."""
+    """Train a VQ-VAE or a VQ-VAE-2, and write a report to RUNS/NAME/report.html."""
 
     name: str = "fashion"
     """The run's name, and its folder in `runs`."""
@@ -35,57 +35,59 @@ class Config:
     data: str = EMBEDDED
     """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
     crop: int | None = None
-    """Side of the crops from a folder of images."""
+    """Crop size in pixels; required for a folder of images."""
     kind: Kind | None = None
-    """Kind of the data, where their shape and range leave it open."""
+    """Kind of the data; needed only if shape and range are ambiguous."""
 
     model: Literal["vqvae", "vqvae2"] = "vqvae"
-    """One level of codes, or several: the grid of each has half the side of the one below it."""
+    """One level of codes (vqvae), or several (vqvae2):
+    the grid of each level has half the side of the one below it."""
     quantizer: Literal["ema_vq", "vq"] = "ema_vq"
-    """Codebooks that follow moving averages (ema_vq), or the gradient (vq)."""
+    """Quantizer: the codebook follows moving averages (ema_vq) or the gradient (vq)."""
     codes: tuple[int, ...] = (512,)
-    """K, the size of the codebook; with vqvae2 the size at each level, the top one first."""
+    """K, the size of the codebook; with vqvae2 the size at each level, top first."""
     dim: int = 64
     """D, the width of the codes."""
     beta: float = 0.25
     """Weight of the commitment term."""
     reset: float = 0.1
-    """Codes used less than this share of the mean become rows of the batch."""
+    """Codes used less often than this share of the mean are reset to encoder outputs;
+    0 turns this off."""
     width: int = 64
-    """Channels of encoder and decoder."""
+    """Channels in the encoder and in the decoder."""
     depth: int = 2
-    """Residual blocks in each."""
+    """Residual blocks in the encoder and in the decoder."""
     downsamplings: int = 2
-    """Number of times that each side is halved from data to codes, the top ones in vqvae2."""
+    """How often each side is halved between data and codes (with vqvae2, the top codes)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
 
     steps: int = 8000
-    """Length of the run."""
+    """Number of training steps."""
     batch_size: int = 32
-    """Examples a step, over all devices and processes."""
+    """Examples per step, over all devices and processes."""
     learning_rate: float = 4e-3
     """Learning rate of Adam at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
     seed: int = 0
-    """Seed of the initial parameters, the order of the data and the codes that are revived."""
+    """Seed of the initial parameters, the order of the data and the reset of codes."""
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
-    """Way in which the train step is compiled for several devices."""
+    """Parallelism of the train step over several devices."""
     parts: int | None = None
-    """Number of parts of a device's batch that encoder and decoder work on in turn, to save memory;
-    activations are computed again for the gradient (remat), with 1 part too."""
+    """Split a device's batch into this many parts, processed in turn, to save memory.
+    Activations are recomputed for the gradient (remat), even with 1 part."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 1000
-    """Steps between two looks at the whole test set."""
+    """Steps between two evaluations on the whole test set."""
     save_every: int = 1000
     """Steps between two checkpoints."""
     processes: int = 1
-    """Number of processes that train together (jax.distributed)."""
+    """Number of processes in the training (jax.distributed)."""
     process_id: int = 0
-    """Number of this process among them, from 0."""
+    """Index of this process, from 0."""
     coordinator: str = "localhost:12345"
     """Address of process 0."""
 
@@ -161,7 +163,7 @@ def make_display(
 def read_metrics(
     batch_size: int, kind: str, metrics: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
-    """(values to log, words to show) of the metrics of a step, with the PSNR of pictures."""
+    """Returns (values to log, texts to show) for the metrics of a step, with PSNR for pictures."""
     values = measured(metrics, batch_size)
     if "mse" not in values:
         return values, ["no valid example"]
@@ -175,7 +177,7 @@ def read_metrics(
 
 
 def look_at_test(model, test: Examples, kind: str, state: TrainState):
-    """The table of the whole test set, and a line of it."""
+    """Returns the table of the whole test set, and a line of text about it."""
     table, _ = evaluate(model, jax.device_get(state.variables), test, kind=kind)
     text = f"test {quality_text(table)}"
     if "used" in table:
@@ -184,7 +186,7 @@ def look_at_test(model, test: Examples, kind: str, state: TrainState):
 
 
 def quality_text(table: dict[str, float]) -> str:
-    """PSNR of pictures, else the explained variance, in words."""
+    """Returns the PSNR of pictures, or the explained variance of other data, as text."""
     if "psnr" in table:
         return f"PSNR {number_or_words(table['psnr'], '.2f')} dB"
     return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"

@@ -15,10 +15,10 @@ Config = TypeVar("Config")
 def run(
     main: Callable[[Config], object], config: type[Config], args: Sequence[str] | None = None
 ) -> None:
-    """Parses the command line into a `config` and calls `main` with it, compilations kept.
+    """Parses the command line into a `config` and calls `main` with it; compilations are cached.
 
     A ValueError (every check of this package raises one, `DataError` and `BundleError` included)
-    or an OSError is the user's to mend: one line on stderr, exit code 2. Ctrl-C gives 130. Any
+    or an OSError is the user's to fix: one line on stderr, exit code 2. Ctrl-C gives 130. Any
     other exception is a mistake of the program and keeps its traceback; under `python -X dev`
     all of them do.
 

@@ -1,4 +1,4 @@
-"""The export of a model: its tokenize and detokenize for `jax.export`, and words about them."""
+"""Export of a model: its tokenize and detokenize for `jax.export`, and a description of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,7 +41,7 @@ def about(bundle: Bundle) -> str:
     """Describes the data x that the functions take, and the x' that they give."""
     domain = getattr(bundle.model, "domain", None)
     if domain is None:
-        return "x: floats in the scale of the training data, which the model does not know.\n"
+        return "x: floats in the scale of the training data, which the model does not check.\n"
     taken = "uint8 pixels" if domain.dtype == "uint8" else domain.words
     return (
         f"x: {taken}. Examples that are not finite or out of range get index -1.\n"

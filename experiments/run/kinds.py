@@ -1,10 +1,9 @@
-"""Kinds of data that a run may have: its words, its range, and what must be asked before training.
+"""Kinds of data that a run may have: their names, their range, and checks before training.
 
     [N, C] vectors   [N, T, C] signals   [N, D, H, W, C] volumes
     [N, H, W, C] pictures, of 1, 3 or 4 channels, uint8 or floats from -0.5 to 0.5; else fields
 
-Only pictures have pixels, a PSNR and an SSIM; of other data the share of variance is told that the
-reconstruction explains.
+Only pictures have pixels, a PSNR and an SSIM; for other data the explained variance is reported.
 """
 
 import dataclasses
@@ -47,9 +46,9 @@ class Facts:
     Attributes:
         kind: a name of `NOUNS`.
         shape, dtype: shape and dtype of one example.
-        low, high: the least and the largest finite value.
+        low, high: the smallest and the largest finite value.
         train, test: the numbers of examples.
-        invalid_train, invalid_test: how many of those looked at are not finite.
+        invalid_train, invalid_test: the numbers of inspected examples that are not finite.
     """
 
     kind: str
@@ -70,14 +69,14 @@ class Facts:
         )
 
     def domain(self) -> Domain:
-        """The domain of a model of these: pixels, or their range and half of it on either side."""
+        """The domain of a model of the data: pixels, or their range and half of it on each side."""
         if self.kind == "pictures" or self.dtype == "uint8":
             return pixels()
         slack = (self.high - self.low) / 2 or abs(self.high) or 1.0
         return values(self.low - slack, self.high + slack)
 
     def remarks(self) -> list[str]:
-        """Sentences on what is odd about the data."""
+        """Returns remarks on odd data."""
         found = []
         splits = {
             "training": (self.invalid_train, self.train),
@@ -86,23 +85,23 @@ class Facts:
         for split, (invalid, total) in splits.items():
             if invalid:
                 found.append(
-                    f"{invalid:,} of {total:,} {split} examples are not finite: they are left out."
+                    f"{invalid:,} of {total:,} {split} examples are not finite and are ignored."
                 )
         if self.low == self.high:
             found.append(f"All values are {self.low:.4g}: there is nothing to learn.")
         elif self.dtype == "uint8" and self.high < 32:
             found.append(
-                f"No value exceeds {self.high:.0f}, and bytes are taken as 0 to 255: "
-                "labels or levels need to be stretched."
+                f"No value exceeds {self.high:.0f}, and uint8 data are read as 0 to 255: "
+                "rescale labels or levels to that range."
             )
         return found
 
 
 def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
-    """The kind of data of this shape `[N, ..., C]`, or the given one if the shape can have it.
+    """Returns the kind of data of this shape `[N, ..., C]`, or `kind` if it fits the shape.
 
     Raises:
-        DataError: a shape that no kind has, or not the given one; one that may be two kinds.
+        DataError: if the shape fits no kind, or not the given one, or is ambiguous.
     """
     kinds: tuple[str, ...] = BY_AXES.get(len(shape), ())
     found = " x ".join(map(str, shape))
@@ -111,7 +110,7 @@ def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
     if kind is None and len(shape) == 3 and shape[-1] > FEW:
         raise DataError(
             f"{name}: {found} may be pictures without an axis of channels, or signals of "
-            f"{shape[-1]} channels: save pictures as x[..., None], or say --kind signals"
+            f"{shape[-1]} channels: save pictures as x[..., None], or pass --kind signals"
         )
     if kind == "pictures" and len(shape) == 3:
         raise DataError(f"{name}: pictures are [N, H, W, C], found {found}: save x[..., None]")
@@ -123,7 +122,7 @@ def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
 
 
 def kind_of_run(folder: Path) -> str | None:
-    """The kind in a run's data.json; None where there is no such file."""
+    """Returns the kind in a run's data.json; None without such a file."""
     path = folder / "data.json"
     return json.loads(path.read_text())["kind"] if path.exists() else None
 
@@ -136,10 +135,10 @@ def units(kind: str, dtype: str) -> str:
 
 
 def look_at_data(name: str, train: Examples, test: Examples, kind: str | None = None) -> Facts:
-    """The facts of data, all of it looked at in memory, a sample of records.
+    """Returns the facts of the data, from all of an array, or from a sample of records.
 
     Raises:
-        DataError: data that would be trained on in vain, saying what is taken for what.
+        DataError: if the data can't be trained on as they are; the message names what was detected.
     """
     kind = kind_of(name, train.shape, kind)
     (low, high, bad), (test_low, test_high, bad_test) = scan(train), scan(test)
@@ -179,18 +178,19 @@ def scan(x: Examples) -> tuple[float, float, int]:
 
 
 def check_scale(name: str, facts: Facts) -> None:
-    """Raises a DataError for pixels in another scale than they are taken in."""
+    """Raises a DataError for pixels in a scale that models don't take."""
     found = f"{name}: {facts.dtype} from {facts.low:.4g} to {facts.high:.4g}"
     if facts.dtype == "uint8":
         if facts.high == 1:
             raise DataError(
-                f"{found} are nearly black, as bytes are 0 to 255: save masks of 0 and 1 as x * 255"
+                f"{found} are nearly black, since uint8 pixels are 0 to 255: "
+                "save masks of 0 and 1 as x * 255"
             )
     elif facts.kind == "pictures":
         domain = facts.domain()
         if facts.low < domain.low or facts.high > domain.high:
             raise DataError(
                 f"{found} can't be pictures, which are {domain.words}: "
-                f"{scale_of_pixels(facts.low, facts.high)}; other numbers than pixels need "
+                f"{scale_of_pixels(facts.low, facts.high)}; data that are not pixels need "
                 "--kind fields"
             )

@@ -1,6 +1,6 @@
-"""Remarks of a run, in plain sentences: numbers that would mislead, and what to do.
+"""Remarks of a run, in plain sentences: misleading numbers, and what to do about them.
 
-Each is printed, and stands in the report.
+Each remark is printed, and repeated in the report.
 """
 
 import math
@@ -15,11 +15,11 @@ from experiments.run import code_streams
 from vqvae_jax.data.value_range import admit
 
 GUIDE = "docs/when-training-looks-wrong.md"
-ROWS = 20_000  # of the first batch that are compared
+ROWS = 20_000  # rows of the first batch that are compared
 
 
 def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list[str]:
-    """Remarks on a first batch from which k-means makes codes that are equal."""
+    """Returns remarks on a first batch from which k-means would make equal codes."""
     x = admit(model.domain, batch, check=False)
     maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
     found, levels = [], code_streams.quantizers(model)
@@ -29,19 +29,20 @@ def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list
         size = max(quantizer.vocab)
         if rows < size:
             found.append(
-                f"The first batch has {rows:,} rows for {size:,} codes{where}, so that codes begin "
-                f"equal: take a larger batch or fewer codes ({GUIDE})."
+                f"The first batch has {rows:,} rows for {size:,} codes{where}, so some codes start "
+                f"equal: use a larger batch or fewer codes ({GUIDE})."
             )
         elif distinct < size:
             found.append(
-                f"Only {distinct:,} rows of the first batch differ, for {size:,} codes{where}, so "
-                f"that codes begin equal: are the data constant, or not shuffled? ({GUIDE})"
+                f"Only {distinct:,} rows of the first batch are distinct, for {size:,} "
+                f"codes{where}, so some codes start equal: check that the data vary and are "
+                f"shuffled ({GUIDE})."
             )
     return found
 
 
 def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
-    """Counts the finite rows, and those of them that differ by more than rounding.
+    """Counts the finite rows, and how many of them differ by more than rounding.
 
     >>> count_rows(np.float32([[[1, 2], [1, 2]], [[3, 4], [np.nan, 0]]]))
     (3, 2)
@@ -56,7 +57,7 @@ def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
 
 
 def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
-    """Remarks on numbers of the test set that would mislead.
+    """Returns remarks on misleading numbers of the test set.
 
     Args:
         table: the table that `evaluate` gives.
@@ -67,32 +68,32 @@ def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
         found.append(f"The model gives values that are not finite: it diverged ({GUIDE}).")
     if table.get("left_out"):
         found.append(
-            f"{table['left_out']:,.0f} test examples are not finite, or out of the range of the "
-            "model's data: left out."
+            f"{table['left_out']:,.0f} test examples are not finite, or outside the range of the "
+            "model's data, and are ignored."
         )
     for prefix, size in sizes.items():
         used, seen = table[f"{prefix}used"] * size, table[f"{prefix}seen"]
         stream = f" ({code_streams.title(prefix)})" if prefix else ""
         if seen < size:
             found.append(
-                f"The test set has {seen:,.0f} codes, fewer than the {size:,} there are{stream}: "
-                "their share and perplexity say little."
+                f"The test set has {seen:,.0f} codes, fewer than the {size:,} of the "
+                f"codebook{stream}: the share used and the perplexity mean little."
             )
         if used < min(size, seen) / 2:
             found.append(
-                f"Only {used:,.0f} of {size:,} codes{stream} are in use: train longer, or with a "
-                f"lower learning rate; reset unused codes, start from k-means ({GUIDE})."
+                f"Only {used:,.0f} of {size:,} codes{stream} are in use: train longer or with a "
+                f"lower learning rate, reset unused codes, or start from k-means ({GUIDE})."
             )
     return found
 
 
 def of_training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A remark on steps that changed nothing, from the lines of metrics.jsonl."""
+    """Returns a remark on steps that changed nothing, from the lines of metrics.jsonl."""
     counted = [line for line in metrics if line.get("train/skipped")]
     if not counted:
         return []
     skipped, steps = int(counted[-1]["train/skipped"]), counted[-1]["step"]
     return [
-        f"{skipped:,} of {steps:,} steps changed nothing, for want of a valid example or a finite "
+        f"{skipped:,} of {steps:,} steps changed nothing: they had no valid example, or no finite "
         f"gradient ({GUIDE})."
     ]

@@ -1,4 +1,4 @@
-"""The training of any model: a run that goes on where it stopped, logged and saved."""
+"""Training of any model: a run that resumes where it stopped, logged and saved."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
@@ -24,7 +24,7 @@ COMPILERS = {
 
 
 class NothingLearnt(ValueError):
-    """No step of many changed anything: the run ends, and its last checkpoint stays as it is."""
+    """Many steps in a row changed nothing: the run ends, and its last checkpoint stays as it is."""
 
 
 class Guard:
@@ -52,8 +52,8 @@ class Guard:
             self.since, self.skipped = done, skipped
         elif done - self.since >= PATIENCE or skipped == done == self.last:
             raise NothingLearnt(
-                f"no step from {self.since + 1} to {done} changed anything: the examples are not "
-                "valid, or the gradients not finite; see docs/when-training-looks-wrong.md"
+                f"no step from {self.since + 1} to {done} changed anything: the examples are "
+                "not valid, or the gradients not finite; see docs/when-training-looks-wrong.md"
             )
 
 

@@ -92,7 +92,7 @@ def strict_json(value: Any, **options) -> str:
 
 
 def nullable(value: Any) -> Any:
-    """None in place of NaN and infinities."""
+    """Returns nested values with None in place of NaN and infinities."""
     if isinstance(value, dict):
         return {name: nullable(v) for name, v in value.items()}
     if isinstance(value, list | tuple):

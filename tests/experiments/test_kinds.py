@@ -78,7 +78,9 @@ def test_masks_of_0_and_1_are_refused_and_few_levels_are_said():
     with pytest.raises(DataError, match=r"uint8 from 0 to 1 are nearly black.*x \* 255"):
         facts(masks)
     assert facts(masks * 255).remarks() == []
-    assert "No value exceeds 9, and bytes are taken as 0 to 255" in facts(masks * 9).remarks()[0]
+    assert (
+        "No value exceeds 9, and uint8 data are read as 0 to 255" in facts(masks * 9).remarks()[0]
+    )
     assert facts(masks * 0).remarks() == ["All values are 0: there is nothing to learn."]
 
 
@@ -89,8 +91,8 @@ def test_what_is_not_finite_is_counted_or_refused():
     assert (found.invalid_train, found.invalid_test, found.train, found.test) == (2, 1, 18, 2)
     assert -1 <= found.low < found.high <= 1
     assert found.remarks() == [
-        "2 of 18 training examples are not finite: they are left out.",
-        "1 of 2 test examples are not finite: they are left out.",
+        "2 of 18 training examples are not finite and are ignored.",
+        "1 of 2 test examples are not finite and are ignored.",
     ]
     with pytest.raises(DataError, match="expected finite numbers, found none in the training"):
         facts(np.concatenate([np.full((8, 3), np.nan, np.float32), x[:2] * 0 + 1]))

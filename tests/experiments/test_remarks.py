@@ -26,7 +26,8 @@ def test_a_first_batch_that_k_means_cannot_start_from():
     assert first_batch(x, 64) == []
     assert "has 200 rows for 256 codes" in first_batch(x, 256)[0]
     assert (
-        "Only 2 rows of the first batch differ, for 64 codes" in first_batch(x // 128 * 255, 64)[0]
+        "Only 2 rows of the first batch are distinct, for 64 codes"
+        in first_batch(x // 128 * 255, 64)[0]
     )
 
 
