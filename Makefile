@@ -1,8 +1,8 @@
-# make train   trains a VQ-VAE on real images and shows what it learnt
+# make train   trains a VQ-VAE on real images and writes a report
 # make demo    trains, trains a prior over the codes, samples, and shows what the codes mean
-# make test    proves the mathematics
+# make test    tests the mathematics
 # make test-newest, test-floors: the core of that, with the newest libraries and the oldest
-# Both make .venv when it is missing. Options for the scripts: make train ARGS="--steps 2000"
+# Both create .venv if it is missing. Options for the scripts: make train ARGS="--steps 2000"
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,11 +1,11 @@
-"""The papers' ablations: the same network and budget for all arms, and a verdict on each claim.
+"""Run the papers' ablations: equal network and budget for all arms, a verdict on each claim.
 
-python -m experiments.ablate list               what there is
+python -m experiments.ablate list               lists them
 python -m experiments.ablate beta               one of them; the same command continues
-python -m experiments.ablate beta --quick       a minute or two, to see that it works
+python -m experiments.ablate beta --quick       a minute or two, to check that it works
 python -m experiments.ablate all                all of them
 python -m experiments.ablate beta --scale paper the paper's data, width, steps and batch
-python -m experiments.ablate check beta         two recorded arms again, with a new seed
+python -m experiments.ablate check beta         reruns two recorded arms with a new seed
 
 Writes tables, plots, and the findings to runs/ablations/NAME/report.html (and .md, CSV, LaTeX,
 PDF), and a table of all findings to runs/ablations/README.md.
@@ -38,19 +38,21 @@ class Config(Running):
     """Run the papers' ablations and judge their claims."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names of ablations; or all, list, or check and a name."""
+    """Names of ablations, or `all`, or `list`, or `check` and a name."""
     output: Path | None = None
-    """Folder of all ablations; runs/ablations, or runs/ablations-quick, runs/ablations-paper."""
+    """Folder for the ablations; by default runs/ablations, runs/ablations-quick or
+    runs/ablations-paper."""
     seeds: int = 5
     """Number of seeds for each arm."""
     scale: Literal["default", "paper"] = "default"
-    """Scale of the runs: for two cores, or the paper's, for an accelerator."""
+    """Scale of the runs: `default` for two cores, or `paper` for an accelerator."""
     data: str | None = None
-    """Other images than those of the scale: a TFDS name, a folder of records or IDX files, .npy."""
+    """Source of the images, by default that of the scale: a TFDS name, a folder of records or IDX
+    files, or a .npy file."""
     steps: int | None = None
-    """Number of training steps, other than that of the scale."""
+    """Number of training steps; by default that of the scale."""
     recorded: Path = Path("docs/ablations")
-    """Folder in which check finds results."""
+    """Folder of the recorded results that `check` reads."""
 
 
 def setting(config: Config, ablation: Ablation) -> Setting:
@@ -76,7 +78,7 @@ def make_study(config: Config, rows: Sequence[Row]) -> Study:
 
 
 def main(config: Config) -> None:
-    """Runs what is missing of each ablation, then writes its page and the summary."""
+    """Runs the missing parts of each ablation, then writes its page and the summary."""
     check_size(seeds=config.seeds)
     config = dataclasses.replace(config, seeds=1) if config.quick else config
     first, *rest = config.names or ("list",)
@@ -90,10 +92,10 @@ def main(config: Config) -> None:
 
 
 def known(names: Sequence[str]) -> Sequence[str]:
-    """The names, if each is that of an ablation.
+    """Returns the names if each is that of an ablation.
 
     Raises:
-        ValueError: naming those that are not.
+        ValueError: names that no ablation has.
     """
     wrong = [name for name in names if name not in ABLATIONS]
     if wrong:
@@ -102,7 +104,7 @@ def known(names: Sequence[str]) -> Sequence[str]:
 
 
 def run_each(config: Config, names: Sequence[str]) -> None:
-    """One ablation after another; those that fail are named at the end."""
+    """Runs the ablations one by one; names those that failed at the end."""
     suffix = "-quick" if config.quick else "-paper" if config.scale == "paper" else ""
     base, failed = config.output or Path(f"runs/ablations{suffix}"), []
     for i, name in enumerate(names):
@@ -121,7 +123,7 @@ def run_each(config: Config, names: Sequence[str]) -> None:
 
 
 def check_one(config: Config, name: str) -> None:
-    """Two arms of what was recorded of an ablation, with a new seed."""
+    """Runs two recorded arms of an ablation with a new seed."""
     make = partial(make_arms, dataclasses.replace(config, names=(name,), only=()))
     output = (config.output or Path("runs/ablations-check")) / name
     check_recorded(name, config.recorded / name / "results.json", make, output, config.processes)

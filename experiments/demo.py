@@ -1,9 +1,9 @@
 """Train a VQ-VAE and a prior, sample, interpret the codes, and show all of it on one page.
 
 python -m experiments.demo             the embedded images, about a quarter of an hour on two cores
-python -m experiments.demo --quick     a few minutes, to see that it works
+python -m experiments.demo --quick     a few minutes, to check that it works
 
-Each part is a command of its own. A demo that was stopped goes on where it stopped.
+Each part is also a command of its own. The same command continues a demo that was stopped.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Config:
     data: str = EMBEDDED
     """Labelled images: the embedded set, a TFDS name, or a folder of IDX files."""
     steps: int = 4000
-    """Steps of training the VQ-VAE."""
+    """Number of training steps of the VQ-VAE."""
     prior_steps: int = 2000
-    """Steps of training the prior."""
+    """Number of training steps of the prior."""
     vae_steps: int = 1000
-    """Steps of training the VAE with which the codes are compared."""
+    """Number of training steps of the VAE that the codes are compared with."""
     quick: bool = False
-    """Tiny models, as `sample --quick` trains them: says nothing about quality."""
+    """Use tiny models, like `sample --quick`; the results say nothing about quality."""
 
 
 def main(config: Config) -> Path:

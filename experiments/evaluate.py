@@ -1,4 +1,4 @@
-"""The table of a trained model over a whole test set.
+"""Evaluate a trained model on a whole test set.
 
 python -m experiments.evaluate runs/fashion
 """
@@ -18,16 +18,16 @@ from experiments.run.run_folder import open_run
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Evaluate a run over its whole test set."""
+    """Evaluate a run on its whole test set."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     data: str | None = None
-    """Another source of test images than the run's own."""
+    """Source of the test examples; by default the run's own data."""
     crop: int | None = None
-    """Side of the crops from a folder of images."""
+    """Crop size in pixels, for a folder of images; by default that of the run."""
     batch_size: int = 100
-    """Examples at a time."""
+    """Examples per batch."""
 
 
 def main(config: Config) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""A trained model as two files that need neither this package nor Flax.
+"""Export a trained model as two files that need neither this package nor Flax.
 
 python -m experiments.export runs/fashion -o out
 python -m experiments.export runs/fashion -o out --batch 64
 
 Writes `tokenize.jaxexport` (x -> indices) and `detokenize.jaxexport` (indices -> x'), with the
-weights inside, and README.txt, which says what goes in and comes out: uint8 into a model of pixels.
-To use one:
+weights inside, and README.txt, which describes inputs and outputs (models of pixels take uint8). To
+use one:
 
     tokenize = jax.jit(jax.export.deserialize(bytearray(open(path, "rb").read())).call)
     indices = tokenize(x)
@@ -42,9 +42,9 @@ class Config:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for the two files."""
     batch: int | None = None
-    """A fixed batch size; without it, any."""
+    """Fixed batch size; by default any."""
     shape: tuple[int, ...] | None = None
-    """Shape of one example, as 28 28 1; without it, the one of the run's own data."""
+    """Shape of one example, such as 28 28 1; by default that of the run's own data."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
     """Platforms that the files run on."""
 

@@ -1,8 +1,8 @@
-"""Look at the meaning of the codes of a trained model.
+"""Analyse what the codes of a trained model mean.
 
 python -m experiments.interpret runs/fashion
 
-Writes RUN/interpretation/: report.html (whole in one file), pictures/*.png, results.json.
+Writes RUN/interpretation/: report.html (self-contained), pictures/*.png, results.json.
 """
 
 from experiments.code_meaning.interpretation import Config, interpret

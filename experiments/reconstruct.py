@@ -1,9 +1,10 @@
-"""Pictures of your own through a trained model, each beside its reconstruction.
+"""Reconstruct your own pictures with a trained model.
 
 python -m experiments.reconstruct runs/fashion photo.jpg folder -o out
 
-Writes `out/photo-reconstruction.png`: the original left, the reconstruction right. The model is
-compiled once for each distinct size of the padded pictures, so pictures of one size go fast.
+Writes `out/photo-reconstruction.png`: the original on the left, the reconstruction on the right.
+The model is compiled once for each distinct size of padded pictures, so pictures of one size are
+fast.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ similarity = jax.jit(partial(ssim, peak=255.0))
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Send pictures of any size through a trained model, and write each beside the result."""
+    """Reconstruct pictures of any size, and write each beside its reconstruction."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a run, or of a model alone."""
@@ -72,7 +73,7 @@ class Reconstructed:
 
 
 def main(config: Config) -> list[Reconstructed]:
-    """Plans all files, loads the model, then takes one picture after the other."""
+    """Plans all files, loads the model, and reconstructs the pictures one by one."""
     model, variables = load_any(config.run)
     plan = targets(picture_files(config.images), config.output)
     config.output.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Samples of a run's model and priors, and what they are worth.
+"""Draw samples from a run's model and priors, and measure their quality.
 
 python -m experiments.sample runs/fashion                after train and train_prior
-python -m experiments.sample --quick                     trains tiny ones itself, in runs/quick
+python -m experiments.sample --quick                     trains tiny ones first, in runs/quick
 
-Writes RUN/samples/report.html, whole in one file, and its pictures and numbers.
+Writes RUN/samples/report.html, self-contained, and its pictures and numbers.
 """
 
 from experiments.generation.sample_run import Config, sample

@@ -1,4 +1,4 @@
-"""Data of any size as a folder of ArrayRecord shards, which training reads without holding them.
+"""Write data of any size as ArrayRecord shards, which training reads without loading all of them.
 
 python -m experiments.shard ~/photos -o photos --size 64 --shards 16
 python -m experiments.train --name photos --data photos
@@ -27,15 +27,15 @@ class Config:
     data: Annotated[str, tyro.conf.Positional]
     """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The new folder."""
+    """New folder for the shards."""
     size: int | None = None
-    """Side of the crops from a folder of images."""
+    """Crop size in pixels; required for a folder of images."""
     shards: int = 4
-    """Files of each split."""
+    """Number of files for each split."""
 
 
 def main(config: Config) -> Path:
-    """Writes both splits, reads the files again, and prints what is in them."""
+    """Writes both splits, reads the files back, and prints a summary."""
     streams = {split: stream(config.data, split, size=config.size) for split in ("train", "test")}
     with make_progress(Console()) as progress:
         splits = {

@@ -1,4 +1,4 @@
-"""The codes of a whole data set, by a trained model.
+"""Write the codes that a trained model gives a whole data set.
 
 python -m experiments.tokenize runs/fashion                 to runs/fashion/codes/
 python -m experiments.tokenize runs/fashion --data mnist -o mnist-codes
@@ -28,15 +28,15 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
-    """Folder for the codes, by default RUN/codes; codes that it holds are replaced."""
+    """Folder for the codes, by default RUN/codes; existing codes in it are replaced."""
     data: str | None = None
-    """Another source than the run's own."""
+    """Source of the data; by default the run's own."""
     crop: int | None = None
-    """Side of the crops from a folder of images."""
+    """Crop size in pixels, for a folder of images; by default that of the run."""
     format: Literal["npz", "records"] = "npz"
-    """NumPy files, or ArrayRecord with a record for each item."""
+    """Format: NumPy files (npz), or ArrayRecord with one record per item (records)."""
     batch_size: int = 100
-    """Examples at a time."""
+    """Examples per batch."""
 
 
 def main(config: Config) -> dict[str, dict[str, float]]:

@@ -7,9 +7,9 @@ python -m experiments.bench serve             images to codes and back
 python -m experiments.bench scale             growth with N, K and D
 python -m experiments.bench pipeline          reading images
 python -m experiments.bench sampling          codes from priors, with and without a cache
-python -m experiments.bench all --quick       all of it in minutes
+python -m experiments.bench all --quick       all of them in minutes
 
-Other libraries take part where they are installed: pip install 'vqvae_jax[bench]'.
+Other libraries take part if they are installed: pip install 'vqvae_jax[bench]'.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ class Config:
     part: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
     """Benchmark to run: search, step, activations, serve, scale, pipeline, sampling, or all."""
     quick: bool = False
-    """Fewer problems and rounds, which take minutes."""
+    """Measure fewer problems in fewer rounds, which takes minutes."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("runs/bench")
-    """Folder of PART/report.md, results.json and pictures; made if missing."""
+    """Folder for PART/report.md, results.json and plots; made if missing."""
 
 
 def main(config: Config) -> None:

@@ -1,7 +1,7 @@
 """Time of Python in a train step, measured by calls of a step that computes nothing.
 
-The empty step has the arguments and results of a train step, and its state is donated as there. So
-the time of the computation is not counted, and no computation competes for the cores.
+The empty step has the arguments and results of a train step, and its state is donated too. The
+time of the computation is not counted, and no computation competes for the cores.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Timing of contestants in turns, with ratios taken within a round.
 
-A shared machine is slow for minutes and then fast again. So each round times every contestant once,
-one after another, and a ratio to the baseline is taken from times of the same round.
+A shared machine is slow for minutes and then fast again. Therefore each round times every
+contestant once, one after another, and a ratio to the baseline uses times of the same round.
 """
 
 import dataclasses

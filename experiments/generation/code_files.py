@@ -65,7 +65,7 @@ class Codes(NamedTuple):
 
 
 def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
-    """Writes a folder whole or not at all; codes that are there already are replaced.
+    """Writes a folder completely or not at all; existing codes in it are replaced.
 
     Args:
         folder: a new or empty folder, or one of codes.

@@ -1,4 +1,4 @@
-"""The training of priors over the codes of a run: its options, and a run for each level."""
+"""Training of priors over the codes of a run: the options, and a run for each level."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -38,26 +38,27 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of the run whose model makes the codes."""
     name: str = "prior"
-    """The folder of the priors in it."""
+    """Folder for the priors, inside the run's folder."""
 
     prior: Literal["transformer", "pixelcnn", "masked"] = "transformer"
-    """Predicts codes one after another (the first two), or those that are masked (MaskGIT)."""
+    """Kind of prior: `transformer` and `pixelcnn` predict codes one by one;
+    `masked` predicts masked codes (MaskGIT)."""
     width: int = 128
-    """Width of the tokens, or number of channels."""
+    """Width of the tokens (transformer, masked), or number of channels (pixelcnn)."""
     depth: int = 3
     """Number of layers."""
     heads: int = 4
-    """Number of heads of the attention."""
+    """Number of attention heads."""
     dropout: float = 0.1
-    """Rate of dropout in training."""
+    """Dropout rate in training."""
     views: int = 8
-    """Number of copies of the training pictures, each flipped or not and shifted by up to a pixel,
-    that are tokenized as well and trained on; 0 where a mirrored picture makes no sense."""
+    """Number of randomly flipped and shifted copies of the training images whose codes are also
+    trained on; use 0 if mirrored images make no sense."""
 
     steps: int = 2000
     """Number of steps at each level."""
     batch_size: int = 32
-    """Number of items a step, over all devices."""
+    """Number of items per step, over all devices."""
     learning_rate: float = 2e-3
     """Learning rate of AdamW at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 100
@@ -65,17 +66,17 @@ class Config:
     weight_decay: float = 0.05
     """Weight decay of AdamW."""
     unconditional: float = 0.1
-    """Share of the items whose label is not told, for guidance in sampling."""
+    """Share of the items trained on without their label, for guidance in sampling."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data, dropout and the views."""
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
-    """Way in which the train step is compiled for several devices."""
+    """Parallelism of the train step over several devices."""
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 250
-    """Steps between two looks at the items held out, the last tenth of each class: model/ holds
-    the prior that was best there."""
+    """Steps between two evaluations on the held-out items, the last tenth of each class;
+    model/ has the prior that was best on them."""
     save_every: int = 500
     """Steps between two checkpoints."""
 
@@ -169,7 +170,7 @@ def make_display(
         if bits < best:
             best = bits
             save_model(folder / "model", prior, variables)
-        text = f"{bits:.1f} bits an item held out, {best:.1f} at best"
+        text = f"{bits:.1f} bits per held-out item, {best:.1f} at best"
         return {"validation/bits": bits}, text
 
     title = describe_start(config, f"{config.prior} of {what}", start)
@@ -189,7 +190,7 @@ def validation_bits(folder: Path, last: int) -> list[float]:
 
 
 def read_metrics(batch_size: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-    """(values to log, words to show) of the metrics of a step."""
+    """Returns (values to log, texts to show) of the metrics of a step."""
     metrics = measured(metrics, batch_size)
     if "bits" not in metrics:
         return metrics, ["no valid example"]

@@ -1,4 +1,4 @@
-"""The sampling of a run: its options, the samples of its priors, and what they are worth."""
+"""Sampling of a run: the options, the samples of its priors, and their quality."""
 
 import dataclasses
 from pathlib import Path
@@ -32,37 +32,37 @@ from vqvae_jax.saving.bundle import Bundle
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Draw samples of a run, look at them and measure them."""
+    """Draw samples from the priors of a run, show them and measure them."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """The run's folder."""
     prior: str = "prior"
-    """The folder of the priors in it."""
+    """Folder of the priors, inside the run's folder."""
     per_class: int = 100
     """Number of samples of each class; without classes, ten times as many in all."""
     temperature: float = 0.9
-    """Temperature of the priors: below 1 likely codes are favoured, 0 takes the likeliest."""
+    """Sampling temperature: values below 1 favour likely codes, 0 takes the likeliest."""
     top_k: int | None = None
-    """Number of the likeliest codes from which one is drawn; without it, all."""
+    """Sample only from this many of the likeliest codes; by default from all."""
     top_p: float | None = None
-    """Total probability of the likeliest codes from which one is drawn; without it, all."""
+    """Sample only from the likeliest codes with this total probability; by default from all."""
     guidance: float = 0.5
-    """Weight w of classifier-free guidance, where there are classes: above 0, samples are more
-    typical of theirs."""
+    """Weight w of classifier-free guidance if there are classes; values above 0 make samples more
+    typical of their class."""
     steps: int = 12
-    """Number of steps in which a masked prior is decoded."""
+    """Number of decoding steps of a masked prior."""
     seed: int = 0
     """Seed of the samples."""
     classifier_steps: int = 2000
-    """Length of the training of the classifier, which is kept beside the run."""
+    """Number of training steps of the classifier, which is saved beside the run."""
     quick: bool = False
-    """A tiny model and prior are trained where they are missing, and few samples drawn."""
+    """Train a tiny model and prior if they are missing, and draw few samples."""
     data: str = EMBEDDED
-    """Source of the images that `--quick` trains with."""
+    """Source of the training images for `--quick`."""
 
 
 def sample(config: Config) -> tuple[dict[str, float], html.Page]:
-    """Loads all, draws, measures, writes; returns the numbers and the page."""
+    """Draws and measures samples and writes the page; returns the numbers and the page."""
     check_size(per_class=config.per_class, classifier_steps=config.classifier_steps)
     if config.quick:
         config = make_quick(config)
@@ -105,10 +105,10 @@ def print_numbers(lines: list[list[str]], title: str) -> None:
 
 
 def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) of the codes.
+    """Returns the pictures (train, test) of the codes.
 
     Raises:
-        DataError: if they are no pictures, or not those that the codes are of.
+        DataError: if the data are not pictures, or not those of the codes.
     """
     found = load_data(codes.source, codes.crop)
     for split, data in zip(codes.maps, found, strict=True):
@@ -125,14 +125,14 @@ def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
 def draw_classes(
     key, priors: list[Bundle], codes: Codes, per_class: int, how: How
 ) -> tuple[np.ndarray | None, Maps]:
-    """(label of each sample, its codes): per_class of each class, in their order."""
+    """Returns (label of each sample, its codes): per_class of each class, in order."""
     n = per_class * (len(codes.classes) or COLUMN)
     label = np.repeat(np.arange(n // per_class), per_class) if codes.classes else None
     return label, draw_codes(key, priors, nothing_given(priors, n), label, how)
 
 
 def make_quick(config: Config) -> Config:
-    """Trains what is missing, tiny, and asks for few samples."""
+    """Trains a tiny model and prior if missing; returns options for few samples."""
     folder = config.run or Path("runs/quick")
     model, prior = tiny(folder, config.data, config.prior)
     if not (folder / "config.json").exists():

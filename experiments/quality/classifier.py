@@ -1,7 +1,7 @@
 """A small classifier of real images, which judges the images that models make.
 
-Its features give the Frechet distance and the feature loss; its answers tell whether a sample is
-recognised. It learns from labelled images in less than a minute of CPU, and is kept:
+Its features give the Frechet distance and the feature loss; its answers decide whether a sample is
+recognised. It learns from labelled images in less than a minute of CPU, and is saved to
 
     runs/classifier-<hash of images, labels, options and VERSION>/
 """
@@ -44,7 +44,7 @@ class Answers(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Three convolutions of stride 2 and two linear layers: x [B, H, W, C] -> `Seen`.
+    """Three convolutions of stride 2 and two linear layers: x [B, H, W, C] -> `Answers`.
 
     Attributes:
         classes: number of classes, K.

@@ -1,6 +1,6 @@
 """Measures of generated images, by a classifier of real ones and by their nearest neighbours.
 
-Functions of arrays that return numbers. A number tells only beside that of real test images.
+Functions of arrays that return numbers. Compare each number with that of real test images.
 """
 
 import numpy as np

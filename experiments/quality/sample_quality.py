@@ -28,7 +28,7 @@ class Images(NamedTuple):
 
 
 def measure_samples(images: Images, folder: Path, steps: int) -> dict[str, float]:
-    """Measures samples; a classifier, kept in `folder`, takes part only where there are classes."""
+    """Measures samples; uses a classifier, saved in `folder`, only if there are classes."""
     train, samples, rec = images.train, images.samples, images.reconstructions
     numbers = {"samples": float(len(samples)), "different": unique_share(images.maps)}
     numbers["repeated"] = repeated(images.maps, images.codes.maps["train"])

@@ -1,10 +1,10 @@
-"""An experiment as a list of arms: each is run with several seeds, and every result is kept.
+"""Experiments as lists of arms: each arm runs with several seeds, and every result is kept.
 
     folder/results/<arm>-<hash of its definition>-<seed>.json
 
 A result is written whole or not at all, under a name that holds what was run: so the same call
 goes on where another was stopped, an arm that was changed is run again, and its old result stays.
-Nothing here knows what an arm does.
+This module knows nothing about what an arm does.
 """
 
 import base64
@@ -34,7 +34,7 @@ PACKAGES = ("vqvae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Diverged(ArithmeticError):
-    """A training that lost itself: this is its seed's result, not an error of the program."""
+    """A training that diverged: this is the seed's result, not an error of the program."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ MakeArms = Callable[[], Sequence[Arm]]
 
 
 def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: int) -> None:
-    """Runs what is missing, and shows how far it is.
+    """Runs the missing arms, and shows the progress.
 
     Args:
         make_arms: returns all arms. With several processes each calls it, so it must be a

@@ -1,4 +1,4 @@
-"""One training for all: any VQ-VAE under the same budget, measured on the test set."""
+"""Training of any VQ-VAE under one budget, with measurements on the test set."""
 
 import dataclasses
 import json
