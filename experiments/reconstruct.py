@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.pages.figures import side_by_side
+from experiments.pages.plots import side_by_side
 from experiments.run.code_streams import as_levels, quantizers
 from experiments.run.command import run
 from vqvae_jax import Quantizer

@@ -180,7 +180,7 @@ MUTANTS = [
            "LISTED = 2**20", "LISTED = 2**30", "tests/models/test_vqvae.py"),
     Mutant("moving averages of JAX's own width", "float32 under jax_enable_x64", "quantizers/codebooks/storage.py",
            "jnp.ones(size, jnp.float32)", "jnp.ones(size)", "tests/test_switches.py"),
-    Mutant("noise of JAX's own width", "float32 under jax_enable_x64", "quantizers/gumbel.py",
+    Mutant("noise of JAX's own width", "float32 under jax_enable_x64", "quantizers/relaxed.py",
            "jax.random.gumbel(local_key(key, axis_name), logits.shape, jnp.float32)",
            "jax.random.gumbel(local_key(key, axis_name), logits.shape)", "tests/test_switches.py"),
     Mutant("codes not sent are a code", "-1 is not counted", "metrics.py",

@@ -100,7 +100,7 @@ GENERATION = [
         ("no beginning", "jnp.where(t == 0, self.begin,", "jnp.where(t < 0, self.begin,"),
         ("no prefix", "if not prefix_length:", "if prefix_length:"),
     ]),
-    ("samples follow p", "priors/sampling.py", SAMPLING + " tests/priors/test_filters.py", [
+    ("samples follow p", "priors/sampling.py", SAMPLING + " tests/priors/test_sampling_filters.py", [
         ("given codes drawn again", "jnp.where(old < 0, new, old)", "new"),
         ("one key for all", "jax.random.fold_in(key, t)", "key"),
         ("guidance the other way", "(1 + w) * labelled - w * unlabelled", "(1 + w) * unlabelled - w * labelled"),
@@ -168,7 +168,7 @@ GENERATION = [
         ("written through a link", "partial.unlink(missing_ok=True)  # of a crash", "# of a crash"),
         ("no limit of arrays", "if len(arrays) > ARRAYS:", "if False:"),
     ]),
-    ("a file is weights or a ValueError", "saving/foreign.py", "tests/saving/test_import_torch.py", [
+    ("a file is weights or a ValueError", "saving/weight_files.py", "tests/saving/test_import_torch.py", [
         ("a header believed", 'with safe_open(path, "np"):', "if True:"),
         ("pickles are tried", 'if path.suffix != ".npz" and (', "if False and ("),
     ]),

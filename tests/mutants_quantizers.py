@@ -206,7 +206,7 @@ FAMILIES = [
         ("a broken code in the gradient of a map", "jnp.where(valid, e, 0)), jnp.nan)", "e), jnp.nan)"),
         ("a broken code in the moments", "of = is_valid(e)[:, None]", "of = is_valid(0 * jnp.nan_to_num(e))[:, None]"),
     ]),
-    ("a broken code harms nothing else", "quantizers/gumbel.py", T + "test_broken_codes.py", [
+    ("a broken code harms nothing else", "quantizers/relaxed.py", T + "test_broken_codes.py", [
         ("a broken code in a mixture", "return usable, jnp.where(usable[:, None], e, 0)", "return usable, e"),
         ("a broken code drawn by Gumbel", 'jnp.where(usable, product + params["bias"], -jnp.inf)', 'product + params["bias"]'),
         ("a broken code in the variance", "jnp.where(usable, -precision * squared_distances(rows.z, e), -jnp.inf)", "-precision * squared_distances(rows.z, e)"),
@@ -220,7 +220,7 @@ FAMILIES = [
         ("matched: no way back", 'return (z - state["mean"]) / ratio(state, own) + own["mean"]', "return z"),
         ("matched: variance about 0", "average(jnp.square(rows.z - m))", "average(jnp.square(rows.z))"),
     ]),
-    ("transformed codebooks", "quantizers/reparameterized.py", T + "test_transforms.py", [
+    ("transformed codebooks", "quantizers/derived_codebooks.py", T + "test_transforms.py", [
         ("simvq: scale 1", "init or normal(dim**-0.5)", "init or normal()"),
     ]),
     ("noise", "quantizers/noise_substitution.py", T + "test_stochastic.py", [
@@ -231,7 +231,7 @@ FAMILIES = [
     ("base", Q + "base.py", T + "test_stochastic.py", [
         ("noise of replicas shared", "return key if axis_name is None else jax.random.fold_in(", "return key if True else jax.random.fold_in("),
     ]),
-    ("relaxed", "quantizers/gumbel.py", T + "test_stochastic.py", [
+    ("relaxed", "quantizers/relaxed.py", T + "test_stochastic.py", [
         ("gumbel: temperature of the noise", "noisy = clean + jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)", "noisy = clean + temperature * jax.random.gumbel(local_key(key, axis_name), clean.shape, jnp.float32)"),
         ("gumbel: relaxed without noise", "jax.nn.softmax(noisy / temperature))\n        quantized", "jax.nn.softmax(clean / temperature))\n        quantized"),
         ("kl without log K", "* log_p, axis=-1) + math.log(logits.shape[-1])", "* log_p, axis=-1)"),
@@ -268,7 +268,7 @@ FAMILIES = [
     ("keys", "quantizers/codebooks/transforms.py", T + "test_factories.py", [
         ("a table has the key of the codes below", "key_inner, key_own = jax.random.split(key)", "key_inner = key_own = key"),
     ]),
-    ("keys", "quantizers/gumbel.py", T + "test_factories.py", [
+    ("keys", "quantizers/relaxed.py", T + "test_factories.py", [
         ("codes and weights with one key", "key_e, key_w = jax.random.split(key)", "key_e = key_w = key"),
     ]),
     ("keys", "quantizers/combinators/dropout.py", T + "test_residual.py", [
@@ -281,7 +281,7 @@ FAMILIES = [
         ("beta of sampled codes", "beta=beta, assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn", "assign=assign, estimator=estimator)\n\n\n@described\ndef sinkhorn"),
         ("estimator of codes that are dealt", "assign=assign, estimator=estimator)", "assign=assign)"),
     ]),
-    ("no argument is without effect", "quantizers/reparameterized.py", T + "test_factories.py", [
+    ("no argument is without effect", "quantizers/derived_codebooks.py", T + "test_factories.py", [
         ("beta of simvq", "transform or linear(dim)), beta=beta,", "transform or linear(dim)),"),
     ]),
     ("no argument is without effect", "quantizers/lookup_free.py", T + "test_factories.py", [

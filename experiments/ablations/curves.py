@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pages.figures import INK, LINES, new_figure, plain_axes
+from experiments.pages.plots import INK, LINES, new_figure, plain_axes
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metric_names import metric

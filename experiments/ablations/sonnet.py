@@ -11,7 +11,7 @@ from experiments.ablations.curves import Figures, legend, panel
 from experiments.ablations.settings import Ablation, Setting, quantizer_arm
 from experiments.ablations.shared import DRAWN
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
-from experiments.pages.figures import new_figure
+from experiments.pages.plots import new_figure
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metric_names import columns

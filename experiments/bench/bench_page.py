@@ -11,8 +11,8 @@ from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
 from experiments.pages import markdown as md
-from experiments.pages.figures import png_bytes
 from experiments.pages.html import save
+from experiments.pages.plots import png_bytes
 from experiments.run.run_folder import strict_json, write_text
 
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.code_meaning.interventions import Erased, Swap
 from experiments.code_meaning.statistics import CONTEXT, Meaning
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure
+from experiments.pages.plots import INK, LINES, WIDTH, new_figure
 
 BRIGHTER, DARKER = LINES[1], LINES[0]
 OUTSIDE = LINES[0]

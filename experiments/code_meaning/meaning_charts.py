@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from experiments.code_meaning.code_pictures import rgba
 from experiments.code_meaning.interventions import Reach
 from experiments.code_meaning.probes import Score
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes
+from experiments.pages.plots import INK, LINES, WIDTH, new_figure, plain_axes
 
 
 def reach_figure(found: Mapping[str, Reach], sides: Mapping[str, int]) -> Figure:

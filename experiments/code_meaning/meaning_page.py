@@ -8,7 +8,7 @@ from experiments.code_meaning.probes import Score
 from experiments.code_meaning.representations import MEANING
 from experiments.code_meaning.sections import Section
 from experiments.pages import html
-from experiments.pages.figures import png_bytes
+from experiments.pages.plots import png_bytes
 from experiments.run import code_streams
 from experiments.run.run_folder import strict_json, write_text
 

@@ -23,7 +23,7 @@ from experiments.code_meaning.statistics import (
     neighbour_information,
     plane,
 )
-from experiments.pages import figures
+from experiments.pages import plots
 from experiments.run import code_streams
 from experiments.run.code_streams import Maps, tally
 
@@ -48,7 +48,7 @@ def maps_part(coder: Coder, images: UInt8[np.ndarray, "N H W C"], maps: Maps) ->
     """Draws the code maps of the first images."""
     shown_maps = {code_streams.title(s.prefix): s.of(maps)[:16] for s in coder.streams[: SHOWN - 1]}
     caption = "A code has one colour wherever it occurs; colours that are alike mean nothing."
-    figure = figures.code_maps(images[:16], shown_maps)
+    figure = plots.code_maps(images[:16], shown_maps)
     return {}, [Section("code_maps", "Code maps", caption, figure)]
 
 

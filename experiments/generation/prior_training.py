@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 
 from experiments.generation.augmented_codes import Maps, make_views
-from experiments.generation.code_bits import print_bits, prior_bits, static, uniform
+from experiments.generation.bits_table import print_bits
+from experiments.generation.code_bits import prior_bits, static, uniform
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
 from experiments.generation.prior_recipe import (

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.generation.code_bits import COLUMNS, saved, table_rows
+from experiments.generation.bits_table import COLUMNS, saved, table_rows
 from experiments.pages import html
 from experiments.pages.arm_figures import draw_mosaic, strip
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes, png_bytes
+from experiments.pages.plots import INK, LINES, WIDTH, new_figure, plain_axes, png_bytes
 from experiments.quality.image_quality import nearest_neighbours
 from experiments.quality.sample_quality import Images, sample_distances
 from experiments.run import run_folder

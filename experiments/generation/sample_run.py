@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.generation import prior_training
-from experiments.generation.code_bits import COLUMNS
+from experiments.generation.bits_table import COLUMNS
 from experiments.generation.code_files import Codes
 from experiments.generation.codes_of_data import codes_of
 from experiments.generation.generate import How, Maps, decode_codes, draw_codes, nothing_given

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pages.figures import INK, LINES, WIDTH, new_figure, plain_axes
+from experiments.pages.plots import INK, LINES, WIDTH, new_figure, plain_axes
 
 Panel = Mapping[str, Mapping[str, tuple[float, float]]]
 """Means and half-widths of one number: {group: {label: (mean, half-width)}}."""

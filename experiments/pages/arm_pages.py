@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.pages import arm_figures
 from experiments.pages import html as web
 from experiments.pages import markdown as md
-from experiments.pages.figures import png_bytes
+from experiments.pages.plots import png_bytes
 from experiments.pages.study import Study, entries, groups, legend_text, means
 from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Row

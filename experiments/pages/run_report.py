@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from experiments.pages import figures as draw
 from experiments.pages import html
+from experiments.pages import plots as draw
 from experiments.run import code_streams
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.scaling import preprocess, to_pixels

@@ -9,11 +9,11 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from vqvae_jax.data import prepared as prepared_sets
+from vqvae_jax.data import tfds_folders as prepared_sets
 from vqvae_jax.data.labels import open_labels
-from vqvae_jax.data.prepared import stream_tfds
 from vqvae_jax.data.records import open_records
 from vqvae_jax.data.sources import DataError, embedded, tfds_name
+from vqvae_jax.data.tfds_folders import stream_tfds
 from vqvae_jax.data.writing import write_records
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 import vqvae_jax as vj
 from experiments import reconstruct
-from experiments.pages.figures import GAP
+from experiments.pages.plots import GAP
 from experiments.run import command
 from experiments.run.recipe import hierarchy
 from vqvae_jax.data.readers import DataError

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vqvae_jax as vj
-from experiments.pages import figures, html, run_report
+from experiments.pages import html, plots, run_report
 
 EVIL = "<script>\"&'</script>"
 METRICS = [
@@ -53,7 +53,7 @@ def write(folder, **changes):
         "description": f'{{"is": "VQVAE", "note": {EVIL.replace(chr(34), "")!r}}}',
         "results": RESULTS,
         "metrics": METRICS,
-        "figures": {"curves": figures.curve_figure(METRICS)},
+        "figures": {"curves": plots.curve_figure(METRICS)},
     }
     run_report.write_report(folder, **arguments | changes)
     return folder / "report.html"
@@ -163,8 +163,8 @@ def test_unknown_metrics_streams_and_text_that_is_no_json(tmp_path):
 
 
 def test_equal_runs_give_equal_pages(tmp_path):
-    first = write(tmp_path, figures={"curves": figures.curve_figure(METRICS)}).read_bytes()
-    again = write(tmp_path, figures={"curves": figures.curve_figure(METRICS)}).read_bytes()
+    first = write(tmp_path, figures={"curves": plots.curve_figure(METRICS)}).read_bytes()
+    again = write(tmp_path, figures={"curves": plots.curve_figure(METRICS)}).read_bytes()
     assert first == again
 
 
@@ -172,7 +172,7 @@ def test_equal_runs_give_equal_pages(tmp_path):
 def test_pictures_of_other_shapes(shape):
     model, variables = model_for(3, shape[1:3])
     made = run_report.make_figures(model, variables, pictures(*shape), {"": np.zeros(16)}, [])
-    sizes = {name: Image.open(io.BytesIO(figures.png_bytes(f))).size for name, f in made.items()}
+    sizes = {name: Image.open(io.BytesIO(plots.png_bytes(f))).size for name, f in made.items()}
     assert len(sizes) == 4 and all(min(size) > 100 for size in sizes.values())
 
 
@@ -193,47 +193,47 @@ def test_data_that_are_no_pictures_have_no_pictures(kind, data):
 
 def test_curves_of_data_that_are_no_pictures_show_their_error():
     lines = [{"step": 5, "train/mse": 4.0}, {"step": 5, "test/mse": 3.0}]
-    quality = figures.curve_figure([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]
+    quality = plots.curve_figure([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]
     assert "mean squared error" in quality.get_title(loc="left") + quality.get_title()
     assert [line.get_xydata().tolist() for line in quality.lines] == [[[5, 4.0]], [[5, 3.0]]]
 
 
 def test_a_code_has_one_colour_everywhere():
-    one = figures.in_colours(np.array([[3, 5], [5, -1]]))
-    other = figures.in_colours(np.array([[5]]))
+    one = plots.in_colours(np.array([[3, 5], [5, -1]]))
+    other = plots.in_colours(np.array([[5]]))
     assert (one[0, 1] == other[0, 0]).all() and (one[1, 0] == other[0, 0]).all()
-    assert len({figures.colour(k) for k in range(512)}) == 512
+    assert len({plots.colour(k) for k in range(512)}) == 512
     assert one[1, 1].tolist() == [128, 128, 128]
 
 
 def test_curves_leave_out_what_has_no_place():
-    quality = figures.curve_figure(METRICS).axes[1]
+    quality = plots.curve_figure(METRICS).axes[1]
     train, test = (line.get_xydata().tolist() for line in quality.lines)
     assert train == [[50, 10.0]]  # an error of 0 has no PSNR
     assert test == [[100, 21.3]]
-    loss = figures.curve_figure(METRICS).axes[0].lines[0]
+    loss = plots.curve_figure(METRICS).axes[0].lines[0]
     assert loss.get_xydata().tolist() == [[50, 0.2]]  # NaN
 
 
 def test_curves_and_usage_of_several_streams():
     metrics = [{"step": 1, "test/0/perplexity": 3.0, "test/1/perplexity": 4.0}]
-    labels = [line.get_label() for line in figures.curve_figure(metrics).axes[2].lines]
+    labels = [line.get_label() for line in plots.curve_figure(metrics).axes[2].lines]
     assert labels == ["test, stream 0", "test, stream 1"]
     streams = [np.array([6.0, 0, 2]), np.ones(4), np.zeros(2)]
     counts = {f"stream {q}": (n, len(n)) for q, n in enumerate(streams)}
-    panels = figures.codebook_usage(counts).axes
+    panels = plots.codebook_usage(counts).axes
     title = panels[0].get_title(loc="left")
     assert title == "stream 0: perplexity 1.8 of 3\n66.7% used, 8 codes seen"
     shares, _, _ = panels[0].patches[0].get_data()
     assert shares.tolist() == [0.75, 0.25, 0]
-    large = figures.codebook_usage({"": (np.array([2.0, 6.0]), 2**30)}).axes[0]
+    large = plots.codebook_usage({"": (np.array([2.0, 6.0]), 2**30)}).axes[0]
     assert large.get_title(loc="left").startswith("perplexity 1.8 of 1,073,741,824, 0.0% used")
     assert large.patches[0].get_data()[0].tolist() == [0.75, 0.25]
 
 
 def test_code_maps_show_every_stream():
     maps = {f"stream {q}": np.zeros((2, 2, 2), int) for q in range(3)}
-    figure = figures.code_maps(pictures(2, 8, 8, 1), maps)
+    figure = plots.code_maps(pictures(2, 8, 8, 1), maps)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["image", "stream 0", "stream 1", "stream 2"] * 2
 

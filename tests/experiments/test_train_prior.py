@@ -15,7 +15,7 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
-from experiments.generation import code_bits, prior_recipe, prior_training
+from experiments.generation import bits_table, code_bits, prior_recipe, prior_training
 from experiments.generation.code_files import Codes, open_codes
 from experiments.run import resumable
 from experiments.run.run_folder import ConfigChanged, open_run, read_lines
@@ -113,7 +113,7 @@ def test_bits_without_a_prior_by_hand(run):
 
 def test_the_table_has_sums(run):
     a, b = tables(run)
-    _, _, (name, *numbers) = code_bits.table_rows([a, b])
+    _, _, (name, *numbers) = bits_table.table_rows([a, b])
     assert name == "all" and numbers[0] == f"{4 * 5 + 64:.1f}"
     below = 1 - (a["test_bits"] + b["test_bits"]) / (a["static_bits"] + b["static_bits"])
     assert numbers[-1] == f"{below:.1%}"

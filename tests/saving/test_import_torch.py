@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import vqvae_jax as vj
 from vqvae_jax.saving import import_torch
-from vqvae_jax.saving.foreign import read_weights
+from vqvae_jax.saving.weight_files import read_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMA = GOLDEN / "import_ema.safetensors"

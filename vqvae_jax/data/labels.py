@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from vqvae_jax.data import embedded_images, prepared, readers
+from vqvae_jax.data import embedded_images, readers, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED
 from vqvae_jax.data.readers import require
 
@@ -44,7 +44,7 @@ def open_labels(text: str) -> Labels | None:
         return Labels(embedded_images.class_names(), embedded_images.read_labels)
     if path.is_dir():
         return _of_idx(path)
-    return None if path.exists() else _of_builder(prepared.tfds_builder(text, None), text)
+    return None if path.exists() else _of_builder(tfds_folders.tfds_builder(text, None), text)
 
 
 def _of_builder(builder: Any, name: str) -> Labels | None:
@@ -54,7 +54,7 @@ def _of_builder(builder: Any, name: str) -> Labels | None:
         return None
     key = "label" if "label" in features else next(iter(features))
     names = tuple(features[key].names)
-    return Labels(names, partial(prepared.read_labels, builder, name, key))
+    return Labels(names, partial(tfds_folders.read_labels, builder, name, key))
 
 
 def _of_idx(path: Path) -> Labels | None:

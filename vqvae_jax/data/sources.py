@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from vqvae_jax.data import prepared, readers
+from vqvae_jax.data import readers, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED, read_images
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
@@ -55,7 +55,7 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
     Traceback (most recent call last):
     vqvae_jax.data.readers.DataError: mnist: ...run `tfds build mnist --file_format=array_record`...
     """
-    return _source(name, partial(prepared.read_tfds, name, data_dir))
+    return _source(name, partial(tfds_folders.read_tfds, name, data_dir))
 
 
 def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
@@ -185,7 +185,7 @@ def stream(text: str, split: str, *, size: int | None = None) -> Stream:
     if path.is_dir() and size is not None and not own_format:
         return Stream(readers.stream_folder(path, size, "RGB", split), None)
     if not own_format and not path.exists():
-        mode, count, encoded = prepared.stream_tfds(text, None, split)
+        mode, count, encoded = tfds_folders.stream_tfds(text, None, split)
         return Stream(encoded, count, mode)
     rows = source(split)
     return Stream((rows[i : i + 1][0] for i in range(len(rows))), len(rows))

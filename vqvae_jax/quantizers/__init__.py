@@ -10,5 +10,5 @@ from vqvae_jax.quantizers.finite_scalar import tanh_bound as tanh_bound
 from vqvae_jax.quantizers.finite_scalar import tanh_cdf as tanh_cdf
 from vqvae_jax.quantizers.from_codebook import Assignment as Assignment
 from vqvae_jax.quantizers.from_codebook import Lookup as Lookup
-from vqvae_jax.quantizers.gumbel import hard as hard
-from vqvae_jax.quantizers.gumbel import soft as soft
+from vqvae_jax.quantizers.relaxed import hard as hard
+from vqvae_jax.quantizers.relaxed import soft as soft

@@ -23,7 +23,7 @@ import numpy as np
 
 # The whole library, as users import it; no other module of the library imports this one.
 import vqvae_jax as vj
-from vqvae_jax.saving.foreign import read_weights
+from vqvae_jax.saving.weight_files import read_weights
 
 Weights = Mapping[str, np.ndarray]
 CODEBOOKS = ("ema", "cosine", "learnable")
