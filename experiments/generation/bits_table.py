@@ -1,4 +1,4 @@
-"""Tables of the bits of an item's codes, and of the share that a prior saves of a histogram's bits."""
+"""Tables of the bits of an item's codes, and of what a prior saves of a histogram's bits."""
 
 from rich.console import Console
 from rich.table import Table
