@@ -92,7 +92,7 @@ MUTANTS = [
            "least = jnp.sort(squared, axis=1)[:, min(1, squared.shape[1] - 1), None]", NEAREST),
     Mutant("NaN code at a distance", "a code that is not finite is never chosen", "search/exact.py",
            "squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), jnp.inf)",
-           "squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), 0)", NEAREST),
+           "squared = jnp.where(usable, jnp.sum(jnp.square(from_all), axis=-1), 1e-6)", NEAREST),
     Mutant("a batch after another", "batches that share a codebook are searched at once", "search/exact.py",
            "if batched[1]:", "if True:", NEAREST),
     Mutant("a table of any size", "constant memory above 2^24 examples", "data/pipeline.py",
