@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 from experiments.bench import __main__ as bench
 from experiments.bench import sampling
 from experiments.run import command
 
 
+@pytest.mark.slow
 def test_sampling(tiny, monkeypatch, tmp_path):
     small = sampling.PriorSizes(
         2, batch=2, codes=4, width=4, depth=1, heads=1, pixelcnn_depth=1, rounds=2

@@ -169,7 +169,7 @@ def test_two_arms_through_the_command(data, tmp_path, capsys, monkeypatch):
     assert (definition["prior"]["steps"], definition["budget"]["steps"]) == (2, 3)
     assert "experiments.compare likelihood --only vae vqvae2 --quick" in found["command"]
     text = (tmp_path / "report.md").read_text()
-    assert "**A quick run, 3 steps" in text
+    assert "**A quick run of 3 steps" in text
     assert re.search(r"\| VAE, 16 numbers a place \| \d\.\d{3} \| - \| - \| ", text)
 
     def never(*_):

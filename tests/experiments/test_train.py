@@ -359,7 +359,8 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
     assert process.wait() == 143
 
 
-@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2])
 def test_batches_in_parts_train_as_whole_ones(n, straight, tmp_path, no_figures):
     parts = dataclasses.replace(straight, runs=tmp_path, parts=n)
     autoencoder.train_autoencoder(parts)
