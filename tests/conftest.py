@@ -32,8 +32,8 @@ checked = jaxtyping.jaxtyped
 
 
 def checked_if_annotated(**options):
-    """As the decorator that `--jaxtyping-packages` puts on all functions, but for those that it has
-    nothing to check of: hundreds within others, made with each quantizer, at a millisecond each."""
+    """The decorator of `--jaxtyping-packages`, which leaves functions without annotations alone:
+    hundreds of those are made with each quantizer, at a millisecond each."""
     decorate = checked(**options)
     return lambda f: f if inspect.isfunction(f) and not f.__annotations__ else decorate(f)
 

@@ -60,6 +60,15 @@ def is_valid(z: Float[Array, "*rows D"]) -> Bool[Array, "*rows"]:
     return jnp.sum(z * z, axis=-1) < LARGEST_SQUARED_NORM  # False for NaN as well
 
 
+def usable_codes(e: Float[Array, "K D"]) -> tuple[Bool[Array, "K"], Float[Array, "K D"]]:
+    """Returns which codes are finite, and the codes with 0 in place of the others.
+
+    In a product 0 times a NaN code would be NaN, so one broken code would reach every row.
+    """
+    usable = is_valid(e)
+    return usable, jnp.where(usable[:, None], e, 0)
+
+
 class Rows(NamedTuple):
     """The rows of a batch after `valid_rows`, with invalid ones set to 0."""
 

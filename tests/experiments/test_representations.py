@@ -1,4 +1,4 @@
-"""What probes see: histograms and one-hot codes by hand, untrained codes, the VAE."""
+"""Inputs of probes: histograms and one-hot codes by hand, untrained codes, the VAE."""
 
 import numpy as np
 from coders import IMAGES, coder_of, plain_model

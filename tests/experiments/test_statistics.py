@@ -1,4 +1,4 @@
-"""What codes mean, in numbers: each by hand."""
+"""Statistics of codes, each against a number computed by hand."""
 
 import jax
 import jax.numpy as jnp

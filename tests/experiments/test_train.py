@@ -281,7 +281,7 @@ def levels(data, tmp_path_factory) -> autoencoder.Config:
 
 
 def test_levels_train_as_one_does(levels, no_figures, capsys):
-    """The same loop and table."""
+    """Levels train by the same loop and print the same table."""
     table, _ = autoencoder.train_autoencoder(levels)
     assert table["bits_uniform"] == 9 * 2 + 36 * 4
     assert table["level0/seen"] == 10 * 9 and table["level1/seen"] == 10 * 36
@@ -305,7 +305,7 @@ def test_levels_in_parts_are_the_same_model(levels):
 
 @pytest.mark.slow
 def test_levels_stop_and_go_on_and_train_in_parts(levels, tmp_path, no_figures):
-    """The same checkpoints and parts as one level."""
+    """Levels keep the checkpoints and the parts of one level."""
     table, _ = autoencoder.train_autoencoder(levels)
     stopped = dataclasses.replace(levels, runs=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from vqvae_jax import MLP, VQVAE, ema_vq, save_model
+from vqvae_jax import MLP, VQVAE, BundleError, ema_vq, load_model, save_model
 from vqvae_jax.quantizers import STATE
 
 MODEL = VQVAE(MLP(3), ema_vq(4, 3), MLP(2))
@@ -54,3 +54,14 @@ def weights_of(folder):
 def edit(folder, **fields):
     path = folder / DESCRIPTION
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def whole_or_refused(folder, whole) -> bool:
+    """Whether the folder loads: then it is the whole model, and else the error is one line."""
+    try:
+        bundle = load_model(folder)
+    except BundleError as error:
+        assert "\n" not in str(error) and str(folder) in str(error)
+        return False
+    assert (bundle.model, leaves(bundle.variables)) == (MODEL, whole)
+    return True

@@ -65,7 +65,7 @@ def test_files_hold_plain_numbers_only(folder):
 
 
 def test_weights_that_are_laid_out_otherwise_are_the_same(folder):
-    """As this library wrote them itself: another order, and spaces in the header."""
+    """Files that this library wrote by itself: another order, and spaces in the header."""
     entries, content = {}, b""
     for path, (dtype, shape, raw) in sorted(leaves(arrays()).items(), key=lambda leaf: leaf[1]):
         ends = len(content), len(content) + len(raw)

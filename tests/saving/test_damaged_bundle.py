@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from bundles import DESCRIPTION, MODEL, arrays, edit, leaves, saved, weights_of
+from bundles import DESCRIPTION, MODEL, arrays, edit, leaves, saved, weights_of, whole_or_refused
 
 from vqvae_jax import BundleError, load_model
 
@@ -25,12 +25,7 @@ def test_every_flipped_bit_is_noticed_or_means_nothing(folder):
             damaged = bytearray(original)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
-            try:
-                bundle = load_model(folder)
-            except BundleError as error:
-                assert "\n" not in str(error) and str(folder) in str(error)
-            else:
-                assert (bundle.model, leaves(bundle.variables)) == (MODEL, whole)
+            if whole_or_refused(folder, whole):
                 assert path.name == DESCRIPTION
                 harmless += 1
         path.write_bytes(original)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient as sg
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vqvae_jax.checks import (
     Number,
@@ -20,7 +20,7 @@ from vqvae_jax.estimators import exactly
 from vqvae_jax.quantizers.base import Output, Quantizer, local_key
 from vqvae_jax.quantizers.codebooks.assignments import squared_distances
 from vqvae_jax.quantizers.codebooks.inits import Init, normal
-from vqvae_jax.reductions import Rows, is_valid, lookup, mean, valid_rows
+from vqvae_jax.reductions import Rows, lookup, mean, usable_codes, valid_rows
 from vqvae_jax.saving.describe import described, named
 
 
@@ -176,15 +176,6 @@ def sqvae(
 
     decode = decode_codebook(size)
     return Quantizer(init_fn, apply, decode, dim, (size,), stochastic=True, edit=edit_codebook)
-
-
-def usable_codes(e: Float[Array, "K D"]) -> tuple[Bool[Array, "K"], Float[Array, "K D"]]:
-    """Returns which codes are finite, and the codes with 0 in place of the others.
-
-    In a mixture 0 times a NaN code would be NaN, so one broken code would reach every row.
-    """
-    usable = is_valid(e)
-    return usable, jnp.where(usable[:, None], e, 0)
 
 
 def finish(z, rows: Rows, usable, k, quantized, losses, axis_name) -> Output:

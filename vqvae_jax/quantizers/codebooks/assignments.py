@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from vqvae_jax.checks import Number, check_positive, check_size
 from vqvae_jax.quantizers.base import local_key
 from vqvae_jax.quantizers.from_codebook import Assignment
-from vqvae_jax.reductions import is_valid, mean, psum, row_mean
+from vqvae_jax.reductions import mean, psum, row_mean, usable_codes
 from vqvae_jax.saving.describe import described
 from vqvae_jax.search.bfloat16 import nearest_in_bfloat16
 
@@ -23,8 +23,7 @@ def squared_distances(
         >>> squared_distances(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]]))
         Array([[25.,  1.]], dtype=float32)
     """
-    usable = is_valid(e)
-    e = jnp.where(usable[:, None], e, 0)
+    usable, e = usable_codes(e)
     # Centred, since |z|^2 + |e|^2 - 2 z.e loses digits if rows and codes share a large offset.
     centre = jnp.sum(e, axis=0) / jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
     z, e = z - centre, e - centre
@@ -99,9 +98,8 @@ def transport(
     The terms of |z - e|^2 other than -2 (z - mean z).(e - mean e) depend only on the row or only on
     the code, so they cost the same in every plan and are left out.
     """
-    usable, total = is_valid(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
+    (usable, e), total = usable_codes(e), jnp.maximum(psum(jnp.sum(weights), axis_name), 1e-30)
     n = jnp.maximum(jnp.sum(usable, dtype=jnp.int32), 1)
-    e = jnp.where(usable[:, None], e, 0)
     e = jnp.where(usable[:, None], e - jnp.sum(e, axis=0) / n, 0)
     z = z - row_mean(z, weights, axis_name)
     gain = 2 * jnp.dot(z, e.T, precision=jax.lax.Precision.HIGHEST)

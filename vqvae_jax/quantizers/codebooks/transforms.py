@@ -17,7 +17,7 @@ from vqvae_jax.checks import Number, check_range, check_size
 from vqvae_jax.estimators import unit
 from vqvae_jax.quantizers.codebooks.moving_averages import ema_update
 from vqvae_jax.quantizers.codebooks.storage import Codebook, unmoved
-from vqvae_jax.reductions import is_valid, row_mean
+from vqvae_jax.reductions import is_valid, row_mean, usable_codes
 from vqvae_jax.saving.describe import Described, described
 
 
@@ -92,8 +92,8 @@ def of_valid(codes: Callable) -> Callable:
     """
 
     def valid_codes(params, state, e):
-        valid = is_valid(e)[:, None]
-        return jnp.where(valid, codes(params, state, jnp.where(valid, e, 0)), jnp.nan)
+        usable, finite = usable_codes(e)
+        return jnp.where(usable[:, None], codes(params, state, finite), jnp.nan)
 
     return valid_codes
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vqvae_jax.checks import check_rows, check_size
 from vqvae_jax.conversions import boundary
 from vqvae_jax.quantizers.base import Quantizer
-from vqvae_jax.reductions import is_valid, valid_rows
+from vqvae_jax.reductions import usable_codes, valid_rows
 
 
 @boundary
@@ -75,8 +75,7 @@ def extend(
     width: int,
 ):
     """Extends prefixes by one code of e `[K, D]`; returns the best ones' r, errors and codes."""
-    usable = is_valid(e)
-    e, each = jnp.where(usable[:, None], e, 0), min(width, len(e))
+    (usable, e), each = usable_codes(e), min(width, len(e))
     # No prefix can have more than `width` surviving children, so its `width` best ones are enough.
     # Prefixes are handled one after another, so that K scores per row exist at a time, not width K.
     k, children = jax.lax.map(lambda r: nearest_codes(r, e, usable, each), r)
