@@ -34,6 +34,22 @@ def test_import_loads_nothing_heavy_and_touches_no_device():
     assert done.returncode == 0, done.stderr
 
 
+LEAN = """
+import sys, importlib
+for name in {"tyro", "grain", "array_record", "tensorflow", "tensorflow_datasets", "tensorboardX"}:
+    sys.modules[name] = None  # importing it fails
+parts = ["ablations", "compare", "sweep.launch", "bench.step", "bench.search", "bench.sampling"]
+for name in [*parts, "bench.serve", "bench.activations", "bench.machine", "bench.bench_page"]:
+    importlib.import_module(f"experiments.{name}")
+"""
+
+
+def test_what_commands_are_made_of_needs_neither_readers_nor_command_lines():
+    """An accelerator's image has JAX and Flax, and often none of these."""
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def imports(path: Path) -> set[str]:
     """Top-level packages that a file imports at its top level."""
     nodes = ast.parse(path.read_text()).body

@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.saving.bundle import Bundle, write
 from vqvae_jax.saving.weights import read_json
@@ -113,6 +111,8 @@ class Log:
     """
 
     def __init__(self, folder: Path, start: int):
+        from tensorboardX import SummaryWriter  # what writes no run does not need it
+
         self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["step"] <= start]
