@@ -81,8 +81,8 @@ GENERATION = [
         ("rows below seen", "jnp.pad(rows, ((0, 0), (far, 0), (far, far), (0, 0)))", "jnp.pad(rows, ((0, 0), (0, far), (far, far), (0, 0)))"),
         ("places to the right seen", "((0, 0), (0, 0), (far, 0), (0, 0))", "((0, 0), (0, 0), (0, far), (0, 0))"),
         ("blind spot", "conv((1, far + 1), left) + dense(twice, vertical)", "conv((1, far + 1), left) + dense(twice, 0 * vertical)"),
-        ("own stream seen", "jnp.cumsum(moved(content, 3), axis=3)", "jnp.cumsum(content, axis=3)"),
-        ("no stream seen", "jnp.cumsum(moved(content, 3), axis=3)", "0 * content"),
+        ("own stream seen", "before = moved(content, 3)", "before = content"),
+        ("no stream seen", "before = moved(content, 3)", "before = 0 * content"),
         ("far coarse codes not seen", "jnp.mean(level, axis=(1, 2), keepdims=True)", "level"),
     ]),
     ("each code has its own vector", "priors/conditioning.py", PRIOR, [

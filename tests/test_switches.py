@@ -109,6 +109,15 @@ def test_quantizers(switched, name):
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
+def test_products_of_quantizers_are_asked_for_in_full_precision(name):
+    """On accelerators the default has 8 or 11 bits."""
+    z, mask = (jnp.ones(shape, jnp.float32) for shape in ((2, 4, QUANTIZERS[name].dim), (2, 1)))
+    text = str(jax.make_jaxpr(partial(in_use, QUANTIZERS[name], jax.jit))(z, mask))
+    highest = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert text.count("dot_general[") - highest == (name == "bfloat16")
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
 def test_quantizers_of_float64_compute_in_float32(name):
     q = QUANTIZERS[name]
     apply = partial(q.apply, *q.init(KEY), train=True, key=KEY)

@@ -223,6 +223,8 @@ def sample_rows(
     local = drawn - jnp.sum(jnp.where(replicas < me, counts, 0), dtype=jnp.int32)
     # The valid row number `local` is where the running count of valid rows first reaches local + 1.
     # On replicas that don't hold it the place means nothing, and `mine` drops it.
-    row = z[jnp.minimum(jnp.searchsorted(rank, local + 1), z.shape[0] - 1)]
+    # Unrolled: as a loop, a GPU would launch several tiny kernels for each of its iterations.
+    place = jnp.searchsorted(rank, local + 1, method="scan_unrolled")
+    row = z[jnp.minimum(place, z.shape[0] - 1)]
     mine = (local >= 0) & (local < rank[-1])
     return psum(jnp.where(mine[:, None], row, 0), axis_name)

@@ -86,6 +86,16 @@ def test_upsample_is_the_transposed_convolution_of_four_taps_and_stride_two(rank
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_zeros_around_upsample_stay_out_of_the_convolution_on_accelerators():
+    """XLA for CUDA makes the kernel's gradient a forward convolution of few tiles otherwise."""
+    x, layer = jnp.ones((2, 3, 3, 4)), Upsample(3)
+    params = random_params(layer, x)
+    for platform, times in (("cpu", 0), ("cuda", 2), ("tpu", 2)):  # value and gradient
+        both = jax.value_and_grad(lambda p, x: layer.apply({"params": p}, x).sum(), 1)
+        text = jax.jit(both).trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.optimization_barrier") == times, platform
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_residual_stack_adds_what_its_formula_says(groups):
     x = random(2, 4, 3, 8)

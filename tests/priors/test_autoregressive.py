@@ -79,6 +79,14 @@ def test_masked_priors_see_all_other_codes():
     assert found.min() > 1e-9
 
 
+@pytest.mark.parametrize("vocab", [(2,), (2, 3)])
+def test_streams_add_up_where_there_are_several(vocab):
+    """XLA for CUDA computes a sum over one stream, of zeros, for many seconds as it compiles."""
+    prior, codes = PixelCNN(vocab, (2, 2), width=4, depth=1), jnp.zeros((1, 2, 2, len(vocab)), int)
+    text = str(jax.make_jaxpr(prior.init_with_output)(jax.random.key(0), codes))
+    assert ("cumsum" in text) == (len(vocab) > 1)
+
+
 def test_pixelcnn_sees_as_far_as_it_says():
     prior = PixelCNN((2,), (5, 7), width=8, depth=2)
     shifts = {"(5, 7)": jnp.zeros((35, 8)), "global": 0.0}

@@ -95,7 +95,9 @@ class PixelCNN(nn.Module):
             skip = skip + out
         # The stacks end at the place before. At this place, a stream sees the sum of the streams
         # before it.
-        before = jnp.cumsum(moved(content, 3), axis=3)
+        before = moved(content, 3)
+        if len(self.vocab) > 1:  # XLA for CUDA takes seconds to compile the sum of one
+            before = jnp.cumsum(before, axis=3)
         y = nn.Dense(self.width, dtype=self.dtype)(before + places)
         y = nn.relu(y + nn.Dense(self.width, dtype=self.dtype)(nn.relu(skip))[..., None, :])
         return CodeHead(self.vocab, self.width)(y)
