@@ -153,6 +153,16 @@ FAMILIES = [
         ("gradient of w of large pictures as before", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=native"),
         ("row products on accelerators", "platform_dependent, x, cpu=products, default=native", "platform_dependent, x, default=products"),
     ]),
+    *(
+        ("products in full precision", f"quantizers/{file}.py", "tests/test_switches.py", [
+            (f"default precision: {file}", "precision=jax.lax.Precision.HIGHEST", "precision=None"),
+        ])
+        for file in ("codebooks/assignments", "codebooks/regularizers", "codebooks/transforms", "combinators/wrappers", "lookup_free", "relaxed")
+    ),
+    ("zeros around upsample", "models/blocks.py", "tests/models/test_blocks.py", [
+        ("folded into the convolution", "cpu=lambda x: x, default=kept_apart", "cpu=lambda x: x, default=lambda x: x"),
+        ("kept apart on CPU", "cpu=lambda x: x, default=kept_apart", "default=kept_apart"),
+    ]),
     ("parts", "models/microbatches.py", "tests/models/test_microbatches.py", [
         ("loops not told", "IN_LOOP.set(True)", "IN_LOOP.set(False)"),
         ("loops without end", "IN_LOOP.reset(token)", "pass"),
@@ -247,7 +257,7 @@ FAMILIES = [
     ("sharded codes looked up", "reductions.py", T + "test_sharding.py", [
         ("codes of other shards are 0", "codebook[jnp.where(known, k, 0)], 0), axis_name)", "codebook[jnp.where(known, k, 0)], 0), None)"),
     ]),
-    ("search of shards", "search/near_ties.py", "tests/search/test_sharded.py", [
+    ("search of shards", "search/joined_shards.py", "tests/search/test_sharded.py", [
         ("index within the shard", "return k + jax.lax.axis_index(axis_name) * e.shape[0]", "return k"),
         ("another shard overlooked", "(count == 1) & (doubtful == 0)", "doubtful == 0"),
         ("doubts of a shard overlooked", "(count == 1) & (doubtful == 0)", "count == 1"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vqvae_jax import as_functions
 from vqvae_jax.saving.bundle import Bundle
+from vqvae_jax.search.scans import BLOCKS, scanned_by
 
 
 def export(
@@ -26,10 +27,12 @@ def export(
     domain = getattr(bundle.model, "domain", None)
     x = jax.ShapeDtypeStruct((size, *shape), jnp.dtype(domain.dtype if domain else "float32"))
     tokenize = jax.jit(lambda x: f.tokenize(variables, x))
-    codes = jax.eval_shape(tokenize, x)
     detokenize = jax.jit(lambda codes: f.detokenize(variables, codes))
     make = partial(jax.export.export, platforms=platforms)
-    return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
+    # A file can't hold the kernel for GPUs, which JAX does not keep stable from version to version.
+    with scanned_by(BLOCKS):
+        codes = jax.eval_shape(tokenize, x)
+        return {"tokenize": make(tokenize)(x), "detokenize": make(detokenize)(codes)}
 
 
 def shapes_text(arrays: Sequence[jax.core.ShapedArray]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqvae_jax.conversions import boundary, under_defaults
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM, AxisName, is_valid, pmax, psum, vary
-from vqvae_jax.search.near_ties import ScannedRows, Scored, join_shards, power_of_two, settle
-from vqvae_jax.search.scores import Nearest, in_blocks, product, search_codes
+from vqvae_jax.search.joined_shards import join_shards
+from vqvae_jax.search.near_ties import (
+    ScannedRows,
+    Scored,
+    few_can_be_settled,
+    settle,
+    settle_few,
+)
+from vqvae_jax.search.pairs import power_of_two
+from vqvae_jax.search.scans import SCAN, Scan, on_platform
+from vqvae_jax.search.scores import Error, product
 
 SAMPLE = 256  # codes whose mean is the centre: the mean of all costs a pass over the codebook
 SMALL = 2**17  # largest N D K for which sums of squares are faster than scores
@@ -22,7 +31,6 @@ LEAST_SQUARE = 2.0**-100  # sums of squares this large have lost nothing to unde
 
 
 @boundary
-@partial(jax.jit, static_argnames="axis_name")
 def nearest(
     z: Float[Array, "*rows D"], codebook: Float[Array, "K D"], axis_name: AxisName = None
 ) -> Int[Array, "*rows"]:
@@ -30,8 +38,8 @@ def nearest(
 
     The arithmetic is float32, whatever the dtypes, and there are two steps. The first computes all
     scores 1/2 |e_j|^2 - z.e_j, with z and e relative to the mean of the codebook and products in
-    full precision, and a bound on their rounding error. Where another code comes within the bound
-    of the best, the second step compares those codes in pairs, by
+    full precision (of 22 bits of each factor on a GPU), and a bound on their error. Where another
+    code comes within the bound of the best, the second step compares those codes in pairs, by
     |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j)). The index is therefore that of
     float64, whatever the codebook, unless the least two distances agree to a relative
     (D + 8) 2^-22. This holds at any scale from 1e-36 to 1e15, and for codes or rows of mixed
@@ -58,31 +66,46 @@ def nearest(
         >>> nearest(jnp.array([[0.1, 0.0], [0.9, 1.2]]), jnp.array([[0.0, 0.0], [1.0, 1.0]]))
         Array([0, 1], dtype=int32)
     """
+    return search(z, codebook, axis_name, SCAN.get())
+
+
+@partial(jax.jit, static_argnames=("axis_name", "scan"))
+def search(
+    z: Float[Array, "*rows D"],
+    codebook: Float[Array, "K D"],
+    axis_name: AxisName,
+    scan: Scan | None,
+) -> Int[Array, "*rows"]:
+    """`nearest` by a scan, or by that of the platform."""
     check_shapes(z.shape, codebook.shape)
     if 0 in z.shape:
         return jnp.zeros(z.shape[:-1], jnp.int32)
     rows, d = z.shape[:-1], z.shape[-1]
     z, e = (sg(x).astype(jnp.float32) for x in (z, codebook))
     z = z.reshape(-1, d)
-    k = of_rows(z, e) if axis_name is None else by_scores(z, e, axis_name)
+    k = of_rows(scan)(z, e) if axis_name is None else by_scores(z, e, axis_name, scan)
     return k.reshape(rows)
 
 
-# By default vmap would turn the `cond` of `by_scores` into a select, and every batch would pay for
-# comparisons in pairs. Rows of batches that share a codebook are just more rows.
-@custom_vmap
-def of_rows(z: Float[Array, "N D"], e: Float[Array, "K D"]) -> Int[Array, "N"]:
-    """The nearest codes, by whichever method is faster for these sizes."""
-    return by_differences(z, e) if is_small(z.shape[0], *e.shape) else by_scores(z, e)
+@cache  # JAX remembers what it has traced by the function
+def of_rows(scan: Scan | None) -> Callable[[Array, Array], Array]:
+    """The nearest codes of `[N, D]`, by whichever method is faster for these sizes."""
 
+    # By default vmap would turn the `cond` of `by_scores` into a select, and every batch would pay
+    # for comparisons in pairs. Rows of batches that share a codebook are just more rows.
+    @custom_vmap
+    def find(z, e):
+        small = is_small(z.shape[0], *e.shape)
+        return by_differences(z, e) if small else by_scores(z, e, scan=scan)
 
-@of_rows.def_vmap
-@under_defaults  # this rule runs inside the caller's vmap, outside `boundary`
-def of_batches(size, batched, z, e):
-    """The rule of `of_rows` under vmap: batches that share a codebook are searched as one."""
-    if batched[1]:
-        return jax.vmap(of_rows.fun, [0 if b else None for b in batched])(z, e), True
-    return of_rows(z.reshape(-1, z.shape[-1]), e).reshape(z.shape[:-1]), True
+    @find.def_vmap
+    @under_defaults  # this rule runs inside the caller's vmap, outside `boundary`
+    def of_batches(size, batched, z, e):
+        if batched[1]:
+            return jax.vmap(find.fun, [0 if b else None for b in batched])(z, e), True
+        return find(z.reshape(-1, z.shape[-1]), e).reshape(z.shape[:-1]), True
+
+    return find
 
 
 def is_small(n, size: int, d: int) -> bool:
@@ -127,24 +150,34 @@ def first_of_nearest(
 
 
 def by_scores(
-    z: Float[Array, "N D"], e: Float[Array, "K D"], axis_name: AxisName = None
+    z: Float[Array, "N D"],
+    e: Float[Array, "K D"],
+    axis_name: AxisName = None,
+    scan: Scan | None = None,
 ) -> Int[Array, "N"]:
     """The code of the least score where rounding cannot change it, else the nearest by pairs."""
     codes = centred(e, axis_name)
     shortest, longest = shortest_and_longest(codes.half, axis_name)
-    found, squared, slack, whole = best_scores(z, codes, shortest, longest, axis_name)
+
+    def scores(scan: Scan, z):
+        return scan.over(partial(best_scores, scan, codes, shortest, longest, axis_name), z)
+
+    found, squared, slack, whole = scores(scan, z) if scan else on_platform(scores, z)
     valid = (whole < LARGEST_SQUARED_NORM) & (shortest < jnp.inf)  # False for NaN as well
-    best, k, sure = join_shards(found, slack, codes, axis_name)
+    best, k, sure = join_shards(found, slack, e, axis_name)
     k, unsure = jnp.where(valid, k, -1), valid & ~sure
 
-    def settled():
-        # All codes within the slack need comparing in pairs only where the slack exceeds the
-        # promised relative accuracy; elsewhere only those that equal the least score of a block.
-        inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
-        return settle(ScannedRows(k, unsure, inexact, best + slack, z), codes, axis_name)
-
+    # `settle` computes scores anew, in float32. There too the nearest code's is within the limit:
+    # half the slack bounds the error of `best`, and of scores in float32 all the more. All codes
+    # within the slack need comparing in pairs only where the slack exceeds the promised relative
+    # accuracy; elsewhere only those that equal the least score of a block.
+    inexact = slack > (z.shape[-1] + 8) * 2.0**-22 * (squared + 2 * best)  # |z - e_k|^2
+    rows = ScannedRows(k, unsure, inexact, best + slack, z)
+    if few_can_be_settled(z.shape[0], e.shape[0], axis_name):
+        rows = settle_few(rows, codes)
     # Outside the blocks of rows, so that the unsure rows of all blocks share the same rounds.
-    return jax.lax.cond(jnp.any(unsure), settled, lambda: k)
+    settled = partial(settle, rows, codes, axis_name)
+    return jax.lax.cond(jnp.any(rows.unsure), settled, lambda: rows.k)
 
 
 def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
@@ -170,32 +203,14 @@ def centred(e: Float[Array, "K D"], axis_name: AxisName = None) -> Scored:
     return Scored(e, centre, scale, y, half)
 
 
-def best_scores(z: Float[Array, "N D"], codes: Scored, shortest, longest, axis_name: AxisName):
-    """The best score of each row, |y|^2, the slack, and |z - centre|^2 (not finite: invalid row).
-
-    Blocks compute it on a CPU. The Pallas kernel does on GPU and TPU, provided that the compiler
-    need not partition it (one device, or within `jax.shard_map` and `jax.pmap`) and that the number
-    of rows is known.
-    """
-
-    def best(search: Callable[..., Nearest], z):
-        y, whole = codes.place(z)
-        squared = jnp.sum(y * y, axis=-1)
-        slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1])
-        # Rows are equal on all shards, scores are not, and `shard_map` demands that types say so.
-        here, margin = vary((y, slack), axis_name)
-        return search(here, codes.y, codes.half, margin), squared, slack, whole
-
-    blocks = partial(in_blocks, partial(best, search_codes))
-    mesh = jax.sharding.get_abstract_mesh()
-    local = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
-    if jax.default_backend() == "cpu" or not isinstance(z.shape[0], int) or not local:
-        return blocks(z)
-    from vqvae_jax.search import kernel  # imported here, since CPUs never need Pallas
-
-    # Chosen at lowering: `jax.export` on this machine may target another platform.
-    accelerators = dict.fromkeys(kernel.PLATFORMS, partial(best, kernel.search))
-    return jax.lax.platform_dependent(z, default=blocks, **accelerators)
+def best_scores(scan: Scan, codes: Scored, shortest, longest, axis_name: AxisName, z):
+    """The triple of each row, |y|^2, the slack, and |z - centre|^2 (not finite: invalid row)."""
+    y, whole = codes.place(z)
+    squared = jnp.sum(y * y, axis=-1)
+    slack = rounding(jnp.sqrt(squared), shortest, longest, z.shape[-1], scan.error(z.shape[-1]))
+    # Rows are equal on all shards, scores are not, and `shard_map` demands that types say so.
+    here, margin = vary((y, slack), axis_name)
+    return scan.search(here, codes.y, codes.half, margin), squared, slack, whole
 
 
 def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[Array, Array]:
@@ -205,17 +220,15 @@ def shortest_and_longest(half: Float[Array, "K"], axis_name: AxisName) -> tuple[
     return jnp.sqrt(2 * least), jnp.sqrt(2 * greatest)
 
 
-def rounding(norm: Float[Array, "N"], shortest, longest, d: int) -> Float[Array, "N"]:
-    """Bound on the rounding error in the difference of two scores that may be the least.
+def rounding(norm: Float[Array, "N"], shortest, longest, d: int, error: Error) -> Float[Array, "N"]:
+    """Bound on the error in the difference of two scores that may be the least, for rows |z| long.
 
-    A sum of D products is off by up to D 2^-24 |z||e|, and a difference of two sums by twice that;
-    scores also lose 5 bits. The nearest code is at most |z| + |e_j| away, for any j, so its norm is
-    at most 2 |z| + min_j |e_j|. Underflow costs each product less than UNDERFLOW.
+    It is twice that of a score. The nearest code is at most |z| + |e_j| away, for any j, so its
+    norm is at most 2 |z| + min_j |e_j|. Underflow costs each product less than UNDERFLOW.
     """
     # With the greatest |e_j| alone, a single runaway code would make every row unsure.
-    e = jnp.minimum(longest, 2 * norm + shortest)
-    # 40 = 2^5, for the bits that `search_block` overwrites, + 8, for the roundings around the sum.
-    return 2 * (d + 40) * 2.0**-24 * e * (norm + 0.5 * e) + d * UNDERFLOW
+    e = jnp.maximum(jnp.minimum(longest, 2 * norm + shortest), error.least * longest)
+    return 2 * error.relative * e * (norm + 0.5 * e) + d * UNDERFLOW
 
 
 def check_shapes(z: tuple, codebook: tuple) -> None:  # of ints, or symbolic (jax.export)

@@ -14,18 +14,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 from jaxtyping import Array, ArrayLike, Float
 
-from vqvae_jax.search.scores import Nearest, merge
-
-try:
-    from jax.experimental.pallas import triton
-except ImportError:  # jaxlib for Windows lacks it, and JAX 0.12 announces its removal
-    triton = None  # type: ignore[assignment]
-
-PLATFORMS = ("cuda", "rocm", "tpu") if triton else ("tpu",)
-
-# Largest tiles of Triton, whose sides must be powers of two, at least 16: their scores, 64 a
-# thread, stay in registers. Products are summed over chunks of the width.
-ROWS, CODES, CHUNK = 64, 128, 16
+from vqvae_jax.search import scores, tensor_cores
+from vqvae_jax.search.scans import Scan
+from vqvae_jax.search.scores import Nearest, merge, product
+from vqvae_jax.search.tensor_cores import on_gpu
+from vqvae_jax.search.tiles import launch, none_yet, pad
 
 
 def search(
@@ -36,17 +29,18 @@ def search(
     *,
     interpret: bool = False,
 ) -> Nearest:
-    """Finds min_j half_j - z.e_j of each row, the lowest index that attains it, and if it is sure.
+    """Finds min_j half_j - z.e_j of each row, the index that attains it, and whether it is sure.
 
-    The arithmetic is float32, with products in full precision, on GPU (Triton) and TPU (Mosaic).
-    There is no gradient. The compiler cannot partition the kernel: where rows are on several
-    devices, call it under `jax.shard_map`. `jax.export` takes it for one platform at a time.
+    The arithmetic is float32, with products in full precision on TPU (Mosaic) and of 22 bits of
+    each factor on GPU (Triton); `SCANS` has bounds of the error. There is no gradient. The compiler
+    cannot partition the kernel: where rows are on several devices, call it under `jax.shard_map`.
+    `jax.export` takes it for one platform at a time.
 
     Args:
         z: rows, `[N, D]`; N must be known during tracing.
         e: codes, `[K, D]`, finite.
         half: 1/2 |e_j|^2, `[K]`; inf for a code that must not be chosen.
-        slack: bound on the rounding error in the difference of two scores of a row, `[N]`, >= 0.
+        slack: bound on the error in the difference of two scores of a row, `[N]`, >= 0.
         interpret: whether to interpret the kernel, slowly, on any platform.
 
     Returns:
@@ -73,48 +67,13 @@ def vary_alike(*arrays: Array) -> list[Array]:
     return [jax.lax.pcast(x, m, to="varying") for x, m in zip(arrays, missing, strict=True)]
 
 
-def on_gpu(z, e, half, slack, interpret: bool = False) -> Nearest:
-    """Triton form: each program takes a tile of rows and loops over the codes."""
-    # The loop is inside the program, because the programs of a Triton grid run in no fixed order: a
-    # grid over tiles of codes could not merge into the same outputs.
-    rows, codes = tile_side(len(z), ROWS), tile_side(len(e), CODES)
-    arrays = pad(z, e, half, slack, rows, codes, CHUNK)
-    whole = [pl.BlockSpec(x.shape, lambda i: (0, 0)) for x in arrays[1:3]]
-    row = pl.BlockSpec((1, rows), lambda i: (0, i))
-    specs = [pl.BlockSpec((rows, arrays[0].shape[1]), lambda i: (i, 0)), *whole, row]
-    # Without parameters JAX would choose Mosaic for GPU, which takes another kind of kernel.
-    params = triton and triton.CompilerParams(num_warps=4, num_stages=3)
-    kernel, grid = functools.partial(gpu_kernel, codes=codes), (-(-len(z) // rows),)
-    return launch(kernel, arrays, grid, specs, params, interpret, len(z))
-
-
-def gpu_kernel(z, e, half, slack, best, index, sure, *, codes: int):
-    """Kernel of `on_gpu` for a tile of rows, all codes and half; writes the rows' triples."""
-    (rows, d), margin = z.shape, slack[:]
-
-    # The width goes in chunks, since Triton's blocks need powers of two as sides, and D may be
-    # none.
-    def product(tile):
-        def add(i, total):
-            chunk = pl.ds(i * CHUNK, CHUNK)
-            return total + dot(e[tile, chunk], z[:, chunk])
-
-        return jax.lax.fori_loop(0, d // CHUNK, add, jnp.zeros((codes, rows), jnp.float32))
-
-    def step(i, found):
-        tile = pl.ds(i * codes, codes)
-        return merge(found, lowest(half[tile, :] - product(tile), i * codes, margin), margin)
-
-    found = jax.lax.fori_loop(0, len(e) // codes, step, none_yet(slack.shape))
-    best[:], index[:], sure[:] = found.best, found.k, found.sure.astype(jnp.int32)
-
-
 def on_tpu(z, e, half, slack, interpret: bool = False) -> Nearest:
     """Mosaic form: for each tile of rows the grid goes over the tiles of codes in order."""
     # Mosaic loads the next tiles during the current ones, so two of rows and two of codes must fit
     # into 16 MiB: they do up to D = 6144.
     size = 256 if z.shape[1] <= 1024 else 128
-    arrays = pad(z, e, half, slack, size, size, 128)
+    *vectors, h, margin = pad(z, e, half, slack, size, size, 128)
+    arrays = *vectors, h[:, None], margin[None]
     d, row = arrays[0].shape[1], pl.BlockSpec((1, size), lambda i, j: (0, i))
     rows, codes = (pl.BlockSpec((size, d), at) for at in (lambda i, j: (i, 0), lambda i, j: (j, 0)))
     specs = [rows, codes, pl.BlockSpec((size, 1), lambda i, j: (j, 0)), row]
@@ -133,29 +92,8 @@ def tpu_kernel(z, e, half, slack, best, index, sure):
         best[:], index[:], sure[:] = found.best, found.k, found.sure.astype(jnp.int32)
 
     pl.when(tile == 0)(lambda: write(none_yet(slack.shape)))
-    here = lowest(half[:] - dot(e[:], z[:]), tile * len(half), margin)
+    here = lowest(half[:] - product(e[:], z[:]), tile * len(half), margin)
     write(merge(Nearest(best[:], index[:], sure[:] > 0), here, margin))
-
-
-def launch(kernel, arrays, grid, specs, params, interpret: bool, n: int) -> Nearest:
-    """Runs a kernel whose outputs have the shape and the varying mesh axes of the slack."""
-    shape, axes = arrays[-1].shape, jax.typeof(arrays[-1]).manual_axis_type
-    dtypes = jnp.float32, jnp.int32, jnp.int32
-    best, index, sure = pl.pallas_call(
-        kernel,
-        [jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=axes) for dtype in dtypes],
-        grid=grid,
-        in_specs=specs,
-        out_specs=[specs[-1]] * 3,
-        compiler_params=params,
-        interpret=interpret,
-    )(*arrays)
-    return Nearest(best[0, :n], index[0, :n], sure[0, :n] > 0)
-
-
-def dot(e: Float[Array, "K D"], z: Float[Array, "N D"]) -> Float[Array, "K N"]:
-    """Products in full precision: TF32 or bfloat16 would find other codes."""
-    return jax.lax.dot_general(e, z, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
 
 
 def lowest(scores: Float[Array, "K N"], first: ArrayLike, slack: Float[Array, "1 N"]) -> Nearest:
@@ -170,21 +108,9 @@ def lowest(scores: Float[Array, "K N"], first: ArrayLike, slack: Float[Array, "1
     return Nearest(best, jnp.min(index, axis=0, keepdims=True), close == 1)
 
 
-def none_yet(shape: tuple[int, ...]) -> Nearest:
-    """The triple of an empty set of codes."""
-    # Sure: an infinite best loses to any usable code, and must not make the winner unsure.
-    best, index = jnp.full(shape, jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)
-    return Nearest(best, index, jnp.ones(shape, bool))
-
-
-def pad(z, e, half, slack, rows: int, codes: int, width: int):
-    """Pads to whole tiles with zeros, which change no product, and codes that are never chosen."""
-    n, k, d = -len(z) % rows, -len(e) % codes, -z.shape[1] % width
-    half = jnp.pad(half, (0, k), constant_values=jnp.inf)
-    z, e = jnp.pad(z, ((0, n), (0, d))), jnp.pad(e, ((0, k), (0, d)))
-    return z, e, half[:, None], jnp.pad(slack, (0, n))[None]
-
-
-def tile_side(n: int, largest: int) -> int:
-    """The least tile_side of two >= n, within 16 to `largest`."""
-    return min(largest, max(16, 1 << (n - 1).bit_length()))
+SCANS = {"tpu": Scan(search, scores.error)}
+"""The kernel with the bound on its error, by the platform."""
+if tensor_cores.triton:
+    # MI200 counts subnormal numbers of float16 as 0; CUDA does not.
+    for platform, least in {"cuda": 2.0**-16, "rocm": 2.0**-5}.items():
+        SCANS[platform] = Scan(search, functools.partial(tensor_cores.error, least=least))

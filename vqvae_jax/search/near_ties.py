@@ -1,11 +1,4 @@
-"""Near ties of the nearest-code search: codes whose scores are too close, compared in pairs.
-
-    |z - e_i|^2 - |z - e_j|^2 = (e_j - e_i).((z - e_i) + (z - e_j))
-
-In float32 the sign of the right side is correct unless
-| |z - e_i| - |z - e_j| | < (D + 8) 2^-24 |e_i - e_j|, however far z and the codes lie from the
-origin: differences of nearly equal numbers are exact.
-"""
+"""Near ties of the nearest-code search: rows whose best code is not sure get it here."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,14 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from vqvae_jax.reductions import AxisName, pmax, psum, vary
-from vqvae_jax.search.scores import Codes, Nearest, code_blocks, product
+from vqvae_jax.reductions import AxisName, vary
+from vqvae_jax.search.joined_shards import nearest_of_shards
+from vqvae_jax.search.pairs import closer, power_of_two
+from vqvae_jax.search.scores import Codes, code_blocks, product
 
 FARTHEST = 2.0**60  # largest |y|: its square, plus half the square of a code, stays finite
 # Unsure rows are few, but their number is known only at run time and shapes are fixed before. So
 # each round settles one row in every run of RUN rows; all rows at once would recompute all N x K
-# scores.
-RUN = 128
+# scores. On accelerators it is MANY rows in every run of MANY times RUN, of which fewer runs have
+# more than their share: a round there costs waits for the device.
+RUN, MANY = 128, 16
+FEW = 4  # codes that `settle_few` compares for a row
+MOST = 2**27  # scores of `settle_few`, which exist at once
 
 
 class ScannedRows(NamedTuple):
@@ -55,49 +53,104 @@ class Scored(NamedTuple):
         return y * scale[:, None], squared
 
 
+def few_can_be_settled(n, size: int, axis_name: AxisName) -> bool:
+    """Returns whether `settle_few` pays: on accelerators, where loops wait for the device."""
+    known = isinstance(n, int) and axis_name is None
+    return jax.default_backend() != "cpu" and known and -(-n // RUN) * size <= MOST
+
+
+def settle_few(rows: ScannedRows, codes: Scored) -> ScannedRows:
+    """Settles up to MANY unsure rows of each run to whose limit at most FEW codes come, at once.
+
+    That is nearly all of them, unless codes are equal or far from the rows. There is no loop, and
+    nothing waits for the device.
+    """
+    many = min(MANY, rows.k.shape[0])
+    runs = jax.tree.map(partial(split_runs, run=many * RUN), rows)
+    at = first_true(runs.unsure, many)
+    some = jax.tree.map(partial(pick, at), runs)
+    scores = codes.half - product(codes.place(some.z)[0], codes.y)
+    least, k = jax.lax.top_k(-scores, min(FEW + 1, scores.shape[1]))
+    near = -least <= some.limit[:, None]
+    # In the order of the indices, as in `nearest_by_pairs`: ties keep the lower one.
+    j = jnp.sort(jnp.where(near, k, scores.shape[1]), axis=1)[:, :FEW]
+    best = j[:, 0]
+    for other in j.T[1:]:
+        e_j, e_best = codes.e[other], codes.e[best]  # out of range: clipped, and not `found`
+        found = (other < scores.shape[1]) & closer(some.z, e_j, e_best)
+        best = jnp.where(found, other, best)
+    settled = near[:, 0] & ~jnp.any(near[:, FEW:], axis=1)
+    k, unsure = written(runs.k, runs.unsure, at, best, settled)
+    n = rows.k.shape[0]
+    return rows._replace(k=k.reshape(-1)[:n], unsure=unsure.reshape(-1)[:n])
+
+
 def settle(rows: ScannedRows, codes: Scored, axis_name: AxisName = None) -> Int[Array, "N"]:
     """Returns the index k of each row; unsure rows get it by comparing codes in pairs.
 
-    Each round settles one unsure row of each run, until all rows are sure.
+    Each round settles one unsure row of each run, or a few, until all rows are sure.
 
     Args:
         rows: `[N]`.
         codes: `[K]`.
         axis_name: the mesh axis over which the codes are sharded.
     """
-    n, runs = rows.k.shape[0], jax.tree.map(split_runs, rows)
-    blocks = code_blocks(codes.y, codes.half, runs.k.shape[0])
+    n = rows.k.shape[0]
+    many = 1 if jax.default_backend() == "cpu" or not isinstance(n, int) else min(MANY, n)
+    runs = jax.tree.map(partial(split_runs, run=many * RUN), rows)
+    blocks = code_blocks(codes.y, codes.half, many * runs.k.shape[0])
     # Hashed once for all rounds: equal codes are then recognised by one number instead of D.
     names = jnp.pad(fingerprints(codes.e), (0, blocks.half.size - codes.half.size))
     names = names.reshape(blocks.half.shape)
 
-    def settle_one_each(carry):
+    def settle_some(carry):
         k, unsure = carry
-        # The first unsure row of each run. A run without one takes its row 0, whose result `here`
-        # drops: with fixed shapes, skipping it would save nothing.
-        at = jnp.argmax(unsure, axis=1)
-        one = jax.tree.map(partial(pick, at), runs)
-        settled = nearest_by_pairs(vary(one, axis_name), codes, blocks, names)
-        settled = nearest_of_shards(one.z, settled, codes.e, axis_name)[:, None]
-        here = unsure & (jnp.arange(unsure.shape[1], dtype=jnp.int32) == at[:, None])
-        return jnp.where(here, settled, k), unsure & ~here
+        # The first unsure rows of each run. A run with fewer takes others, whose result is
+        # dropped: with fixed shapes, skipping them would save nothing.
+        at = first_true(unsure, many)
+        some = jax.tree.map(partial(pick, at), runs)
+        found = nearest_by_pairs(vary(some, axis_name), codes, blocks, names)
+        found = nearest_of_shards(some.z, found, codes.e, axis_name)
+        return written(k, unsure, at, found, jnp.ones_like(found, bool))
 
     carry = (runs.k, runs.unsure)
-    k, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), settle_one_each, carry)
+    k, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), settle_some, carry)
     return k.reshape(-1)[:n]
 
 
-def split_runs(x: Array) -> Array:
-    """Reshapes `[N, ...]` to `[N / RUN, RUN, ...]`, padded with zeros; one run if N is small."""
+def written(
+    k: Int[Array, "R M"],
+    unsure: Bool[Array, "R M"],
+    at: Int[Array, "R T"],
+    found: Int[Array, "P"],
+    settled: Bool[Array, "P"],
+) -> tuple[Int[Array, "R M"], Bool[Array, "R M"]]:
+    """Writes the codes of settled rows, at these places, if they were unsure."""
+    here = (at[:, :, None] == jnp.arange(k.shape[1], dtype=jnp.int32)) & unsure[:, None]
+    here = here & settled.reshape(at.shape)[:, :, None]
+    new = jnp.sum(jnp.where(here, found.reshape(at.shape)[:, :, None], 0), axis=1, dtype=jnp.int32)
+    now = jnp.any(here, axis=1)
+    return jnp.where(now, new, k), unsure & ~now
+
+
+def split_runs(x: Array, run: int) -> Array:
+    """Reshapes `[N, ...]` to `[N / run, run, ...]`, padded with zeros; one run if N is small."""
     n = x.shape[0]
-    if not isinstance(n, int) or n <= RUN:
+    if not isinstance(n, int) or n <= run:
         return x[None]
-    return jnp.pad(x, ((0, -n % RUN), *[(0, 0)] * (x.ndim - 1))).reshape(-1, RUN, *x.shape[1:])
+    return jnp.pad(x, ((0, -n % run), *[(0, 0)] * (x.ndim - 1))).reshape(-1, run, *x.shape[1:])
 
 
-def pick(at: Int[Array, "P"], x: Array) -> Array:
-    """x[i, at_i] for each run i."""
-    return jax.vmap(lambda row, i: row[i])(x, at)
+def first_true(x: Bool[Array, "R M"], many: int) -> Int[Array, "R T"]:
+    """The places of the first true values of each run, then of others."""
+    if many == 1:  # much faster than to sort, on a CPU
+        return jnp.argmax(x, axis=1, keepdims=True).astype(jnp.int32)
+    return jax.lax.top_k(x.astype(jnp.float32), many)[1]
+
+
+def pick(at: Int[Array, "R T"], x: Array) -> Array:
+    """x[i, at_it] for each run i and each t, `[R T, ...]`."""
+    return jax.vmap(lambda run, i: run[i])(x, at).reshape(-1, *x.shape[2:])
 
 
 def fingerprints(e: Float[Array, "K D"]) -> UInt[Array, "K"]:
@@ -136,70 +189,3 @@ def nearest_by_pairs(
         return jax.lax.while_loop(lambda c: jnp.any(c[1]), compare_next, (k, near))[0], None
 
     return jax.lax.scan(step, jnp.full_like(rows.k, -1), (blocks, names))[0]
-
-
-def closer(z, e_j, e_k) -> Bool[Array, "P"]:
-    """Returns whether |z - e_j| < |z - e_k|, by the product at the head of this file."""
-    apart, off = near_one(e_k - e_j), near_one((z - e_k) + (z - e_j))
-    return jnp.sum(apart * off, axis=-1) < 0
-
-
-def near_one(x: Float[Array, "P D"]) -> Float[Array, "P D"]:
-    """Scales x by a power of two so that max |x_d| is in [1, 2): exact, and nothing underflows."""
-    return x / power_of_two(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-
-
-def power_of_two(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The greatest power of two <= x, at least 2^-126.
-
-    Example:
-        >>> power_of_two(jnp.array([1.0, 3.9, 0.7, 0.0, 1e30]))
-        Array([1.0000000e+00, 2.0000000e+00, 5.0000000e-01, 1.1754944e-38,
-               6.3382530e+29], dtype=float32)
-    """
-    # Only the exponent bits are kept: exp2(floor(log2(x))) need not be a power of two to the last
-    # bit, and then scaling would round. 1 << 23 is 2^-126, the least normal number.
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
-    return jax.lax.bitcast_convert_type(jnp.maximum(bits & 0x7F800000, 1 << 23), jnp.float32)
-
-
-def join_shards(
-    found: Nearest, slack: Float[Array, "N"], codes: Scored, axis_name: AxisName
-) -> Nearest:
-    """Joins the results of all shards of the codes; the index is that in the whole codebook."""
-    if axis_name is None:
-        return found
-    best = -pmax(-found.best, axis_name)
-    # Sure only if one shard alone comes within the slack, and was sure of its own winner. A shard
-    # farther away need not have been sure.
-    near = found.best <= best + slack
-    count, doubtful = psum(
-        (near.astype(jnp.int32), (near & ~found.sure).astype(jnp.int32)), axis_name
-    )
-    k = pmax(jnp.where(found.best == best, in_all(found.k, codes.e, axis_name), -1), axis_name)
-    return Nearest(best, k, (count == 1) & (doubtful == 0))
-
-
-def nearest_of_shards(
-    z: Float[Array, "P D"], k: Int[Array, "P"], e: Float[Array, "K D"], axis_name: AxisName
-) -> Int[Array, "P"]:
-    """The nearest among the shards' codes k, as an index in the whole codebook; -1 if none."""
-    if axis_name is None:
-        return k
-    mine = jnp.where(k < 0, -1, in_all(k, e, axis_name)), e[jnp.maximum(k, 0)]
-
-    # Shards are compared in order, so that ties go to the lowest index, as on one device.
-    def compare(best, shard):
-        (k, e_k), (j, e_j) = best, shard
-        better = (j >= 0) & ((k < 0) | closer(z, e_j, e_k))
-        return (jnp.where(better, j, k), jnp.where(better[:, None], e_j, e_k)), None
-
-    shards = jax.lax.all_gather(mine, axis_name)
-    first = jax.tree.map(lambda x: x[0], shards)
-    # The result is already equal on all devices; pmax only makes its type say so to `shard_map`.
-    return pmax(jax.lax.scan(compare, first, shards)[0][0], axis_name)
-
-
-def in_all(k: Int[Array, "N"], e: Float[Array, "K D"], axis_name: AxisName) -> Int[Array, "N"]:
-    """Index in the whole codebook of code k of this device's shard."""
-    return k + jax.lax.axis_index(axis_name) * e.shape[0]

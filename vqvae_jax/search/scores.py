@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A block has 2^20 scores, which bounds the memory. XLA fuses an expression over GROUP arrays into
-# one loop of vector instructions.
+# A block has 2^20 scores, which bounds the memory and suits the caches of a CPU. XLA fuses an
+# expression over GROUP arrays into one loop of vector instructions.
 ROWS, CODES, GROUP = 2048, 512, 16
 LAST = 2 * GROUP - 1  # mask of the last 5 bits of a score, which `search_block` uses for itself
 MOST = 2**18  # codes in a block: 2^14 places, and `only` takes up to 2^15
@@ -25,6 +25,21 @@ class Nearest(NamedTuple):
     best: Float[Array, "*rows"]  # min_j s_j
     k: Int[Array, "*rows"]  # int32: the j that attains it, where sure
     sure: Bool[Array, "*rows"]  # whether all others have s_j > best + slack
+
+
+class Error(NamedTuple):
+    """Bound on the error of a score: |s - computed s| <= relative |e| (|z| + 1/2 |e|)."""
+
+    relative: float
+    least: float = 0.0  # codes shorter than this times the longest one count as that long
+
+
+def error(d: int) -> Error:
+    """Bound on the error of `search_codes`, and of any sum of D products in float32, in any order.
+
+    40 = 2^5, for the bits that `search_block` overwrites, + 8, for the roundings around the sum.
+    """
+    return Error((d + 40) * 2.0**-24)
 
 
 def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
@@ -45,6 +60,12 @@ def merge(a: Nearest, b: Nearest, slack: Float[Array, "*rows"]) -> Nearest:
     return Nearest(best, jnp.where(wins, b.k, a.k), sure & (loser > best + slack))
 
 
+def sides() -> tuple[int, int]:
+    """Rows and codes of a block. On accelerators it has 2^26 scores, since each block costs
+    launches of kernels and, where loops end when a condition holds, a wait for the device."""
+    return (ROWS, CODES) if jax.default_backend() == "cpu" else (8 * ROWS, 8 * CODES)
+
+
 def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
     """Maps function over blocks of rows, one after another, so that only one block's arrays exist.
 
@@ -52,7 +73,9 @@ def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
     sharded within each block, and no device waits for another.
     """
     n, d = z.shape
-    if not isinstance(n, int) or n <= ROWS:  # a symbolic number of rows (jax.export) is one block
+    if (
+        not isinstance(n, int) or n <= sides()[0]
+    ):  # a symbolic number of rows (jax.export) is one block
         return function(z)
     blocks = number_of_blocks(n)
     z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)
@@ -61,9 +84,9 @@ def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
 
 
 def number_of_blocks(n: int) -> int:
-    """The least number of blocks of at most ROWS rows, or a number near it that divides n."""
+    """The least number of blocks that hold n rows, or a number near it that divides n."""
     # A divisor of n needs no padding, and padding would copy all rows.
-    least = -(-n // ROWS)
+    least = -(-n // sides()[0])
     return next((b for b in range(least, 2 * least) if n % b == 0), least)
 
 
@@ -99,9 +122,9 @@ def code_blocks(e: Float[Array, "K D"], half: Float[Array, "K"], n, group: int =
 
     All scores of a block for n rows exist at once, so the fewer the rows, the larger the block.
     """
-    size, d = e.shape
-    codes = CODES * ROWS // max(n, 1) if isinstance(n, int) else 0
-    blocks = -(-size // min(max(codes, CODES), MOST))
+    (size, d), (rows, least) = e.shape, sides()
+    codes = least * rows // max(n, 1) if isinstance(n, int) else 0
+    blocks = -(-size // min(max(codes, least), MOST))
     each = -(-size // (blocks * group)) * group
     spare = blocks * each - size
     e = jnp.pad(e, ((0, spare), (0, 0))).reshape(blocks, each, d)
