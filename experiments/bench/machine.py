@@ -75,10 +75,12 @@ def numpy_blas() -> str:
 
 
 def torch_blas() -> str:
-    """Returns PyTorch's BLAS and number of threads; "" without PyTorch."""
+    """Returns PyTorch's BLAS and number of threads; "" where it can't be loaded."""
     if importlib.util.find_spec("torch") is None:
         return ""
-    import torch
-
+    try:
+        import torch
+    except Exception:  # such as libraries of another CUDA
+        return ""
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return f"{blas[1] if blas else 'unknown'}, {torch.get_num_threads()} threads"

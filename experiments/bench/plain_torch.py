@@ -1,8 +1,8 @@
 """The default model and its train step, written plainly in PyTorch. Needs torch."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
@@ -69,22 +69,48 @@ class Model(nn.Module):
         return e[k]
 
 
-def make(sizes: Sizes, x: np.ndarray, compiled: bool) -> Callable[[], float]:
-    """Returns a function that takes one step of training on x, uint8 [B, H, W, C]."""
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def make(
+    sizes: Sizes,
+    prepare: Callable[[Model], Forward] = lambda model: model,
+    device: str = "cpu",
+    within: Callable[[], AbstractContextManager] = nullcontext,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns a function that takes one step of training, and returns the loss.
+
+    Args:
+        sizes: sizes of the model; the function takes images on the device, uint8 [B, H, W, C].
+        prepare: makes the function that is trained of the model, such as `compiled`.
+        device: device of PyTorch.
+        within: context of the forward pass and the loss, such as `torch.autocast`.
+    """
     torch.manual_seed(0)
     torch._inductor.config.force_disable_caches = True  # else compiling would look fast
-    model = Model(sizes)
-    forward = torch.compile(model, dynamic=False) if compiled else model
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))
-    pixels = torch.from_numpy(x)
+    model = Model(sizes).to(device)
+    forward = prepare(model)
+    fused = device != "cpu" or None  # Adam in one kernel
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99), fused=fused)
 
-    def step() -> float:
+    def step(pixels: torch.Tensor) -> torch.Tensor:
         images = pixels.permute(0, 3, 1, 2).float() / 255 - 0.5
-        y, commitment = forward(images)
-        loss = F.mse_loss(y, images) + commitment
+        with within():
+            y, commitment = forward(images)
+            loss = F.mse_loss(y, images) + commitment
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
+
+
+def compiled(model: Model) -> Forward:
+    """The model by `torch.compile`, for batches of one shape."""
+    return torch.compile(model, dynamic=False)
+
+
+def channels_last(model: Model) -> Model:
+    """The model with the layout that convolutions on tensor cores want."""
+    return model.to(memory_format=torch.channels_last)

@@ -143,13 +143,17 @@ def jax_step(name: str, step: Callable, state, x: np.ndarray) -> Contestant:
 
 def torch_step(sizes: Sizes, x: np.ndarray, compiled: bool) -> Contestant:
     """Returns the step of PyTorch, eager or compiled; compiling happens in the first call."""
+    import torch
+
     from experiments.bench import plain_torch
 
-    step = plain_torch.make(sizes, x, compiled)
+    step = plain_torch.make(sizes, *[plain_torch.compiled] * compiled)
+    pixels = torch.from_numpy(x)
     begun = time.perf_counter()
-    step()
+    step(pixels)
     first = time.perf_counter() - begun
-    return Contestant("torch.compile" if compiled else "torch", step, first if compiled else None)
+    name = "torch.compile" if compiled else "torch"
+    return Contestant(name, lambda: step(pixels).item(), first if compiled else None)
 
 
 def step_table(result: Race) -> Table:

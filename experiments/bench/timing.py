@@ -84,6 +84,7 @@ def race(
     baseline: str | None = None,
     clock: Clock = time.perf_counter,
     sizes: Mapping[str, Any] | None = None,
+    short: float | None = None,
 ) -> Race:
     """Times all contestants `rounds` times, in turns.
 
@@ -94,6 +95,7 @@ def race(
         baseline: name of a contestant; by default the first.
         clock: function that returns seconds.
         sizes: sizes of the problem, for the record.
+        short: seconds below which calls are repeated within a measurement; by default SHORT.
 
     Raises:
         ValueError: two contestants of one name, no such baseline, or no round.
@@ -105,11 +107,13 @@ def race(
     # The first call may be slow, with cold caches or compiling: the faster of two is expected.
     expected = {c.name: once(c, clock) for c in contestants}
     expected = {c.name: min(expected[c.name], once(c, clock)) for c in contestants}
+    short = SHORT if short is None else short
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for contestant in contestants:
             if turn < 2 or expected[contestant.name] < LONG:
-                seconds[contestant.name].append(time_call(contestant, expected, clock))
+                calls = calls_for(expected[contestant.name], short)
+                seconds[contestant.name].append(time_call(contestant, calls, clock))
     compiled = {c.name: c.compile_seconds for c in contestants if c.compile_seconds is not None}
     return Race(title, baseline, seconds, compiled, dict(sizes or {}))
 
@@ -121,9 +125,8 @@ def once(contestant: Contestant, clock: Clock) -> float:
     return clock() - begun
 
 
-def time_call(contestant: Contestant, expected: Mapping[str, float], clock: Clock) -> float:
-    """Returns the mean seconds of as many calls as take SHORT seconds, the first not counted."""
-    calls = calls_for(expected[contestant.name])
+def time_call(contestant: Contestant, calls: int, clock: Clock) -> float:
+    """Returns the mean seconds of so many calls; before several, one is not counted."""
     if calls > 1:
         contestant.call()  # caches hold this contestant's data again, others' threads have stopped
     begun = clock()
@@ -132,14 +135,14 @@ def time_call(contestant: Contestant, expected: Mapping[str, float], clock: Cloc
     return (clock() - begun) / calls
 
 
-def calls_for(seconds: float) -> int:
-    """Returns the number of calls in one measurement.
+def calls_for(seconds: float, short: float = SHORT) -> int:
+    """Returns the number of calls in one measurement: as many as take `short` seconds.
 
     Example:
         >>> calls_for(1.0), calls_for(0.02), calls_for(1e-7)
         (1, 3, 1000)
     """
-    return 1 if seconds >= SHORT else min(1000, int(np.ceil(SHORT / max(seconds, 1e-9))))
+    return 1 if seconds >= short else min(1000, int(np.ceil(short / max(seconds, 1e-9))))
 
 
 def compiled(name: str, function: Callable, *args, **options) -> Contestant:

@@ -4,10 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
-import tyro
 
 Config = TypeVar("Config")
 
@@ -27,10 +26,17 @@ def run(
         config: a dataclass whose docstrings explain the options.
         args: the command line, by default that of the process.
     """
+    import tyro  # here, since images for accelerators lack it, and `guarded` works without
+
     options = tyro.cli(config, prog=program(), args=args)
     keep_compilations()
+    guarded(main, options)
+
+
+def guarded(main: Callable[[Any], object], options: Any) -> Any:
+    """Returns `main(options)`; errors end the process as in `run`."""
     try:
-        main(options)
+        return main(options)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError) as error:

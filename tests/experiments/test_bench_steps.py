@@ -116,7 +116,9 @@ def test_serve(tiny, monkeypatch, tmp_path):
         np.testing.assert_allclose(codecs[name][1](codes), pictures, atol=1e-6)
     tokenize, detokenize = codecs[serve.PLAIN]
     assert tokenize(x).shape == codes.shape[:-1] and detokenize(codes).shape == x.shape
-    monkeypatch.setattr(serve, "codecs", lambda: codecs)
+    monkeypatch.setattr(serve, "through_files", None)  # as without flatbuffers
+    assert serve.codecs(exporting=False).keys() == {serve.OURS, serve.PLAIN}
+    monkeypatch.setattr(serve, "codecs", lambda exporting: codecs)
     monkeypatch.setattr(serve, "BATCHES", (2,))
     started("serve", "--quick", "-o", str(tmp_path))
     races = json.loads((tmp_path / "serve" / "results.json").read_text())["races"]
