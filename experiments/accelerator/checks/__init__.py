@@ -1,0 +1,1 @@
+"""Checks on an accelerator: indices, products, train steps, laws."""

@@ -1,0 +1,1 @@
+"""Times on an accelerator: the search, train steps, whole runs, the papers' scale."""
