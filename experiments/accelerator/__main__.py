@@ -125,6 +125,7 @@ def run_sections(
     Ends early if the card answers no more: all tasks would fail, and none of them by itself.
     """
     record.write(config.output)  # before any time is spent: the folder may not be writable
+    print(in_one_line(record.calls[-1]), flush=True)
     begun = time.monotonic()
     ends = deadlines([SECTIONS[name].share for name in config.sections], 60 * config.minutes)
     for name, end in zip(config.sections, ends, strict=True):
@@ -142,6 +143,14 @@ def run_sections(
             record.clocks[name] = card.clocks()
         record.write(config.output)
         show_page(config, record, plans)
+
+
+def in_one_line(facts: Mapping) -> str:
+    """Returns card, driver, clocks, versions and date."""
+    machine, versions = facts["machine"], facts["versions"]
+    about = [machine["card"] or facts["device"], machine["clocks before"], facts["date"]]
+    about += [f"{name} {versions[name]}" for name in ("jax", "jaxlib", "torch") if name in versions]
+    return "; ".join(word for word in about if word)
 
 
 def show_page(config: argparse.Namespace, record: Record, plans: Mapping) -> bool:

@@ -239,3 +239,11 @@ def test_the_change_of_a_step_is_what_differences_are_shares_of():
     before, after = {"w": np.zeros(3)}, {"w": np.array([0.0, 3.0, 4.0])}
     assert equal_steps.change_error(before, after, {"w": np.array([0.0, 3.0, 4.5])}) == 0.1
     assert equal_steps.change_error(before, after, after) == 0.0
+
+
+def test_a_code_that_flips_is_wrong_unless_it_is_a_near_tie():
+    z_e, e = np.zeros((1, 4, 2)), np.array([[1.0, 0.0], [0.0, 1.00005], [0.0, 1.001]])
+    k = np.zeros((1, 4), int)
+    other = np.array([[0, 1, 2, 0]])
+    found = equal_steps.flips((k, z_e, e[k]), (other, z_e, e[other]))
+    assert found == {"different codes": 2, "wrong codes": 1}

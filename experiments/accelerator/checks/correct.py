@@ -28,10 +28,7 @@ def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
         "The search within transformations": {
             "rows": value("rows", "{:,}"), "different": value("different", "{:,}"),
         },
-        "Train step": {
-            f"{what}, {name}": step_column(name, what)
-            for name in equal_steps.BOUNDS for what in ("params", "collections", "loss")
-        },
+        "Train step": STEP_COLUMNS,
         "Products": {
             "error": value("error", "{:.1e}"), "default": within("errors", "default", "{:.1e}"),
             "high": within("errors", "high", "{:.1e}"),
@@ -77,14 +74,24 @@ def step_column(precision: str, what: str) -> Column:
     return column
 
 
+STEP_COLUMNS = {
+    "wrong codes": value("wrong codes", "{}"),
+    "different codes": value("different codes", "{}"),
+    **{
+        f"{what}, {name}": step_column(name, what)
+        for name in equal_steps.BOUNDS
+        for what in ("params", "collections", "loss")
+    },
+}
 NOTES = {
     "Indices": "Wrong indices, none allowed: their distance exceeds the least one, in float64, by "
     "more than (D + 8) 2^-22 of it; in brackets, all that differ. Data: offsets 0, 10 and 1,000, "
     "axes of unequal scale, a codebook far away, 16 codes within 1e-6 of each other, rows and "
     "codes that are not finite.",
     "The search within transformations": "Indices that differ from those of a plain call.",
-    "Train step": "Differences from the CPU's step from the same state, as shares of what the step "
-    f"changes; with products in full precision, {equal_steps.PROMISED:g} is allowed.",
+    "Train step": "From the same state as the CPU's. Differences are shares of what the step "
+    f"changes; with products in full precision, {equal_steps.PROMISED:g} is allowed. A code that "
+    "differs is wrong unless it is a near tie, farther by less than 1e-4 of the distance.",
     "Products": "Errors as shares of the largest value, where products are bfloat16 by default: "
     f"{exact_products.CLOSE:g} is allowed.",
 }
