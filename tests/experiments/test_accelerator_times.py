@@ -232,6 +232,7 @@ def test_small_steps_take_the_time_of_their_kernels():
     assert step_work.expected_seconds(large, "float32") == pytest.approx(seconds)
 
 
+@pytest.mark.slow  # CI runs these tasks by `python -m experiments.accelerator --quick`
 def test_steps(monkeypatch):
     """Ours goes on from its last state; without PyTorch its tasks say so."""
     monkeypatch.setattr(torch_side, "device", lambda: without_torch(None))

@@ -61,8 +61,13 @@ def problems(dim, n=300, size=700):
             yield tuple(x.astype(np.float32) for x in make(rng, n, size, dim, scale))
 
 
-@pytest.mark.parametrize("dim", [5, 64, 200])
-@pytest.mark.parametrize("how", ["as float32", "at its worst"])
+WIDE = pytest.param("as float32", 200, marks=pytest.mark.slow)  # "at its worst" implies it
+
+
+@pytest.mark.parametrize(
+    ("how", "dim"), [*((how, d) for how in ("as float32", "at its worst") for d in (5, 64)),
+                     ("at its worst", 200), WIDE]
+)  # fmt: skip
 def test_the_code_is_that_of_float64(on_gpu, monkeypatch, how, dim):
     if how == "at its worst":
         perturbed(monkeypatch, tensor_cores.error(dim, 0).relative - SPLIT)
