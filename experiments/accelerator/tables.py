@@ -34,9 +34,40 @@ def task_table(
     return Table(title, ["", *columns], rows, note)
 
 
+def grouped_tables(
+    tasks: Sequence[Task],
+    found: Mapping[str, Found],
+    columns: Mapping[str, Mapping[str, Column]],
+    notes: Mapping[str, str] | None = None,
+) -> list[Table]:
+    """Returns a table for each group of tasks, with columns and notes by the group."""
+    return [
+        task_table(
+            group,
+            [task for task in tasks if task.group == group],
+            found,
+            of_group,
+            (notes or {}).get(group, ""),
+        )
+        for group, of_group in columns.items()
+    ]
+
+
 def value(name: str, form: str = "{:.3g}", scale: float = 1.0) -> Column:
     """Returns a column of numbers in the results."""
     return lambda task, found: text(found.get(name), form, scale)
+
+
+def inner(*names: str, form: str = "{:.3g}") -> Column:
+    """Returns a column of numbers that lie in results within results, by the names on the way."""
+
+    def column(task: Task, found: Found) -> str:
+        *outer, last = names
+        for name in outer:
+            found = found.get(name, {})
+        return text(found.get(last), form)
+
+    return column
 
 
 def expected(name: str, form: str = "{:.3g}", scale: float = 1.0) -> Column:
@@ -50,6 +81,11 @@ def verdict(task: Task, found: Found) -> str:
         return NOT_YET
     words = {True: "passed", False: "**FAILED**"}
     return "**error**" if "failure" in found else words.get(found.get("passed"), "done")
+
+
+def met(yes: bool) -> str:
+    """Returns the verdict on a bar."""
+    return "met" if yes else "**missed**"
 
 
 def text(number: Any, form: str = "{:.3g}", scale: float = 1.0) -> str:

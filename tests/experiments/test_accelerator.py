@@ -16,6 +16,7 @@ from experiments.accelerator.checks import equal_steps, exact_indices, exact_pro
 from experiments.accelerator.record import Record, read
 from experiments.accelerator.tables import task_table, value, verdict
 from experiments.accelerator.tasks import Section, Task, run_tasks
+from experiments.bench.search import Problem
 from experiments.run.command import guarded
 from vqvae_jax.quantizers.combinators import wrappers
 
@@ -188,7 +189,7 @@ def wrong_by_one(z, e):
 
 
 def test_wrong_indices_are_counted():
-    problem = exact_indices.Problem(60, 7, 5)
+    problem = Problem(n=60, k=7, d=5)
     programs = {"right": jax.jit(vj.nearest), "wrong": jax.jit(wrong_by_one)}
     found = exact_indices.count(problem, programs, exact_indices.cases(problem))
     assert not found["passed"] and found["searches"]["right"]["wrong"] == 0
@@ -196,7 +197,7 @@ def test_wrong_indices_are_counted():
 
 
 def test_rows_that_are_not_finite_must_get_minus_one():
-    problem = exact_indices.Problem(60, 7, 5)
+    problem = Problem(n=60, k=7, d=5)
     careless = {"careless": lambda z, e: jnp.maximum(vj.nearest(z, e), 0)}
     found = exact_indices.count(problem, careless, exact_indices.cases(problem))
     assert found["searches"]["careless"]["wrong"] == 9  # 60 / 7, rounded up
@@ -205,18 +206,18 @@ def test_rows_that_are_not_finite_must_get_minus_one():
 @pytest.mark.parametrize("name", exact_indices.WAYS)
 def test_each_transformation_is_checked_against_a_plain_call(name):
     way = exact_indices.WAYS[name]
-    right = exact_indices.prepare_way(exact_indices.Problem(64, 40, 6), way)()
+    right = exact_indices.prepare_way(Problem(n=64, k=40, d=6), way)()
     assert right == {"rows": 64, "different": 0, "passed": True}
 
     def broken(z, e):
         call = way(z, e)
         return lambda: np.asarray(call()).reshape(-1)[::-1]
 
-    assert not exact_indices.prepare_way(exact_indices.Problem(64, 40, 6), broken)()["passed"]
+    assert not exact_indices.prepare_way(Problem(n=64, k=40, d=6), broken)()["passed"]
 
 
 def test_a_product_that_rounds_is_found(monkeypatch):
-    """As on a device whose default products are bfloat16."""
+    """A device whose default products are bfloat16, imitated."""
 
     def rounded(x):
         exact = jax.config.jax_default_matmul_precision == "highest"

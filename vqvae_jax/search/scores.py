@@ -73,9 +73,8 @@ def in_blocks(function: Callable[[Array], Any], z: Float[Array, "N D"]) -> Any:
     sharded within each block, and no device waits for another.
     """
     n, d = z.shape
-    if (
-        not isinstance(n, int) or n <= sides()[0]
-    ):  # a symbolic number of rows (jax.export) is one block
+    # A symbolic number of rows (jax.export) is one block.
+    if not isinstance(n, int) or n <= sides()[0]:
         return function(z)
     blocks = number_of_blocks(n)
     z = jnp.pad(z, ((0, -n % blocks), (0, 0))).reshape(-1, blocks, d)

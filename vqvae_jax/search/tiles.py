@@ -1,4 +1,4 @@
-"""What the kernels of the search share: padding to tiles, and the call of Pallas."""
+"""Padding to tiles and the call of Pallas, which the kernels of the search share."""
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.accelerator.checks import equal_steps, exact_indices, exact_products
-from experiments.accelerator.tables import Column, task_table, text, value, verdict
+from experiments.accelerator.tables import Column, grouped_tables, inner, text, value, verdict
 from experiments.accelerator.tasks import Found, Section, Task
 from experiments.bench.bench_page import Table
 
@@ -22,40 +22,16 @@ def tasks(quick: bool) -> list[Task]:
 
 def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
     """Returns a table for each kind of check."""
-    searches = {name: within("searches", name) for name in exact_indices.NAMES}
-    columns = {
-        "Indices": {"rows": rows_of_first} | searches,
-        "The search within transformations": {
-            "rows": value("rows", "{:,}"), "different": value("different", "{:,}"),
-        },
-        "Train step": STEP_COLUMNS,
-        "Products": {
-            "error": value("error", "{:.1e}"), "default": within("errors", "default", "{:.1e}"),
-            "high": within("errors", "high", "{:.1e}"),
-            "highest": within("errors", "highest", "{:.1e}"),
-            "same again": value("the same again", "{}"),
-        },
-    }  # fmt: skip
-    return [
-        task_table(
-            group,
-            [task for task in tasks if task.group == group],
-            found,
-            {"verdict": verdict, **columns[group]},
-            NOTES[group],
-        )
-        for group in PARTS
-    ]
+    columns = {group: {"verdict": verdict, **of_group} for group, of_group in COLUMNS.items()}
+    return grouped_tables(tasks, found, columns, NOTES)
 
 
-def within(group: str, name: str, form: str = "") -> Column:
-    """Returns a column of one entry of a group of results."""
+def wrong_and_different(name: str) -> Column:
+    """Returns a column of wrong indices of a search, and of all that differ in brackets."""
 
     def column(task: Task, found: Found) -> str:
-        entry = found.get(group, {}).get(name)
-        if isinstance(entry, Mapping):
-            return f"{entry['wrong']} ({entry['different']})"
-        return text(entry, form or "{}")
+        counts = found.get("searches", {}).get(name)
+        return text(counts and f"{counts['wrong']} ({counts['different']})")
 
     return column
 
@@ -65,22 +41,28 @@ def rows_of_first(task: Task, found: Found) -> str:
     return text(next((s["rows"] for s in found.get("searches", {}).values()), None), "{:,}")
 
 
-def step_column(precision: str, what: str) -> Column:
-    """Returns a column of differences from the CPU's step."""
-
-    def column(task: Task, found: Found) -> str:
-        return text(found.get("differences", {}).get(precision, {}).get(what), "{:.1e}")
-
-    return column
-
-
-STEP_COLUMNS = {
-    "wrong codes": value("wrong codes", "{}"),
-    "different codes": value("different codes", "{}"),
-    **{
-        f"{what}, {name}": step_column(name, what)
-        for name in equal_steps.BOUNDS
-        for what in ("params", "collections", "loss")
+COLUMNS = {
+    "Indices": {
+        "rows": rows_of_first,
+        **{name: wrong_and_different(name) for name in exact_indices.NAMES},
+    },
+    "The search within transformations": {
+        "rows": value("rows", "{:,}"),
+        "different": value("different", "{:,}"),
+    },
+    "Train step": {
+        "wrong codes": value("wrong codes", "{}"),
+        "different codes": value("different codes", "{}"),
+        **{
+            f"{what}, {name}": inner("differences", name, what, form="{:.1e}")
+            for name in equal_steps.BOUNDS
+            for what in ("params", "collections", "loss")
+        },
+    },
+    "Products": {
+        "error": value("error", "{:.1e}"),
+        **{n: inner("errors", n, form="{:.1e}") for n in ("default", "high", "highest")},
+        "same again": value("the same again", "{}"),
     },
 }
 NOTES = {

@@ -19,7 +19,7 @@ from vqvae_jax.training.step import TrainState
 SIZES = {"default model": Sizes(batch=32), "width 128, 32 x 32 x 3": Sizes(32, 3, 128, batch=64)}
 QUICK_SIZES = {"width 16": Sizes(width=16, depth=1, codes=64, dim=16, batch=8)}
 PROMISED = 1e-4
-"""What docs/scale.md promises: differences over the norm of what a step changes."""
+"""The bound of docs/scale.md on differences, over the norm of what a step changes."""
 BOUNDS = {"highest": PROMISED, "default": None}  # None: measured only
 
 
@@ -83,10 +83,8 @@ def flips(expected: tuple, found: tuple) -> dict[str, int]:
 
 def compile_on(device, precision: str, step: Callable, state: TrainState, x: np.ndarray):
     """Compiles a step for one device, with this precision of products."""
-
     args = jax.device_put((state, x), device)
-    options = fast_compile() if device.platform == "cpu" else None
-    return jax.jit(in_precision(precision, step)).lower(*args).compile(options)
+    return jax.jit(in_precision(precision, step)).lower(*args).compile(fast_compile())
 
 
 def differences(before: TrainState, expected: tuple, found: tuple) -> dict[str, float]:

@@ -17,45 +17,35 @@ from jax.sharding import PartitionSpec as P
 from experiments.accelerator import card
 from experiments.accelerator.tasks import Found, Task
 from experiments.bench.exactness import count_errors, data_sets, distances64
+from experiments.bench.search import Problem
 from vqvae_jax import nearest
 from vqvae_jax.search import exact, kernel, scans
 
 Data = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-class Problem(NamedTuple):
-    """Sizes of a search: N rows of width D, and K codes."""
-
-    n: int
-    k: int
-    d: int
-
-    def __str__(self) -> str:
-        return f"N = {self.n:,}, K = {self.k:,}, D = {self.d}"
-
-
 # N is a multiple of nothing. N K stays near 2^23, as float64 on the host takes most of the time.
 PROBLEMS = (
-    Problem(1031, 8192, 64),
-    Problem(16381, 512, 64),
-    Problem(131, 65536, 64),
-    Problem(8209, 1000, 256),
-    Problem(1021, 8192, 1024),
-    Problem(131, 65536, 8),
-    Problem(677, 12345, 100),
-    Problem(1009, 1, 4),
-    Problem(1009, 3, 5),
-    Problem(130, 65536, 4),
-    Problem(131, 65536, 1024),
-    Problem(262147, 32, 16),
+    Problem(1031, 64, 8192),
+    Problem(16381, 64, 512),
+    Problem(131, 64, 65536),
+    Problem(8209, 256, 1000),
+    Problem(1021, 1024, 8192),
+    Problem(131, 8, 65536),
+    Problem(677, 100, 12345),
+    Problem(1009, 4, 1),
+    Problem(1009, 5, 3),
+    Problem(130, 4, 65536),
+    Problem(131, 1024, 65536),
+    Problem(262147, 16, 32),
 )
-QUICK_PROBLEMS = (Problem(131, 300, 20), Problem(70, 1, 4))
-WAYS_PROBLEM, QUICK_WAYS_PROBLEM = Problem(4096, 1000, 64), Problem(96, 300, 20)
+QUICK_PROBLEMS = (Problem(131, 20, 300), Problem(70, 4, 1))
+WAYS_PROBLEM, QUICK_WAYS_PROBLEM = Problem(4096, 64, 1000), Problem(96, 20, 300)
 
 
 def data(problem: Problem) -> Data:
     """Returns (rows, codes) by name: moved, stretched, nearly equal, and not finite."""
-    n, k, d = problem
+    n, d, k = problem
     random = np.random.default_rng(1)
     z, e = (random.standard_normal(shape, np.float32) for shape in ((n, d), (k, d)))
     close = np.resize(e[:: min(k, 16)].repeat(16, axis=0), (k, d))
@@ -88,7 +78,7 @@ def search_tasks(quick: bool) -> list[Task]:
 
 def prepare(problem: Problem) -> Callable[[], Found]:
     """Compiles all searches of one size."""
-    n, k, d = problem
+    n, d, k = problem
     shapes = jax.ShapeDtypeStruct((n, d), jnp.float32), jax.ShapeDtypeStruct((k, d), jnp.float32)
     # Differences of all pairs exist at once.
     chosen = {
@@ -142,7 +132,7 @@ def way_tasks(quick: bool) -> list[Task]:
 
 def prepare_way(problem: Problem, way: Callable) -> Callable[[], Found]:
     """Compiles the search under a transformation, and by itself."""
-    z, e = data_sets(*problem[:1], *problem[1:])["offset 10"]
+    z, e = data_sets(problem.n, problem.k, problem.d)["offset 10"]
     plain = card.compile_fast(nearest, z, e)
     call = way(z, e)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,12 @@ from experiments.accelerator.times.queued import (
     let_go,
     line_up,
     race_queued,
-    reason,
 )
 from experiments.accelerator.times.search_floors import BANDWIDTH, REACHED, operations
 from experiments.accelerator.times.searches import (
     PRODUCT,
     TITLES,
     XLA_PRODUCT,
-    Inputs,
     make_inputs,
     xla_product,
 )
@@ -52,7 +49,7 @@ def prepare(size: Problem, copied: int, rounds: int):
     inputs = make_inputs(size)
     makers = {name: partial(xla_product, p) for p, name in XLA_PRODUCT.items()}
     contestants, skipped = built(makers, inputs)
-    more, missing = with_torch(torch_searches.PRODUCTS, inputs)
+    more, missing = torch_searches.with_torch(torch_searches.PRODUCTS, inputs)
     contestants = [copying(copied), *contestants, *more]
 
     def measure() -> Found:
@@ -63,15 +60,6 @@ def prepare(size: Problem, copied: int, rounds: int):
         return {**rates, "race": race_json(race), "skipped": {**skipped, **missing, **line.skipped}}
 
     return measure
-
-
-def with_torch(makers: Mapping[str, Any], inputs: Inputs) -> tuple[list[Ways], dict[str, str]]:
-    """Returns the contestants of PyTorch, and why some don't take part; none without PyTorch."""
-    try:
-        tensors = torch_searches.tensors_of(inputs)
-    except Exception as error:  # a broken installation may raise any error
-        return [], {"torch": reason(error)}
-    return built(makers, tensors)
 
 
 class InPlace:

@@ -16,8 +16,9 @@ from experiments.ablations import ABLATIONS
 from experiments.ablations.settings import Ablation, Setting
 from experiments.accelerator.tables import expected, task_table, text, value, verdict
 from experiments.accelerator.tasks import Found, Section, Task
-from experiments.accelerator.times.clock import Steps, seconds_a_call
+from experiments.accelerator.times.queued import Work, seconds_of
 from experiments.accelerator.times.step_work import expected_seconds
+from experiments.accelerator.times.steps import Chain
 from experiments.bench.bench_page import Table
 from experiments.bench.plain_flax import Sizes
 from experiments.run.code_streams import quantizers
@@ -29,7 +30,7 @@ SIDES = {"cifar10": 32, "imagenet_resized/64x64": 64}
 QUICK = {"width": 8, "depth": 1, "batch_size": 8}
 QUICK_NAMES = ("losses",)
 SEEDS = 5  # as experiments.ablate runs
-STEPS, QUICK_STEPS = 20, 2
+QUEUE = 0.2  # seconds of steps that are queued before one waits
 FOLDER = tempfile.TemporaryDirectory(prefix="vqvae_jax-")  # removed when the command ends
 
 
@@ -98,8 +99,8 @@ def prepare(name: str, quick: bool) -> Callable[[], Found]:
     }
 
     def measure() -> Found:
-        calls = Steps(step, start(x[:1]), x)
-        milliseconds = 1000 * seconds_a_call(calls, QUICK_STEPS if quick else STEPS)
+        chain = Chain(step, start(x[:1]), [jax.device_put(x)])
+        milliseconds = 1000 * seconds_of(Work(name, chain, jax.block_until_ready), queue=QUEUE)
         hours = len(arms) * SEEDS * setting.steps * milliseconds / 3.6e6
         return {**known, "ms": milliseconds, "hours": hours}
 

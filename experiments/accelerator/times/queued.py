@@ -59,7 +59,7 @@ def built(
 
 
 class LineUp(NamedTuple):
-    """Those who take part.
+    """Contestants that take part.
 
     Attributes:
         works: the quickest way of each contestant.
@@ -149,6 +149,11 @@ def race_queued(
     result = race(title, entries, rounds, sizes=sizes, short=0.0)
     seconds = {name: [t / sets[name] for t in times] for name, times in result.seconds.items()}
     return dataclasses.replace(result, seconds=seconds)
+
+
+def seconds_of(work: Work, rounds: int = 3, queue: float = QUEUE) -> float:
+    """Returns the median seconds of one set of a work that nothing is raced against."""
+    return race_queued(work.name, line_up([[work]]), rounds, queue=queue).time(work.name).median
 
 
 @contextlib.contextmanager

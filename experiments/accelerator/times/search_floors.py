@@ -1,4 +1,4 @@
-"""What each contestant of the search is expected to take, worked out before any measurement."""
+"""Expected times of the contestants of the search, worked out before any measurement."""
 
 from collections.abc import Mapping
 
@@ -14,15 +14,17 @@ from experiments.accelerator.times.searches import (
     XLA_PRODUCT,
 )
 from experiments.bench.search import Problem
+from vqvae_jax.search.tensor_cores import CHUNK, CODES, ROWS, WIDTH
+from vqvae_jax.search.tiles import tile_side
 
 FLOOR = "floor"
 # Shares of the datasheet's rate that large products reach. In float32, cuBLAS comes close to what
 # the units can do; on tensor cores the card's power limits its clock.
 REACHED = {"float32": 0.85, "tf32": 0.7, "bfloat16": 0.7}
 BANDWIDTH = 0.9  # share of the memory's rate that copies reach
-# Our kernel, by the program that XLA compiles for an H200: tiles of ROWS rows by CODES codes, three
-# products of float16 each, of which a multiprocessor multiplies FMA numbers in a clock.
-ROWS, CODES, FMA, PARTS = 128, 64, 2048, 3
+# Our kernel, by the program that XLA compiles for an H200: three products of float16 for each tile,
+# of which a multiprocessor multiplies FMA numbers in a clock.
+FMA, PARTS = 2048, 3
 CLOCK, MULTIPROCESSORS = 1.755e9, 132
 CACHE = 24  # bytes that each multiprocessor reads from the L2 cache in a clock
 SLACK = 1.15  # what is lost besides
@@ -80,14 +82,14 @@ def tile_cycles(d: int, alone: bool = False) -> float:
         d: width of the codes.
         alone: whether a multiprocessor has one tile at a time, whose parts come after each other.
     """
-    width = next((w for w in (16, 32, 64, 128) if d <= w), 64 * -(-d // 64))
+    width = tile_side(d, WIDTH) if d <= WIDTH else CHUNK * -(-d // CHUNK)
     products = ROWS * CODES * PARTS * width / FMA
     # Instructions on each score, counted in the machine code at D = 16, 64, 128, 256 and 1,024.
     counted = (16, 64, 128, 256, 1024), (8.8, 10.0, 14.1, 25.5, 68.0)
     per_score = float(np.interp(width, *counted))
     instructions = per_score * ROWS * CODES / 128
-    read = (4 * CODES + (4 * ROWS if d > 128 else 0)) * width / CACHE
-    if alone or width == 128:
+    read = (4 * CODES + (4 * ROWS if d > WIDTH else 0)) * width / CACHE
+    if alone or width == WIDTH:
         return max(products + instructions + 150, read)
     return max(products, instructions, read)
 

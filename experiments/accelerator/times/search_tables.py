@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.accelerator.tables import MISSING, Column, expected, task_table, text
+from experiments.accelerator.tables import MISSING, Column, expected, met, task_table, text
 from experiments.accelerator.tasks import Found, Task
 from experiments.accelerator.times import card_rates
 from experiments.accelerator.times.search_floors import FLOOR
@@ -70,11 +70,6 @@ def faster(task: Task, found: Found) -> str:
     """The column of the time of torch.compile over ours."""
     other = ratio(found, COMPILED["float32"])
     return MISSING if other is None else f"{other:.2f}, {met(other >= FASTER)}"
-
-
-def met(yes: bool) -> str:
-    """Returns the verdict on a bar."""
-    return "met" if yes else "**missed**"
 
 
 COLUMNS: Mapping[str, Column] = {

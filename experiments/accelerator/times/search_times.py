@@ -8,7 +8,6 @@ import numpy as np
 
 from experiments.accelerator.tasks import Found, Section, Task
 from experiments.accelerator.times import card_rates, search_tables, searches, torch_searches
-from experiments.accelerator.times.card_rates import with_torch
 from experiments.accelerator.times.queued import (
     LineUp,
     Ways,
@@ -87,7 +86,7 @@ def prepare(problem: Problem, rounds: int, makers: Mapping):
     inputs = make_inputs(problem)
     ours = [make(inputs) for make in searches.OF_THIS_LIBRARY]
     others, skipped = built(searches.OTHERS, inputs)
-    more, missing = with_torch(makers, inputs)
+    more, missing = torch_searches.with_torch(makers, inputs)
     contestants = [*ours, *others, *more]
 
     def measure() -> Found:

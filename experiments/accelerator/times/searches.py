@@ -101,7 +101,7 @@ def ours(inputs: Inputs) -> Ways:
 
 
 def blocks(inputs: Inputs) -> Ways:
-    """The same without the kernel."""
+    """The search of this library without the kernel."""
     return [jax_work(BLOCKS, partial(exact.by_scores, scan=scans.BLOCKS), inputs)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.accelerator.tables import MISSING, expected, task_table, text, value, verdict
+from experiments.accelerator.tables import MISSING, expected, met, task_table, text, value, verdict
 from experiments.accelerator.tasks import Found, Task
 from experiments.accelerator.times.steps import COMPILED, OURS, SCAN, SCANNED, TORCH
 from experiments.bench.bench_page import Table
@@ -55,4 +55,4 @@ def bar(model: str, times: Mapping[str, float | None]) -> str:
     ratio = times[COMPILED] / times[OURS]
     if "bfloat16" not in model:
         return f"{ratio:.2f}"
-    return f"{ratio:.2f}, {'met' if ratio >= BAR else '**missed**'}"
+    return f"{ratio:.2f}, {met(ratio >= BAR)}"

@@ -19,7 +19,7 @@ import optax
 from experiments.accelerator.times import torch_side
 from experiments.accelerator.times.queued import Ways, Work, trial
 from experiments.bench.plain_flax import Sizes
-from experiments.bench.step import our_step
+from experiments.bench.step import our_step, pixels
 
 BATCHES = 4  # that take turns
 SCANNED = 10  # steps of one call of `lax.scan`
@@ -48,8 +48,8 @@ class Prepared(NamedTuple):
 
 def batches(sizes: Sizes, count: int) -> np.ndarray:
     """Returns batches of random pixels."""
-    shape = (count, sizes.batch, sizes.side, sizes.side, sizes.channels)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    several = pixels(sizes._replace(batch=count * sizes.batch))
+    return several.reshape(count, sizes.batch, *several.shape[1:])
 
 
 class Chain:

@@ -4,12 +4,12 @@ PyTorch is imported by the functions, since it may be missing.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from experiments.accelerator.times import torch_side
-from experiments.accelerator.times.queued import Ways, Work, trial
+from experiments.accelerator.times.queued import Ways, Work, built, reason, trial
 from experiments.accelerator.times.searches import (
     CDIST,
     COMPILED,
@@ -37,6 +37,15 @@ class Tensors(NamedTuple):
 def tensors_of(inputs: Inputs) -> Tensors:
     """Returns the same numbers as tensors on PyTorch's device."""
     return Tensors([torch_side.tensor(z) for z in inputs.zs], torch_side.tensor(inputs.e))
+
+
+def with_torch(makers: Mapping[str, Any], inputs: Inputs) -> tuple[list[Ways], dict[str, str]]:
+    """Returns the contestants of PyTorch, and why some don't take part; none without PyTorch."""
+    try:
+        tensors = tensors_of(inputs)
+    except Exception as error:  # a broken installation may raise any error
+        return [], {"torch": reason(error)}
+    return built(makers, tensors)
 
 
 def torch_work(
@@ -81,7 +90,7 @@ def argmin(precision: str, tensors: Tensors) -> Ways:
 
 
 def compiled(precision: str, tensors: Tensors) -> Ways:
-    """The same by `torch.compile`, for these codes and any number of rows."""
+    """Distance matrix and argmin by `torch.compile`, for these codes and any number of rows."""
     import torch
 
     torch_side.allow_recompilations()
@@ -146,4 +155,4 @@ MAKERS = {
 }
 """Makers by the contestant's name."""
 MORE = {COMPILED["tf32"]: partial(compiled, "tf32")}
-"""Those that take seconds to compile and are not in the bar."""
+"""Makers that take seconds to compile and are not in the bar."""

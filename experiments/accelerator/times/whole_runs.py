@@ -1,7 +1,6 @@
 """Section `runs`: what users wait for: a training, a prior, samples, codes of pictures and back."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -11,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.accelerator.tables import expected, task_table, value, verdict
+from experiments.accelerator.tables import expected, grouped_tables, inner, value, verdict
 from experiments.accelerator.tasks import Found, Section, Task
 from experiments.accelerator.times import step_work
-from experiments.accelerator.times.clock import seconds_a_call
+from experiments.accelerator.times.queued import Work, seconds_of
 from experiments.bench import sampling
 from experiments.bench.bench_page import Table
 from experiments.bench.plain_flax import Sizes
@@ -144,19 +143,15 @@ def prepare_codec(config: Config, n: int) -> Callable[[], Found]:
     tokenize = jax.jit(f.tokenize).lower(variables, x).compile()
     codes = tokenize(variables, x)
     detokenize = jax.jit(f.detokenize).lower(variables, codes).compile()
-    count = max(2, min(200, math.ceil(2e5 / n / 20)))
 
     def measure() -> Found:
-        there = seconds_a_call(lambda: tokenize(variables, x), count)
-        back = seconds_a_call(lambda: detokenize(variables, codes), count)
+        there, back = (
+            seconds_of(Work(name, lambda i, f=f, a=a: f(variables, a), jax.block_until_ready))
+            for name, f, a in (("tokenize", tokenize, x), ("detokenize", detokenize, codes))
+        )
         return {"tokenize": there, "detokenize": back, "to": n / there, "from": n / back}
 
     return measure
-
-
-def drawn_column(name: str):
-    """Returns the column of one way to draw codes."""
-    return lambda task, found: value(name)(task, found.get("milliseconds", {}))
 
 
 def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
@@ -168,7 +163,7 @@ def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
             "compiling, seconds": value("start", "{:.1f}"),
             "test PSNR, dB": value("psnr", "{:.2f}"), "bits a picture": value("bits", "{:.1f}"),
         },
-        GROUPS[1]: {f"{name}, ms": drawn_column(name) for name in ways},
+        GROUPS[1]: {f"{name}, ms": inner("milliseconds", name) for name in ways},
         GROUPS[2]: {
             "tokenize, ms": value("tokenize", "{:.3g}", 1000),
             "*expected* ms": expected("seconds", "{:.3g}", 1000),
@@ -177,10 +172,7 @@ def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
             "images/s back": value("from", "{:,.0f}"),
         },
     }  # fmt: skip
-    return [
-        task_table(g, [t for t in tasks if t.group == g], found, {**columns[g], "": verdict})
-        for g in GROUPS
-    ]
+    return grouped_tables(tasks, found, {g: {**columns[g], "": verdict} for g in GROUPS})
 
 
 SECTION = Section(
