@@ -161,13 +161,14 @@ def test_tables_stand_with_results_that_lack_their_fields(name):
 
 
 SLOW = """
-import time
+import signal, time
 from experiments.accelerator import __main__ as command
 from tests.experiments.test_accelerator_errors import done, section
 from experiments.accelerator.tasks import Task
 def prepare():
     print("compiling", flush=True)
     time.sleep(60)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 command.SECTIONS = {"one": section(done("a"), done("b"), Task("c", prepare))}
 command.workers = lambda: 2
 command.run(["--quick", "-o", %r])
