@@ -26,10 +26,10 @@ from experiments.ablations.checking import check_recorded
 from experiments.ablations.findings import study_of, write_summary
 from experiments.ablations.settings import Ablation, Setting, quick
 from experiments.pages.study import Study
-from experiments.run.command import run
 from experiments.sweep.arms import Arm, Row, collect
 from experiments.sweep.launch import choose, command_line, run_and_write
 from experiments.sweep.options import Running
+from vqvae_commands.run.command import run
 from vqvae_jax.checks import check_size
 
 

@@ -9,11 +9,11 @@ Each part is also a command of its own. The same command continues a demo that w
 import dataclasses
 from pathlib import Path
 
-from experiments.code_meaning import interpretation
-from experiments.generation import prior_training, sample_run
-from experiments.pages.html import Page, together
-from experiments.run import autoencoder
-from experiments.run.command import run
+from vqvae_commands.code_meaning import interpretation
+from vqvae_commands.generation import prior_training, sample_run
+from vqvae_commands.pages.html import Page, together
+from vqvae_commands.run import autoencoder
+from vqvae_commands.run.command import run
 from vqvae_jax.data.sources import EMBEDDED
 
 

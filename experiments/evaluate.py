@@ -1,48 +1,9 @@
-"""Evaluate a trained model on a whole test set.
+"""Evaluate a trained model on a whole test set: `vqvae evaluate` from a checkout.
 
-python -m experiments.evaluate runs/fashion
+python -m experiments.evaluate --help
 """
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from experiments.run.command import run
-from experiments.run.kinds import BY_AXES, NOUNS, kind_of_run
-from experiments.run.model_metrics import evaluate, print_table
-from experiments.run.recipe import load_data
-from experiments.run.run_folder import open_run
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Evaluate a run on its whole test set."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    data: str | None = None
-    """Source of the test examples; by default the run's own data."""
-    crop: int | None = None
-    """Crop size in pixels, for a folder of images; by default that of the run."""
-    batch_size: int = 100
-    """Examples per batch."""
-
-
-def main(config: Config) -> dict[str, float]:
-    """Loads the model of a run and prints its table."""
-    bundle, options = open_run(config.run)
-    data, crop = config.data or options["data"], config.crop or options["crop"]
-    _, test = load_data(data, crop)
-    kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]
-    table, _ = evaluate(bundle.model, bundle.variables, test, config.batch_size, kind)
-    title = (
-        f"{config.run}, model {bundle.sha256[:16]}, {len(test):,} test {NOUNS[kind][1]} of {data}"
-    )
-    print_table(table, title, kind, str(test.dtype))
-    return table
-
+from vqvae_commands.entry import run_command
 
 if __name__ == "__main__":
-    run(main, Config)
+    run_command("evaluate", program="python -m experiments.evaluate")

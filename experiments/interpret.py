@@ -1,12 +1,9 @@
-"""Analyse what the codes of a trained model mean.
+"""Analyse what the codes of a trained model mean: `vqvae interpret` from a checkout.
 
-python -m experiments.interpret runs/fashion
-
-Writes RUN/interpretation/: report.html (self-contained), pictures/*.png, results.json.
+python -m experiments.interpret --help
 """
 
-from experiments.code_meaning.interpretation import Config, interpret
-from experiments.run.command import run
+from vqvae_commands.entry import run_command
 
 if __name__ == "__main__":
-    run(interpret, Config)
+    run_command("interpret", program="python -m experiments.interpret")

@@ -1,13 +1,9 @@
-"""Draw samples from a run's model and priors, and measure their quality.
+"""Draw samples from a run's priors, and measure them: `vqvae sample` from a checkout.
 
-python -m experiments.sample runs/fashion                after train and train_prior
-python -m experiments.sample --quick                     trains tiny ones first, in runs/quick
-
-Writes RUN/samples/report.html, self-contained, and its pictures and numbers.
+python -m experiments.sample --help
 """
 
-from experiments.generation.sample_run import Config, sample
-from experiments.run.command import run
+from vqvae_commands.entry import run_command
 
 if __name__ == "__main__":
-    run(sample, Config)
+    run_command("sample", program="python -m experiments.sample")

@@ -1,15 +1,9 @@
-"""Train a VQ-VAE or a VQ-VAE-2.
+"""Train a VQ-VAE or a VQ-VAE-2: `vqvae train` from a checkout.
 
-python -m experiments.train                                   on the embedded images
-python -m experiments.train --name levels --model vqvae2 --codes 512 512
-python -m experiments.train --name photos --data DIR --crop 64
 python -m experiments.train --help
-
-The same command continues a run that was stopped.
 """
 
-from experiments.run.autoencoder import Config, train_autoencoder
-from experiments.run.command import run
+from vqvae_commands.entry import run_command
 
 if __name__ == "__main__":
-    run(train_autoencoder, Config)
+    run_command("train", program="python -m experiments.train")

@@ -88,3 +88,31 @@ def as_users():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def classifiers_that_run_fast():
+    """Their hundreds of steps, compiled in haste as `make test` asks for, would take a minute."""
+    from vqvae_commands.quality import classifier
+
+    classifier.COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+
+
+@pytest.fixture(scope="module")
+def coder():
+    """An untrained model as a coder of small images."""
+    import vqvae_jax as vj
+    from tests.commands.coders import coder_of, plain_model
+
+    return coder_of(plain_model(vj.vq(8, 3)), 8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Two levels, the lower one of two streams."""
+    import vqvae_jax as vj
+    from tests.commands.coders import coder_of
+    from vqvae_commands.run.recipe import hierarchy
+
+    quantizers = [vj.vq(4, 3), vj.residual(vj.vq(6, 5), vj.vq(7, 5))]
+    return coder_of(hierarchy(1, quantizers, 2, width=8, depth=1), 8, 8, 1)

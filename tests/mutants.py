@@ -251,7 +251,7 @@ MUTANTS += [
 
 def copy_repository(folder: Path) -> None:
     """What the tests need."""
-    for name in ("vqvae_jax", "experiments", "tests", "tools"):
+    for name in ("vqvae_jax", "vqvae_commands", "experiments", "tests", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)

@@ -49,7 +49,7 @@ def imported(file: Path, lazily: bool) -> set[str]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             found |= {name.partition(".")[0] for name in names}
-    ours = {"vqvae_jax", "experiments", "tests", "tools"} | {
+    ours = {"vqvae_jax", "vqvae_commands", "experiments", "tests", "tools"} | {
         path.stem for path in (ROOT / "tests").rglob("*.py")
     }
     return found - ours - sys.stdlib_module_names
@@ -64,6 +64,7 @@ def sources(folder: str) -> list[Path]:
     [
         ("vqvae_jax", False, ()),
         ("vqvae_jax", True, ("data",)),
+        ("vqvae_commands", True, ("train",)),
         ("experiments", False, ("train",)),
         ("experiments", True, ("train", "bench")),
         ("tools", True, ()),

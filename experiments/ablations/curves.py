@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pages.plots import INK, LINES, new_figure, plain_axes
 from experiments.sweep.arms import Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metric_names import metric
+from vqvae_commands.pages.plots import INK, LINES, new_figure, plain_axes
 
 Figures = Mapping[str, Figure]  # by caption
 Points = Mapping[float, tuple[float, float]]  # by x: mean and half-width

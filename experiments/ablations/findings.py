@@ -9,10 +9,10 @@ from experiments.ablations.settings import Ablation, Setting
 from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.pages import markdown
 from experiments.pages.study import Study
-from experiments.run.run_folder import write_text
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Row, version
 from experiments.sweep.training_budget import described, images
+from vqvae_commands.run.run_folder import write_text
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")
 SCALE = (

@@ -11,11 +11,11 @@ from experiments.ablations.curves import Figures, legend, panel
 from experiments.ablations.settings import Ablation, Setting, quantizer_arm
 from experiments.ablations.shared import DRAWN
 from experiments.ablations.verdicts import Claim, Measure, above, mean_of, number, ratio_of, within
-from experiments.pages.plots import new_figure
 from experiments.sweep.arms import Arm, Result, Row
 from experiments.sweep.intervals import interval
 from experiments.sweep.metric_names import columns
 from experiments.sweep.training_budget import images
+from vqvae_commands.pages.plots import new_figure
 
 LOGGED = {
     100: (0.483, 10.4), 500: (0.147, 34.3), 1000: (0.105, 71.8), 2000: (0.081, 154.0),

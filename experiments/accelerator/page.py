@@ -11,9 +11,9 @@ from experiments.accelerator.record import Record
 from experiments.accelerator.tables import NOT_YET
 from experiments.accelerator.tasks import Found, Section, Task, failed
 from experiments.pages import markdown as md
-from experiments.pages.html import save
-from experiments.pages.plots import png_bytes
-from experiments.run.run_folder import write_text
+from vqvae_commands.pages.html import save
+from vqvae_commands.pages.plots import png_bytes
+from vqvae_commands.run.run_folder import write_text
 
 ABOUT = (
     "All of this comes from `python -m experiments.accelerator`, in the calls that are listed at "

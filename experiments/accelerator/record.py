@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.accelerator.tasks import Found, Task, failed
-from experiments.run.run_folder import strict_json, write_text
+from vqvae_commands.run.run_folder import strict_json, write_text
 
 FILE = "results.json"
 

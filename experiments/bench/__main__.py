@@ -27,7 +27,7 @@ from rich.console import Console
 
 from experiments.bench import bench_page
 from experiments.bench.machine import provenance
-from experiments.run.command import run
+from vqvae_commands.run.command import run
 
 PARTS = ("search", "step", "activations", "serve", "scale", "pipeline", "sampling")
 

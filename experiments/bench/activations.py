@@ -28,7 +28,7 @@ from experiments.bench.timing import Contestant, Race, race
 
 
 class Way(NamedTuple):
-    """Options of experiments.train that save memory."""
+    """Options of vqvae_commands.train that save memory."""
 
     parts: int | None = None
     dtype: str = "float32"
@@ -50,7 +50,7 @@ ROUNDS, QUICK_ROUNDS = 9, 3
 AXIS = f"time / {Way()}"
 
 ABOUT = (
-    "One train step of the model that experiments.train makes, with its options that save memory. "
+    "One train step of the model that `vqvae train` makes, with its options that save memory. "
     "--parts n: encoder and decoder work on n parts of the batch in turn, and compute activations "
     "again for the gradient; 1 is the latter alone, remat. Losses and gradients are those of the "
     "whole batch. --dtype bfloat16: activations in half the bytes."

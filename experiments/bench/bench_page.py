@@ -11,9 +11,9 @@ from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
 from experiments.pages import markdown as md
-from experiments.pages.html import save
-from experiments.pages.plots import png_bytes
-from experiments.run.run_folder import strict_json, write_text
+from vqvae_commands.pages.html import save
+from vqvae_commands.pages.plots import png_bytes
+from vqvae_commands.run.run_folder import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from vqvae_jax.training.loop import run_steps
 from vqvae_jax.training.step import TrainState
 
 STEPS = 100  # steps in one call of a contestant
-LOG_EVERY = 50  # as in experiments.train
+LOG_EVERY = 50  # as in vqvae_commands.train
 SHORT_STEP = 0.03  # seconds
 WAYS = {
     "jax.jit": lambda function, mesh: parallel.Step(
@@ -28,7 +28,7 @@ WAYS = {
     "parallel.shard_map_step": parallel.shard_map_step,
     "parallel.pmap_step": parallel.pmap_step,
 }
-LOOP = "the loop of experiments.train, data in memory"
+LOOP = "the loop of vqvae_commands.train, data in memory"
 
 
 def nothing(train_step: Callable, state: TrainState, x: np.ndarray) -> Callable:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.bench.timing import Spread
-from experiments.pages.plots import INK, LINES, new_figure, plain_axes
+from vqvae_commands.pages.plots import INK, LINES, new_figure, plain_axes
 
 
 def marks(panels: Mapping[str, Mapping[str, Spread]], unit: str) -> Figure:

@@ -21,7 +21,7 @@ from experiments.bench.bench_page import (
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
-from experiments.run.exported_files import export
+from vqvae_commands.run.exported_files import export
 from vqvae_jax import as_functions
 from vqvae_jax.saving.bundle import Bundle
 
@@ -33,7 +33,7 @@ PLAIN = "plain Flax"
 
 ABOUT = (
     "Images a second of the default model in use. vqvae_jax: as_functions(model), jitted. "
-    "Exported: what experiments.export writes, for any batch, read back and called as its help "
+    "Exported: what vqvae_commands.export writes, for any batch, read back and called as its help "
     "says, in jax.jit, and without. Plain Flax: the same encoder and decoder written plainly, "
     "distance matrix and argmin, e[k]. All take and give float32 pixels and int32 codes."
 )

@@ -21,7 +21,7 @@ from experiments.bench.bench_page import (
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
-from experiments.run.recipe import in_parts
+from vqvae_commands.run.recipe import in_parts
 from vqvae_jax import VQVAE, Decoder, Encoder, ema_vq
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans
@@ -44,7 +44,7 @@ COMPILER_OPTIONS: dict | None = None  # tests replace it to compile in less time
 
 ABOUT = (
     "One step of Adam on a VQ-VAE whose codebook follows moving averages, on one batch of random "
-    "pixels. vqvae_jax is the model that experiments.train makes: it also resets dead codes, "
+    "pixels. vqvae_jax is the model that vqvae_commands.train makes: it also resets dead codes, "
     "leaves out examples that are not finite, and measures perplexity. The others are the same "
     "encoder and decoder written plainly, with a distance matrix, argmin and one-hot products, and "
     "do none of this."
@@ -105,7 +105,7 @@ def pixels(sizes: Sizes) -> np.ndarray:
 
 
 def our_model(sizes: Sizes, dtype: str = "float32") -> VQVAE:
-    """Returns the default model of experiments.train."""
+    """Returns the default model of vqvae_commands.train."""
     quantizer = ema_vq(sizes.codes, sizes.dim, init=kmeans(10), reset=underused(0.1))
     inner = {"width": sizes.width, "depth": sizes.depth, "dtype": dtype}
     encoder = Encoder(sizes.channels, sizes.dim, **inner)

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from experiments.compare import COMPARISONS
 from experiments.compare.comparison import run_comparison
-from experiments.run.command import run
 from experiments.sweep.options import Options
+from vqvae_commands.run.command import run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,12 @@ from experiments.compare.adversarial_training import (
     without_discriminator,
 )
 from experiments.compare.comparison import Comparison
-from experiments.quality.classifier import digest
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import RECONSTRUCTED, columns
 from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import described, make_budget
+from vqvae_commands.quality.classifier import digest
 
 
 @dataclasses.dataclass(frozen=True)

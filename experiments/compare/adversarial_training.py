@@ -14,10 +14,6 @@ import optax
 from jaxtyping import UInt8
 
 import vqvae_jax as vj
-from experiments.quality.classifier import STEPS, Classifier, kept_classifier, perceptual
-from experiments.quality.image_quality import frechet, recognised
-from experiments.run.code_streams import quantizers
-from experiments.run.recipe import make_optimizer
 from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import (
@@ -28,6 +24,10 @@ from experiments.sweep.training_budget import (
     over_set,
     run_steps,
 )
+from vqvae_commands.quality.classifier import STEPS, Classifier, kept_classifier, perceptual
+from vqvae_commands.quality.image_quality import frechet, recognised
+from vqvae_commands.run.code_streams import quantizers
+from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.adversarial import (

@@ -9,8 +9,6 @@ import numpy as np
 
 import vqvae_jax as vj
 from experiments.compare.comparison import Comparison
-from experiments.run.code_streams import as_levels
-from experiments.run.recipe import hierarchy
 from experiments.sweep.arm_metrics import psnr_of_parts
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.intervals import difference
@@ -18,6 +16,8 @@ from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
 from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import images, make_arm, make_budget, trainer
+from vqvae_commands.run.code_streams import as_levels
+from vqvae_commands.run.recipe import hierarchy
 from vqvae_jax import VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 
 DIM = 8  # of the codes: small codebooks do better in few dimensions

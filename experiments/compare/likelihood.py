@@ -11,13 +11,13 @@ from experiments.compare import likelihood_training
 from experiments.compare.comparison import Comparison, in_words
 from experiments.compare.likelihood_training import CodedBudget, bits_of_codes, bits_of_draws
 from experiments.generation.small_prior import Prior, quick_prior
-from experiments.run.recipe import hierarchy
 from experiments.sweep import training_budget
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
 from experiments.sweep.options import RateOptions
 from experiments.sweep.training_budget import described, images, make_arm
+from vqvae_commands.run.recipe import hierarchy
 from vqvae_jax import VAE, VQVAE, Decoder, Encoder, Quantizer
 from vqvae_jax.likelihoods import Likelihood
 

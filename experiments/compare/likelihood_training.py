@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.generation.small_prior import Prior, learned_bits
-from experiments.run.code_streams import as_levels, quantizers
 from experiments.sweep import training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import fitter, images, over_set
+from vqvae_commands.run.code_streams import as_levels, quantizers
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.likelihoods import Likelihood, task_loss
 from vqvae_jax.metrics import code_counts, psnr

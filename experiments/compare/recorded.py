@@ -16,9 +16,9 @@ from typing import Any
 
 from experiments.ablations import ABLATIONS
 from experiments.compare import COMPARISONS
-from experiments.run.command import run
-from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Arm
+from vqvae_commands.run.command import run
+from vqvae_commands.run.run_folder import strict_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

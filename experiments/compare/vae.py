@@ -14,13 +14,13 @@ from experiments.compare.comparison import Comparison, in_words
 from experiments.compare.vae_findings import findings
 from experiments.compare.vae_training import SHOWN, Judging, trainer
 from experiments.generation.small_prior import Prior, quick_prior
-from experiments.quality.classifier import Classifier, kept_classifier
-from experiments.quality.image_quality import frechet
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.launch import choose
 from experiments.sweep.metric_names import columns
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, images, labelled, make_arm, make_budget
+from vqvae_commands.quality.classifier import Classifier, kept_classifier
+from vqvae_commands.quality.image_quality import frechet
 from vqvae_jax import VAE, VQVAE, Autoencoder, Decoder, Encoder
 
 LATENT = 16  # numbers at each place of z

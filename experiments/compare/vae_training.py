@@ -15,10 +15,10 @@ import numpy as np
 import vqvae_jax as vj
 from experiments.generation.autoencoder_samples import Images, sample_images
 from experiments.generation.small_prior import Prior
-from experiments.quality.classifier import Classifier
-from experiments.quality.image_quality import frechet, trained_on
 from experiments.sweep.arms import Result
 from experiments.sweep.training_budget import Budget, fitter, labelled, over_set
+from vqvae_commands.quality.classifier import Classifier
+from vqvae_commands.quality.image_quality import frechet, trained_on
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training.step import squared_error

@@ -1,1 +1,1 @@
-"""Files of codes, priors over codes, and samples from them."""
+"""Priors that are trained within a comparison, and their samples."""

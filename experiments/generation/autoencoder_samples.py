@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from experiments.generation.small_prior import Prior, make_fitted
-from experiments.run.batchwise import in_batches
 from experiments.sweep.training_budget import compiler_options
+from vqvae_commands.run.batchwise import in_batches
 from vqvae_jax import VAE, VQVAE
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.priors import free_codes, sample_codes

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.run.batchwise import in_batches
-from experiments.run.recipe import make_optimizer
 from experiments.sweep.training_budget import compiler_options, run_steps
+from vqvae_commands.run.batchwise import in_batches
+from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.priors import Condition, TransformerPrior, log_likelihood
 from vqvae_jax.priors.losses import CodeBatch, prior_loss

@@ -13,12 +13,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.pages import arm_figures
-from experiments.pages import html as web
 from experiments.pages import markdown as md
-from experiments.pages.plots import png_bytes
 from experiments.pages.study import Study, entries, groups, legend_text, means
-from experiments.run.run_folder import strict_json, write_text
 from experiments.sweep.arms import Row
+from vqvae_commands.pages import html as web
+from vqvae_commands.pages.plots import png_bytes
+from vqvae_commands.run.run_folder import strict_json, write_text
 
 ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\~{}", "^": r"\^{}", "\\": "/"}

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.run.batchwise import in_batches
-from experiments.run.code_streams import as_counts, as_levels, by_stream, streams, tally
-from experiments.run.model_metrics import code_table, picture_quality
+from vqvae_commands.run.batchwise import in_batches
+from vqvae_commands.run.code_streams import as_counts, as_levels, by_stream, streams, tally
+from vqvae_commands.run.model_metrics import code_table, picture_quality
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
 from vqvae_jax.training.step import squared_error

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.run.run_folder import strict_json, write_text
+from vqvae_commands.run.run_folder import strict_json, write_text
 
 PACKAGES = ("vqvae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 

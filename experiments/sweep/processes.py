@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from experiments.run.progress import make_progress
 from experiments.sweep.arms import Arm, cores, missing, run_missing
+from vqvae_commands.run.progress import make_progress
 
 MakeArms = Callable[[], Sequence[Arm]]
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import optax
 
-from experiments.run.batchwise import in_batches
-from experiments.run.code_streams import quantizers
-from experiments.run.recipe import load_data, make_optimizer
 from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Arm, Diverged, Result
+from vqvae_commands.run.batchwise import in_batches
+from vqvae_commands.run.code_streams import quantizers
+from vqvae_commands.run.recipe import load_data, make_optimizer
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels

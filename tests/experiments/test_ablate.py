@@ -16,11 +16,11 @@ from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import prediction
 from experiments.ablations.findings import study_of
 from experiments.ablations.loss_terms import blocked
-from experiments.run import command
-from experiments.run.recipe import make_optimizer
 from experiments.sweep import arms, training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.intervals import interval
+from vqvae_commands.run import command
+from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax import from_json, to_json
 from vqvae_jax.likelihoods import task_loss
 from vqvae_jax.training.step import init_state, make_train_step

@@ -17,11 +17,11 @@ from experiments.compare.__main__ import Command, main
 from experiments.compare.comparison import make_study
 from experiments.compare.quantizers import QUANTIZERS, Config, all_quantizers, make_arms
 from experiments.pages.arm_pages import arm_markdown
-from experiments.run import command, model_metrics
 from experiments.sweep import arm_metrics, training_budget
 from experiments.sweep.arms import Diverged
 from experiments.sweep.launch import command_line
 from experiments.sweep.metric_names import columns
+from vqvae_commands.run import command, model_metrics
 from vqvae_jax.training.step import TrainState
 
 # One training for all -----------------------------------------------------------------------------

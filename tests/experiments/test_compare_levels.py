@@ -10,10 +10,10 @@ import pytest
 import vqvae_jax as vj
 from experiments.compare.__main__ import Command, main
 from experiments.compare.levels import findings, models, top_only
-from experiments.run import command
-from experiments.run.code_streams import quantizers
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.intervals import difference
+from vqvae_commands.run import command
+from vqvae_commands.run.code_streams import quantizers
 from vqvae_jax.data.scaling import preprocess
 
 

@@ -13,7 +13,7 @@ import pytest
 import reference as ref
 
 import vqvae_jax as vj
-from experiments.run.model_metrics import evaluate
+from vqvae_commands.run.model_metrics import evaluate
 from vqvae_jax import ema_vq, vq
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.sources import EMBEDDED, open_source

@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import vqvae_jax as vj
-from experiments.run import exported_files
+from vqvae_commands.run import exported_files
 from vqvae_jax import nearest
 from vqvae_jax.saving.bundle import Bundle
 from vqvae_jax.search import exact as search

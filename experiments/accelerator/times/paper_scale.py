@@ -21,9 +21,9 @@ from experiments.accelerator.times.step_work import expected_seconds
 from experiments.accelerator.times.steps import Chain
 from experiments.bench.bench_page import Table
 from experiments.bench.plain_flax import Sizes
-from experiments.run.code_streams import quantizers
-from experiments.run.recipe import make_optimizer
 from experiments.sweep.arms import Arm
+from vqvae_commands.run.code_streams import quantizers
+from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax.training.step import init_state, make_train_step
 
 SIDES = {"cifar10": 32, "imagenet_resized/64x64": 64}

@@ -19,10 +19,10 @@ from experiments.bench.bench_page import Table
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import race
 from experiments.generation.small_prior import Prior, make_fitted, quick_prior
-from experiments.run.autoencoder import Config
-from experiments.run.batchwise import in_batches
-from experiments.run.model_metrics import evaluate
-from experiments.run.recipe import load_data, make_model, make_optimizer
+from vqvae_commands.run.autoencoder import Config
+from vqvae_commands.run.batchwise import in_batches
+from vqvae_commands.run.model_metrics import evaluate
+from vqvae_commands.run.recipe import load_data, make_model, make_optimizer
 from vqvae_jax import as_functions
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess
@@ -81,7 +81,7 @@ def codec_seconds(config: Config, n: int) -> dict[str, float]:
 
 
 def start(config: Config) -> dict[str, Any]:
-    """Compiles the train step of experiments.train, and takes two steps."""
+    """Compiles the train step of vqvae_commands.train, and takes two steps."""
     data, test = load_data(config.data, None)
     model, optimizer = make_model(config, data), make_optimizer(config)
     step = parallel.jit_step(make_train_step(model, optimizer), parallel.data_mesh())

@@ -1,1 +1,0 @@
-"""Analyses of the codes of a model, the parts of `experiments.interpret`."""

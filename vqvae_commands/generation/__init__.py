@@ -1,0 +1,1 @@
+"""Files of codes, priors over codes, and samples from them."""

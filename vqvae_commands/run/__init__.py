@@ -1,0 +1,1 @@
+"""Parts of all commands: options, data, training, and the folder of a run."""

@@ -1,0 +1,57 @@
+"""Write data of any size as ArrayRecord shards, which training reads without loading all of them.
+
+vqvae shard ~/photos -o photos --size 64 --shards 16
+vqvae train --name photos --data photos
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from vqvae_commands.run.progress import make_progress
+from vqvae_jax.data.records import check_records, open_records
+from vqvae_jax.data.sources import stream
+from vqvae_jax.data.writing import write_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Write the train and test split of any data as shards of records."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """New folder for the shards."""
+    size: int | None = None
+    """Crop size in pixels; required for a folder of images."""
+    shards: int = 4
+    """Number of files for each split."""
+
+
+def main(config: Config) -> Path:
+    """Writes both splits, reads the files back, and prints a summary."""
+    streams = {split: stream(config.data, split, size=config.size) for split in ("train", "test")}
+    with make_progress(Console()) as progress:
+        splits = {
+            split: with_progress(progress, split, part.examples, part.total)
+            for split, part in streams.items()
+        }
+        write_records(config.output, splits, config.shards, streams["train"].mode)
+    check_records(config.output)
+    for split in streams:
+        rows = open_records(config.output, split)
+        print(f"{config.output} {split}: {len(rows):,} of {rows.dtype} {rows.shape[1:]}")
+    return config.output
+
+
+def with_progress(progress: Progress, name: str, examples: Iterable, count: int | None) -> Iterator:
+    """Yields the examples, and moves the bar by one for each."""
+    task = progress.add_task("", total=count, now=name)
+    for example in examples:
+        yield example
+        progress.advance(task)
