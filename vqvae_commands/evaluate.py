@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
+from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.kinds import BY_AXES, NOUNS, kind_of_run
 from vqvae_commands.run.model_metrics import evaluate, print_table
-from vqvae_commands.run.recipe import load_data
 from vqvae_commands.run.run_folder import open_run
 
 
@@ -32,12 +32,11 @@ class Config:
 def main(config: Config) -> dict[str, float]:
     """Loads the model of a run and prints its table."""
     bundle, options = open_run(config.run)
-    data, crop = config.data or options["data"], config.crop or options["crop"]
-    _, test = load_data(data, crop)
+    data = data_options(options, data=config.data, crop=config.crop)
+    _, test = load_data(data)
     kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]
     table, _ = evaluate(bundle.model, bundle.variables, test, config.batch_size, kind)
-    title = (
-        f"{config.run}, model {bundle.sha256[:16]}, {len(test):,} test {NOUNS[kind][1]} of {data}"
-    )
+    counted = f"{len(test):,} test {NOUNS[kind][1]} of {data.data}"
+    title = f"{config.run}, model {bundle.sha256[:16]}, {counted}"
     print_table(table, title, kind, str(test.dtype))
     return table

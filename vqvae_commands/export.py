@@ -14,14 +14,13 @@ Without `jax.jit`, `call` works too, but Python goes through the file's signatur
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.exported_files import about, export, shapes_text
-from vqvae_commands.run.recipe import load_data
 from vqvae_jax import load_model
 from vqvae_jax.saving.bundle import write
 
@@ -68,5 +67,5 @@ def main(config: Config) -> dict[str, Path]:
 
 def own_shape(folder: Path) -> tuple[int, ...]:
     """The shape of one example of the run's data."""
-    options = json.loads((folder / "config.json").read_text())
-    return load_data(options["data"], options["crop"])[1].shape[1:]
+    _, options = open_run(folder)
+    return load_data(data_options(options))[1].shape[1:]

@@ -40,7 +40,7 @@ class Config:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Tokenizes both splits, writes their codes and prints a table of them."""
-    codes = tokenize(config.run, config.data, config.crop, config.batch_size)
+    codes = tokenize(config.run, config.batch_size, data=config.data, crop=config.crop)
     output = config.output or config.run / "codes"
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}

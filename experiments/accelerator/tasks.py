@@ -9,8 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -99,8 +98,11 @@ def run_tasks(
                 return
             group = tasks[i : i + workers]
             # All of a group first: compiling an accelerator's program runs trials on it.
-            timed = list(pool.map(partial(prepared, clock=clock), group))
-            for task, (ready, before) in zip(group, timed, strict=True):
+            timed = [pool.submit(prepared, task, clock) for task in group]
+            # By the second: Ctrl-C does not wake a thread that another one's lock holds.
+            while wait(timed, timeout=1).not_done:
+                pass
+            for task, (ready, before) in zip(group, (t.result() for t in timed), strict=True):
                 begun = clock()
                 found = attempt(ready)
                 took = {"prepare seconds": before, "seconds": round(clock() - begun, 3)}

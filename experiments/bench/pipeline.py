@@ -24,7 +24,7 @@ from experiments.bench.bench_page import (
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
-from vqvae_commands.run.recipe import load_data
+from vqvae_commands.run.data_options import DataOptions, load_data
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.records import open_records
@@ -70,7 +70,7 @@ ABOUT = (
 
 def run(quick: bool) -> Part:
     """Times all readers beside the train step, and training with each reader."""
-    images = load_data(EMBEDDED, None)[0]
+    images = load_data(DataOptions(EMBEDDED))[0]
     rounds, sizes = (QUICK_ROUNDS, (32,)) if quick else (ROUNDS, (32, 128))
     races = [feed(images, batch, rounds) for batch in sizes]
     fed = [time_training(images, batch, QUICK_ROUNDS) for batch in sizes]

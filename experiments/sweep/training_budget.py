@@ -16,7 +16,8 @@ from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Arm, Diverged, Result
 from vqvae_commands.run.batchwise import in_batches
 from vqvae_commands.run.code_streams import quantizers
-from vqvae_commands.run.recipe import load_data, make_optimizer
+from vqvae_commands.run.data_options import DataOptions, load_data
+from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.labels import open_labels
@@ -105,7 +106,7 @@ def compiler_options(fast: bool = True):
 @cache
 def images(data: str) -> tuple[np.ndarray, np.ndarray]:
     """(train, test), read once in a process."""
-    return load_data(data, None)
+    return load_data(DataOptions(data))
 
 
 @cache

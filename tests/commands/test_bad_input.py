@@ -80,4 +80,6 @@ def test_train_refuses_a_batch_that_the_devices_cannot_share(tmp_path, capsys, a
 
 
 def test_evaluate_refuses_a_folder_that_is_no_run(tmp_path, capsys):
-    assert "is no run" in refused(capsys, evaluate.main, evaluate.Config, [str(tmp_path)])
+    assert "expected the folder of a run" in refused(
+        capsys, evaluate.main, evaluate.Config, [str(tmp_path)]
+    )

@@ -90,7 +90,7 @@ def test_errors_are_one_line(data, tmp_path, capsys, as_users):
             capsys, interpretation.interpret, interpretation.Config, [*map(str, arguments)]
         )
 
-    assert "is no run: it has no config.json" in error(tmp_path / "none")
+    assert "expected the folder of a run" in error(tmp_path / "none")
     run = save_run(tmp_path / "run", plain_model(vj.vq(8, 3)), data, 8, 8, 1)
     assert "most must be an integer >= 1, got 0" in error(run, "--most", 0)
     assert "vae_steps must be at least 0, got -1" in error(run, "--vae-steps", -1)

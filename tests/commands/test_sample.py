@@ -28,6 +28,7 @@ from vqvae_commands.generation.generate import (
 from vqvae_commands.generation.prior_recipe import items
 from vqvae_commands.quality import sample_quality
 from vqvae_commands.quality.classifier import kept_classifier
+from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.data.readers import DataError
@@ -192,7 +193,7 @@ def handmade(**changes):
 
     labels = {"train": np.arange(200) % 2, "test": np.arange(100) % 2}
     maps = {split: (np.arange(len(x)).reshape(-1, 1, 1, 1),) for split, x in labels.items()}
-    codes = Codes(maps, labels, ("dark", "bright"), (((1, 1), (200,)),), "", "", None)
+    codes = Codes(maps, labels, ("dark", "bright"), (((1, 1), (200,)),), "", DataOptions(""))
     train, test = (images(label) for label in labels.values())
     label = np.repeat([0, 1], 20)
     samples = images(np.where(np.arange(40) < 4, 1 - label, label))  # 4 of 40 are of the other

@@ -14,6 +14,7 @@ import vqvae_jax as vj
 from vqvae_commands import tokenize
 from vqvae_commands.generation import code_files, codes_of_data
 from vqvae_commands.generation.code_files import Codes, open_codes, smallest, write_codes
+from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.data.labels import open_labels
@@ -43,7 +44,7 @@ def handmade(**changes) -> Codes:
     maps = {"train": (top, low), "test": (top[2:], low[2:])}
     labels = {"train": np.arange(4, dtype=np.int32), "test": np.array([1, 0], np.int32)}
     levels = (((1, 1), (4, 2)), ((2, 1), (8,)))
-    codes = Codes(maps, labels, ("a", "b", "c", "d"), levels, "sha", "source", None)
+    codes = Codes(maps, labels, ("a", "b", "c", "d"), levels, "sha", DataOptions("source"))
     return codes._replace(**changes)
 
 
@@ -215,7 +216,7 @@ def test_other_files_are_not_replaced(tmp_path):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(BundleError, match="is no run"):
+    with pytest.raises(BundleError, match="expected the folder of a run"):
         tokenize.main(tokenize.Config(tmp_path))
 
 

@@ -95,7 +95,7 @@ def command(config: autoencoder.Config, **env) -> subprocess.Popen:
     # Level 3: XLA would print a page for each program that another build left in the cache.
     single = {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
-        [sys.executable, "-m", "vqvae_commands.train", *arguments],
+        [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
         env={**os.environ, **single, **env},
         stdout=subprocess.PIPE,

@@ -18,6 +18,7 @@ from test_train import StopAt
 from vqvae_commands.generation import bits_table, code_bits, prior_recipe, prior_training
 from vqvae_commands.generation.code_files import Codes, open_codes
 from vqvae_commands.run import resumable
+from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import ConfigChanged, open_run, read_lines
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, log_likelihood
@@ -255,7 +256,7 @@ def test_codes_of_another_model(run, tmp_path, capsys):
     assert "is of another model and is made again" in capsys.readouterr().out
     assert open_codes(again / "codes").model == digest
     assert len(prior_recipe.load_priors(run, "prior", bundle.sha256, 2)) == 2
-    with pytest.raises(BundleError, match="expected a prior, found none; run `python -m"):
+    with pytest.raises(BundleError, match="expected a prior, found none; run `vqvae prior"):
         prior_recipe.load_priors(run, "others", bundle.sha256, 2)
 
 
@@ -289,7 +290,7 @@ def test_uniform_bits_of_a_masked_prior():
 def test_codes_without_a_grid():
     """Those of vectors, one an item: a grid of one place, in all levels."""
     maps = {"train": (np.zeros((5, 1), np.int16), np.ones((5, 2), np.int16)), "test": ()}
-    codes = Codes(maps, {}, (), (((), (8,)), ((), (4, 2))), "", "", None)
+    codes = Codes(maps, {}, (), (((), (8,)), ((), (4, 2))), "", DataOptions(""))
     prior = prior_recipe.prior_model(config(Path()), codes, 1)
     assert prior.grid == (1,) and prior.coarse == (((1,), (8,)),) and prior.classes == 0
     found = prior_recipe.items(maps["train"], None, 1)

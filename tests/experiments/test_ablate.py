@@ -210,8 +210,8 @@ class Labels:
 def paper_images(monkeypatch, tmp_path):
     """Fake images of the shapes that the papers' sets have, with labels."""
 
-    def load(name, crop):
-        side = SIDES.get(name, 28)
+    def load(options):
+        side = SIDES.get(options.data, 28)
         x = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
         return x, x
 

@@ -25,8 +25,8 @@ from vqvae_commands.code_meaning.representations import (
 from vqvae_commands.code_meaning.sections import Found, Section
 from vqvae_commands.pages import html
 from vqvae_commands.run import autoencoder, code_streams
+from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.progress import make_progress
-from vqvae_commands.run.recipe import load_data
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import VQVAE, VQVAE2, BundleError
 from vqvae_jax.checks import check_size
@@ -61,7 +61,7 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
     coder, options = load_coder(config.run)
-    sets = Pair(*load_data(options["data"], options["crop"]))
+    sets = Pair(*load_data(data_options(options)))
     check_pictures(options["data"], sets.test)
     images = np.asarray(sets.test[: config.images])
     maps = coder.tokenize(images)

@@ -8,7 +8,7 @@ import numpy as np
 from vqvae_commands.generation.code_files import Codes
 from vqvae_commands.generation.codes_of_data import encode
 from vqvae_commands.quality.classifier import augment
-from vqvae_commands.run.recipe import load_data
+from vqvae_commands.run.data_options import load_data
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle
@@ -18,7 +18,7 @@ Maps = tuple[np.ndarray, ...]
 
 def make_views(config, bundle: Bundle, codes: Codes) -> list[Maps]:
     """The codes of changed copies of the training pictures; no copies of other data."""
-    train = load_data(codes.source, codes.crop)[0] if config.views else None
+    train = load_data(codes.data)[0] if config.views else None
     if train is None or len(train.shape) != 4:
         return []
     if len(train) != (n := len(codes.maps["train"][0])):

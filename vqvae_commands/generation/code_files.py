@@ -5,6 +5,7 @@ train.npz, test.npz   level0 [N, *grid, Q], level1, ...; label [N] where the sou
 records/              ArrayRecord instead of .npz: each row is all codes of an item, and its label
 """
 
+import dataclasses
 import math
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from vqvae_commands.run.data_options import DataOptions, data_options
 from vqvae_commands.run.run_folder import strict_json, write_text
 from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
@@ -38,7 +40,7 @@ class Codes(NamedTuple):
         classes: names of the classes.
         levels: (grid, vocab) of each level.
         model: SHA-256 of the model.
-        source, crop: arguments of `load_data` for the data.
+        data: options of the data.
     """
 
     maps: dict[str, tuple[Int[np.ndarray, "N ..."], ...]]
@@ -46,8 +48,12 @@ class Codes(NamedTuple):
     classes: tuple[str, ...]
     levels: tuple[Level, ...]
     model: str
-    source: str
-    crop: int | None = None
+    data: DataOptions
+
+    @property
+    def source(self) -> str:
+        """Name of the data."""
+        return self.data.data
 
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
@@ -119,7 +125,7 @@ def description(codes: Codes, form: str, files: dict[str, str]) -> dict[str, Any
     """Returns the content of codes.json."""
     levels = [{"grid": grid, "vocab": vocab} for grid, vocab in codes.levels]
     counts = {split: len(maps[0]) for split, maps in codes.maps.items()}
-    facts = {"source": codes.source, "crop": codes.crop, "model": codes.model}
+    facts = {**dataclasses.asdict(codes.data), "model": codes.model}
     known = {"counts": counts, "levels": levels, "classes": codes.classes}
     return {"format": FORMAT, "form": form, **facts, **known, "files": files}
 
@@ -138,8 +144,7 @@ def codes_from(document: dict[str, Any], maps: dict, labels: dict) -> Codes:
         classes,
         levels,
         document["model"],
-        document["source"],
-        document["crop"],
+        data_options(document, data=document.get("source")),  # its name in older files
     )
 
 

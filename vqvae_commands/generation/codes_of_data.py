@@ -22,8 +22,8 @@ from vqvae_commands.generation.code_files import (
 )
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
+from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.progress import make_progress
-from vqvae_commands.run.recipe import load_data
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import open_labels
@@ -32,8 +32,13 @@ from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle
 
 
-def tokenize(run: Path, data: str | None, crop: int | None, batch_size: int) -> Codes:
+def tokenize(run: Path, batch_size: int, **given) -> Codes:
     """The codes of a run's model for its own data, or others.
+
+    Args:
+        run: folder of the run, or of a model.
+        batch_size: number of examples at a time.
+        given: options of other data, see `data_options`.
 
     Raises:
         BundleError: no such run, or a damaged model.
@@ -41,9 +46,9 @@ def tokenize(run: Path, data: str | None, crop: int | None, batch_size: int) -> 
     """
     check_size(batch_size=batch_size)
     bundle, options = open_run(run)
-    data, crop = data or options["data"], crop or options["crop"]
-    splits = dict(zip(SPLITS, load_data(data, crop), strict=True))
-    labels = open_labels(data)
+    data = data_options(options, **given)
+    splits = dict(zip(SPLITS, load_data(data), strict=True))
+    labels = open_labels(data.data)
     maps = {split: encode(bundle, x, batch_size, split) for split, x in splits.items()}
     quantizers = code_streams.quantizers(bundle.model)
     grids = (k.shape[1:-1] for k in maps["train"])
@@ -54,11 +59,10 @@ def tokenize(run: Path, data: str | None, crop: int | None, batch_size: int) -> 
         tuple((grid, q.vocab) for grid, q in zip(grids, quantizers, strict=True)),
         bundle.sha256,
         data,
-        crop,
     )
 
 
-def codes_of(run: Path, bundle: Bundle) -> Codes:
+def codes_of(run: Path, bundle: Bundle, **given) -> Codes:
     """Reads RUN/codes, or makes them if there are none, or if another model made them."""
     folder = run / "codes"
     if (folder / DESCRIPTION).is_file():
@@ -66,7 +70,7 @@ def codes_of(run: Path, bundle: Bundle) -> Codes:
         if codes.model == bundle.sha256:
             return codes
         print(f"{folder} is of another model and is made again")
-    codes = tokenize(run, None, None, batch_size=100)
+    codes = tokenize(run, 100, **given)
     write_codes(folder, codes)
     return codes
 

@@ -21,7 +21,7 @@ from vqvae_commands.generation.sample_rows import COLUMN, complete, in_rows, int
 from vqvae_commands.pages import html
 from vqvae_commands.quality.sample_quality import Images, measure_samples
 from vqvae_commands.run import autoencoder
-from vqvae_commands.run.recipe import load_data
+from vqvae_commands.run.data_options import load_data
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.checks import check_size
@@ -110,7 +110,7 @@ def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: if the data are not pictures, or not those of the codes.
     """
-    found = load_data(codes.source, codes.crop)
+    found = load_data(codes.data)
     for split, data in zip(codes.maps, found, strict=True):
         picture = len(data.shape) == 4 and data.shape[-1] in (1, 3) and data.dtype == np.uint8
         if not picture or len(data) != len(codes.maps[split][0]):

@@ -13,10 +13,11 @@ import jax
 from vqvae_commands.pages import run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
+from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.progress import Display, describe_start, measured
-from vqvae_commands.run.recipe import host_batches, in_parts, load_data, make_model, make_optimizer
+from vqvae_commands.run.recipe import host_batches, in_parts, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of
@@ -121,7 +122,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
-    train, test = load_data(config.data, config.crop)
+    train, test = load_data(data_options(vars(config)))
     facts = kinds.look_at_data(config.data, train, test, config.kind)
     model = make_model(config, train).clone(domain=facts.domain())
     optimizer = make_optimizer(config)

@@ -1,4 +1,4 @@
-"""The data, model, optimizer and batches that the options of a training run describe."""
+"""The model, optimizer and batches that the options of a training run describe."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,11 @@ import optax
 from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, vq
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
-from vqvae_jax.data.sources import DataError, open_source
 from vqvae_jax.models import Microbatched
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans
 
-PREPROCESSED = ("uint8", "float16", "float32")
 QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
-
-
-def load_data(data: str, crop: int | None) -> tuple[Examples, Examples]:
-    """(train, test) of a source, with a `DataError` for a dtype that `preprocess` doesn't take."""
-    source = open_source(data, size=crop)
-    train, test = source("train"), source("test")
-    if train.dtype not in PREPROCESSED:
-        raise DataError(f"{data}: expected {' or '.join(PREPROCESSED)}, found {train.dtype}")
-    return train, test
 
 
 def make_model(config, example: Examples) -> VQVAE | VQVAE2:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vqvae_jax import BundleError, load_model
-from vqvae_jax.saving.bundle import Bundle, write
+from vqvae_jax.saving.bundle import DESCRIPTION, Bundle, write
 from vqvae_jax.saving.weights import read_json
 
 
@@ -53,15 +53,17 @@ def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
 
 
 def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
-    """A run's model and options.
+    """A run's model and options; a folder that `save_model` wrote has a model and no options.
 
     Raises:
-        BundleError: no such run, or a damaged model.
+        BundleError: neither of them, or a damaged model.
     """
     path = run / "config.json"
-    if not path.exists():
-        raise BundleError(f"{run} is no run: it has no config.json")
-    return load_model(run / "model"), read_json(path)
+    if path.exists():
+        return load_model(run / "model"), read_json(path)
+    if not (run / DESCRIPTION).is_file():
+        raise BundleError(f"{run}: expected the folder of a run or of a saved model, found neither")
+    return load_model(run), {}
 
 
 def check_model(folder: Path, model) -> None:

@@ -21,8 +21,9 @@ from experiments.bench.timing import race
 from experiments.generation.small_prior import Prior, make_fitted, quick_prior
 from vqvae_commands.run.autoencoder import Config
 from vqvae_commands.run.batchwise import in_batches
+from vqvae_commands.run.data_options import DataOptions, load_data
 from vqvae_commands.run.model_metrics import evaluate
-from vqvae_commands.run.recipe import load_data, make_model, make_optimizer
+from vqvae_commands.run.recipe import make_model, make_optimizer
 from vqvae_jax import as_functions
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.scaling import preprocess
@@ -82,7 +83,7 @@ def codec_seconds(config: Config, n: int) -> dict[str, float]:
 
 def start(config: Config) -> dict[str, Any]:
     """Compiles the train step of vqvae_commands.train, and takes two steps."""
-    data, test = load_data(config.data, None)
+    data, test = load_data(DataOptions(config.data))
     model, optimizer = make_model(config, data), make_optimizer(config)
     step = parallel.jit_step(make_train_step(model, optimizer), parallel.data_mesh())
     order = batches(data, config.seed, config.batch_size)
