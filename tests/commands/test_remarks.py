@@ -5,38 +5,44 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import vqvae_jax as vj
 from vqvae_commands.run import remarks, run_folder
 from vqvae_commands.run.resumable import PATIENCE, Guard, NothingLearnt
+from vqvae_jax.training.step import init_state
 
+KMEANS = vj.inits.kmeans(1)
 RNG = np.random.default_rng(0)
 GOOD = {"mse": 0.1, "used": 0.9, "seen": 1000.0}
 
 
+def at_start(model, x: np.ndarray):
+    return init_state(model, optax.sgd(0.1), jax.random.key(0), x)
+
+
 def first_batch(x: np.ndarray, size: int) -> list[str]:
-    model = vj.VQVAE(vj.MLP(4, 8, 1), vj.vq(size, 4), vj.MLP(1, 8, 1), domain=vj.pixels())
-    variables = model.init(jax.random.key(0), x)
-    return remarks.of_first_batch(model, variables, x)
+    model = vj.VQVAE(vj.MLP(4, 8, 1), vj.vq(size, 4, init=KMEANS), vj.MLP(1, 8, 1), domain=vj.pixels())
+    return remarks.of_first_batches(model, at_start(model, x), [x])
 
 
 def test_a_first_batch_that_k_means_cannot_start_from():
     x = RNG.integers(0, 256, (8, 5, 5, 1)).astype(np.uint8)
     assert first_batch(x, 64) == []
-    assert "has 200 rows for 256 codes" in first_batch(x, 256)[0]
+    assert "made from 200 rows, for 256 codes" in first_batch(x, 256)[0]
     assert (
-        "Only 2 rows of the first batch are distinct, for 64 codes"
+        "Only 2 rows are distinct of those that make the first 64 codes"
         in first_batch(x // 128 * 255, 64)[0]
     )
 
 
 def test_each_level_is_told_apart():
-    q = (vj.vq(64, 4), vj.vq(8, 4))
+    q = (vj.vq(64, 4, init=KMEANS), vj.vq(8, 4))
     model = vj.VQVAE2((vj.MLP(4), vj.MLP(4)), q, (vj.MLP(4), vj.MLP(1)), domain=vj.pixels())
     x = RNG.integers(0, 256, (4, 3, 3, 1)).astype(np.uint8)
-    (found,) = remarks.of_first_batch(model, model.init(jax.random.key(0), x), x)
-    assert "36 rows for 64 codes of level 0" in found
+    (found,) = remarks.of_first_batches(model, at_start(model, x), [x])
+    assert "codes of level 0 are made from 36 rows, for 64 codes" in found
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ def test_what_is_written_is_read(form, changes, tmp_path):
     codes = handmade(**changes)
     write_codes(tmp_path / "codes", codes, form)
     assert_equal(open_codes(tmp_path / "codes"), codes)
-    write_codes(tmp_path / "codes", handmade(source="other"), form)  # replaces what is there
+    other = handmade(data=DataOptions("other"))
+    write_codes(tmp_path / "codes", other, form)  # replaces what is there
     assert open_codes(tmp_path / "codes").source == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["codes"]
 
@@ -203,7 +204,7 @@ def test_codes_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(code_files, "write_text", full)
     with pytest.raises(OSError):
-        write_codes(tmp_path / "codes", handmade(source="other"))
+        write_codes(tmp_path / "codes", handmade(data=DataOptions("other")))
     assert open_codes(tmp_path / "codes").source == "source"
     assert [path.name for path in tmp_path.iterdir()] == ["codes"]
 

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Bool, Int
 
 from vqvae_commands.generation.code_files import Codes
-from vqvae_commands.run.recipe import learning_rate
+from vqvae_commands.run.recipe import SCHEDULES
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 from vqvae_jax.priors.losses import CodeBatch
@@ -42,8 +42,9 @@ def with_grid(level):
 
 
 def prior_optimizer(config) -> optax.GradientTransformation:
-    """Returns AdamW with linear warm-up and cosine decay."""
-    return optax.adamw(learning_rate(config), b2=0.98, weight_decay=config.weight_decay)
+    """Returns AdamW with the schedule of the options."""
+    schedule = SCHEDULES[config.schedule](config)
+    return optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay)
 
 
 def items(

@@ -61,7 +61,10 @@ class Config:
     batch_size: int = 32
     """Number of items per step, over all devices."""
     learning_rate: float = 2e-3
-    """Learning rate of AdamW at the end of the warm-up; it falls to 0 along a cosine."""
+    """Learning rate of AdamW at the end of the warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: it falls to 0 along a cosine, or stays as it is, so that the
+    run can be lengthened by a larger --steps."""
     warmup: int = 100
     """Steps in which the learning rate rises from 0."""
     weight_decay: float = 0.05
@@ -92,9 +95,6 @@ class LevelConfig(Config):
     """SHA-256 of the model that made the codes."""
     data: str = ""
     """Source of the pictures."""
-
-
-FREE = ("run", "name", "parallel", "log_every", "save_every")
 
 
 def train_priors(config: Config) -> list[dict[str, float]]:
@@ -135,7 +135,6 @@ def train_level(config: Config, codes: Codes, views: list[Maps], level: int) -> 
         partial(code_batches, config, concatenated(parts)),
         partial(keep_first, folder, prior),
         partial(make_display, folder, config, prior, validation, f"level {level}"),
-        FREE,
     )
     test = items(codes.maps["test"], codes.label("test"), level)
     return finish(folder, codes, level, {"train": seen, "validation": validation, "test": test})

@@ -6,18 +6,28 @@ import math
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
+import tyro
 
 from vqvae_commands.pages import run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
 from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.first_codes import first_batches, with_first_codes
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.progress import Display, describe_start, measured
-from vqvae_commands.run.recipe import host_batches, in_parts, make_model, make_optimizer
+from vqvae_commands.run.quantizer_choice import help_text
+from vqvae_commands.run.recipe import (
+    SCHEDULES,
+    host_batches,
+    in_parts,
+    make_model,
+    make_optimizer,
+    started_from,
+)
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.pipeline import Examples, batch_of
@@ -43,12 +53,17 @@ class Config:
     model: Literal["vqvae", "vqvae2"] = "vqvae"
     """One level of codes (vqvae), or several (vqvae2):
     the grid of each level has half the side of the one below it."""
-    quantizer: Literal["ema_vq", "vq"] = "ema_vq"
-    """Quantizer: the codebook follows moving averages (ema_vq) or the gradient (vq)."""
+    quantizer: Annotated[str, tyro.conf.arg(metavar="NAME", help=help_text())] = "ema_vq"
     codes: tuple[int, ...] = (512,)
-    """K, the size of the codebook; with vqvae2 the size at each level, top first."""
+    """K, the size of a codebook; with vqvae2 the size at each level, top first."""
     dim: int = 64
-    """D, the width of the codes."""
+    """D, the width of the codes; scalars and signs have their own."""
+    levels: tuple[int, ...] | None = None
+    """Number of values of each scalar (fsq, fsp, latent_vq); by default 8 5 5 5."""
+    bits: int | None = None
+    """Number of signs (lfq, bsq); by default 9."""
+    stages: int | None = None
+    """Number of codebooks (residual, grouped); by default 4."""
     beta: float = 0.25
     """Weight of the commitment term."""
     reset: float = 0.1
@@ -68,11 +83,16 @@ class Config:
     batch_size: int = 32
     """Examples per step, over all devices and processes."""
     learning_rate: float = 4e-3
-    """Learning rate of Adam at the end of the warm-up; it falls to 0 along a cosine."""
+    """Learning rate of Adam at the end of the warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: it falls to 0 along a cosine, or stays as it is, so that the
+    run can be lengthened by a larger --steps."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data and the reset of codes."""
+    start: Path | None = None
+    """Run, or saved model, whose weights and codes the training starts from."""
 
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     """Parallelism of the train step over several devices."""
@@ -91,19 +111,6 @@ class Config:
     """Index of this process, from 0."""
     coordinator: str = "localhost:12345"
     """Address of process 0."""
-
-
-FREE = (
-    "name",
-    "runs",
-    "parallel",
-    "parts",
-    "log_every",
-    "save_every",
-    "processes",
-    "process_id",
-    "coordinator",
-)
 
 
 def check_options(config: Config) -> None:
@@ -125,10 +132,13 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     train, test = load_data(data_options(vars(config)))
     facts = kinds.look_at_data(config.data, train, test, config.kind)
     model = make_model(config, train).clone(domain=facts.domain())
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, SCHEDULES[config.schedule])
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
-    first = batch_of(train, config.seed, config.batch_size)(0)
-    odd = facts.remarks() + remarks.of_first_batch(model, state.variables, first)
+    if config.start:
+        state = started_from(config.start, state)
+    load = batch_of(train, config.seed, config.batch_size)
+    first = first_batches(model, state, load, len(train) // config.batch_size)
+    odd = facts.remarks() + remarks.of_first_batches(model, state, first)
     folder = config.runs / config.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
@@ -142,7 +152,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             # The model as it is now, for evaluate, reconstruct and export.
             lambda state: save_model(folder / "model", model, state.variables),
             partial(make_display, folder, config, model, test, facts, odd),
-            FREE,
+            lambda state: with_first_codes(model, state, first),
             chief=config.process_id == 0,
         )
     return finish(folder, test, facts, odd) if config.process_id == 0 else None

@@ -1,18 +1,20 @@
 """The model, optimizer and batches that the options of a training run describe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import optax
 
-from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, vq
+from vqvae_commands.run.quantizer_choice import make_quantizer
+from vqvae_commands.run.run_folder import open_run
+from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
 from vqvae_jax.models import Microbatched
-from vqvae_jax.quantizers.codebooks import underused
-from vqvae_jax.quantizers.codebooks.inits import kmeans
-
-QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
+from vqvae_jax.training.step import TrainState
 
 
 def make_model(config, example: Examples) -> VQVAE | VQVAE2:
@@ -32,21 +34,10 @@ def make_model(config, example: Examples) -> VQVAE | VQVAE2:
         levels = levels * 2 if len(levels) == 1 else levels
         return hierarchy(channels, levels, config.downsamplings, **inner)
     if vectors:
-        return VQVAE(MLP(config.dim, **inner), levels[0], MLP(channels, **inner))
-    encoder = Encoder(channels, config.dim, downsamplings=config.downsamplings, **inner)
-    decoder = Decoder(channels, config.dim, upsamplings=config.downsamplings, **inner)
+        return VQVAE(MLP(levels[0].dim, **inner), levels[0], MLP(channels, **inner))
+    encoder = Encoder(channels, levels[0].dim, downsamplings=config.downsamplings, **inner)
+    decoder = Decoder(channels, levels[0].dim, upsamplings=config.downsamplings, **inner)
     return VQVAE(encoder, levels[0], decoder)
-
-
-def make_quantizer(config, size: int) -> Quantizer:
-    """The quantizer of the options, with this many codes."""
-    return QUANTIZERS[config.quantizer](
-        size,
-        config.dim,
-        beta=config.beta,
-        init=kmeans(10),
-        reset=underused(config.reset) if config.reset else None,
-    )
 
 
 def hierarchy(
@@ -87,17 +78,47 @@ def check_levels(config, vectors: bool) -> None:
             )
 
 
-def learning_rate(config) -> optax.Schedule:
+def cosine(config) -> optax.Schedule:
     """Linear warm-up to the learning rate of the options, then cosine decay to 0."""
     return optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
     )
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay."""
+def constant(config) -> optax.Schedule:
+    """Linear warm-up to the learning rate of the options, which then stays, however long."""
+    return optax.warmup_constant_schedule(0.0, config.learning_rate, config.warmup)
+
+
+SCHEDULES = {"cosine": cosine, "constant": constant}
+
+
+def make_optimizer(config, schedule: Callable[..., optax.Schedule] = cosine):
+    """Adam with a schedule of its learning rate."""
     # A shorter memory than usual: +0.3 dB after 2,000 steps.
-    return optax.adam(learning_rate(config), b2=0.99)
+    return optax.adam(schedule(config), b2=0.99)
+
+
+def started_from(source: Path, state: TrainState) -> TrainState:
+    """Returns the state before the first step, with the weights and codes of a run or saved model.
+
+    Raises:
+        ValueError: if its variables are not those of this model.
+    """
+    bundle, _ = open_run(source)
+    theirs, ours = shapes(bundle.variables), shapes(state.variables)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            expected, found = (known.get(name, "nothing") for known in (ours, theirs))
+            raise ValueError(f"--start {source}: expected {name} of {expected}, found {found}")
+    collections = dict(bundle.variables)
+    return state._replace(params=collections.pop("params"), collections=collections)
+
+
+def shapes(variables: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path): np.shape(x) for path, x in leaves}
 
 
 def in_parts(model: VQVAE | VQVAE2, n: int | None) -> VQVAE | VQVAE2:

@@ -12,31 +12,38 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_commands.run import code_streams
-from vqvae_jax.data.value_range import admit
+from vqvae_commands.run.code_streams import as_levels
+from vqvae_commands.run.first_codes import from_data
+from vqvae_jax.training.step import TrainState, valid_examples
 
 GUIDE = "docs/when-training-looks-wrong.md"
 ROWS = 20_000  # rows of the first batch that are compared
 
 
-def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list[str]:
-    """Returns remarks on a first batch from which k-means would make equal codes."""
-    x = admit(model.domain, batch, check=False)
-    maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
+def of_first_batches(model, state: TrainState, batches: Sequence[Any]) -> list[str]:
+    """Returns remarks on first batches from which k-means would make equal codes."""
+    if not from_data(state.collections):
+        return []
+    encode = jax.jit(lambda v, x: model.apply(v, x, method="encode"))
+    maps = [
+        as_levels(encode(state.variables, valid_examples(batch, model.domain)[0]))
+        for batch in batches
+    ]
     found, levels = [], code_streams.quantizers(model)
-    for level, (quantizer, z) in enumerate(zip(levels, code_streams.as_levels(maps), strict=True)):
-        rows, distinct = count_rows(np.asarray(z, np.float32))
+    for level, (quantizer, parts) in enumerate(zip(levels, zip(*maps, strict=True), strict=True)):
+        rows, distinct = count_rows(np.concatenate([np.asarray(z, np.float32) for z in parts]))
         where = f" of level {level}" if len(levels) > 1 else ""
         size = max(quantizer.vocab)
         if rows < size:
             found.append(
-                f"The first batch has {rows:,} rows for {size:,} codes{where}, so some codes start "
-                f"equal: use a larger batch or fewer codes ({GUIDE})."
+                f"The first codes{where} are made from {rows:,} rows, for {size:,} codes, so some "
+                f"start equal: use a larger batch, more data or fewer codes ({GUIDE})."
             )
         elif distinct < size:
             found.append(
-                f"Only {distinct:,} rows of the first batch are distinct, for {size:,} "
-                f"codes{where}, so some codes start equal: check that the data vary and are "
-                f"shuffled ({GUIDE})."
+                f"Only {distinct:,} rows are distinct of those that make the first {size:,} "
+                f"codes{where}, so some start equal: check that the data vary and are shuffled "
+                f"({GUIDE})."
             )
     return found
 

@@ -74,7 +74,7 @@ def run_training(
     batches: Callable[[int], Iterable],
     keep: Callable[[TrainState], object],
     display: Callable[[int], Display],
-    free: tuple[str, ...] = (),
+    begin: Callable[[TrainState], TrainState] = lambda state: state,
     chief: bool = True,
 ) -> None:
     """Runs all steps from the newest checkpoint on, and saves the last state.
@@ -88,7 +88,7 @@ def run_training(
         batches: from the number of a step to the host's batches from there on.
         keep: saves the model of a state in `folder / "model"`.
         display: from the first step of this run to its display.
-        free: the fields of `config` that may change when a run continues.
+        begin: changes the state of a run that begins, and does not continue.
         chief: whether this process is the one that writes.
 
     Raises:
@@ -98,13 +98,14 @@ def run_training(
     """
     mesh = parallel.data_mesh()
     parallel.check_batch(config.batch_size, mesh.size)
-    step, state = COMPILERS[config.parallel](train_step, mesh), parallel.replicate(state, mesh)
+    step = COMPILERS[config.parallel](train_step, mesh)
     if chief:
-        run_folder.prepare_folder(folder, config, free)
+        run_folder.prepare_folder(folder, config)
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         start = checkpoints.latest() or 0
+        state = parallel.replicate(state if start else begin(state), mesh)
         if start:
             run_folder.check_model(folder, model)
             state = checkpoints.restore(state)

@@ -18,36 +18,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vqvae_commands.run.changes import ConfigChanged, check_same_run
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.saving.bundle import DESCRIPTION, Bundle, write
 from vqvae_jax.saving.weights import read_json
 
 
-class ConfigChanged(ValueError):
-    """The folder belongs to a run with other options."""
-
-
-def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
-    """Makes the folder, or checks that it belongs to a run of the same options.
-
-    Args:
-        folder: the run's folder.
-        config: a dataclass.
-        free: the fields that may change when a run continues.
+def prepare_folder(folder: Path, config) -> None:
+    """Makes the folder, or checks that it belongs to a run of the same options, a dataclass.
 
     Raises:
-        ConfigChanged: naming each field that differs.
+        ConfigChanged: naming each option that differs and may not, see `changes`.
     """
     path, options = folder / "config.json", to_plain(config)
     if path.exists():
-        old = json.loads(path.read_text())
-        changed = [
-            f"{name}: {old.get(name)!r} there, {options.get(name)!r} now"
-            for name in {**old, **options}
-            if name not in free and old.get(name) != options.get(name)
-        ]
-        if changed:
-            raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
+        check_same_run(folder, json.loads(path.read_text()), config, options)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, strict_json(options, indent=1))
 
