@@ -156,6 +156,13 @@ GENERATION = [
         ("Flax's parent from a text", 'if name not in ("parent", "name")', "if True"),
         ("a million characters in an error", "return text if len(text) <= 200 else", "return text if True else"),
     ]),
+    ("text of a call is what it shows", "saving/as_text.py", "tests/saving/test_as_text.py", [
+        ("no signs", "return -value", "return value"),
+        ("any name before a name", 'if bare_name(before) in {"vj", "vqvae_jax", *package.NAMESPACES}:', "if bare_name(before):"),
+        ("lists of stars", "case ast.List(items) | ast.Tuple(items):", "case ast.List(items):"),
+        ("options without names", "if all(k.arg for k in keywords):", ":"),
+        ("no limit of a text", "if len(text) > LENGTH:", "if False:"),
+    ]),
     ("a model or a BundleError", "saving/weights.py", READING, [
         ("links are followed", 'getattr(os, "O_NOFOLLOW", 0)', "0"),
         ("folders are files", "if not stat.S_ISREG(info.st_mode):", "if False:"),

@@ -20,7 +20,7 @@ class Config:
     """Evaluate a run on its whole test set."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or that of a saved model."""
     data: str | None = None
     """Source of the test examples; by default the run's own data."""
     crop: int | None = None

@@ -25,7 +25,7 @@ class Config:
     """Write the codes of a whole data set."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or that of a saved model."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Folder for the codes, by default RUN/codes; existing codes in it are replaced."""
     data: str | None = None

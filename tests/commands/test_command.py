@@ -1,6 +1,8 @@
 """Commands keep what they compiled, in a known folder; none is imported by another."""
 
 import ast
+import dataclasses
+import importlib
 import os
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from types import ModuleType
 import jax
 import pytest
 
+from vqvae_commands import entry
 from vqvae_commands.run import command
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import jax
+from vqvae_commands import entry
 from vqvae_commands.run import command
 command.keep_compilations()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -117,6 +121,48 @@ def imported(path: Path) -> set[str]:
 def test_no_command_is_imported(path):
     names = [name.split(".") for name in imported(path) if name.startswith("experiments.")]
     assert not [name for name in names if name[1] in ENTRIES]
+
+
+def test_what_is_installed_needs_no_checkout():
+    for path in (ROOT / "vqvae_commands").rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith("experiments")], path
+
+
+def test_the_list_of_commands_needs_no_jax():
+    code = "import sys; from vqvae_commands import entry; entry.help_text(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert not {"jax", "numpy", "vqvae_jax", "tyro"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", entry.COMMANDS)
+def test_each_command_of_the_table_has_options(name):
+    module = importlib.import_module(f"vqvae_commands.{entry.COMMANDS[name].module}")
+    assert callable(getattr(module, entry.COMMANDS[name].main))
+    assert dataclasses.is_dataclass(module.Config)
+
+
+def test_a_checkout_has_the_same_commands():
+    twins = {"prior": "train_prior", "semantic-ids": "semantic_ids"}
+    assert {twins.get(name, name) for name in entry.COMMANDS} <= ENTRIES
+
+
+def call(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["vqvae", *words])
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    return stop.value.code
+
+
+def test_an_unknown_command_is_one_line(monkeypatch, capsys):
+    assert call(monkeypatch, "trian") == 2
+    assert "found 'trian'" in capsys.readouterr().err
+
+
+def test_without_the_extra_a_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)  # importing it fails
+    assert call(monkeypatch, "evaluate", "runs/x") == 2
+    line = "error: vqvae evaluate needs tyro: run pip install 'vqvae_jax[train]'\n"
+    assert capsys.readouterr().err == line
 
 
 def test_no_two_modules_share_a_name():

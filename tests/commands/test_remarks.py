@@ -23,7 +23,9 @@ def at_start(model, x: np.ndarray):
 
 
 def first_batch(x: np.ndarray, size: int) -> list[str]:
-    model = vj.VQVAE(vj.MLP(4, 8, 1), vj.vq(size, 4, init=KMEANS), vj.MLP(1, 8, 1), domain=vj.pixels())
+    model = vj.VQVAE(
+        vj.MLP(4, 8, 1), vj.vq(size, 4, init=KMEANS), vj.MLP(1, 8, 1), domain=vj.pixels()
+    )
     return remarks.of_first_batches(model, at_start(model, x), [x])
 
 

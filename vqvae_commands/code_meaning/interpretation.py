@@ -42,7 +42,9 @@ class Config:
     """Analyse what the codes of a run mean, and write RUN/interpretation/report.html."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    """The run's folder, or that of a saved model."""
+    data: str | None = None
+    """Source of the data; by default the run's own."""
     most: int = 48
     """Number of the most frequent codes to show, over all streams together."""
     images: int = 2000
@@ -61,8 +63,10 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
     coder, options = load_coder(config.run)
-    sets = Pair(*load_data(data_options(options)))
-    check_pictures(options["data"], sets.test)
+    data = data_options(options, data=config.data)
+    options |= dataclasses.asdict(data)
+    sets = Pair(*load_data(data))
+    check_pictures(data.data, sets.test)
     images = np.asarray(sets.test[: config.images])
     maps = coder.tokenize(images)
     check_grids(maps, images)

@@ -1,5 +1,6 @@
 """The codes of a whole data set, made by the model of a run."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -63,13 +64,15 @@ def tokenize(run: Path, batch_size: int, **given) -> Codes:
 
 
 def codes_of(run: Path, bundle: Bundle, **given) -> Codes:
-    """Reads RUN/codes, or makes them if there are none, or if another model made them."""
+    """Reads RUN/codes, or makes them if there are none, or those of another model or other data."""
     folder = run / "codes"
     if (folder / DESCRIPTION).is_file():
         codes = open_codes(folder)
-        if codes.model == bundle.sha256:
+        same_data = data_options(dataclasses.asdict(codes.data), **given) == codes.data
+        if codes.model == bundle.sha256 and same_data:
             return codes
-        print(f"{folder} is of another model and is made again")
+        other = "data" if codes.model == bundle.sha256 else "model"
+        print(f"{folder} is of another {other} and is made again")
     codes = tokenize(run, 100, **given)
     write_codes(folder, codes)
     return codes

@@ -37,7 +37,9 @@ class Config:
     """Train a prior over the codes of a run, in RUN/NAME/level0, level1, ..."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The folder of the run whose model makes the codes."""
+    """The folder of the run, or of the saved model, that makes the codes."""
+    data: str | None = None
+    """Source of the data; by default the run's own."""
     name: str = "prior"
     """Folder for the priors, inside the run's folder."""
 
@@ -93,15 +95,13 @@ class LevelConfig(Config):
     """The number of the level, from the top."""
     model: str = ""
     """SHA-256 of the model that made the codes."""
-    data: str = ""
-    """Source of the pictures."""
 
 
 def train_priors(config: Config) -> list[dict[str, float]]:
     """Makes the codes, trains one prior after the other, and returns the table of each level."""
     check_options(config)
     bundle, _ = run_folder.open_run(config.run)
-    codes = codes_of(config.run, bundle)
+    codes = codes_of(config.run, bundle, data=config.data)
     views = make_views(config, bundle, codes)
     tables = [train_level(config, codes, views, level) for level in range(len(codes.levels))]
     print_bits(tables, f"{config.run / config.name}: {config.prior}")

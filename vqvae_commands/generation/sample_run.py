@@ -35,7 +35,7 @@ class Config:
     """Draw samples from the priors of a run, show them and measure them."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """The run's folder."""
+    """The run's folder, or that of a saved model."""
     prior: str = "prior"
     """Folder of the priors, inside the run's folder."""
     per_class: int = 100
@@ -57,8 +57,8 @@ class Config:
     """Number of training steps of the classifier, which is saved beside the run."""
     quick: bool = False
     """Train a tiny model and prior if they are missing, and draw few samples."""
-    data: str = EMBEDDED
-    """Source of the training images for `--quick`."""
+    data: str | None = None
+    """Source of the data; by default the run's own, with `--quick` the embedded set."""
 
 
 def sample(config: Config) -> tuple[dict[str, float], html.Page]:
@@ -69,7 +69,7 @@ def sample(config: Config) -> tuple[dict[str, float], html.Page]:
     if config.run is None:
         raise BundleError("expected the folder of a run, or --quick; found neither")
     bundle, _ = open_run(config.run)
-    codes = codes_of(config.run, bundle)
+    codes = codes_of(config.run, bundle, data=config.data)
     priors = load_priors(config.run, config.prior, bundle.sha256, len(codes.levels))
     train, test = load_pictures(codes)
     guidance = config.guidance if codes.classes else 0.0
@@ -134,7 +134,7 @@ def draw_classes(
 def make_quick(config: Config) -> Config:
     """Trains a tiny model and prior if missing; returns options for few samples."""
     folder = config.run or Path("runs/quick")
-    model, prior = tiny(folder, config.data, config.prior)
+    model, prior = tiny(folder, config.data or EMBEDDED, config.prior)
     if not (folder / "config.json").exists():
         autoencoder.train_autoencoder(model)
     if not (folder / config.prior).exists():
