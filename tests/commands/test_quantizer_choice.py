@@ -24,9 +24,9 @@ SETTINGS = autoencoder.Config(codes=(6,), dim=8, beta=0.5, reset=0.2)
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_name_makes_its_quantizer(name):
     q = make_quantizer(dataclasses.replace(SETTINGS, quantizer=name), 6)
-    z = jax.random.normal(jax.random.key(0), (2, 5, q.dim))
-    out, _ = q.apply(*q.init(jax.random.key(1)), z, train=True, key=jax.random.key(2))
-    assert out.indices.shape == (2, 5, len(q.vocab))
+    z = jax.ShapeDtypeStruct((2, 5, q.dim), np.float32)
+    step = lambda key, z: q.apply(*q.init(key), z, train=True, key=key)[0].indices  # noqa: E731
+    assert jax.eval_shape(step, jax.random.key(0), z).shape == (2, 5, len(q.vocab))
     options = CHOICES[name].options
     if "codes" in options:
         assert set(q.vocab) == {6} and q.dim == 8
@@ -107,7 +107,7 @@ def test_a_residual_quantizer_is_trained_and_tokenizes(data, tmp_path, no_figure
 def test_codes_start_from_enough_rows(tmp_path, no_figures, capsys):  # noqa: F811
     """A batch of 8 vectors has 8 rows for 16 codes: with these alone, at most 8 differ."""
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32))
-    assert run(config(tmp_path / "v.npy", tmp_path, steps=1, eval_every=1))["used"] > 12 / 16
+    assert run(config(tmp_path / "v.npy", tmp_path, steps=1, eval_every=1))["used"] > 8 / 16
     assert "some start equal" not in capsys.readouterr().out
 
 
