@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import os
 
 import jax
@@ -232,6 +233,21 @@ def test_codes_are_made_once_for_each_model(data, tmp_path, capsys):
     assert_equal(codes_of_data.codes_of(run, bundle), first)
     assert "is of another model and is made again" in capsys.readouterr().out
     assert math.prod(first.maps["test"][0].shape) == 20 * 4
+
+
+def test_a_saved_model_keeps_the_codes_of_the_data_it_was_given(run, data, tmp_path, capsys):
+    shutil.copytree(run / "model", own := tmp_path / "own")
+    bundle, options = open_run(own)
+    with pytest.raises(DataError, match="pass --data"):
+        codes_of_data.codes_of(own, bundle)
+    codes = codes_of_data.codes_of(own, bundle, data=str(data))
+    assert options == {} and codes.source == str(data)
+    assert_equal(codes_of_data.codes_of(own, bundle), codes)
+    assert capsys.readouterr().out == ""
+    link = tmp_path / "elsewhere"
+    link.symlink_to(data)
+    assert codes_of_data.codes_of(own, bundle, data=str(link)).source == str(link)
+    assert "is of other data and is made again" in capsys.readouterr().out
 
 
 def test_items_out_of_the_range_of_the_models_data_have_no_codes_and_are_counted(tmp_path, capsys):

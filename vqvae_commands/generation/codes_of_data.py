@@ -71,8 +71,8 @@ def codes_of(run: Path, bundle: Bundle, **given) -> Codes:
         same_data = data_options(dataclasses.asdict(codes.data), **given) == codes.data
         if codes.model == bundle.sha256 and same_data:
             return codes
-        other = "data" if codes.model == bundle.sha256 else "model"
-        print(f"{folder} is of another {other} and is made again")
+        other = "other data" if codes.model == bundle.sha256 else "another model"
+        print(f"{folder} is of {other} and is made again")
     codes = tokenize(run, 100, **given)
     write_codes(folder, codes)
     return codes
