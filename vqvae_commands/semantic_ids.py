@@ -30,7 +30,7 @@ from vqvae_commands.run.whole_folder import whole_folder
 from vqvae_commands.semantic.collisions import balanced, numbered
 from vqvae_commands.semantic.embedded_items import read_embeddings, read_names
 from vqvae_commands.semantic.id_report import make_report, print_report
-from vqvae_commands.semantic.residual_kmeans import model_of, residual_kmeans
+from vqvae_commands.semantic.residual_kmeans import fit_stages, model_of
 from vqvae_commands.semantic.vector_codes import codebooks, look, open_coder, squared_distances
 from vqvae_jax import save_model
 from vqvae_jax.checks import check_size
@@ -97,9 +97,7 @@ def fitted(config: Config, x: Float32[np.ndarray, "N D"]) -> Coder:
         def each_step(stage: int) -> None:
             progress.update(task, advance=1, now=f"k-means, stage {stage + 1}")
 
-        codes = residual_kmeans(
-            x, config.stages, config.codes, config.steps, config.seed, each_step
-        )
+        codes = fit_stages(x, config.stages, config.codes, config.steps, config.seed, each_step)
     return Coder(*model_of(codes))
 
 

@@ -13,8 +13,8 @@ import vqvae_jax as vj
 from tests.commands.coders import random_variables
 from vqvae_commands import semantic_ids
 from vqvae_commands.run.whole_folder import whole_folder
+from vqvae_commands.semantic import residual_kmeans
 from vqvae_commands.semantic.collisions import balanced
-from vqvae_commands.semantic.residual_kmeans import residual_kmeans
 
 RNG = np.random.default_rng(0)
 DISTINCT = RNG.normal(size=(90, 5)) * [9, 3, 1, 1, 1] + 100
@@ -143,13 +143,13 @@ def test_balanced_ids_are_unique_and_keep_all_codes_but_the_last(spread):
         assert cost[each, ids[rows, 2]].sum() == pytest.approx(best, rel=1e-6)
 
 
-def test_groups_without_collisions_are_left_as_they_are():
+def test_items_of_a_group_are_assigned_together_and_groups_without_collisions_are_left():
     def cost(rows):
-        assert rows.tolist() == [1, 3]
-        return np.array([[1.0, 2.0, 9.0], [1.0, 5.0, 3.0]])
+        assert rows.tolist() == [1, 3, 4], "all that share the codes before the last"
+        return np.array([[1, 8, 9], [1, 1.5, 9], [4, 1, 2]])
 
-    codes = np.array([[0, 2], [1, 0], [0, 1], [1, 0]], np.int32)
-    np.testing.assert_array_equal(balanced(codes, 3, cost)[:, 1], [2, 1, 1, 0])
+    codes = np.array([[0, 2], [1, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    np.testing.assert_array_equal(balanced(codes, 3, cost)[:, 1], [2, 0, 1, 1, 2])
 
 
 def test_ids_may_be_left_as_they_are(tmp_path, capsys):
@@ -160,13 +160,22 @@ def test_ids_may_be_left_as_they_are(tmp_path, capsys):
 
 def test_each_code_is_the_mean_of_its_rows_and_none_is_without():
     x = np.concatenate([np.repeat(X[:3], 30, axis=0), X])
-    e = residual_kmeans(x, 2, 20, 60, 0)
+    e = residual_kmeans.fit_stages(x, 2, 20, 60, 0)
     for codes in e.astype(np.float64):
         k = np.argmin(np.square(x[:, None] - codes).sum(-1), 1)
         assert set(k) == set(range(20))
         means = np.stack([x[k == i].mean(0, dtype=np.float64) for i in range(20)])
         np.testing.assert_allclose(codes, means, atol=1e-4)
         x = (x - codes[k]).astype(np.float32)
+
+
+def test_codes_that_lost_their_rows_get_others(monkeypatch):
+    """Whatever k-means starts from, with few distinct rows among many equal ones."""
+    x = np.concatenate([np.repeat(X[:1], 50, axis=0), np.repeat(9 * X[1:3], 20, axis=0), X[3:9]])
+    monkeypatch.setattr(residual_kmeans, "spread_rows", lambda key, z, n: np.repeat(z[:1], n, 0))
+    (e,) = residual_kmeans.fit_stages(x, 1, 9, 5, 0)
+    assert set(np.asarray(vj.nearest(x, e)).tolist()) == set(range(9))
+    assert len(np.unique(x, axis=0)) == 9, "as many as there can be"
 
 
 def test_fewer_distinct_rows_than_codes_are_the_codes_themselves(tmp_path, capsys):

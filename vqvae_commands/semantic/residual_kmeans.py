@@ -16,7 +16,7 @@ from vqvae_jax.quantizers.codebooks.inits import lloyd
 one_step = jax.jit(partial(lloyd, steps=1))
 
 
-def residual_kmeans(
+def fit_stages(
     x: Float32[np.ndarray, "N D"],
     stages: int,
     size: int,
@@ -38,7 +38,7 @@ def residual_kmeans(
 
     Example:
         >>> x = np.array([[0, 0], [0, 1], [9, 0], [9, 1]], np.float32)
-        >>> residual_kmeans(x, 2, 2, 10, 0).sum(0).mean(0)
+        >>> fit_stages(x, 2, 2, 10, 0).sum(0).mean(0)
         array([4.5, 0.5], dtype=float32)
     """
     codebooks = []
