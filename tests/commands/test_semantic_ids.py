@@ -186,7 +186,7 @@ def test_fewer_distinct_rows_than_codes_are_the_codes_themselves(tmp_path, capsy
     }  # fmt: skip
     assert report["collisions"] == {"items": 12, "distinct": 3, "largest": 4}
     assert len(set(map(tuple, np.load(folder / "ids.npy")))) == 12
-    assert "2 codes of stage 1 are unused" in capsys.readouterr().out
+    assert "2 of 5 codes of stage 1 are unused" in capsys.readouterr().out
 
 
 def test_codes_of_a_model_of_ones_own(tmp_path):

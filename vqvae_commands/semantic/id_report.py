@@ -101,12 +101,15 @@ def remarks(report: dict[str, Any]) -> list[str]:
         >>> report = {"items": 980, "stages": stages, "collisions": found, "vocab": [8, 8, 4]}
         >>> for line in remarks(report | {"moved": 0}):
         ...     print(line)
-        3 codes of stage 2 are unused
+        3 of 8 codes of stage 2 are unused
         30 of 980 items share all codes with another: 960 distinct ids, at most 4 items on one
         all ids are unique: a last level of 4 numbers the items of the same codes
     """
-    idle = {i: s["codes"] - s["used"] for i, s in enumerate(report["stages"], 1)}
-    lines = [f"{n:,} codes of stage {i} are unused" for i, n in idle.items() if n]
+    lines = [
+        f"{stage['codes'] - stage['used']:,} of {stage['codes']:,} codes of stage {i} are unused"
+        for i, stage in enumerate(report["stages"], 1)
+        if stage["used"] < stage["codes"]
+    ]
     found, n = report["collisions"], report["items"]
     if not found["items"]:
         return [*lines, f"all ids are unique: no two of {n:,} items share all codes"]
