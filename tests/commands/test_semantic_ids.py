@@ -12,7 +12,6 @@ from test_bad_input import refused
 import vqvae_jax as vj
 from tests.commands.coders import random_variables
 from vqvae_commands import semantic_ids
-from vqvae_commands.run.whole_folder import whole_folder
 from vqvae_commands.semantic import residual_kmeans
 from vqvae_commands.semantic.collisions import balanced
 
@@ -254,40 +253,3 @@ def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(name, tmp_path, 
     error = refused(capsys, semantic_ids.main, semantic_ids.Config, arguments)
     assert message in error
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-def test_a_folder_stays_as_it_was_until_all_is_written(tmp_path, stop, monkeypatch):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/a").write_text("before")
-
-    def write(folder: Path) -> None:
-        with whole_folder(folder, "files", lambda known: True) as partial:
-            (partial / "a").write_text("after")
-            raise stop
-
-    for name in ("old", "new"):
-        with pytest.raises(stop):
-            write(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert (tmp_path / "old/a").read_text() == "before"
-
-
-def test_a_folder_is_put_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/a").write_text("before")
-    rename = Path.rename
-
-    def second_fails(path: Path, target: Path) -> Path:
-        if ".new-" in path.name:
-            raise OSError("disk full")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", second_fails)
-    with (
-        pytest.raises(OSError, match="disk full"),
-        whole_folder(tmp_path / "old", "files", lambda known: True) as partial,
-    ):
-        (partial / "a").write_text("after")
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert (tmp_path / "old/a").read_text() == "before"
