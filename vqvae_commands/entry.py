@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "main", "measure a model on a test set"),
     "reconstruct": Command("reconstruct", "main", "show pictures beside their reconstructions"),
     "tokenize": Command("tokenize", "main", "write the codes of a data set"),
+    "semantic-ids": Command("semantic_ids", "main", "turn embeddings into unique ids of codes"),
     "export": Command("export", "main", "write files that need neither this package nor Flax"),
     "prior": Command("generation.prior_training", "train_priors", "train a prior over the codes"),
     "sample": Command("generation.sample_run", "sample", "draw samples from the prior"),

@@ -2,33 +2,26 @@
 
 vqvae export runs/fashion -o out
 vqvae export runs/fashion -o out --batch 64
+vqvae export my-model -o out --shape 28 28 1     a folder of save_model
 
 Writes `tokenize.jaxexport` (x -> indices) and `detokenize.jaxexport` (indices -> x'), with the
-weights inside, and README.txt, which describes inputs and outputs (models of pixels take uint8). To
-use one:
-
-    tokenize = jax.jit(jax.export.deserialize(bytearray(open(path, "rb").read())).call)
-    indices = tokenize(x)
-
-Without `jax.jit`, `call` works too, but Python goes through the file's signature at every call.
+weights inside, and README.txt, which describes them; prints the lines that load and call them.
+Models of pixels take uint8.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from vqvae_commands.run.data_options import data_options, load_data
-from vqvae_commands.run.exported_files import about, export, shapes_text
-from vqvae_jax import load_model
+from vqvae_commands.run.exported_files import about, check_codec, export, lines_to_load, shapes_text
+from vqvae_commands.run.run_folder import open_run
+from vqvae_jax.checks import check_size
+from vqvae_jax.data.readers import DataError
 from vqvae_jax.saving.bundle import write
-
-USE = """
-    data = bytearray(open("tokenize.jaxexport", "rb").read())
-    tokenize = jax.jit(jax.export.deserialize(data).call)
-    indices = tokenize(x)
-"""
+from vqvae_jax.saving.weights import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,36 +29,58 @@ class Config:
     """Export tokenize and detokenize of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """Folder of a run, or of a saved model."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for the two files."""
     batch: int | None = None
     """Fixed batch size; by default any."""
     shape: tuple[int, ...] | None = None
     """Shape of one example, such as 28 28 1; by default that of the run's own data."""
-    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
     """Platforms that the files run on."""
+    data: str | None = None
+    """Data of which to take the shape; by default the run's own."""
+    crop: int | None = None
+    """Crop size in pixels, for a folder of images; by default that of the run."""
 
 
 def main(config: Config) -> dict[str, Path]:
-    """Writes the files and prints where they are."""
-    bundle = load_model(config.run / "model")
-    shape = config.shape or own_shape(config.run)
+    """Writes the files, and prints what they are and how to load them."""
+    if config.batch is not None:
+        check_size(batch=config.batch)
+    bundle, options = open_run(config.run)
+    check_codec(bundle.model)
+    files = export(bundle, example_shape(config, options), config.batch, config.platforms)
     config.output.mkdir(parents=True, exist_ok=True)
-    paths, lines = {}, []
-    for name, exported in export(bundle, shape, config.batch, config.platforms).items():
+    paths, about_files = {}, ""
+    for name, exported in files.items():
         data = bytes(exported.serialize())
         paths[name] = config.output / f"{name}.jaxexport"
         write(paths[name], lambda file, data=data: file.write(data))
         signature = f"{shapes_text(exported.in_avals)} -> {shapes_text(exported.out_avals)}"
-        lines.append(f"{paths[name].name}: {signature}")
-        print(f"{paths[name]}: {signature}")
-    text = "\n".join([*lines, "", about(bundle), USE])
+        about_files += f"{paths[name].name}: {signature}\n"
+    about_files += f"\n{about(bundle)}"
+    text = about_files + lines_to_load(".", files, bundle)
     write(config.output / "README.txt", lambda file: file.write(text.encode()))
+    print(about_files + lines_to_load(str(config.output.resolve()), files, bundle), end="")
     return paths
 
 
-def own_shape(folder: Path) -> tuple[int, ...]:
-    """The shape of one example of the run's data."""
-    _, options = open_run(folder)
-    return load_data(data_options(options))[1].shape[1:]
+def example_shape(config: Config, options: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of one example: the given one, that of given data, or that of the run's own.
+
+    Raises:
+        DataError: if neither is known.
+    """
+    if config.shape:
+        check_size(**{f"side {i} of shape": side for i, side in enumerate(config.shape)})
+        return config.shape
+    if config.data is None and not options:
+        raise DataError(
+            f"{config.run}: expected the shape of an example, found a model alone; "
+            "pass --shape, such as --shape 28 28 1, or --data"
+        )
+    facts = config.run / "data.json"
+    if config.data is config.crop is None and facts.exists():
+        return tuple(read_json(facts)["shape"])
+    return load_data(data_options(options, data=config.data, crop=config.crop))[1].shape[1:]

@@ -1,6 +1,7 @@
-"""A trained model of pictures, as functions of arrays of any length, and its streams of codes.
+"""A trained model as functions of arrays of any length, and its streams of codes.
 
-Images are uint8 `[N, H, W, 1 or 3]`, decoded ones float32 in the scale of `preprocess`.
+Images are uint8 `[N, H, W, 1 or 3]`, decoded ones float32 in the scale of `preprocess`. Vectors
+are float32 `[N, D]`.
 """
 
 import dataclasses
@@ -53,9 +54,9 @@ class Coder:
         sizes = code_streams.streams(levels).items()
         return [Stream(p, *place, k) for (p, k), place in zip(sizes, places, strict=True)]
 
-    def look(self, images: UInt8[np.ndarray, "N H W C"]):
+    def look(self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 100):
         """Returns `Seen` of all images."""
-        return in_batches(partial(look_at_batch, self.model, self.variables), images)
+        return in_batches(partial(look_at_batch, self.model, self.variables), images, batch_size)
 
     def tokenize(self, images: UInt8[np.ndarray, "N H W C"]) -> Maps:
         """Returns the map of codes of each level."""

@@ -7,8 +7,6 @@ records/              ArrayRecord instead of .npz: each row is all codes of an i
 
 import dataclasses
 import math
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from jaxtyping import Int
 
 from vqvae_commands.run.data_options import DataOptions, data_options
 from vqvae_commands.run.run_folder import strict_json, write_text
+from vqvae_commands.run.whole_folder import whole_folder
 from vqvae_jax.data.readers import DataError, first_line
 from vqvae_jax.data.records import open_records, sha256
 from vqvae_jax.data.writing import write_records
@@ -81,20 +80,10 @@ def write_codes(folder: Path, codes: Codes, form: str = "npz") -> None:
     Raises:
         DataError: if the folder holds anything else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).is_file():
-        raise DataError(f"{folder}: expected a new folder or one of codes, found other files")
-    partial, old = (folder.with_name(f".{folder.name}.{s}-{os.getpid()}") for s in ("new", "old"))
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder, "codes", lambda known: (known / DESCRIPTION).is_file()) as partial:
         FORMS[form][0](partial, codes)
         files = {name: sha256(partial / name) for name in file_names(partial)}
         write_text(partial / DESCRIPTION, strict_json(description(codes, form, files), indent=1))
-        if folder.exists():  # a rename cannot replace a folder that holds files
-            folder.rename(old)
-        partial.rename(folder)
-    finally:
-        for rest in (partial, old):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def open_codes(folder: Path) -> Codes:

@@ -1,14 +1,39 @@
-"""Export of a model: its tokenize and detokenize for `jax.export`, and a description of them."""
+"""Export of a model: its tokenize and detokenize for `jax.export`, and how to call them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from vqvae_jax import as_functions
+from vqvae_jax.data.readers import DataError
 from vqvae_jax.saving.bundle import Bundle
 from vqvae_jax.search.scans import BLOCKS, scanned_by
+
+LOAD = """
+import jax, jax.export
+import numpy as np
+
+def load(name):
+    data = bytearray(open(f"{folder}/{{name}}.jaxexport", "rb").read())
+    return jax.jit(jax.export.deserialize(data).call)
+
+tokenize, detokenize = load("tokenize"), load("detokenize")
+x = np.zeros({shape}, "{dtype}")  # your data, {taken}
+codes = tokenize(x)  # {codes}
+y = detokenize(codes)  # {given}
+"""
+TO_PIXELS = """\
+pictures = np.clip(np.round((y + 0.5) * 255), 0, 255).astype("uint8")
+"""
+
+
+def check_codec(model) -> None:
+    """Raises a DataError unless the model tokenizes and detokenizes."""
+    if not (hasattr(model, "tokenize") and hasattr(model, "detokenize")):
+        found = type(model).__name__
+        raise DataError(f"expected a model with tokenize and detokenize, found {found}")
 
 
 def export(
@@ -50,3 +75,19 @@ def about(bundle: Bundle) -> str:
         f"x: {taken}. Examples that are not finite or out of range get index -1.\n"
         f"x': {domain.answer}.\n"
     )
+
+
+def lines_to_load(folder: str, exported: Mapping[str, jax.export.Exported], bundle: Bundle) -> str:
+    """Lines of Python that load both files from the folder and call them; they need only JAX."""
+    tokenize, detokenize = exported["tokenize"], exported["detokenize"]
+    (x,), domain = tokenize.in_avals, getattr(bundle.model, "domain", None)
+    size, *shape = x.shape
+    lines = LOAD.format(
+        folder=folder,
+        shape=(size if isinstance(size, int) else 2, *shape),
+        dtype=x.dtype,
+        taken=shapes_text([x]),
+        codes=shapes_text(tokenize.out_avals),
+        given=shapes_text(detokenize.out_avals),
+    )
+    return lines + (TO_PIXELS if domain is not None and domain.dtype == "uint8" else "")

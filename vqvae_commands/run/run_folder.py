@@ -46,7 +46,7 @@ def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
     path = run / "config.json"
     if path.exists():
         return load_model(run / "model"), read_json(path)
-    if not (run / DESCRIPTION).is_file():
+    if not any((folder / DESCRIPTION).is_file() for folder in (run, run / "model")):
         raise BundleError(f"{run}: expected the folder of a run or of a saved model, found neither")
     return load_model(run), {}
 

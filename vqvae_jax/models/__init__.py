@@ -3,6 +3,7 @@
 from vqvae_jax.models.blocks import ResidualStack as ResidualStack
 from vqvae_jax.models.blocks import Upsample as Upsample
 from vqvae_jax.models.discriminator import PatchDiscriminator as PatchDiscriminator
+from vqvae_jax.models.identity import Identity as Identity
 from vqvae_jax.models.microbatches import Microbatched as Microbatched
 from vqvae_jax.models.pyramid import Phi as Phi
 from vqvae_jax.models.tokenizers import Tokenizer as Tokenizer

@@ -1,0 +1,1 @@
+"""Semantic ids: codes of embeddings, unique for each item."""
