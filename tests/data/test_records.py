@@ -376,9 +376,8 @@ def test_a_folder_of_images_streams_its_crops_and_keeps_whole_files(tmp_path):
     with pytest.warns(UserWarning, match="skipped 1 of 3 files for train: train/small.png"):
         expected = folder(tmp_path / "photos", 8)("train")
     with pytest.warns(UserWarning, match="skipped 1 of 3 files for train: train/small.png"):
-        examples = list(
-            stream(str(tmp_path / "photos"), "train", folder(tmp_path / "photos", 8)).examples
-        )
+        source = folder(tmp_path / "photos", 8)
+        examples = list(stream(str(source.root), "train", source).examples)
     assert len(examples) == 2 * 3 + 1 and examples[-1] == whole
     write_records(tmp_path / "set", {"train": examples}, 2)
     np.testing.assert_array_equal(open_records(tmp_path / "set", "train")[:], expected)

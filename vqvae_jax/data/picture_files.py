@@ -79,8 +79,8 @@ def lay_out(root: Path) -> Layout:
     shown = [n for n in pictures if not _is_hidden(n)]
     others = Counter(
         PurePosixPath(n).suffix.lower() or "without suffix"
-        for n in set(names).difference(pictures)
-        if not _is_hidden(n)
+        for n in names
+        if PurePosixPath(n).suffix.lower() not in suffixes and not _is_hidden(n)
     )
     splits, rule = _split(root, shown)
     used = set().union(*splits.values())
@@ -119,7 +119,7 @@ def _split(root: Path, names: Iterable[str]) -> tuple[dict[str, tuple[str, ...]]
         )
     # Pictures for validation are never trained on, and a test folder is the better test.
     split_of = {"train": "train", "test" if "test" in held else "val": "test"}
-    used = [name for name, split in found.items() if split in split_of]
+    used = [name for s in split_of for name, split in found.items() if split == s]
     rule = f"by the folders {' and '.join(used)}"
     return _where(names, lambda n: split_of.get(found.get(_top(n), ""))), rule
 

@@ -100,7 +100,7 @@ def folder(
     >>> folder(root, resize=64)("train").shape, folder(root, 50, "L", resize=100)("test").shape
     ((1, 64, 64, 3), (6, 50, 50, 1))
     >>> folder(root, 64).survey("test"), folder(root, 64).layout.rule
-    (Survey(tiles={'Val/a.jpg': 12}, skipped=()), 'by the folders Val and train')
+    (Survey(tiles={'Val/a.jpg': 12}, skipped=()), 'by the folders train and Val')
     >>> folder(root)
     Traceback (most recent call last):
     vqvae_jax.data.readers.DataError: ...: a folder of pictures needs a size, found none; ...
