@@ -9,9 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.data_options import data_options, given_data, load_data, open_data
 from vqvae_commands.run.kinds import BY_AXES, NOUNS, kind_of_run
 from vqvae_commands.run.model_metrics import evaluate, print_table
+from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.run_folder import open_run
 
 
@@ -24,7 +25,11 @@ class Config:
     data: str | None = None
     """Source of the test examples; by default the run's own data."""
     crop: int | None = None
-    """Crop size in pixels, for a folder of images; by default that of the run."""
+    """Side of tiles in pixels, for a folder of pictures; by default that of the run."""
+    resize: int | None = None
+    """Length that shorter sides are scaled to, for a folder of pictures; by default the run's."""
+    grey: bool = False
+    """Read a folder of pictures as one channel, as the run did if it says so."""
     batch_size: int = 100
     """Examples per batch."""
 
@@ -32,8 +37,10 @@ class Config:
 def main(config: Config) -> dict[str, float]:
     """Loads the model of a run and prints its table."""
     bundle, options = open_run(config.run)
-    data = data_options(options, data=config.data, crop=config.crop)
-    _, test = load_data(data)
+    data = data_options(options, **given_data(config))
+    source = open_data(data)
+    _, test = load_data(data, source)
+    print_pictures(source)
     kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]
     table, _ = evaluate(bundle.model, bundle.variables, test, config.batch_size, kind)
     counted = f"{len(test):,} test {NOUNS[kind][1]} of {data.data}"

@@ -27,6 +27,7 @@ from vqvae_commands.pages.plots import side_by_side
 from vqvae_commands.run.code_streams import as_levels, quantizers
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
+from vqvae_jax.data.picture_files import image_files
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.metrics import psnr, ssim
@@ -44,7 +45,7 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folder of a run, or of a model alone."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """PNG, JPEG and WebP files, and folders of them."""
+    """Picture files, and folders of them."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """The folder for NAME-reconstruction.png; made if missing."""
 
@@ -134,9 +135,9 @@ def picture_files(given: Iterable[Path]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise DataError(f"{path}: no such picture or folder")
-        files = sorted(readers.image_files(path)) if path.is_dir() else [path]
+        files = sorted(image_files(path)) if path.is_dir() else [path]
         if not files:
-            raise DataError(f"{path}: expected PNG, JPEG or WebP files, found none")
+            raise DataError(f"{path}: expected pictures, found none")
         for file in files:
             found.setdefault(file.resolve(), file)
     if not found:

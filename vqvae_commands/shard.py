@@ -5,6 +5,7 @@ vqvae train --name photos --data photos
 """
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,10 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from vqvae_commands.run.data_options import DataOptions, open_data
+from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
+from vqvae_jax.data.picture_folders import SkippedPictures
 from vqvae_jax.data.records import check_records, open_records
 from vqvae_jax.data.sources import stream
 from vqvae_jax.data.writing import write_records
@@ -24,24 +28,33 @@ class Config:
     """Write the train and test split of any data as shards of records."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """The embedded set, a TFDS name, a folder of images or IDX files, or a .npy file."""
+    """The embedded set, a TFDS name, a folder of pictures or IDX files, or a .npy file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """New folder for the shards."""
-    size: int | None = None
-    """Crop size in pixels; required for a folder of images."""
+    size: Annotated[int | None, tyro.conf.arg(aliases=["--crop"])] = None
+    """Side of tiles in pixels, for a folder of pictures: each is cut into a grid of them."""
+    resize: int | None = None
+    """Length that shorter sides are scaled to, for a folder of pictures; without tiles the middle
+    square is one item."""
+    grey: bool = False
+    """Read a folder of pictures as one channel."""
     shards: int = 4
     """Number of files for each split."""
 
 
 def main(config: Config) -> Path:
     """Writes both splits, reads the files back, and prints a summary."""
-    streams = {split: stream(config.data, split, size=config.size) for split in ("train", "test")}
+    source = open_data(DataOptions(config.data, config.size, config.resize, config.grey))
+    streams = {split: stream(config.data, split, source) for split in ("train", "test")}
     with make_progress(Console()) as progress:
         splits = {
             split: with_progress(progress, split, part.examples, part.total)
             for split, part in streams.items()
         }
-        write_records(config.output, splits, config.shards, streams["train"].mode)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SkippedPictures)
+            write_records(config.output, splits, config.shards, streams["train"].mode)
+    print_pictures(source)
     check_records(config.output)
     for split in streams:
         rows = open_records(config.output, split)

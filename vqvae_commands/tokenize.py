@@ -18,6 +18,7 @@ from rich.table import Table
 from vqvae_commands.generation.code_files import SPLITS, Codes, flat, write_codes
 from vqvae_commands.generation.codes_of_data import tokenize, unique_share
 from vqvae_commands.run.code_streams import tally
+from vqvae_commands.run.data_options import given_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,11 @@ class Config:
     data: str | None = None
     """Source of the data; by default the run's own."""
     crop: int | None = None
-    """Crop size in pixels, for a folder of images; by default that of the run."""
+    """Side of tiles in pixels, for a folder of pictures; by default that of the run."""
+    resize: int | None = None
+    """Length that shorter sides are scaled to, for a folder of pictures; by default the run's."""
+    grey: bool = False
+    """Read a folder of pictures as one channel, as the run did if it says so."""
     format: Literal["npz", "records"] = "npz"
     """Format: NumPy files (npz), or ArrayRecord with one record per item (records)."""
     batch_size: int = 100
@@ -40,7 +45,7 @@ class Config:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Tokenizes both splits, writes their codes and prints a table of them."""
-    codes = tokenize(config.run, config.batch_size, data=config.data, crop=config.crop)
+    codes = tokenize(config.run, config.batch_size, **given_data(config))
     output = config.output or config.run / "codes"
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}

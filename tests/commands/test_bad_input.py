@@ -26,7 +26,7 @@ BAD_DATA = {
     "no such set": (lambda tmp: "no_such_set", "no_such_set"),
     "int64": (lambda tmp: images(tmp / "a.npy", dtype=np.int64), "found int64"),
     "int32": (lambda tmp: images(tmp / "a.npy", dtype=np.int32), "found int32"),
-    "no pictures": (lambda tmp: str(tmp), "expected IDX, PNG, JPEG or WebP files"),
+    "no pictures": (lambda tmp: str(tmp), "expected records, IDX files or pictures"),
 }
 
 
@@ -54,7 +54,10 @@ OPTIONS = {
     "batch-size": ("0", "batch_size must be an integer >= 1, got 0"),
     "steps": ("0", "steps must be an integer >= 1, got 0"),
     "log-every": ("0", "log_every must be an integer >= 1, got 0"),
-    "downsamplings": ("4", "multiples of 16, got shape (1, 8, 8, 1)"),
+    "downsamplings": (
+        "4",
+        "a side of 8 is no multiple of 16, as 4 downsamplings need: crop or pad the data to 16",
+    ),
 }
 
 

@@ -57,7 +57,7 @@ def test_training_on_records_equals_training_in_memory(tmp_path, monkeypatch, ca
 
 BAD = {
     "no such set": (lambda tmp: ["no_such_set", "-o", "new"], "no_such_set"),
-    "no size": (lambda tmp: [photo(tmp), "-o", "new"], "needs a crop size, found none"),
+    "no size": (lambda tmp: [photo(tmp), "-o", "new"], "needs a size, found none"),
     "no shards": (
         lambda tmp: [images(tmp / "a.npy"), "-o", "new", "--shards", "0"],
         "expected at least 1 shard, found 0",
@@ -72,7 +72,7 @@ BAD = {
     ),
     "a broken picture": (
         lambda tmp: [photo(tmp), "-o", "new", "--size", "8"],
-        "a.png: expected a readable image",
+        "none that can be used among 1: train/a.png: expected a readable image",
     ),
 }
 

@@ -2,8 +2,8 @@
 
 import json
 import math
-import shutil
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp

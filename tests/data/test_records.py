@@ -373,10 +373,11 @@ def test_a_folder_of_images_streams_its_crops_and_keeps_whole_files(tmp_path):
     Image.fromarray(noise(1, (17, 30, 3))[0]).save(root / "a.png")
     Image.fromarray(noise(1, (4, 30, 3))[0]).save(root / "small.png")
     (tmp_path / "photos/test").mkdir()
-    with pytest.warns(UserWarning, match="skipped 1 images under 8 x 8"):
+    with pytest.warns(UserWarning, match="skipped 1 of 3 files for train: train/small.png"):
         expected = folder(tmp_path / "photos", 8)("train")
-    with pytest.warns(UserWarning, match="skipped 1 images under 8 x 8"):
-        examples = list(stream(str(tmp_path / "photos"), "train", size=8).examples)
+    with pytest.warns(UserWarning, match="skipped 1 of 3 files for train: train/small.png"):
+        source = folder(tmp_path / "photos", 8)
+        examples = list(stream(str(source.root), "train", source).examples)
     assert len(examples) == 2 * 3 + 1 and examples[-1] == whole
     write_records(tmp_path / "set", {"train": examples}, 2)
     np.testing.assert_array_equal(open_records(tmp_path / "set", "train")[:], expected)

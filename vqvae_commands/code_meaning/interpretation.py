@@ -25,12 +25,12 @@ from vqvae_commands.code_meaning.representations import (
 from vqvae_commands.code_meaning.sections import Found, Section
 from vqvae_commands.pages import html
 from vqvae_commands.run import autoencoder, code_streams
-from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.data_options import data_options, load_data, open_data
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import VQVAE, VQVAE2, BundleError
 from vqvae_jax.checks import check_size
-from vqvae_jax.data.labels import open_labels
+from vqvae_jax.data.labels import Labels, open_labels
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import DataError
 
@@ -65,7 +65,8 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     coder, options = load_coder(config.run)
     data = data_options(options, data=config.data)
     options |= dataclasses.asdict(data)
-    sets = Pair(*load_data(data))
+    source = open_data(data)
+    sets = Pair(*load_data(data, source))
     check_pictures(data.data, sets.test)
     images = np.asarray(sets.test[: config.images])
     maps = coder.tokenize(images)
@@ -73,7 +74,8 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     console = Console()
     with make_progress(console) as bar:
         results, found = make_parts(config, coder, images, maps, bar)
-        probes = probe(config, coder, options, sets, bar)
+        known = open_labels(data.data, source)
+        probes = probe(config, coder, options, sets, known, bar) if known else {}
     if probes:
         results["probes"], more = sections.probe_part(probes)
         found += more
@@ -149,12 +151,14 @@ def make_parts(
 
 
 def probe(
-    config: Config, coder: Coder, options: Mapping[str, Any], sets: Pair, bar: Progress
+    config: Config,
+    coder: Coder,
+    options: Mapping[str, Any],
+    sets: Pair,
+    known: Labels,
+    bar: Progress,
 ) -> dict[str, tuple[int, dict[str, Score]]]:
-    """Dimension and scores of each representation; nothing where there are no labels."""
-    known = open_labels(options["data"])
-    if known is None:
-        return {}
+    """Dimension and scores of each representation."""
     most = config.probe_images
     images = Pair(*(np.asarray(x[:most]) for x in sets))
     labels = Pair(*(known.read(split)[:most] for split in ("train", "test")))

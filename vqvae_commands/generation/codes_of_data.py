@@ -23,7 +23,8 @@ from vqvae_commands.generation.code_files import (
 )
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
-from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.data_options import data_options, load_data, open_data
+from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax.checks import check_size
@@ -48,8 +49,10 @@ def tokenize(run: Path, batch_size: int, **given) -> Codes:
     check_size(batch_size=batch_size)
     bundle, options = open_run(run)
     data = data_options(options, **given)
-    splits = dict(zip(SPLITS, load_data(data), strict=True))
-    labels = open_labels(data.data)
+    source = open_data(data)
+    splits = dict(zip(SPLITS, load_data(data, source), strict=True))
+    print_pictures(source)
+    labels = open_labels(data.data, source)
     maps = {split: encode(bundle, x, batch_size, split) for split, x in splits.items()}
     quantizers = code_streams.quantizers(bundle.model)
     grids = (k.shape[1:-1] for k in maps["train"])

@@ -14,10 +14,12 @@ import tyro
 from vqvae_commands.pages import run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
-from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.data_checks import check_options_of_pictures, check_sides
+from vqvae_commands.run.data_options import data_options, load_data, open_data
 from vqvae_commands.run.first_codes import first_batches, with_first_codes
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
+from vqvae_commands.run.picture_counts import count_pictures
 from vqvae_commands.run.progress import Display, describe_start, measured
 from vqvae_commands.run.quantizer_choice import help_text
 from vqvae_commands.run.recipe import (
@@ -46,7 +48,12 @@ class Config:
     data: str = EMBEDDED
     """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
     crop: int | None = None
-    """Crop size in pixels; required for a folder of images."""
+    """Side of tiles in pixels, for a folder of pictures: each is cut into a grid of them."""
+    resize: int | None = None
+    """Side in pixels, for a folder of pictures: the shorter side of each is scaled to it, and the
+    middle square is one item; with `--crop` as well, tiles are cut of the scaled pictures."""
+    grey: bool = False
+    """Read a folder of pictures as one channel."""
     kind: Kind | None = None
     """Kind of the data; needed only if shape and range are ambiguous."""
 
@@ -129,8 +136,13 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
-    train, test = load_data(data_options(vars(config)))
+    options = data_options(vars(config))
+    source = open_data(options)
+    check_options_of_pictures(options, source, config.downsamplings)
+    train, test = load_data(options, source)
     facts = kinds.look_at_data(config.data, train, test, config.kind)
+    facts = dataclasses.replace(facts, pictures=count_pictures(source))
+    check_sides(options, train.shape[1:-1], config.downsamplings)
     model = make_model(config, train).clone(domain=facts.domain())
     optimizer = make_optimizer(config, SCHEDULES[config.schedule])
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
@@ -138,7 +150,8 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
         state = started_from(config.start, state)
     load = batch_of(train, config.seed, config.batch_size)
     first = first_batches(model, state, load, len(train) // config.batch_size)
-    odd = facts.remarks() + remarks.of_first_batches(model, state, first)
+    odd = facts.remarks() + remarks.of_test_size(len(test))
+    odd += remarks.of_first_batches(model, state, first)
     folder = config.runs / config.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ rows for \d+ codes")  # a remark says it better
@@ -165,10 +178,11 @@ def make_display(
     run_folder.write_text(
         folder / "data.json", run_folder.strict_json(dataclasses.asdict(facts), indent=1)
     )
-    title = describe_start(config, f"{config.data}, {facts}", start)
+    line, *about = facts.about()
+    title = describe_start(config, f"{config.data}, {line}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
-    return Display(folder, config.steps, start, "\n".join([title, *odd]), read, look)
+    return Display(folder, config.steps, start, "\n".join([title, *about, *odd]), read, look)
 
 
 def read_metrics(
@@ -218,7 +232,7 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[
         results=table,
         metrics=metrics,
         figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind),
-        data=str(facts),
+        data=". ".join(facts.about()),
         units=kinds.units(facts.kind, facts.dtype),
         remarks=odd,
     )

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from vqvae_commands.run.picture_counts import PictureCounts
 from vqvae_jax import pixels, values
 from vqvae_jax.data import Domain
 from vqvae_jax.data.pipeline import Examples
@@ -49,6 +50,7 @@ class Facts:
         low, high: the smallest and the largest finite value.
         train, test: the numbers of examples.
         invalid_train, invalid_test: the numbers of inspected examples that are not finite.
+        pictures: counts of a folder of pictures; None for other data.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class Facts:
     test: int
     invalid_train: int
     invalid_test: int
+    pictures: PictureCounts | None = None
 
     def __str__(self) -> str:
         shape, many = " x ".join(map(str, self.shape)), NOUNS[self.kind][1]
@@ -67,6 +70,10 @@ class Facts:
             f"{self.train:,} {many} to train on and {self.test:,} to test, {shape}, "
             f"{self.dtype} from {self.low:.4g} to {self.high:.4g}"
         )
+
+    def about(self) -> list[str]:
+        """Returns all that is known, as lines; the first one is `str` of the facts."""
+        return [str(self), *(self.pictures.lines() if self.pictures else [])]
 
     def domain(self) -> Domain:
         """The domain of a model of the data: pixels, or their range and half of it on each side."""
@@ -94,7 +101,7 @@ class Facts:
                 f"No value exceeds {self.high:.0f}, and uint8 data are read as 0 to 255: "
                 "rescale labels or levels to that range."
             )
-        return found
+        return found + (self.pictures.remarks() if self.pictures else [])
 
 
 def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:

@@ -52,7 +52,7 @@ class Display:
         self.bar = make_progress(console)
         self.task = self.bar.add_task("", total=steps, completed=start, now="compiling")
         self.bar.start()
-        console.print(title, soft_wrap=True)
+        console.print(title, soft_wrap=True, markup=False)  # names of files may look like markup
 
     def log(self, done: int, state, metrics) -> Callable[[], None]:
         """The metrics of this step are on their way, and are written while the next one runs."""

@@ -17,6 +17,7 @@ from vqvae_commands.run.first_codes import from_data
 from vqvae_jax.training.step import TrainState, valid_examples
 
 GUIDE = "docs/when-training-looks-wrong.md"
+ENOUGH = 100  # test items
 ROWS = 20_000  # rows of the first batch that are compared
 
 
@@ -61,6 +62,20 @@ def count_rows(z: Shaped[np.ndarray, "B *grid D"]) -> tuple[int, int]:
     some = rows[:: math.ceil(len(rows) / ROWS)]
     steps = np.round(some / (1e-5 * max(float(np.abs(some).max()), 1e-30)))
     return len(rows), len(np.unique(steps, axis=0)) * (len(rows) // len(some))
+
+
+def of_test_size(items: int) -> list[str]:
+    """Returns a remark on a small test set.
+
+    >>> of_test_size(100), of_test_size(6)[0][:31]
+    ([], 'The test set has only 6 items, ')
+    """
+    if items >= ENOUGH:
+        return []
+    return [
+        f"The test set has only {items:,} items, so its numbers are rough: with {ENOUGH} the "
+        "standard error of a mean is a tenth of the deviation between items."
+    ]
 
 
 def of_results(table: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:

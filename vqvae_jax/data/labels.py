@@ -10,7 +10,9 @@ from jaxtyping import Int32
 
 from vqvae_jax.data import embedded_images, readers, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED
+from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.readers import require
+from vqvae_jax.data.sources import Source
 
 
 class Labels(NamedTuple):
@@ -26,11 +28,19 @@ class Labels(NamedTuple):
     read: Callable[[str], Int32[np.ndarray, "N"]]
 
 
-def open_labels(text: str) -> Labels | None:
+def open_labels(text: str, source: Source | None = None) -> Labels | None:
     """Returns the labels of `sources.open_source(text)`, or None if it has none.
 
     The embedded set, TFDS sets with a feature of classes, and folders of IDX files that hold
-    `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`, plain or gzipped, have labels.
+    `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`, plain or gzipped, have labels. So do
+    folders of pictures that all lie in class folders, `cats/` and `dogs/` or `train/cats/`: the
+    names of the folders are the classes, in the order of the alphabet, and all tiles of a picture
+    have its class.
+
+    Args:
+        text: argument of `open_source`.
+        source: source that was opened from the text; needed for a folder of pictures, whose sizes
+            say how many items each picture has. A split that was read is not read again.
 
     Raises:
         DataError: as the source does.
@@ -38,8 +48,21 @@ def open_labels(text: str) -> Labels | None:
     >>> labels = open_labels("fashion_mnist_10k")
     >>> labels.names[:2], np.bincount(labels.read("test"))
     (('T-shirt/top', 'Trouser'), array([200, 200, 200, 200, 200, 200, 200, 200, 200, 200]))
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from vqvae_jax.data.sources import folder
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("train/cats", "train/dogs", "test/cats"):
+    ...     (root / name).mkdir(parents=True)
+    ...     Image.new("L", (8, 4)).save(root / name / "a.png")
+    >>> labels = open_labels(str(root), folder(root, size=4))
+    >>> labels.names, labels.read("train")
+    (('cats', 'dogs'), array([0, 0, 1, 1], dtype=int32))
     """
     path = Path(text)
+    if isinstance(source, PictureFolder):
+        classes = source.layout.classes
+        return Labels(classes, source.labels) if classes else None
     if text == EMBEDDED:
         return Labels(embedded_images.class_names(), embedded_images.read_labels)
     if path.is_dir():

@@ -4,12 +4,9 @@ Pillow is imported on first use, so that training on arrays does not need it.
 """
 
 import gzip
-import hashlib
 import importlib
 import io
-import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 IDX_NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 IDX_LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
 _UNIT = {"images": "pixels", "labels": "labels"}
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
 
 
@@ -47,91 +43,59 @@ def first_line(error: Exception) -> str:
 
 def decode_image(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
     """Decodes one image in the given mode, turned as its EXIF says, transparency over white."""
+    return as_pixels(open_image(encoded, mode, name))
+
+
+def as_pixels(image: Any) -> UInt8[np.ndarray, "H W C"]:
+    """Returns the pixels of a Pillow image, with an axis of channels."""
+    values = np.asarray(image)
+    return values.reshape(*values.shape[:2], -1)
+
+
+def open_image(encoded: bytes | Path, mode: str, name: str, least: int = 0) -> Any:
+    """Returns the Pillow image that `decode_image` takes the pixels of.
+
+    Args:
+        encoded: a file, or its bytes; of an animation the first frame is read.
+        mode: "RGB", "L" or "RGBA".
+        name: name for errors.
+        least: a JPEG may be decoded at a fraction of its size, with sides of at least this; 0 for
+            its full size.
+
+    Raises:
+        DataError: no image that Pillow can read, or one of more than 8 bits per channel.
+    """
     pil, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
+        if not data:
+            raise ValueError("an empty file")
         with pil.open(io.BytesIO(data)) as file:
+            if least:
+                file.draft(None, (least, least))
             # Cameras store a tag instead of rotating the pixels, so that portraits would lie
             # on their side.
-            image = ops.exif_transpose(file)
+            image, bits = ops.exif_transpose(file), _bits(file, data)
     except Exception as error:  # Pillow's decoders raise many types on broken files
-        raise DataError(f"{name}: expected a readable image, found: {first_line(error)}") from error
-    # Pillow silently drops the low byte of 16-bit colour; the bit depth is byte 24 of a PNG.
-    deep = file.format == "PNG" and data[24] == 16
-    if deep or image.mode not in _EIGHT_BIT_MODES:
-        found = "16 bits" if deep else f"mode {image.mode}"
-        raise DataError(f"{name}: expected 8 bits per channel, found {found}; convert the image")
+        found = first_line(error).partition(" <")[0]  # without the address of an object
+        raise DataError(f"{name}: expected a readable image, found: {found}") from error
+    if bits > 8 or image.mode not in _EIGHT_BIT_MODES:
+        found = f"{bits} bits" if bits > 8 else f"mode {image.mode}"
+        raise DataError(f"{name}: expected 8 bits per channel, found {found}: convert the image")
     if image.has_transparency_data and mode != "RGBA":
         # Dropping alpha would show the colour under transparent pixels, which is often black.
         white = pil.new("RGBA", image.size, "white")
         image = pil.alpha_composite(white, image.convert("RGBA"))
-    values = np.asarray(image.convert(mode))
-    return values.reshape(*values.shape[:2], -1)
+    return image.convert(mode)
 
 
-def image_files(root: Path) -> Iterator[Path]:
-    """Yields the files under `root` with the suffix of an image, in no order."""
-    return (p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-
-
-def _in_test(relative: str) -> bool:
-    # Chosen by a hash of the name, so that an image stays in its split when others come or go.
-    # Python's `hash()` differs between processes.
-    return int.from_bytes(hashlib.sha256(relative.encode()).digest()) % 10 == 0
-
-
-def _split_files(root: Path, split: str) -> list[Path]:
-    names = sorted(p.relative_to(root).as_posix() for p in image_files(root))
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        return [root / n for n in names if n.startswith(f"{split}/")]
-    return [root / n for n in names if _in_test(n) == (split == "test")]
-
-
-def _grid(image: UInt8[np.ndarray, "H W C"], size: int) -> UInt8[np.ndarray, "K S S C"]:
-    height, width, channels = image.shape
-    rows, columns = height // size, width // size
-    top, left = (height - rows * size) // 2, (width - columns * size) // 2
-    image = image[top : top + rows * size, left : left + columns * size]
-    crops = image.reshape(rows, size, columns, size, channels).swapaxes(1, 2)
-    return crops.reshape(rows * columns, size, size, channels)
-
-
-def read_folder(root: Path, size: int, mode: str, split: str) -> UInt8[np.ndarray, "N S S C"]:
-    """Reads the crops of a split, of all images in the order of their relative names."""
-    return np.concatenate([crops for _, crops in _cropped(root, size, mode, split)])
-
-
-def stream_folder(
-    root: Path, size: int, mode: str, split: str
-) -> Iterator[bytes | UInt8[np.ndarray, "S S C"]]:
-    """Yields the crops of a split one by one; an image of one crop as its file's bytes."""
-    for file, crops in _cropped(root, size, mode, split):
-        yield from crops if file is None else [file.read_bytes()]
-
-
-def _cropped(
-    root: Path, size: int, mode: str, split: str
-) -> Iterator[tuple[Path | None, UInt8[np.ndarray, "K S S C"]]]:
-    """Yields (file, crops) for each image, with None for the file unless it is exactly one crop."""
-    files = _split_files(root, split)
-    if not files:
-        raise DataError(
-            f"{root}: expected images for split {split!r}, found none among "
-            f"{sum(1 for _ in image_files(root))}; put them into sub-folders train and test"
-        )
-    small = 0
-    for file in files:
-        image = decode_image(file, mode, str(file))
-        crops = _grid(image, size)
-        small += len(crops) == 0
-        yield file if image.shape[:2] == (size, size) else None, crops
-    if small == len(files):
-        raise DataError(
-            f"{root}: expected images of at least {size} x {size} for split {split!r}, "
-            f"found {small} smaller ones; give a smaller size"
-        )
-    if small:
-        warnings.warn(f"{root}: skipped {small} images under {size} x {size}", stacklevel=5)
+def _bits(file: Any, data: bytes) -> int:
+    """Number of bits per channel of an open file; 8 in formats that have no more."""
+    # Pillow silently drops the low byte of 16-bit colour.
+    if file.format == "TIFF":
+        bits_per_sample = 258
+        return max(file.tag_v2.get(bits_per_sample, (8,)))
+    return data[24] if file.format == "PNG" else 8
 
 
 def read_idx(root: Path, split: str) -> UInt8[np.ndarray, "N H W 1"]:

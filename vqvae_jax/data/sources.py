@@ -19,6 +19,8 @@ from jaxtyping import Shaped
 
 from vqvae_jax.data import readers, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED, read_images
+from vqvae_jax.data.picture_files import image_files
+from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import DESCRIPTION, open_records
@@ -58,34 +60,67 @@ def tfds_name(name: str, data_dir: str | Path | None = None) -> Source:
     return _source(name, partial(tfds_folders.read_tfds, name, data_dir))
 
 
-def folder(path: str | Path, size: int, mode: str = "RGB") -> Source:
-    """Source of crops of the PNG, JPEG and WebP files under `path`, in order of relative names.
+def folder(
+    path: str | Path, size: int | None = None, mode: str = "RGB", *, resize: int | None = None
+) -> PictureFolder:
+    """Source of the pictures under `path`, in all formats of Pillow, in order of relative names.
 
-    An image of `h x w` pixels gives a centred grid of `(h // size) * (w // size)` crops; smaller
-    images are skipped with a warning. The splits are the sub-folders `train` and `test` if both
-    exist; otherwise a hash of the relative name sends about 1 image in 10 to the test split.
+    With `resize` alone, the shorter side of each picture is scaled to it, and the middle square is
+    one item. With `size`, a picture of `h x w` pixels gives the centred grid of
+    `(h // size) * (w // size)` tiles, after it is scaled if `resize` is given too. Pictures are
+    scaled with antialiasing (bicubic), small ones are enlarged.
+
+    The splits are the sub-folders `train` and `test`, or `train` and `val`, in any capitalisation;
+    otherwise a hash of the relative name sends about 1 picture in 10 to the test split. All tiles
+    of a picture are in one split. Files that can't be read, have more than 8 bits per channel, are
+    hidden, or are smaller than `size` are skipped, with a warning that names them.
 
     Args:
         path: folder, searched recursively.
-        size: height and width of the crops.
+        size: height and width of tiles.
         mode: "RGB" or "L"; other 8-bit modes are converted, transparency over white.
+        resize: length of the shorter side in pixels.
 
     Returns:
-        A source of uint8 `[N, size, size, C]`, C = 3 for "RGB" and 1 for "L". It raises
-        `DataError` for unreadable files, 16-bit and float images, and a split without crops.
+        A source of uint8 `[N, S, S, C]`, where S is `size`, or else `resize`, and C is 3 for "RGB"
+        and 1 for "L". Its `layout` has the names of the files, and `survey(split)` has the number
+        of tiles of each file and the faults of those that were skipped. It raises `DataError` for
+        a split without items.
 
     Raises:
-        DataError: if `size` is below 1 or `mode` is neither "RGB" nor "L".
+        DataError: if neither size is given, one is below 1, `size` exceeds `resize`, or `mode` is
+            neither "RGB" nor "L".
 
-    >>> folder("photos", size=0)
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("train", "Val"):
+    ...     (root / name).mkdir()
+    ...     Image.new("RGB", (300, 200)).save(root / name / "a.jpg")
+    >>> folder(root, resize=64)("train").shape, folder(root, 50, "L", resize=100)("test").shape
+    ((1, 64, 64, 3), (6, 50, 50, 1))
+    >>> folder(root, 64).survey("test"), folder(root, 64).layout.rule
+    (Survey(tiles={'Val/a.jpg': 12}, skipped=()), 'by the folders train and Val')
+    >>> folder(root)
     Traceback (most recent call last):
-    vqvae_jax.data.readers.DataError: photos: expected a crop size of at least 1, found 0
+    vqvae_jax.data.readers.DataError: ...: a folder of pictures needs a size, found none; ...
     """
-    if size < 1:
-        raise DataError(f"{path}: expected a crop size of at least 1, found {size}")
+    if size is None and resize is None:
+        raise DataError(
+            f"{path}: a folder of pictures needs a size, found none; resize scales each picture to "
+            "that size, crop cuts tiles of it"
+        )
+    for name, side in (("crop", size), ("resize", resize)):
+        if side is not None and side < 1:
+            raise DataError(f"{path}: expected a {name} size of at least 1, found {side}")
+    if size and resize and size > resize:
+        raise DataError(
+            f"{path}: expected tiles that fit into pictures of {resize} x {resize}, found a crop "
+            f"size of {size}"
+        )
     if mode not in ("RGB", "L"):
         raise DataError(f"{path}: expected mode 'RGB' or 'L', found {mode!r}")
-    return _source(str(path), partial(readers.read_folder, Path(path), size, mode))
+    return PictureFolder(Path(path), size, resize, mode)
 
 
 def idx(path: str | Path) -> Source:
@@ -132,18 +167,20 @@ def of_records(path: str | Path) -> Source:
     return _source(str(path), partial(open_records, path))
 
 
-def open_source(text: str, *, size: int | None = None) -> Source:
+def open_source(
+    text: str, *, size: int | None = None, resize: int | None = None, mode: str = "RGB"
+) -> Source:
     """Returns the source that a command-line argument names.
 
     It is, in this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with
-    IDX files or with images, or the name of a prepared TFDS set.
+    IDX files or with pictures, or the name of a prepared TFDS set.
 
     Args:
         text: the argument.
-        size: crop size, needed for a folder of images; other sources have their own size.
+        size, resize, mode: as in `folder`, for a folder of pictures; other sources have their own.
 
     Raises:
-        DataError: if a path is none of these, a folder of images has no `size`, or the text is
+        DataError: if a path is none of these, a folder of pictures has no size, or the text is
             neither an existing path nor a possible TFDS name.
 
     >>> open_source("fashion_mnist_10k")("test").dtype
@@ -154,7 +191,7 @@ def open_source(text: str, *, size: int | None = None) -> Source:
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():
-        return _open_folder(path, size)
+        return _open_folder(path, size, resize, mode)
     if path.is_file():
         if path.suffix != ".npy":
             raise DataError(f"{text}: expected a .npy file or a folder, found another file")
@@ -172,19 +209,23 @@ class Stream(NamedTuple):
     mode: str = "RGB"  # mode in which to decode encoded images
 
 
-def stream(text: str, split: str, *, size: int | None = None) -> Stream:
-    """Streams the examples of `open_source(text, size=size)(split)` without holding them in memory.
+def stream(text: str, split: str, source: Source | None = None) -> Stream:
+    """Streams the examples of a split of a source without holding them in memory.
 
-    Images that need no cropping are passed on as their files' bytes, so that JPEG stays small.
+    Images that need no change are passed on as their files' bytes, so that JPEG stays small.
+
+    Args:
+        text: argument of `open_source`.
+        split: "train" or "test".
+        source: source that was opened from the text, needed for a folder of pictures.
 
     >>> next(stream("fashion_mnist_10k", "test").examples).shape
     (28, 28, 1)
     """
-    path, source = Path(text), open_source(text, size=size)
-    own_format = text == EMBEDDED or _is_idx(path) or _is_records(path)
-    if path.is_dir() and size is not None and not own_format:
-        return Stream(readers.stream_folder(path, size, "RGB", split), None)
-    if not own_format and not path.exists():
+    path, source = Path(text), source or open_source(text)
+    if isinstance(source, PictureFolder):
+        return Stream(source.stream(split), None, source.mode)
+    if text != EMBEDDED and not path.exists():
         mode, count, encoded = tfds_folders.stream_tfds(text, None, split)
         return Stream(encoded, count, mode)
     rows = source(split)
@@ -203,16 +244,14 @@ def _source(name: str, read: Source) -> Source:
     return source
 
 
-def _open_folder(path: Path, size: int | None) -> Source:
+def _open_folder(path: Path, size: int | None, resize: int | None, mode: str) -> Source:
     if _is_records(path):
         return of_records(path)
     if _is_idx(path):
         return idx(path)
-    if next(readers.image_files(path), None) is None:
-        raise DataError(f"{path}: expected IDX, PNG, JPEG or WebP files, found none")
-    if size is None:
-        raise DataError(f"{path}: a folder of images needs a crop size, found none; give the size")
-    return folder(path, size)
+    if next(image_files(path), None) is None:
+        raise DataError(f"{path}: expected records, IDX files or pictures, found none")
+    return folder(path, size, mode, resize=resize)
 
 
 def _is_records(path: Path) -> bool:
