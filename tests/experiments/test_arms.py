@@ -19,6 +19,7 @@ from experiments.sweep.arms import Arm, Diverged, Result, collect, missing, pack
 from experiments.sweep.arms import unpack as unpacked
 from experiments.sweep.intervals import interval
 from experiments.sweep.processes import run_all
+from vqvae_commands.run.environment import cores, version
 
 PICTURES = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3, 1)
 
@@ -180,7 +181,7 @@ def test_progress_without_a_terminal_is_lines(fake, tmp_path, capsys):
 
 def arms_of_processes(names: str) -> list[Arm]:
     """At the top of the module, where other processes find it."""
-    run = lambda seed: Result({"process": os.getpid(), "seed": seed, "cores": arms.cores()})  # noqa: E731
+    run = lambda seed: Result({"process": os.getpid(), "seed": seed, "cores": cores()})  # noqa: E731
     return [Arm(name, name, {"name": name}, lambda: run) for name in names]
 
 
@@ -307,5 +308,5 @@ def test_all_of_a_mosaic_is_on_the_figure():
 
 
 def test_what_is_run_from_its_folder_has_no_version():
-    assert arms.version("jax") == jax.__version__
-    assert arms.version("vqvae_jax_of_nobody") == "not installed"
+    assert version("jax") == jax.__version__
+    assert version("vqvae_jax_of_nobody") == "not installed"

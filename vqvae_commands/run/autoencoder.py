@@ -10,13 +10,14 @@ from typing import Literal
 
 import jax
 
-from vqvae_commands.pages import run_report
+from vqvae_commands.pages import run_facts, run_pictures, run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
+from vqvae_commands.run.command_line import command_line
 from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
-from vqvae_commands.run.progress import Display, describe_start, measured
+from vqvae_commands.run.progress import Display, Pictures, describe_start, measured
 from vqvae_commands.run.recipe import host_batches, in_parts, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.checks import check_size
@@ -145,7 +146,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             FREE,
             chief=config.process_id == 0,
         )
-    return finish(folder, test, facts, odd) if config.process_id == 0 else None
+    return finish(folder, config, train, test, facts, odd) if config.process_id == 0 else None
 
 
 def make_display(
@@ -158,7 +159,8 @@ def make_display(
     title = describe_start(config, f"{config.data}, {facts}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
-    return Display(folder, config.steps, start, "\n".join([title, *odd]), read, look)
+    draw = partial(draw_test, model, test) if facts.kind == "pictures" else lambda state: {}
+    return Display(folder, config.steps, start, "\n".join([title, *odd]), read, look, draw)
 
 
 def read_metrics(
@@ -186,6 +188,12 @@ def look_at_test(model, test: Examples, kind: str, state: TrainState):
     return {f"test/{name}": value for name, value in table.items()}, text
 
 
+def draw_test(model, test: Examples, state: TrainState) -> Pictures:
+    """Returns a picture of the first test pictures above their reconstructions."""
+    variables = jax.device_get(state.variables)
+    return {"test/reconstructions": run_pictures.strip_of(model, variables, test)}
+
+
 def quality_text(table: dict[str, float]) -> str:
     """Returns the PSNR of pictures, or the explained variance of other data, as text."""
     if "psnr" in table:
@@ -193,7 +201,9 @@ def quality_text(table: dict[str, float]) -> str:
     return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"
 
 
-def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[dict, Page]:
+def finish(
+    folder: Path, config: Config, train: Examples, test: Examples, facts: Facts, odd: list[str]
+) -> tuple[dict, Page]:
     """Evaluates the saved model over the whole test set, and writes the report; returns both."""
     model, variables, digest = load_model(folder / "model")
     table, counts = evaluate(model, variables, test, kind=facts.kind)
@@ -205,10 +215,12 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
-        results=table,
+        results=run_facts.beside_training(table, model, variables, train, len(test), facts.kind),
         metrics=metrics,
-        figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind),
-        data=str(facts),
+        figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind, train),
+        command=command_line(config, ["vqvae", "train"]),
+        facts=run_facts.about(folder, model, variables, config.data, facts, table),
+        use=run_facts.use(folder, facts),
         units=kinds.units(facts.kind, facts.dtype),
         remarks=odd,
     )
