@@ -56,11 +56,13 @@ def fitting(columns: list[Sequence[str]], width: int) -> list[list[Sequence[str]
 
 
 def widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Returns the width of each column: that of its longest word, and more where there is room."""
-    found, full = least(columns), [max(map(cell_len, column)) for column in columns]
-    while sum(found) < min(sum(full), room(width, columns)):
-        i = max(range(len(full)), key=lambda i: full[i] - found[i])
-        found[i] += 1
+    """Returns the width of each column: of its longest word, with more room of whole entries."""
+    found = least(columns)
+    for part in ([column[1:] for column in columns], columns):  # titles come last
+        lacks = [max(map(cell_len, c), default=0) - n for c, n in zip(part, found, strict=True)]
+        while sum(found) < room(width, columns) and max(lacks) > 0:
+            i = lacks.index(max(lacks))
+            found[i], lacks[i] = found[i] + 1, lacks[i] - 1
     return found
 
 
