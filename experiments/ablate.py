@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from experiments.ablations import ABLATIONS
 from experiments.ablations.checking import check_recorded
@@ -27,9 +25,10 @@ from experiments.ablations.findings import study_of, write_summary
 from experiments.ablations.settings import Ablation, Setting, quick
 from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, Row, collect
-from experiments.sweep.launch import choose, command_line, run_and_write
+from experiments.sweep.launch import choose, repeating, run_and_write
 from experiments.sweep.options import Running
 from vqvae_commands.run.command import run
+from vqvae_commands.run.terminal_table import print_lines
 from vqvae_jax.checks import check_size
 
 
@@ -73,7 +72,7 @@ def make_study(config: Config, rows: Sequence[Row]) -> Study:
     """The page of the one ablation that is named, without its results."""
     name, ablation = config.names[0], ABLATIONS[config.names[0]]
     plain = dataclasses.replace(config, names=(), only=())
-    command = command_line(plain, "experiments.ablate", name)
+    command = repeating(plain, "experiments.ablate", name)
     return study_of(name, ablation, setting(config, ablation), command, config.seeds, rows)
 
 
@@ -137,11 +136,11 @@ def rows_of(config: Config, base: Path, name: str) -> list[Row]:
 
 def print_ablations() -> None:
     """Prints the ablations by name."""
-    table = Table("name", "question", "papers", "claims")
+    lines = [["name", "question", "papers", "claims"]]
     for name, ablation in ABLATIONS.items():
         papers = ", ".join(ablation.papers)
-        table.add_row(name, ablation.question, papers, str(len(ablation.claims)))
-    Console().print(table)
+        lines.append([name, ablation.question, papers, str(len(ablation.claims))])
+    print_lines(lines, justify="left")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ vqvae train --help
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import NamedTuple
 
-from vqvae_commands.interrupts import end_in_one_line
+from vqvae_commands.interrupts import until_unread
 
 
 class Command(NamedTuple):
@@ -51,12 +51,17 @@ vqvae COMMAND --help lists the options of a command."""
 
 def main() -> None:
     """Runs the command that the command line names; for the installed script `vqvae`."""
-    end_in_one_line()
     name, *args = sys.argv[1:] or ["--help"]
+    with until_unread():
+        call(name, args)
+
+
+def call(name: str, args: Sequence[str]) -> None:
+    """Runs a command, or answers a question about all of them."""
     if name in ("-h", "--help", "help"):
         print(help_text())
     elif name == "--version":
-        print(f"vqvae_jax {metadata.version('vqvae_jax')}")
+        print(f"vqvae_jax {import_module('importlib.metadata').version('vqvae_jax')}")
     elif name not in COMMANDS:
         fail(f"expected a command ({', '.join(COMMANDS)}), found {name!r}")
     else:

@@ -1,7 +1,12 @@
-"""Ctrl-C while a command starts: one line instead of a traceback through half-imported modules."""
+"""Ctrl-C, and readers of the output that leave: a command ends in a line or none, no traceback."""
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOPPED, UNREAD = 130, 141  # exit codes, those of a shell after SIGINT and SIGPIPE
 
 
 def end_in_one_line() -> None:
@@ -13,13 +18,62 @@ def end_in_one_line() -> None:
         signal.signal(signal.SIGINT, end)
 
 
-def end(number: int, frame: object) -> None:
+def end(number: int = signal.SIGINT, frame: object = None) -> None:
     """Ends the process; as a KeyboardInterrupt, a module being imported might swallow it."""
     os.write(2, b"stopped\n")
-    os._exit(130)
+    os._exit(STOPPED)
 
 
-def as_usual() -> None:
-    """Makes Ctrl-C raise a KeyboardInterrupt again."""
-    if signal.getsignal(signal.SIGINT) is end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """Makes Ctrl-C raise a KeyboardInterrupt within the context, and then again end the process.
+
+    A process that was stopped ends without the interpreter's last steps, in which threads that
+    still compile or compute would crash.
+    """
+    early = signal.getsignal(signal.SIGINT) is end
+    try:
+        if early:
+            sys.unraisablehook = end_if_lost
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    except SystemExit as stop:
+        if early and stop.code == STOPPED:
+            sys.stdout.flush()
+            os._exit(STOPPED)
+        raise
+    finally:
+        if early:
+            signal.signal(signal.SIGINT, end)
+
+
+def end_if_lost(lost: "sys.UnraisableHookArgs") -> None:
+    """Ends the process where a callback, as of the garbage collector, lost a KeyboardInterrupt."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        end()
+    sys.__unraisablehook__(lost)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keeps Ctrl-C from processes that are started within the context, for as long as they live."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def until_unread() -> Iterator[None]:
+    """Ends the process where nobody reads what it prints, as in `vqvae evaluate RUN | head -1`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(UNREAD)  # the interpreter would try to write what is left

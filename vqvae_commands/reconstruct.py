@@ -19,12 +19,10 @@ import numpy as np
 import tyro
 from jaxtyping import Int, UInt8
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from vqvae_commands.pages.plots import side_by_side
 from vqvae_commands.run.code_streams import as_levels, quantizers
+from vqvae_commands.run.terminal_table import print_lines
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
 from vqvae_jax.data.picture_files import image_files
@@ -220,17 +218,12 @@ def measure_picture(source, target, original, reconstruction, maps, bits: float)
 
 def print_results(results: list[Reconstructed], folder: Path) -> None:
     """Prints the table."""
-    table = Table(
-        title=Text(f"in {folder}, original left, reconstruction right"), title_justify="left"
-    )
-    for name in ("file", "size", "codes", "PSNR (dB)", "SSIM", "bits"):
-        table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
+    lines = [["file", "size", "codes", "PSNR (dB)", "SSIM", "bits"]]
     for r in results:
         sizes = [sides_text(r.size), " + ".join(map(sides_text, r.codes))]
         likeness = "" if r.ssim is None else f"{r.ssim:.4f}"
-        # Not plain text: a name may hold what rich takes for markup.
-        table.add_row(Text(r.target.name), *sizes, f"{r.psnr:.2f}", likeness, f"{r.bits:,.0f}")
-    Console().print(table)
+        lines.append([r.target.name, *sizes, f"{r.psnr:.2f}", likeness, f"{r.bits:,.0f}"])
+    print_lines(lines, f"in {folder}, original left, reconstruction right")
 
 
 def sides_text(sides: tuple[int, ...]) -> str:

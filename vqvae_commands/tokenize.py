@@ -12,13 +12,12 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 from jaxtyping import Int
-from rich.console import Console
-from rich.table import Table
 
 from vqvae_commands.generation.code_files import SPLITS, Codes, flat, write_codes
 from vqvae_commands.generation.codes_of_data import tokenize, unique_share
 from vqvae_commands.run.code_streams import tally
 from vqvae_commands.run.data_options import given_data
+from vqvae_commands.run.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +87,7 @@ ROWS = {
 
 def print_codes(found: dict[str, dict[str, float]], title: str) -> None:
     """Prints the table."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for split in found:
-        table.add_column(split, justify="right")
+    lines = [["", *found]]
     for name, (text, form) in ROWS.items():
-        table.add_row(text, *(form.format(numbers[name]) for numbers in found.values()))
-    Console().print(table)
+        lines.append([text, *(form.format(numbers[name]) for numbers in found.values())])
+    print_lines(lines, title)

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from scipy.special import stdtrit
 
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.processes import default_processes, run_all
+from vqvae_commands.run.terminal_table import print_lines
 
 LOOKED_AT = ("psnr", "ssim", "used", "perplexity", "quantization_error", "total")
 ARMS = 2
@@ -109,15 +108,15 @@ def quickest(recorded: Sequence[Recorded]) -> list[Recorded]:
 def print_check(recorded: Sequence[Recorded], new: Mapping[str, Mapping[str, float]]) -> int:
     """Prints what was recorded beside the new numbers; returns how many lie outside."""
     pairs = [(old, key) for old in recorded for key in LOOKED_AT if key in old.numbers[0]]
-    table, outside = Table("arm", "number", "recorded", "new", ""), 0
+    lines, outside = [["arm", "number", "recorded", "new", ""]], 0
     for old, key in pairs:
         mean, half = prediction([numbers[key] for numbers in old.numbers], 0.05 / len(pairs))
         value = new[old.name].get(key, math.nan)  # a seed that diverged has no numbers
         inside = abs(value - mean) <= half
         outside += not inside
         words = f"{mean:.4g} ± {half:.2g}", f"{value:.4g}", "inside" if inside else "outside"
-        table.add_row(old.name, key, *words)
-    Console().print(table)
+        lines.append([old.name, key, *words])
+    print_lines(lines)
     return outside
 
 

@@ -10,8 +10,9 @@ from experiments.ablations.verdicts import Finding, Interval, judge
 from experiments.pages import markdown
 from experiments.pages.study import Study
 from experiments.sweep.arm_metrics import SHOWN
-from experiments.sweep.arms import Row, version
+from experiments.sweep.arms import Row
 from experiments.sweep.training_budget import described, images
+from vqvae_commands.run.environment import version
 from vqvae_commands.run.run_folder import write_text
 
 HEAD = ("claim", "paper", "what differs there", "rule", "ours", "verdict")

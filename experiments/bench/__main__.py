@@ -16,14 +16,12 @@ import dataclasses
 import importlib
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
 
 from experiments.bench import bench_page
 from experiments.bench.machine import provenance
@@ -48,11 +46,10 @@ def main(config: Config) -> None:
     """Runs the benchmarks one after another; each leaves its page before the next begins."""
     parts = chosen(config.part)
     config.output.mkdir(parents=True, exist_ok=True)  # before hours of work
-    console = Console(width=None if sys.stdout.isatty() else 120)
     for name in parts:
-        console.print(f"{name} begins", markup=False)
+        print(f"{name} begins", flush=True)
         part = importlib.import_module(f"experiments.bench.{name}").run(config.quick)
-        bench_page.print_part(part, console)
+        bench_page.print_part(part)
         print(
             bench_page.write_part(config.output, part, provenance(part_command(name, config.quick)))
         )

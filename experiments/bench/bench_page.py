@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from experiments.bench.timing import Race, Spread
 from experiments.pages import markdown as md
 from vqvae_commands.pages.html import save
 from vqvae_commands.pages.plots import png_bytes
 from vqvae_commands.run.run_folder import strict_json, write_text
+from vqvae_commands.run.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +53,11 @@ class Part:
     skipped: Sequence[str] = ()
 
 
-def print_part(part: Part, console: Console) -> None:
+def print_part(part: Part) -> None:
     """Prints the tables and the skipped contestants."""
     for table in part.tables:
-        shown = RichTable(title=table.title, title_justify="left", caption=table.note or None)
-        for i, title in enumerate(table.head):
-            shown.add_column(title, justify="right" if i else "left")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown, markup=False)
-    for line in part.skipped:
-        console.print(line, markup=False)
+        print_lines([table.head, *table.rows], table.title, table.note)
+    print(*(f"{line}\n" for line in part.skipped), sep="", end="")
 
 
 def write_part(folder: Path, part: Part, facts: Mapping[str, Any]) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.sweep.arms import cores, device, version, versions
+from vqvae_commands.run.environment import cores, device, version, versions
 
 PEERS = ("torch", "vector-quantize-pytorch", "dm-haiku")
 

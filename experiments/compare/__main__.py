@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from experiments.compare import COMPARISONS
 from experiments.compare.comparison import run_comparison
 from experiments.sweep.options import Options
 from vqvae_commands.run.command import run
+from vqvae_commands.run.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +45,8 @@ def main(options: List | Options) -> Path | None:
 
 def print_comparisons() -> None:
     """Prints the names and titles of the comparisons."""
-    table = Table("name", "title")
-    for name, comparison in COMPARISONS.items():
-        table.add_row(name, comparison.title)
-    Console().print(table)
+    lines = [[name, comparison.title] for name, comparison in COMPARISONS.items()]
+    print_lines([["name", "title"], *lines], justify="left")
 
 
 if __name__ == "__main__":

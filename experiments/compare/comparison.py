@@ -9,7 +9,7 @@ from typing import Any
 from experiments.pages.study import Column, Study
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.arms import Arm, Row
-from experiments.sweep.launch import command_line, run_and_write
+from experiments.sweep.launch import repeating, run_and_write
 from experiments.sweep.options import Options
 from experiments.sweep.training_budget import described, images, make_budget
 from vqvae_jax.checks import check_size
@@ -66,7 +66,7 @@ def run_comparison(name: str, comparison: Comparison, options: Options) -> Path 
     """Runs what is missing, then writes the pages; returns as `run_and_write`."""
     sizes = ("batch_size", *comparison.quick)
     check_size(**{size: getattr(options, size) for size in sizes})
-    command = command_line(options, "experiments.compare", name)
+    command = repeating(options, "experiments.compare", name)
     options = shrunk(comparison, options)
     if not options.list:
         comparison.before(options)

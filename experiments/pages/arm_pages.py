@@ -99,10 +99,14 @@ def arm_html(study: Study, rows: Sequence[Row], pictures: Mapping[str, bytes]) -
 
 
 def findings_section(findings: Sequence[Sequence[str]]) -> str:
-    """Returns the table of the findings, all of them plain text, as HTML."""
-    head, *body = findings
-    lines = [head, *([first, *map(web.text, rest)] for first, *rest in body)]
-    return web.section(web.heading("Findings"), web.scroll(web.table(lines)))
+    """Returns each verdict with its claim, and the entries between them below."""
+    (_, *names, _), *body = findings
+    lines = []
+    for claim, *texts, verdict in body:
+        between = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+        shown = f"{web.bold(verdict)}: {web.text(claim)}", *map(web.small, between)
+        lines.append(("".join(shown),))
+    return web.section(web.heading("Findings"), web.unheaded(lines))
 
 
 def settings_shown(study: Study, rows: Sequence[Row]) -> dict[str, str]:

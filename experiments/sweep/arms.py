@@ -11,12 +11,9 @@ import base64
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
-import os
-import platform
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from vqvae_commands.run.environment import device, versions
 from vqvae_commands.run.run_folder import strict_json, write_text
-
-PACKAGES = ("vqvae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Diverged(ArithmeticError):
@@ -167,32 +162,6 @@ def collect(arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Row
     """The rows of a table: each arm with the records that are there."""
     found = [(arm, [arm.read(folder, seed) for seed in seeds]) for arm in arms]
     return [Row(arm, [record for record in records if record]) for arm, records in found]
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages on which results depend."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-def version(package: str) -> str:
-    """The version of a package, or "not installed", as where this one is run from its folder."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def device() -> str:
-    """The kind of device on which this process computes and, for a CPU, its cores."""
-    if jax.default_backend() != "cpu":
-        return jax.devices()[0].device_kind
-    return f"CPU, {cores()} core{'' if cores() == 1 else 's'} a process"
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1
 
 
 def pack(pictures: np.ndarray) -> str:

@@ -1,7 +1,5 @@
 """Runs the arms of a command that are missing, and writes their pages."""
 
-import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.options import Running
 from experiments.sweep.processes import default_processes, run_all
+from vqvae_commands.run.command_line import command_line
 
 
 def run_and_write(
@@ -64,19 +63,11 @@ def names(arm: Arm) -> set[str]:
     return {arm.name, arm.name.rpartition("-")[0] or arm.name}
 
 
-def command_line(config, *words: str) -> str:
-    """The command with the options that differ from their defaults and change the results.
+def repeating(config: Running, *words: str) -> str:
+    """Returns the command with the options that differ from their defaults and change the results.
 
     Args:
         config: the options.
         words: the module, and the words that follow it.
     """
-    found = ["python", "-m", *words]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in ("output", "processes", "list"):
-            continue
-        found.append(f"--{field.name.replace('_', '-')}")
-        if value is not True:
-            found += map(str, value if isinstance(value, tuple) else (value,))
-    return shlex.join(found)
+    return command_line(config, ["python", "-m", *words], ("output", "processes", "list"))

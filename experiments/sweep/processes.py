@@ -16,7 +16,9 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from experiments.sweep.arms import Arm, cores, missing, run_missing
+from experiments.sweep.arms import Arm, missing, run_missing
+from vqvae_commands.interrupts import held_back
+from vqvae_commands.run.environment import cores
 from vqvae_commands.run.progress import make_progress
 
 MakeArms = Callable[[], Sequence[Arm]]
@@ -48,14 +50,14 @@ def run_all(make_arms: MakeArms, folder: Path, seeds: Sequence[int], processes: 
             for i in range(n)
         ]
         try:
-            for worker in workers:
-                worker.start()
+            with held_back():
+                for worker in workers:
+                    worker.start()
             while any(worker.is_alive() for worker in workers):
                 time.sleep(0.5)
                 bar.look()
         except KeyboardInterrupt:
-            print("stopped: the same command continues")
-            raise
+            raise KeyboardInterrupt("stopped: the same command continues") from None
         finally:
             for worker in workers:
                 worker.terminate()

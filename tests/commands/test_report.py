@@ -25,6 +25,8 @@ RESULTS = {
     "mse": 0.0074,
     "ssim": 0.8123,
     "explained_variance": 0.875,
+    "train_psnr": 22.5,
+    "train_explained_variance": 0.95,
     "left_out": 3.0,
     "perplexity": 12.5,
     "used": 0.75,
@@ -65,17 +67,21 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model, variables = model_for(1, (28, 28))
     counts = {"": np.arange(16.0)}
-    made = run_report.make_figures(model, variables, pictures(20, 28, 28, 1), counts, METRICS)
-    assert list(made) == ["reconstructions", "code_maps", "usage", "curves"]
-    return write(folder, figures=made).read_text(encoding="utf-8"), folder
+    data, kind = pictures(20, 28, 28, 1), "pictures"
+    made = run_report.make_figures(model, variables, data, counts, METRICS, kind, data[:9])
+    told = {"command": "vqvae train --name 'a <b>run</b>'", "facts": {"date": "2026 <1>"}}
+    told |= {"use": "import vqvae_jax as vj", "figures": made}
+    return write(folder, **told).read_text(encoding="utf-8"), folder
 
 
 def test_every_section_is_there_in_order(page):
     text, _ = page
     headings = re.findall(r"<h2>(.*?)</h2>|<summary>(.*?)</summary>", text)
     assert ["".join(pair) for pair in headings] == [
+        "The run",
         "Results",
         *(title for title, _ in run_report.FIGURES.values()),
+        "In Python",
         "Configuration",
         "Model",
     ]
@@ -101,10 +107,11 @@ def test_every_result_is_shown_and_explained(page):
 
 def test_remarks_data_and_units_are_on_the_page_and_numbers_that_are_none_are_no_numbers(tmp_path):
     results = {"mse": None, "perplexity": float("nan"), "explained_variance": float("-inf")}
-    told = {"data": "90 <vectors>", "units": "in volts", "remarks": ["Only 3 of 16 <codes>."]}
+    told = {"facts": {"data": "90 <vectors>"}, "command": "vqvae train", "units": "in volts"}
+    told |= {"remarks": ["Only 3 of 16 <codes>."]}
     text = write(tmp_path, results=results, **told).read_text(encoding="utf-8")
     assert "<li>Only 3 of 16 &lt;codes&gt;.</li>" in text
-    assert "Measured on the whole test set. 90 &lt;vectors&gt;" in text
+    assert "90 &lt;vectors&gt;" in text and "<pre>vqvae train</pre>" in text
     assert "mean squared error, in volts" in text and "pixels" not in text
     assert text.count("<b>not a number</b>") == 3 and text.count("<b>infinite</b>") == 2
 
@@ -112,7 +119,7 @@ def test_remarks_data_and_units_are_on_the_page_and_numbers_that_are_none_are_no
 def test_nothing_is_fetched_or_run(page):
     text, _ = page
     sources = re.findall(r'src="([^"]*)"', text)
-    assert len(sources) == 4 and all(s.startswith("data:image/png;base64,") for s in sources)
+    assert len(sources) == 7 and all(s.startswith("data:image/png;base64,") for s in sources)
     rest = re.sub(r'src="[^"]*"', "", text)
     assert not re.search(r"http|url\(|@import|<script|<link|\son\w+=|href", rest)
 
@@ -137,7 +144,7 @@ def test_pictures_in_the_page_are_those_of_the_folder(page):
 def test_only_whole_files_are_left(page):
     _, folder = page
     assert sorted(p.name for p in folder.iterdir()) == ["pictures", "report.html"]
-    assert len(list((folder / "pictures").iterdir())) == 4
+    assert len(list((folder / "pictures").iterdir())) == 7
 
 
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
@@ -173,7 +180,7 @@ def test_pictures_of_other_shapes(shape):
     model, variables = model_for(3, shape[1:3])
     made = run_report.make_figures(model, variables, pictures(*shape), {"": np.zeros(16)}, [])
     sizes = {name: Image.open(io.BytesIO(plots.png_bytes(f))).size for name, f in made.items()}
-    assert len(sizes) == 4 and all(min(size) > 100 for size in sizes.values())
+    assert len(sizes) >= 5 and all(min(size) > 100 for size in sizes.values())
 
 
 @pytest.mark.parametrize(

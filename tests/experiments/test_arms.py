@@ -12,13 +12,19 @@ import pytest
 from scipy import stats
 
 from experiments.pages import arm_figures
-from experiments.pages.arm_pages import arm_html, arm_markdown, results, write_arm_pages
+from experiments.pages.arm_pages import (
+    arm_html,
+    arm_markdown,
+    findings_section,
+    results,
+    write_arm_pages,
+)
 from experiments.pages.study import Column, Study
-from experiments.sweep import arms
 from experiments.sweep.arms import Arm, Diverged, Result, collect, missing, pack, run_missing
 from experiments.sweep.arms import unpack as unpacked
 from experiments.sweep.intervals import interval
 from experiments.sweep.processes import run_all
+from vqvae_commands.run.environment import cores, version
 
 PICTURES = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3, 1)
 
@@ -180,7 +186,7 @@ def test_progress_without_a_terminal_is_lines(fake, tmp_path, capsys):
 
 def arms_of_processes(names: str) -> list[Arm]:
     """At the top of the module, where other processes find it."""
-    run = lambda seed: Result({"process": os.getpid(), "seed": seed, "cores": arms.cores()})  # noqa: E731
+    run = lambda seed: Result({"process": os.getpid(), "seed": seed, "cores": cores()})  # noqa: E731
     return [Arm(name, name, {"name": name}, lambda: run) for name in names]
 
 
@@ -307,5 +313,12 @@ def test_all_of_a_mosaic_is_on_the_figure():
 
 
 def test_what_is_run_from_its_folder_has_no_version():
-    assert arms.version("jax") == jax.__version__
-    assert arms.version("vqvae_jax_of_nobody") == "not installed"
+    assert version("jax") == jax.__version__
+    assert version("vqvae_jax_of_nobody") == "not installed"
+
+
+def test_a_verdict_stands_before_its_claim_and_never_in_a_box_that_scrolls():
+    head = ("claim", "paper", "ours", "verdict")
+    html = findings_section([head, ("a < b", "none", "0.5 (0 to 1)", "undecided")])
+    shown = "<b>undecided</b>: a &lt; b<small>paper: none</small><small>ours: 0.5 (0 to 1)</small>"
+    assert f"<th scope=row>{shown}</th>" in html and "<td>" not in html and "scroll" not in html

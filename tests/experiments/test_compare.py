@@ -19,7 +19,7 @@ from experiments.compare.quantizers import QUANTIZERS, Config, all_quantizers, m
 from experiments.pages.arm_pages import arm_markdown
 from experiments.sweep import arm_metrics, training_budget
 from experiments.sweep.arms import Diverged
-from experiments.sweep.launch import command_line
+from experiments.sweep.launch import repeating
 from experiments.sweep.metric_names import columns
 from vqvae_commands.run import command, model_metrics
 from vqvae_jax.training.step import TrainState
@@ -207,7 +207,7 @@ def test_numbers_of_a_step_share_an_entry():
 
 def test_a_quick_run_says_so(data):
     config = Config(quick=True, data=data)
-    command = command_line(config, "experiments.compare", "quantizers")
+    command = repeating(config, "experiments.compare", "quantizers")
     page = arm_markdown(make_study(QUANTIZERS, command, config, []), [])
     assert "**A quick run" in page and "experiments.compare quantizers --quick" in page
 

@@ -8,7 +8,6 @@ import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -80,7 +79,7 @@ class Coder:
         width = len(code_streams.quantizers(self.model)[stream.level].vocab)
         indices = np.full((len(k), width), -1, np.int32)
         indices[:, stream.q] = k
-        return np.asarray(vectors(self.model, stream.level, self.variables, indices))
+        return np.asarray(code_streams.vectors(self.model, stream.level, self.variables, indices))
 
 
 class Seen(NamedTuple):
@@ -104,16 +103,6 @@ def decode_maps(model, variables, maps):
     """Decodes one batch."""
     given = maps if isinstance(model, VQVAE2) else maps[0]
     return model.apply(variables, given, method="detokenize")
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def vectors(model, level: int, variables, indices):
-    """Returns the vectors of codes of one level."""
-
-    def of(bound, k):
-        return as_levels(bound.codes)[level].decode(k)
-
-    return nn.apply(of, model)(variables, indices)
 
 
 def as_pixels(x: Float32[np.ndarray, "*b H W C"]) -> Float32[np.ndarray, "*b H W C"]:

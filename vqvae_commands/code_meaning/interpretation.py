@@ -9,7 +9,6 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from vqvae_commands.code_meaning import sections
 from vqvae_commands.code_meaning.coder import Coder
@@ -28,6 +27,7 @@ from vqvae_commands.run import autoencoder, code_streams
 from vqvae_commands.run.data_options import data_options, load_data, open_data
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
+from vqvae_commands.run.terminal_table import print_lines
 from vqvae_jax import VQVAE, VQVAE2, BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import Labels, open_labels
@@ -71,8 +71,7 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     images = np.asarray(sets.test[: config.images])
     maps = coder.tokenize(images)
     check_grids(maps, images)
-    console = Console()
-    with make_progress(console) as bar:
+    with make_progress(Console()) as bar:
         results, found = make_parts(config, coder, images, maps, bar)
         known = open_labels(data.data, source)
         probes = probe(config, coder, options, sets, known, bar) if known else {}
@@ -83,7 +82,7 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     name = options.get("name", config.run.name)
     page = write_page(folder, name, options["data"], results, found, probes)
     if probes:
-        console.print(probe_lines(probes))
+        print_lines(probe_lines(probes), "test accuracy, 95 % intervals")
     print(folder / "report.html")
     return results, page
 
@@ -181,13 +180,10 @@ def probe(
     return found
 
 
-def probe_lines(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> Table:
+def probe_lines(probes: Mapping[str, tuple[int, dict[str, Score]]]) -> list[list[str]]:
     """The table of the probes for the terminal."""
-    view = Table(title="test accuracy, 95 % intervals", title_justify="left")
-    view.add_column("representation")
-    for name in ("dimension", "linear probe", "nearest neighbours"):
-        view.add_column(name, justify="right")
+    lines = [["representation", "dimension", "linear probe", "nearest neighbours"]]
     for name, (dim, scores) in probes.items():
         each = [f"{s.accuracy:.1%} ({s.low:.1%} to {s.high:.1%})" for s in scores.values()]
-        view.add_row(name, f"{dim:,}", *each)
-    return view
+        lines.append([name, f"{dim:,}", *each])
+    return lines

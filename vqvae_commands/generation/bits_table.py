@@ -1,7 +1,6 @@
 """Tables of the bits of an item's codes, and of what a prior saves of a histogram's bits."""
 
-from rich.console import Console
-from rich.table import Table
+from vqvae_commands.run.terminal_table import print_lines
 
 COLUMNS = {
     "uniform_bits": "uniform",
@@ -14,13 +13,8 @@ COLUMNS = {
 
 def print_bits(tables: list[dict[str, float]], title: str) -> None:
     """Prints the table of all levels, and their sums."""
-    view = Table(title=f"{title}; bits an item", title_justify="left")
-    view.add_column("")
-    for text in (*COLUMNS.values(), "test below static"):
-        view.add_column(text, justify="right")
-    for name, *numbers in table_rows(tables):
-        view.add_row(name, *numbers)
-    Console().print(view)
+    head = ["", *COLUMNS.values(), "test below static"]
+    print_lines([head, *table_rows(tables)], f"{title}; bits an item")
 
 
 def table_rows(tables: list[dict[str, float]]) -> list[list[str]]:

@@ -4,18 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from vqvae_commands.generation.bits_table import COLUMNS, saved, table_rows
 from vqvae_commands.pages import html
-from vqvae_commands.pages.mosaic import draw_mosaic, strip
-from vqvae_commands.pages.plots import INK, LINES, WIDTH, new_figure, plain_axes, png_bytes
+from vqvae_commands.pages.mosaic import Rows, rows_figure
+from vqvae_commands.pages.plots import INK, LINES, new_figure, plain_axes, png_bytes
 from vqvae_commands.quality.image_quality import nearest_neighbours
 from vqvae_commands.quality.sample_quality import Images, sample_distances
 from vqvae_commands.run import run_folder
 
-Rows = Mapping[str, UInt8[np.ndarray, "n H W C"]]
 COLUMN = 12  # samples beside each other, each above its nearest training image
 
 
@@ -183,28 +181,6 @@ def neighbour_rows(images: Images) -> Rows:
         "samples": images.samples[some],
         "neighbours": images.train[index[some]],
     }
-
-
-def rows_figure(rows: Rows) -> Figure:
-    """Draws labelled rows of pictures."""
-    labels = 0.1 + 0.055 * max(map(len, rows))  # inches
-    widest = max(strip(images).shape[1] for images in rows.values())
-    height = sum(strip(images).shape[0] for images in rows.values())
-    scale = min((WIDTH - labels) / widest, 0.025)  # inches a pixel
-    figure = new_figure(scale * height + 0.05, scale * widest + labels)
-    figure.set_layout_engine("none")  # it would cut off labels beside axes of a fixed aspect
-    place = (labels, 0, scale * widest, scale * height)
-    axes = figure.add_axes(np.divide(place, np.tile(figure.get_size_inches(), 2)))
-    padded = {
-        name: np.pad(
-            images,
-            ((0, max(map(len, rows.values())) - len(images)), (0, 0), (0, 0), (0, 0)),
-            constant_values=255,
-        )
-        for name, images in rows.items()
-    }
-    draw_mosaic(axes, "", padded)
-    return figure
 
 
 def draw_distances(found: Mapping[str, np.ndarray]) -> Figure:

@@ -7,8 +7,6 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from vqvae_commands.generation import prior_training
 from vqvae_commands.generation.bits_table import COLUMNS
@@ -23,6 +21,7 @@ from vqvae_commands.quality.sample_quality import Images, measure_samples
 from vqvae_commands.run import autoencoder
 from vqvae_commands.run.data_options import load_data
 from vqvae_commands.run.run_folder import open_run
+from vqvae_commands.run.terminal_table import print_lines
 from vqvae_jax import BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.readers import DataError
@@ -91,17 +90,9 @@ def sample(config: Config) -> tuple[dict[str, float], html.Page]:
     ]
     numbers |= {name: sum(table[name] for table in tables) for name in COLUMNS}
     page = write_sample_page(config, images, numbers, tables, shown)
-    print_numbers(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
+    print_lines(quality_lines(numbers), f"{config.run}, {len(samples):,} samples")
     print(config.run / "samples" / "report.html")
     return numbers, page
-
-
-def print_numbers(lines: list[list[str]], title: str) -> None:
-    """Prints a table."""
-    view = Table(*lines[0], title=title, title_justify="left")
-    for line in lines[1:]:
-        view.add_row(*line)
-    Console().print(view)
 
 
 def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:

@@ -88,9 +88,9 @@ def row(title: str, *content: str) -> str:
     return f"<tr><th scope=row>{title}</th>{''.join(f'<td>{x}</td>' for x in content)}</tr>"
 
 
-def pairs(content: Iterable[tuple[str, str]]) -> str:
-    """Returns a table of two columns, without a head, whose entries are HTML."""
-    return f"<table>{''.join(row(*pair) for pair in content)}</table>"
+def unheaded(lines: Iterable[Sequence[str]]) -> str:
+    """Returns a table without a head, whose entries are HTML."""
+    return f"<table>{''.join(row(*line) for line in lines)}</table>"
 
 
 def option_table(values: Mapping[str, str]) -> str:
@@ -192,9 +192,13 @@ th small { display: block }
 td { text-align: right; white-space: nowrap; padding-left: 1rem }
 .options td { white-space: normal; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
+.scroll table { font-size: .85rem }
+.scroll th { min-width: 5rem }
 img { display: block; max-width: max(100%, 36rem); margin: auto }
 summary { cursor: pointer; font-weight: 600; font-size: 1.15rem }
-pre { overflow-x: auto; margin: 1rem 0 0; font-size: .8rem }
+pre { margin: 1rem 0; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+pre:first-child { margin-top: 0 }
+pre:last-child { margin-bottom: 0 }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 </style>
 </head>

@@ -98,15 +98,18 @@ def draw_curves(
 
 
 def reconstructions(
-    originals: UInt8[np.ndarray, "n H W C"], reconstructed: UInt8[np.ndarray, "n H W C"]
+    originals: UInt8[np.ndarray, "n H W C"],
+    reconstructed: UInt8[np.ndarray, "n H W C"],
+    titles: Sequence[str] = (),
 ) -> Figure:
-    """Draws rows of originals, each above a row of their reconstructions."""
+    """Draws rows of originals, each above a row of their reconstructions, maybe with titles."""
     originals, reconstructed = np.asarray(originals), np.asarray(reconstructed)
     n, height, width, _ = originals.shape
     columns = min(n, 8 if max(height, width) <= 96 else 4)
     bands = math.ceil(n / columns)
     size = min((WIDTH - 0.3) / columns, 1.6)
-    figure = new_figure(2 * bands * size * height / width + 0.12 * bands, size * columns + 0.3)
+    between = (0.3 if titles else 0.12) * bands
+    figure = new_figure(2 * bands * size * height / width + between, size * columns + 0.3)
     # A narrow empty row sets the bands apart, so that originals and their pictures look paired.
     grid = figure.add_gridspec(3 * bands - 1, columns, height_ratios=([1, 1, 0.08] * bands)[:-1])
     for i in range(n):
@@ -115,7 +118,7 @@ def reconstructions(
             (("original", originals), ("model", reconstructed))
         ):
             axes = figure.add_subplot(grid[3 * band + below, column])
-            show_image(axes, images[i])
+            show_image(axes, images[i], titles[i] if titles and not below else "")
             if column == 0:
                 axes.set_ylabel(label, color=INK, fontsize=8)
     return figure

@@ -4,20 +4,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from vqvae_commands.pages import html
+from vqvae_commands.pages import html, run_pictures
 from vqvae_commands.pages import plots as draw
 from vqvae_commands.run import code_streams
 from vqvae_jax.data.pipeline import Examples
-from vqvae_jax.data.scaling import preprocess, to_pixels
 
-SHOWN = 16  # test images in the pictures
+TRAINING = (
+    "of as many training examples as there are test examples, at most 10,000; far better than "
+    "that of the test set where the model overfits"
+)
 
 # Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
@@ -28,6 +30,8 @@ METRICS = {
         "{:.2%}",
         "1 - MSE / variance, around the mean of each channel of the test set",
     ),
+    "train_psnr": ("PSNR, training images", "{:.2f} dB", TRAINING),
+    "train_explained_variance": ("Explained variance, training set", "{:.2%}", TRAINING),
     "mse": ("MSE", "{:.3g}", "mean squared error, {units}"),
     "left_out": (
         "Left out",
@@ -64,10 +68,25 @@ FIGURES = {
         "Originals and reconstructions",
         "The first images of the test set, each above its reconstruction from the codes.",
     ),
+    "beside": (
+        "Training beside test images",
+        "Images from all over the training set, and from all over the test set, above their "
+        "reconstructions. A model that overfits reconstructs the former better.",
+    ),
+    "worst": (
+        "Worst images",
+        "The test images with the lowest PSNR, the worst first, above their reconstructions.",
+    ),
     "code_maps": (
         "Code maps",
         "Each image beside its codes. A code has one colour wherever it occurs; similar "
         "colours mean nothing.",
+    ),
+    "patches": (
+        "Patches of codes",
+        "Each row is a code, from the most frequent to rarer ones, with its share of all codes. "
+        "Its places in the test set whose vectors are nearest to the code's are in the middle of "
+        "the patches.",
     ),
     "usage": (
         "Use of the codebook",
@@ -89,6 +108,7 @@ def make_figures(
     counts: Mapping[str, Shaped[np.ndarray, "_"]],
     metrics: Sequence[dict[str, float]],
     kind: str = "pictures",
+    train: Shaped[Examples, "M ..."] | None = None,
 ) -> dict[str, Figure]:
     """Returns all figures of a run; those of pictures only where the data are pictures.
 
@@ -99,19 +119,10 @@ def make_figures(
             counts of those that occur.
         metrics: lines of metrics.jsonl.
         kind: kind of the data, a name of `kinds.NOUNS`.
+        train: the training set, where it is to be shown beside the test set.
     """
-    made = {}
-    shape = test.shape
-    if kind == "pictures" and len(shape) == 4 and shape[-1] in (1, 3, 4):
-        images = np.asarray(to_pixels(preprocess(np.asarray(test[:SHOWN]))))
-        rec = jax.jit(lambda v, x: model.apply(v, preprocess(x)))(variables, images)
-        made["reconstructions"] = draw.reconstructions(images, np.asarray(to_pixels(rec.x)))
-        maps = code_streams.as_levels(rec.indices)
-        if all(k.ndim == 4 for k in maps):
-            each = code_streams.by_stream(code_streams.quantizers(model), maps)
-            made["code_maps"] = draw.code_maps(
-                images, {code_streams.title(prefix): np.asarray(k) for prefix, k in each.items()}
-            )
+    pictures = kind == "pictures" and len(test.shape) == 4 and test.shape[-1] in (1, 3, 4)
+    made = run_pictures.picture_figures(model, variables, train, test) if pictures else {}
     sizes = code_streams.streams(code_streams.quantizers(model))
     used = {code_streams.title(prefix): (count, sizes[prefix]) for prefix, count in counts.items()}
     return made | {"usage": draw.codebook_usage(used), "curves": draw.curve_figure(metrics)}
@@ -125,7 +136,9 @@ def write_report(
     results: Mapping[str, float],
     metrics: Sequence[dict[str, float]],
     figures: Mapping[str, Figure],
-    data: str = "",
+    command: str = "",
+    facts: Mapping[str, str] = MappingProxyType({}),
+    use: str = "",
     units: str = "pixels in [0, 1]",
     remarks: Sequence[str] = (),
 ) -> html.Page:
@@ -138,7 +151,9 @@ def write_report(
         results: numbers of the whole test set, by name.
         metrics: lines of metrics.jsonl; the page shows the last step.
         figures: figures by name; those of `make_figures` come first.
-        data: sentence on the data.
+        command: command that made the run.
+        facts: facts about the run, by their names.
+        use: lines of Python that load the model.
         units: units of errors.
         remarks: sentences on misleading numbers.
 
@@ -153,8 +168,10 @@ def write_report(
     options = {name: option_text(value) for name, value in config.items()}
     body = [
         headline(results),
-        remarks_section(remarks) + results_section(results, data, units),
+        remarks_section(remarks) + made_section(command, facts),
+        results_section(results, units),
         "".join(html.picture(*FIGURES.get(name, (name, "")), pictures[name]) for name in in_order),
+        use_section(use),
         html.section(html.heading("Configuration"), html.option_table(options)),
         html.folded("Model", pretty(description)),
     ]
@@ -185,7 +202,19 @@ def remarks_section(remarks: Sequence[str]) -> str:
     return html.section(html.heading("What to look at"), html.bullets(remarks))
 
 
-def results_section(results: Mapping[str, float], data: str, units: str) -> str:
+def made_section(command: str, facts: Mapping[str, str]) -> str:
+    """Returns the section of the command and of the facts; empty without any."""
+    if not facts:
+        return ""
+    return html.section(html.heading("The run"), html.preformatted(command), html.facts(facts))
+
+
+def use_section(use: str) -> str:
+    """Returns the section of lines of Python; empty without any."""
+    return html.section(html.heading("In Python"), html.preformatted(use)) if use else ""
+
+
+def results_section(results: Mapping[str, float], units: str) -> str:
     """Returns the section of all numbers of the test set, each with its meaning."""
     lines = []
     for name, value in results.items():
@@ -194,8 +223,8 @@ def results_section(results: Mapping[str, float], data: str, units: str) -> str:
         title += f", {code_streams.title(stream)}" if stream else ""
         shown = html.explained(title, meaning.format(units=units))
         lines.append((shown, html.bold(number_text(name, value))))
-    about = html.paragraph(f"Measured on the whole test set. {data}".strip())
-    return html.section(html.heading("Results"), about, html.pairs(lines))
+    about = html.paragraph("Measured on the whole test set.")
+    return html.section(html.heading("Results"), about, html.unheaded(lines))
 
 
 def number_text(name: str, value: Any) -> str:

@@ -11,16 +11,17 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from vqvae_commands.pages import run_report
+from vqvae_commands.pages import run_facts, run_pictures, run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
+from vqvae_commands.run.command_line import command_line
 from vqvae_commands.run.data_checks import check_options_of_pictures, check_sides
 from vqvae_commands.run.data_options import data_options, load_data, open_data
 from vqvae_commands.run.first_codes import first_batches, with_first_codes
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.picture_counts import count_pictures
-from vqvae_commands.run.progress import Display, describe_start, measured
+from vqvae_commands.run.progress import Display, Pictures, describe_start, measured
 from vqvae_commands.run.quantizer_choice import help_text
 from vqvae_commands.run.recipe import (
     SCHEDULES,
@@ -168,7 +169,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             lambda state: with_first_codes(model, state, first),
             chief=config.process_id == 0,
         )
-    return finish(folder, test, facts, odd) if config.process_id == 0 else None
+    return finish(folder, config, train, test, facts, odd) if config.process_id == 0 else None
 
 
 def make_display(
@@ -182,7 +183,9 @@ def make_display(
     title = describe_start(config, f"{config.data}, {line}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
-    return Display(folder, config.steps, start, "\n".join([title, *about, *odd]), read, look)
+    draw = partial(draw_test, model, test) if facts.kind == "pictures" else lambda state: {}
+    title = "\n".join([title, *about, *odd])
+    return Display(folder, config.steps, start, title, read, look, draw)
 
 
 def read_metrics(
@@ -210,6 +213,12 @@ def look_at_test(model, test: Examples, kind: str, state: TrainState):
     return {f"test/{name}": value for name, value in table.items()}, text
 
 
+def draw_test(model, test: Examples, state: TrainState) -> Pictures:
+    """Returns a picture of the first test pictures above their reconstructions."""
+    variables = jax.device_get(state.variables)
+    return {"test/reconstructions": run_pictures.strip_of(model, variables, test)}
+
+
 def quality_text(table: dict[str, float]) -> str:
     """Returns the PSNR of pictures, or the explained variance of other data, as text."""
     if "psnr" in table:
@@ -217,7 +226,9 @@ def quality_text(table: dict[str, float]) -> str:
     return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"
 
 
-def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[dict, Page]:
+def finish(
+    folder: Path, config: Config, train: Examples, test: Examples, facts: Facts, odd: list[str]
+) -> tuple[dict, Page]:
     """Evaluates the saved model over the whole test set, and writes the report; returns both."""
     model, variables, digest = load_model(folder / "model")
     table, counts = evaluate(model, variables, test, kind=facts.kind)
@@ -229,10 +240,12 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[
         folder,
         config=json.loads((folder / "config.json").read_text()),
         description=to_json(model, indent=1),
-        results=table,
+        results=run_facts.beside_training(table, model, variables, train, len(test), facts.kind),
         metrics=metrics,
-        figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind),
-        data=". ".join(facts.about()),
+        figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind, train),
+        command=command_line(config, ["vqvae", "train"]),
+        facts=run_facts.about(folder, model, variables, config.data, facts, table),
+        use=run_facts.use(folder, facts),
         units=kinds.units(facts.kind, facts.dtype),
         remarks=odd,
     )

@@ -6,10 +6,13 @@ level of several streams, "level0/1/".
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
-from jaxtyping import Array, Float64, Int
+from jaxtyping import Array, Float, Float64, Int
 
 from vqvae_jax import VQVAE2, Quantizer
 from vqvae_jax.metrics import LISTED
@@ -47,6 +50,16 @@ def by_stream(quantizers: Sequence[Quantizer], maps: Sequence[Any]) -> dict[str,
     """The indices `[B, *grid]` of each stream, by its prefix."""
     each = [k[..., q] for k in maps for q in range(k.shape[-1])]
     return dict(zip(streams(quantizers), each, strict=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def vectors(model, level: int, variables, indices: Int[Array, "n Q"]) -> Float[Array, "n D"]:
+    """The vectors of codes of one level; -1 adds nothing."""
+
+    def of(bound, k):
+        return as_levels(bound.codes)[level].decode(k)
+
+    return nn.apply(of, model)(variables, indices)
 
 
 def tally(k: Int[np.ndarray, "..."]) -> Counter[int]:

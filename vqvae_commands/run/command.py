@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from vqvae_commands.interrupts import as_usual
+from vqvae_commands.interrupts import STOPPED, as_usual, until_unread
 
 Config = TypeVar("Config")
 
@@ -34,24 +34,28 @@ def run(
     """
     import tyro  # here, since images for accelerators lack it, and `guarded` works without
 
-    options = tyro.cli(config, prog=prog or program(), args=args)
-    keep_compilations()
-    as_usual()
-    guarded(main, options)
+    with until_unread():
+        options = tyro.cli(config, prog=prog or program(), args=args)
+        keep_compilations()
+        with as_usual():
+            guarded(main, options)
 
 
 def guarded(main: Callable[[Any], object], options: Any) -> Any:
     """Returns `main(options)`; errors end the process as in `run`."""
     try:
         return main(options)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        line, code = str(stop) or "stopped", STOPPED
+    except BrokenPipeError:
+        raise  # to `until_unread`
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        line, code = f"error: {one_line(error)}", 2
+    # Here no traceback keeps objects, such as semaphores, from being cleaned up.
+    print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def keep_compilations() -> None:

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from rich.console import Console
-from rich.table import Table
 
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
@@ -24,6 +22,7 @@ from vqvae_commands.run.code_streams import (
     tally,
 )
 from vqvae_commands.run.kinds import BY_AXES, NOUNS, units
+from vqvae_commands.run.terminal_table import print_lines
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim, usage
@@ -142,18 +141,15 @@ def code_table(counts, sizes: Mapping[str, int], examples: int) -> dict[str, flo
 def print_table(table: dict[str, float], title: str, kind: str = "pictures", dtype="uint8") -> None:
     """Prints the table, in the words of this kind of data."""
     words = {"noun": NOUNS[kind][0], "units": units(kind, dtype)}
-    view = Table(title=title, title_justify="left")
-    view.add_column("over the whole test set")
-    view.add_column("", justify="right")
+    lines = [["over the whole test set", ""]]
     for name, value in table.items():
         prefix, _, last = name.rpartition("/")
         meaning = MEANING[last].format(**words) + (
             f" ({code_streams.title(prefix)})" if prefix else ""
         )
-        view.add_row(
-            meaning, number_or_words(value, ",.0f" if last in ("seen", "left_out") else ".4g")
-        )
-    Console().print(view)
+        form = ",.0f" if last in ("seen", "left_out") else ".4g"
+        lines.append([meaning, number_or_words(value, form)])
+    print_lines(lines, title)
 
 
 def number_or_words(value: float | None, form: str) -> str:

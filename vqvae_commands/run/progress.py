@@ -1,9 +1,11 @@
 """The display of a run: its progress bar, and the values that it logs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -11,6 +13,7 @@ from vqvae_commands.run.run_folder import Log
 from vqvae_jax.training.step import TrainState
 
 Values = dict[str, float]
+Pictures = Mapping[str, UInt8[np.ndarray, "H W C"]]
 COUNTERS = ("invalid_examples", "invalid_codes", "invalid_rows", "skipped")
 
 
@@ -34,6 +37,7 @@ class Display:
         title: a line that is printed first, from `describe_start`.
         read: from the metrics of a step to the values to log and the words to show.
         look: from a state to the values to log and a line to print.
+        draw: from a state to pictures for TensorBoard, by their names.
     """
 
     def __init__(
@@ -44,8 +48,9 @@ class Display:
         title: str,
         read: Callable[[Values], tuple[Values, list[str]]],
         look: Callable[[TrainState], tuple[Values, str]],
+        draw: Callable[[TrainState], Pictures] = lambda state: {},
     ):
-        self.read, self.look = read, look
+        self.read, self.look, self.draw = read, look, draw
         self.files = Log(folder, start)
         self.waiting: list[tuple[int, dict]] = []  # logged, not yet written
         console = Console()
@@ -79,7 +84,12 @@ class Display:
         self.write()
         values, text = self.look(state)
         self.files.write(done, values)
+        self.files.write_pictures(done, self.draw(state))
         self.bar.console.print(f"step {done:>6}: {text}")
+
+    def stop(self, done: int) -> None:
+        """Writes the time of the steps after the last that was logged."""
+        self.files.write_time(done)
 
     def close(self) -> None:
         self.bar.stop()
@@ -98,7 +108,7 @@ def measured(metrics: Values, batch_size: int) -> Values:
 
 
 def describe_start(config, what: str, start: int) -> str:
-    """A line that says what begins, or continues, and on which devices."""
+    """Two lines that say what begins, or continues, on which devices, and with what."""
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     begun = f"continues at step {start}" if start else "begins"
-    return f"{config.name} {begun}: {what}, {config.parallel} on {devices}"
+    return f"{config.name} {begun}, {config.parallel} on {devices}\n{what}"

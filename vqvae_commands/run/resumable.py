@@ -128,6 +128,8 @@ def run_training(
         state = run_steps(
             state, step.run, placed, config.steps, hooks, lambda: bool(interrupt.signal)
         )
+        if chief:
+            shown.stop(int(state.step))
         save(config.steps, state, {})
     if interrupt.signal and chief:
         print(f"stopped at step {int(state.step)} of {config.steps}: the same command continues")

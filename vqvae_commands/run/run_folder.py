@@ -4,7 +4,7 @@ config.json       the options, enough to start it again
 checkpoints/      the train state (orbax)
 model/            description and weights (`vqvae_jax.load_model`)
 metrics.jsonl     one line per logged step, without any clock: equal runs give equal files
-timing.jsonl      what the clock said
+timing.jsonl      what the clock said: seconds since the line before, and the date
 tensorboard/      the same curves
 data.json         what the data are
 evaluation.json   the table of the whole test set
@@ -12,11 +12,16 @@ pictures/, report.html
 """
 
 import dataclasses
+import datetime
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from vqvae_commands.run.changes import ConfigChanged, check_same_run
 from vqvae_jax import BundleError, load_model
@@ -112,12 +117,19 @@ class Log:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
+    def write_pictures(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "H W C"]]) -> None:
+        """Writes pictures of 1, 3 or 4 channels, by their names, to TensorBoard alone."""
+        for name, picture in pictures.items():
+            self.board.add_image(name, picture, step, dataformats="HWC")
+
     def write_time(self, step: int) -> float | None:
         """Steps per second since the last call, also written to timing.jsonl; None before any."""
         now, steps = time.perf_counter(), step - self.step
         rate = steps / (now - self.time) if steps else None
         if rate:
-            append(self.timing, {"step": step, "steps_per_second": round(rate, 2)})
+            seconds = {"seconds": round(now - self.time, 3), "steps_per_second": round(rate, 2)}
+            date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            append(self.timing, {"step": step, **seconds, "date": date})
         self.step, self.time = step, now
         return rate
 
