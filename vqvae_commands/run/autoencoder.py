@@ -168,11 +168,12 @@ def make_display(
     run_folder.write_text(
         folder / "data.json", run_folder.strict_json(dataclasses.asdict(facts), indent=1)
     )
-    line, *about = facts.about()
-    title = describe_start(config, f"{config.data}, {line}", start)
+    title = describe_start(config, f"{config.data}, {facts}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
-    return Display(folder, config.steps, start, "\n".join([title, *about, *odd]), read, look)
+    return Display(
+        folder, config.steps, start, "\n".join([title, *facts.origin(), *odd]), read, look
+    )
 
 
 def read_metrics(
@@ -222,7 +223,7 @@ def finish(folder: Path, test: Examples, facts: Facts, odd: list[str]) -> tuple[
         results=table,
         metrics=metrics,
         figures=run_report.make_figures(model, variables, test, counts, metrics, facts.kind),
-        data=". ".join(facts.about()),
+        data=" ".join([f"{facts}.", *facts.origin()]),
         units=kinds.units(facts.kind, facts.dtype),
         remarks=odd,
     )
