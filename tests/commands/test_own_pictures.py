@@ -1,6 +1,5 @@
 """A folder of one's own pictures, from counts before training to labelled codes."""
 
-import dataclasses
 import json
 import re
 
@@ -19,7 +18,6 @@ from vqvae_commands.run.data_checks import check_sides
 from vqvae_commands.run.data_options import DataOptions, data_options
 from vqvae_commands.run.kinds import Facts
 from vqvae_commands.run.picture_counts import PictureCounts
-from vqvae_commands.run.run_folder import ConfigChanged, prepare_folder
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import open_records
 
@@ -48,7 +46,7 @@ def test_train_says_and_keeps_what_the_folder_held(photos, tmp_path, capsys, mon
     lines = [
         "Files: 10 (cut into 60 tiles) to train on and 10 (cut into 60 tiles) to test, split by "
         "the folders Train and TEST.",
-        "Classes, by folder: cats; dogs.",
+        "2 classes, by folder: cats; dogs.",
         "Skipped 1 file: Train/cats/[b]ad.jpg: expected a readable image, found: an empty file.",
         "In neither split: 5 in val.",
         "Not pictures, and not read: 1 .txt.",
@@ -58,7 +56,8 @@ def test_train_says_and_keeps_what_the_folder_held(photos, tmp_path, capsys, mon
     assert "\n".join(lines) in printed
     assert "The 60 test items are tiles of 10 files" in printed
     assert "The test set has only 60 items" in printed
-    assert lines[-2] in page.body and "tiles of 10 files" in page.body
+    assert f". {lines[0]} {lines[1]} " in page.body
+    assert "tiles of 10 files" in page.body
     kept = json.loads((tmp_path / "own/data.json").read_text())["pictures"]
     assert kept["files"] == {"train": 10, "test": 10} and kept["unused"] == {"val": 5}
     assert kept["items"] == {"train": 60, "test": 60} and len(kept["skipped"]) == 1
@@ -140,7 +139,7 @@ def test_counts_are_silent_about_what_is_in_order():
     assert counts.lines() == ["Files: 10 to train on and 3 to test, split by hash."]
     assert counts.remarks() == []
     facts = Facts("pictures", (8, 8, 3), "uint8", 0, 255, 10, 3, 0, 0, counts)
-    assert facts.about() == [str(facts), *counts.lines()] and facts.remarks() == []
+    assert facts.origin() == counts.lines() and facts.remarks() == []
 
 
 def test_one_size_given_replaces_both_of_the_run():
@@ -149,15 +148,3 @@ def test_one_size_given_replaces_both_of_the_run():
     assert data_options(run, crop=32) == DataOptions("photos", 32, None, True)
     assert data_options(run, resize=64, crop=None) == DataOptions("photos", None, 64, True)
     assert data_options(run, data="others") == DataOptions("others", 48, 100, True)
-
-
-def test_a_run_of_before_goes_on_without_the_new_options(tmp_path):
-    config = autoencoder.Config("old", tmp_path)
-    prepare_folder(tmp_path / "old", config, autoencoder.FREE)
-    path = tmp_path / "old/config.json"
-    options = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in options.items() if k not in ("resize", "grey")}))
-    prepare_folder(tmp_path / "old", config, autoencoder.FREE)
-    grey = dataclasses.replace(config, grey=True)
-    with pytest.raises(ConfigChanged, match="grey: False there, True now"):
-        prepare_folder(tmp_path / "old", grey, autoencoder.FREE)

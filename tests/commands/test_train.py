@@ -89,7 +89,11 @@ class StopAt:
 
 def command(config: autoencoder.Config, **env) -> subprocess.Popen:
     options = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in options.items() if k != "codes"]
+    arguments = [
+        f"--{k.replace('_', '-')}={v}"
+        for k, v in options.items()
+        if k != "codes" and v is not False
+    ]
     arguments += ["--codes", *map(str, config.codes)]
     flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
     # Level 3: XLA would print a page for each program that another build left in the cache.

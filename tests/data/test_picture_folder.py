@@ -48,13 +48,15 @@ def test_resize_averages_what_it_leaves_out(tmp_path):
     np.testing.assert_allclose(folder(tmp_path, resize=8)("train").astype(int), 128, atol=3)
 
 
-def test_a_jpeg_decoded_at_a_fraction_is_close_to_the_whole(tmp_path):
-    smooth = Image.fromarray(noise(6, 9)).resize((900, 600), Image.Resampling.BICUBIC)
+@pytest.mark.parametrize(("size", "side"), [((900, 600), 32), ((200, 100), 40)])
+def test_a_jpeg_decoded_at_a_fraction_is_close_to_the_whole(size, side, tmp_path):
+    """The fraction is an eighth of the larger one, and all of the smaller one."""
+    smooth = Image.fromarray(noise(6, 9)).resize(size, Image.Resampling.BICUBIC)
     (tmp_path / "train").mkdir()
     smooth.save(tmp_path / "train/a.jpg", quality=95)
     plain(tmp_path, "test/a.png")
-    whole = ImageOps.fit(smooth, (32, 32), Image.Resampling.BICUBIC)
-    found = folder(tmp_path, resize=32)("train")[0].astype(int)
+    whole = ImageOps.fit(smooth, (side, side), Image.Resampling.BICUBIC)
+    found = folder(tmp_path, resize=side)("train")[0].astype(int)
     assert np.abs(found - np.asarray(whole)).mean() < 2
 
 
@@ -150,12 +152,12 @@ def test_an_animation_gives_its_first_frame(tmp_path):
 
 
 def test_other_files_are_counted_and_hidden_ones_are_named(tmp_path):
-    plain(tmp_path, "a.png", "b.png", "._a.png", ".thumbs/c.png")
+    plain(tmp_path, "a.png", "b.png", "._a.png", ".thumbs/c.png", "sub/._d.png")
     for name in ("notes.txt", "film.mp4", "film2.MP4", "README", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     layout = lay_out(tmp_path)
     assert layout.others == {".mp4": 2, ".txt": 1, "without suffix": 1}
-    assert layout.hidden == ("._a.png", ".thumbs/c.png")
+    assert layout.hidden == ("._a.png", ".thumbs/c.png", "sub/._d.png")
     assert sorted(sum(layout.splits.values(), ())) == ["a.png", "b.png"]
     assert not {".mp4", ".mpg", ".pdf", ".eps", ".h5", ".txt"} & picture_suffixes()
 

@@ -34,7 +34,7 @@ def about(
 def how_made(folder: Path, data: str, facts: Facts) -> dict[str, str]:
     """Returns data, date, duration, versions and device of a run, by their names."""
     timing = read_lines(folder / "timing.jsonl")
-    found = {"data": f"{data}: {'. '.join(facts.about())}"}
+    found = {"data": " ".join([f"{data}: {facts}.", *facts.origin()])}
     if timing and "date" in timing[-1]:
         found["date"] = timing[-1]["date"][:16].replace("T", " ")
     if timing:

@@ -179,12 +179,11 @@ def make_display(
     run_folder.write_text(
         folder / "data.json", run_folder.strict_json(dataclasses.asdict(facts), indent=1)
     )
-    line, *about = facts.about()
-    title = describe_start(config, f"{config.data}, {line}", start)
+    title = describe_start(config, f"{config.data}, {facts}", start)
     read = partial(read_metrics, config.batch_size, facts.kind)
     look = partial(look_at_test, model, test, facts.kind)
     draw = partial(draw_test, model, test) if facts.kind == "pictures" else lambda state: {}
-    title = "\n".join([title, *about, *odd])
+    title = "\n".join([title, *facts.origin(), *odd])
     return Display(folder, config.steps, start, title, read, look, draw)
 
 

@@ -71,9 +71,9 @@ class Facts:
             f"{self.dtype} from {self.low:.4g} to {self.high:.4g}"
         )
 
-    def about(self) -> list[str]:
-        """Returns all that is known, as lines; the first one is `str` of the facts."""
-        return [str(self), *(self.pictures.lines() if self.pictures else [])]
+    def origin(self) -> list[str]:
+        """Returns sentences on the files that the examples came from, where they are counted."""
+        return self.pictures.lines() if self.pictures else []
 
     def domain(self) -> Domain:
         """The domain of a model of the data: pixels, or their range and half of it on each side."""

@@ -47,7 +47,7 @@ class PictureCounts:
         )
         found = [f"Files: {train} to train on and {test} to test, split {self.rule}."]
         if self.classes:
-            found.append(f"Classes, by folder: {some(self.classes)}.")
+            found.append(f"{len(self.classes):,} classes, by folder: {some(self.classes)}.")
         if self.skipped:
             found.append(f"Skipped {counted(len(self.skipped), 'file')}: {some(self.skipped)}.")
         if self.unused:
