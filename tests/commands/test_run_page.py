@@ -27,7 +27,8 @@ FACTS = Facts("pictures", (8, 8, 3), "uint8", 0.0, 255.0, 90, 10, 0, 0)
 
 def test_the_duration_counts_all_calls_and_lines_of_earlier_versions(tmp_path):
     lines = [
-        {"step": 50, "steps_per_second": 10.0},  # 5 s, of an earlier version
+        {"step": 40, "steps_per_second": 10.0},  # 4 s, of an earlier version
+        {"step": 50, "steps_per_second": 10.0},  # 1 s
         {"step": 60, "seconds": 100.0, "date": "2026-01-01T10:00:00"},
         {"step": 61, "seconds": 20.25, "date": "2026-01-02T11:22:33"},
     ]

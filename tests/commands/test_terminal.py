@@ -186,6 +186,17 @@ def test_a_child_started_while_ctrl_c_is_held_back_never_gets_it():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_ctrl_c_ends_the_process_before_a_function_and_after_it(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        with as_usual():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is end
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_within_another_program_ctrl_c_stays_as_it_was():
     before = signal.getsignal(signal.SIGINT)
     with as_usual():

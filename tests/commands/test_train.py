@@ -345,7 +345,7 @@ def test_two_processes_give_the_same_bits(data, tmp_path):
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
-    c = config(data, tmp_path, steps=100_000, eval_every=50)
+    c = config(data, tmp_path, steps=100_000, eval_every=50, log_every=1000)
     process = command(c)
     while "step     50" not in process.stdout.readline():
         assert process.poll() is None
@@ -356,6 +356,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(data, tmp_path):
     with Checkpoints(tmp_path / c.name / "checkpoints") as checkpoints:
         stopped = checkpoints.latest()
     assert stopped >= 50
+    assert read_lines(tmp_path / c.name / "timing.jsonl")[-1]["step"] == stopped
     process = command(c)
     assert f"continues at step {stopped}" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
