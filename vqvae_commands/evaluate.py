@@ -25,6 +25,8 @@ class Config:
     """Source of the test examples; by default the run's own data."""
     crop: int | None = None
     """Crop size in pixels, for a folder of images; by default that of the run."""
+    lengths: str | None = None
+    """A .npy file of the lengths of padded examples; by default the run's, for its own data."""
     batch_size: int = 100
     """Examples per batch."""
 
@@ -32,7 +34,7 @@ class Config:
 def main(config: Config) -> dict[str, float]:
     """Loads the model of a run and prints its table."""
     bundle, options = open_run(config.run)
-    data = data_options(options, data=config.data, crop=config.crop)
+    data = data_options(options, data=config.data, crop=config.crop, lengths=config.lengths)
     _, test = load_data(data)
     kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]
     table, _ = evaluate(bundle.model, bundle.variables, test, config.batch_size, kind)

@@ -21,6 +21,7 @@ import tyro
 
 from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.exported_files import about, export, shapes_text
+from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import load_model
 from vqvae_jax.saving.bundle import write
 

@@ -32,6 +32,8 @@ class Config:
     """Source of the data; by default the run's own."""
     crop: int | None = None
     """Crop size in pixels, for a folder of images; by default that of the run."""
+    lengths: str | None = None
+    """A .npy file of the lengths of padded examples; by default the run's, for its own data."""
     format: Literal["npz", "records"] = "npz"
     """Format: NumPy files (npz), or ArrayRecord with one record per item (records)."""
     batch_size: int = 100
@@ -40,7 +42,8 @@ class Config:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Tokenizes both splits, writes their codes and prints a table of them."""
-    codes = tokenize(config.run, config.batch_size, data=config.data, crop=config.crop)
+    given = {"data": config.data, "crop": config.crop, "lengths": config.lengths}
+    codes = tokenize(config.run, config.batch_size, **given)
     output = config.output or config.run / "codes"
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}
@@ -53,7 +56,7 @@ def summary(codes: Codes, split: str) -> dict[str, float]:
     """The numbers of the table, of one split."""
     maps, sizes = codes.maps[split], [size for _, vocab in codes.levels for size in vocab]
     each = [k[..., q] for k in maps for q in range(k.shape[-1])]
-    per_item = [math.prod(k.shape[1:]) for k in each]
+    per_item = [np.count_nonzero(k >= 0) / len(k) for k in each]
     used = [len(tally(k)) / size for k, size in zip(each, sizes, strict=True)]
     bits = sum(n * math.log2(size) for n, size in zip(per_item, sizes, strict=True))
     numbers = {"items": len(maps[0]), "codes": sum(per_item), "bits_uniform": bits}
@@ -74,7 +77,7 @@ def without_codes(maps: tuple[Int[np.ndarray, "N ..."], ...], split: str) -> str
 
 ROWS = {
     "items": ("items", "{:,.0f}"),
-    "codes": ("codes of an item", "{:,.0f}"),
+    "codes": ("codes of an item, mean", "{:,.1f}"),
     "bits_uniform": ("bits of an item, log2 K a code", "{:,.1f}"),
     "unique": ("items whose codes no other item has", "{:.2%}"),
     "used": ("share of the codebook used", "{:.1%}"),

@@ -108,7 +108,7 @@ def test_array_files_that_are_not_plain_numbers_raise(tmp_path):
     ("make", "message"),
     [
         (lambda root: "./no/such/path", "'./no/such/path': expected a path or a TFDS name"),
-        (lambda root: str(root), "expected IDX, PNG, JPEG or WebP files, found none"),
+        (lambda root: str(root), "expected IDX, PNG, JPEG, WebP, WAV or video files, found none"),
         (lambda root: str(root / "a.txt"), "expected a .npy file or a folder"),
     ],
 )

@@ -98,12 +98,19 @@ def draw_curves(
 
 
 def reconstructions(
-    originals: UInt8[np.ndarray, "n H W C"], reconstructed: UInt8[np.ndarray, "n H W C"]
+    originals: UInt8[np.ndarray, "n H W C"],
+    reconstructed: UInt8[np.ndarray, "n H W C"],
+    columns: int | None = None,
 ) -> Figure:
-    """Draws rows of originals, each above a row of their reconstructions."""
+    """Draws rows of originals, each above a row of their reconstructions.
+
+    Args:
+        originals, reconstructed: equally many.
+        columns: number of images in a row; None for as many as are readable.
+    """
     originals, reconstructed = np.asarray(originals), np.asarray(reconstructed)
     n, height, width, _ = originals.shape
-    columns = min(n, 8 if max(height, width) <= 96 else 4)
+    columns = columns or min(n, 8 if max(height, width) <= 96 else 4)
     bands = math.ceil(n / columns)
     size = min((WIDTH - 0.3) / columns, 1.6)
     figure = new_figure(2 * bands * size * height / width + 0.12 * bands, size * columns + 0.3)

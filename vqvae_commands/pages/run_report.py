@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from vqvae_commands.pages import html
+from vqvae_commands.pages import html, kind_figures
 from vqvae_commands.pages import plots as draw
 from vqvae_commands.run import code_streams
 from vqvae_jax.data.pipeline import Examples
@@ -21,7 +21,7 @@ SHOWN = 16  # test images in the pictures
 
 # Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
-    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), with the mean squared error over all images"),
+    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), with the mean squared error over all pixels"),
     "ssim": ("SSIM", "{:.4f}", "structural similarity, mean over images; 1 for equal images"),
     "explained_variance": (
         "Explained variance",
@@ -90,7 +90,7 @@ def make_figures(
     metrics: Sequence[dict[str, float]],
     kind: str = "pictures",
 ) -> dict[str, Figure]:
-    """Returns all figures of a run; those of pictures only where the data are pictures.
+    """Returns all figures of a run; those of test examples are of the kind of data.
 
     Args:
         model, variables: the trained VQ-VAE.
@@ -100,7 +100,7 @@ def make_figures(
         metrics: lines of metrics.jsonl.
         kind: kind of the data, a name of `kinds.NOUNS`.
     """
-    made = {}
+    made = kind_figures.figures_of(kind, model, variables, test)
     shape = test.shape
     if kind == "pictures" and len(shape) == 4 and shape[-1] in (1, 3, 4):
         images = np.asarray(to_pixels(preprocess(np.asarray(test[:SHOWN]))))
@@ -149,12 +149,13 @@ def write_report(
     pictures = {name: draw.png_bytes(figure) for name, figure in figures.items()}
     for name, png in pictures.items():
         html.save(folder / "pictures" / f"{name}.png", png)
-    in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
+    known = kind_figures.FIGURES | FIGURES
+    in_order = sorted(pictures, key=lambda name: [*known, name].index(name))
     options = {name: option_text(value) for name, value in config.items()}
     body = [
         headline(results),
         remarks_section(remarks) + results_section(results, data, units),
-        "".join(html.picture(*FIGURES.get(name, (name, "")), pictures[name]) for name in in_order),
+        "".join(html.picture(*known.get(name, (name, "")), pictures[name]) for name in in_order),
         html.section(html.heading("Configuration"), html.option_table(options)),
         html.folded("Model", pretty(description)),
     ]

@@ -16,6 +16,7 @@ from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_fold
 from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
+from vqvae_commands.run.padded import parts
 from vqvae_commands.run.progress import Display, describe_start, measured
 from vqvae_commands.run.recipe import host_batches, in_parts, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
@@ -34,9 +35,16 @@ class Config:
     runs: Path = Path("runs")
     """Folder of all runs."""
     data: str = EMBEDDED
-    """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
+    """The embedded set, a TFDS name, a folder of records, images, WAV files, videos or
+    IDX files, or a .npy file."""
     crop: int | None = None
     """Crop size in pixels; required for a folder of images."""
+    window: int | None = None
+    """Number of samples of a window; required for a folder of WAV files."""
+    frames: int | None = None
+    """Number of frames of a clip; required for a folder of videos, or of folders of frames."""
+    lengths: str | None = None
+    """A .npy file of the length of each example, of those padded to one length."""
     kind: Kind | None = None
     """Kind of the data; needed only if shape and range are ambiguous."""
 
@@ -58,8 +66,9 @@ class Config:
     """Channels in the encoder and in the decoder."""
     depth: int = 2
     """Residual blocks in the encoder and in the decoder."""
-    downsamplings: int = 2
-    """How often each side is halved between data and codes (with vqvae2, the top codes)."""
+    downsamplings: int | tuple[int, ...] = 2
+    """How often each side is halved between data and codes (with vqvae2, the top codes);
+    or a number for each axis, such as 1 2 2 for videos of few frames."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
 
@@ -124,9 +133,10 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(data_options(vars(config)))
     facts = kinds.look_at_data(config.data, train, test, config.kind)
+    kinds.check_sides(config.data, facts, config.downsamplings)
     model = make_model(config, train).clone(domain=facts.domain())
     optimizer = make_optimizer(config)
-    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
+    state = init_state(model, optimizer, jax.random.key(config.seed), parts(train[:1])[0])
     first = batch_of(train, config.seed, config.batch_size)(0)
     odd = facts.remarks() + remarks.of_first_batch(model, state.variables, first)
     folder = config.runs / config.name
@@ -164,12 +174,12 @@ def make_display(
 def read_metrics(
     batch_size: int, kind: str, metrics: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
-    """Returns (values to log, texts to show) for the metrics of a step, with PSNR for pictures."""
+    """Returns (values to log, texts to show) for the metrics of a step, with PSNR for pixels."""
     values = measured(metrics, batch_size)
     if "mse" not in values:
         return values, ["no valid example"]
     words = [f"loss {values['loss']:.4f}"]
-    if kind == "pictures":
+    if kind in kinds.PIXELS:
         decibels = -10 * math.log10(values["mse"]) if values["mse"] > 0 else math.inf
         values = values | {"psnr": decibels}
         words.append(f"PSNR {decibels:.2f} dB")
@@ -187,7 +197,7 @@ def look_at_test(model, test: Examples, kind: str, state: TrainState):
 
 
 def quality_text(table: dict[str, float]) -> str:
-    """Returns the PSNR of pictures, or the explained variance of other data, as text."""
+    """Returns the PSNR of pixels, or the explained variance of other data, as text."""
     if "psnr" in table:
         return f"PSNR {number_or_words(table['psnr'], '.2f')} dB"
     return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vqvae_commands.run.padded import with_lengths
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import DataError, open_source
 
@@ -16,11 +17,17 @@ class DataOptions:
 
     Attributes:
         data: source, see `open_source`.
-        crop: crop size in pixels, for a folder of images.
+        crop: crop size in pixels, for a folder of images or videos.
+        window: number of samples of a window, for a folder of WAV files.
+        frames: number of frames of a clip, for a folder of videos.
+        lengths: .npy file of the length of each example, where they are padded to one length.
     """
 
     data: str
     crop: int | None = None
+    window: int | None = None
+    frames: int | None = None
+    lengths: str | None = None
 
 
 def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
@@ -36,10 +43,12 @@ def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
 
     Example:
         >>> data_options({"data": "mnist", "steps": 3}, crop=32)
-        DataOptions(data='mnist', crop=32)
+        DataOptions(data='mnist', crop=32, ...)
     """
     names = [field.name for field in dataclasses.fields(DataOptions)]
     known = {name: options[name] for name in names if name in options}
+    if given.get("data") is not None:
+        known.pop("lengths", None)  # lengths belong to the examples of one source
     known |= {name: value for name, value in given.items() if value is not None}
     if known.get("data") is None:
         raise DataError("expected the source of the data, found a model alone; pass --data")
@@ -48,10 +57,13 @@ def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
 
 def load_data(options: DataOptions) -> tuple[Examples, Examples]:
     """Returns (train, test); raises a DataError for a dtype that `preprocess` doesn't take."""
-    source = open_source(options.data, size=options.crop)
+    sizes = {"size": options.crop, "window": options.window, "frames": options.frames}
+    source = open_source(options.data, **sizes)
     train, test = source("train"), source("test")
     if train.dtype not in PREPROCESSED:
         raise DataError(
             f"{options.data}: expected {' or '.join(PREPROCESSED)}, found {train.dtype}"
         )
-    return train, test
+    if options.lengths is None:
+        return train, test
+    return with_lengths(options.lengths, train, test)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_commands.run import code_streams
+from vqvae_commands.run.padded import parts
 from vqvae_jax.data.value_range import admit
+from vqvae_jax.models.masks import hidden, of_rows
 
 GUIDE = "docs/when-training-looks-wrong.md"
 ROWS = 20_000  # rows of the first batch that are compared
@@ -20,11 +22,12 @@ ROWS = 20_000  # rows of the first batch that are compared
 
 def of_first_batch(model, variables, batch: Shaped[np.ndarray, "B ..."]) -> list[str]:
     """Returns remarks on a first batch from which k-means would make equal codes."""
-    x = admit(model.domain, batch, check=False)
-    maps = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, x)
+    given, mask = parts(batch)
+    x = admit(model.domain, given, check=False)
+    maps = jax.jit(lambda v, x: model.apply(v, x, **mask, method="encode"))(variables, x)
     found, levels = [], code_streams.quantizers(model)
     for level, (quantizer, z) in enumerate(zip(levels, code_streams.as_levels(maps), strict=True)):
-        rows, distinct = count_rows(np.asarray(z, np.float32))
+        rows, distinct = count_rows(np.asarray(hidden(z, of_rows(mask.get("mask"), z)), np.float32))
         where = f" of level {level}" if len(levels) > 1 else ""
         size = max(quantizer.vocab)
         if rows < size:

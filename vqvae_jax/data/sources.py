@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from vqvae_jax.data import readers, tfds_folders
+from vqvae_jax.data import readers, sequences, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED, read_images
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
@@ -132,19 +132,29 @@ def of_records(path: str | Path) -> Source:
     return _source(str(path), partial(open_records, path))
 
 
-def open_source(text: str, *, size: int | None = None) -> Source:
+def open_source(
+    text: str,
+    *,
+    size: int | None = None,
+    window: int | None = None,
+    frames: int | None = None,
+) -> Source:
     """Returns the source that a command-line argument names.
 
     It is, in this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with
-    IDX files or with images, or the name of a prepared TFDS set.
+    IDX files, with videos or WAV files, or with images, or the name of a prepared TFDS set.
 
     Args:
         text: the argument.
-        size: crop size, needed for a folder of images; other sources have their own size.
+        size: crop size, needed for a folder of images, and used for one of videos; other sources
+            have their own size.
+        window: number of samples of a window, needed for a folder of WAV files.
+        frames: number of frames of a clip, needed for a folder of videos; with it, each folder of
+            images is a video.
 
     Raises:
-        DataError: if a path is none of these, a folder of images has no `size`, or the text is
-            neither an existing path nor a possible TFDS name.
+        DataError: if a path is none of these, a folder has no size, window or frames where it
+            needs them, or the text is neither an existing path nor a possible TFDS name.
 
     >>> open_source("fashion_mnist_10k")("test").dtype
     dtype('uint8')
@@ -154,7 +164,7 @@ def open_source(text: str, *, size: int | None = None) -> Source:
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():
-        return _open_folder(path, size)
+        return _open_folder(path, size, window, frames)
     if path.is_file():
         if path.suffix != ".npy":
             raise DataError(f"{text}: expected a .npy file or a folder, found another file")
@@ -203,13 +213,16 @@ def _source(name: str, read: Source) -> Source:
     return source
 
 
-def _open_folder(path: Path, size: int | None) -> Source:
+def _open_folder(path: Path, size: int | None, window: int | None, frames: int | None) -> Source:
     if _is_records(path):
         return of_records(path)
     if _is_idx(path):
         return idx(path)
+    found = sequences.open_sequences(path, window=window, frames=frames, crop=size)
+    if found is not None:
+        return found
     if next(readers.image_files(path), None) is None:
-        raise DataError(f"{path}: expected IDX, PNG, JPEG or WebP files, found none")
+        raise DataError(f"{path}: expected IDX, PNG, JPEG, WebP, WAV or video files, found none")
     if size is None:
         raise DataError(f"{path}: a folder of images needs a crop size, found none; give the size")
     return folder(path, size)
