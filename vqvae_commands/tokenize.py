@@ -18,6 +18,7 @@ from rich.table import Table
 from vqvae_commands.generation.code_files import SPLITS, Codes, flat, write_codes
 from vqvae_commands.generation.codes_of_data import tokenize, unique_share
 from vqvae_commands.run.code_streams import tally
+from vqvae_commands.run.data_options import given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Config:
     """Source of the data; by default the run's own."""
     crop: int | None = None
     """Crop size in pixels, for a folder of images; by default that of the run."""
+    window: int | None = None
+    """Number of samples of a window, for a folder of WAV files; by default that of the run."""
+    frames: int | None = None
+    """Number of frames of a clip, for a folder of videos; by default that of the run."""
     lengths: str | None = None
     """A .npy file of the lengths of padded examples; by default the run's, for its own data."""
     format: Literal["npz", "records"] = "npz"
@@ -42,8 +47,7 @@ class Config:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Tokenizes both splits, writes their codes and prints a table of them."""
-    given = {"data": config.data, "crop": config.crop, "lengths": config.lengths}
-    codes = tokenize(config.run, config.batch_size, **given)
+    codes = tokenize(config.run, config.batch_size, **given(config))
     output = config.output or config.run / "codes"
     write_codes(output, codes, config.format)
     found = {split: summary(codes, split) for split in SPLITS}

@@ -63,7 +63,7 @@ def test_signals_are_above_what_the_model_makes_of_them_and_their_codes():
 def test_many_channels_are_a_map():
     x = RNG.normal(0, 1, (1, 7, 5)).astype(np.float32)
     axes = drawn("signals", x).axes[0]
-    np.testing.assert_allclose(axes.images[0].get_array(), x[0].T, rtol=1e-6)
+    np.testing.assert_allclose(axes.images[0].get_array(), x[0].T[::-1], rtol=1e-6)
 
 
 def test_videos_are_rows_of_frames():

@@ -11,7 +11,7 @@ from vqvae_commands import evaluate, tokenize
 from vqvae_commands.generation.code_bits import uniform
 from vqvae_commands.generation.code_files import open_codes
 from vqvae_commands.run import autoencoder, kinds, model_metrics
-from vqvae_commands.run.data_options import DataOptions, data_options, load_data
+from vqvae_commands.run.data_options import DataOptions, data_options, given, load_data
 from vqvae_commands.run.padded import Padded
 from vqvae_commands.run.recipe import host_batches
 from vqvae_jax.data.pipeline import batch_indices
@@ -125,6 +125,13 @@ def test_other_data_do_not_take_the_lengths_of_the_run():
     assert data_options(options).lengths == "lengths.npy"
     assert data_options(options, data="y.npy").lengths is None
     assert data_options(options, data="y.npy", lengths="l.npy").lengths == "l.npy"
+
+
+def test_a_command_passes_on_all_options_of_the_data(tmp_path):
+    options = {"data": "d", "crop": 1, "window": 2, "frames": 3, "lengths": "l"}
+    for command in (evaluate, tokenize):
+        found = data_options({}, **given(command.Config(tmp_path, **options)))
+        assert {name: getattr(found, name) for name in options} == options
 
 
 def test_padding_says_nothing_about_the_data():

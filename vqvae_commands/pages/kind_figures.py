@@ -88,12 +88,14 @@ def figures_of(kind: str, model, variables, test: Examples) -> dict[str, Figure]
 def waveforms(x: Float[np.ndarray, "n T C"], y: Float[np.ndarray, "n T C"], maps: Maps) -> Figure:
     """Draws each signal above its reconstruction and the codes of its first streams."""
     strips = dict(list(maps.items())[:STRIPS])
-    heights = [1.0, 1.0, *[0.2] * len(strips), 0.25]
+    draw_signal, tall = (draw_lines, 1.0) if x.shape[-1] <= FEW else (draw_map, 2.0)
+    heights = [tall, tall, *[0.2] * len(strips), 0.25]
     figure = draw.new_figure(0.66 * sum(heights) * len(x))
     grid = figure.add_gridspec(len(heights) * len(x), 1, height_ratios=heights * len(x))
     for i in range(len(x)):
         rows = [figure.add_subplot(grid[len(heights) * i + j]) for j in range(len(heights) - 1)]
         for axes, label, signal in zip(rows, ("original", "model"), (x[i], y[i]), strict=False):
+            draw.plain_axes(axes, "")
             draw_signal(axes, signal, limits(x[i], y[i]))
             axes.set_ylabel(label, color=draw.INK, fontsize=8)
         for axes, (title, k) in zip(rows[2:], strips.items(), strict=True):
@@ -112,28 +114,35 @@ def limits(*arrays: Float[np.ndarray, "..."]) -> tuple[float, float]:
     return low - space, high + space
 
 
-def draw_signal(axes: Axes, signal: Float[np.ndarray, "T C"], limits: tuple[float, float]) -> None:
-    """Draws a line for each channel, or a map whose rows are many channels."""
-    draw.plain_axes(axes, "")
-    length, channels = signal.shape
-    if channels > FEW:
-        low, high = limits
-        extent = (0, length, 0, channels)
-        shown = np.ma.masked_invalid(signal.T)
-        axes.imshow(shown, MAP, vmin=low, vmax=high, aspect="auto", origin="lower", extent=extent)
-        axes.grid(False)
-        return
+def draw_lines(axes: Axes, signal: Float[np.ndarray, "T C"], limits: tuple[float, float]) -> None:
+    """Draws a line for each channel."""
     for channel, values in enumerate(signal.T):
-        axes.plot(np.arange(length) + 0.5, values, color=draw.LINES[channel], lw=0.9)
-    axes.set(xlim=(0, length), ylim=limits)
+        axes.plot(np.arange(len(signal)) + 0.5, values, color=draw.LINES[channel], lw=0.9)
+    axes.set(xlim=(0, len(signal)), ylim=limits)
     axes.locator_params(axis="y", nbins=3)
+
+
+def draw_map(axes: Axes, signal: Float[np.ndarray, "T C"], limits: tuple[float, float]) -> None:
+    """Draws a map whose rows are the channels, the first one lowest."""
+    low, high = limits
+    axes.grid(False)
+    axes.imshow(
+        np.ma.masked_invalid(signal.T[::-1]),
+        MAP,
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+        extent=(0, signal.shape[0], 0, signal.shape[1]),
+        interpolation="nearest",
+    )
 
 
 def draw_strip(axes: Axes, k: Int[np.ndarray, "t"], title: str, length: int) -> None:
     """Draws the codes of a signal as a strip of colours."""
     draw.plain_axes(axes, "")
     axes.grid(False)
-    axes.imshow(draw.in_colours(k[None]), aspect="auto", extent=(0, length, 0, 1))
+    colours = draw.in_colours(k[None])
+    axes.imshow(colours, aspect="auto", extent=(0, length, 0, 1), interpolation="nearest")
     axes.set_yticks([])
     axes.set_ylabel(title, color=draw.INK, fontsize=8, rotation=0, ha="right", va="center")
 

@@ -55,6 +55,12 @@ def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
     return DataOptions(**known)
 
 
+def given(config) -> dict[str, Any]:
+    """Returns the options of data among those of a command, for `data_options`."""
+    names = [field.name for field in dataclasses.fields(DataOptions)]
+    return {name: getattr(config, name, None) for name in names}
+
+
 def load_data(options: DataOptions) -> tuple[Examples, Examples]:
     """Returns (train, test); raises a DataError for a dtype that `preprocess` doesn't take."""
     sizes = {"size": options.crop, "window": options.window, "frames": options.frames}

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ def read_pieces(
 ) -> dict[str, Shaped[np.ndarray, "N length ..."]]:
     """Reads files and cuts each into pieces of `length`; returns those of both splits.
 
-    A warning names files that can't be read, and counts what is too short for a piece.
+    Warnings name files that can't be read, and count what is too short for a piece.
 
     Args:
         root: folder of the files.
@@ -38,40 +39,57 @@ def read_pieces(
     Raises:
         DataError: if a split has no file with a piece, or two files differ in their format.
     """
-    pieces, bad = dict[str, np.ndarray](), dict[str, str]()
-    total, first = 0, None
-    for name in names:
-        try:
-            found = read(root / name)
-        except DataError as error:
-            bad[name] = first_line(error)
-            continue
-        first = first or (name, found.form)
-        if found.form != first[1]:
-            raise DataError(
-                f"{root / name}: expected {first[1]}, as in {first[0]}, found {found.form}"
-            )
-        total += len(found.samples)
-        pieces[name] = cut(found.samples, length)
-    used = [name for name, cuts in pieces.items() if len(cuts)]
+    found, bad = read_all(root, names, read)
+    check_forms(root, found)
+    sizes = {name: len(recording.samples) for name, recording in found.items()}
+    used = [name for name, size in sizes.items() if size >= length]
     in_split = by_folder if has_folders(names) else by_hash
     splits = {split: in_split(used, split) for split in ("train", "test")}
     if not all(splits.values()):
-        counts = " and ".join(f"{len(found)} to {split}" for split, found in splits.items())
+        counts = " and ".join(f"{len(chosen)} to {split}" for split, chosen in splits.items())
         raise DataError(
             f"{root}: expected files of at least {length:,} {unit} to train and others to test, "
-            f"found {counts} among {len(names)} files{reasons(bad)}"
+            f"found {counts} among {len(names)} files, the longest of "
+            f"{max(sizes.values(), default=0):,} {unit}{reasons(bad)}"
         )
     if bad:
         warn(f"{root}: skipped {len(bad)} of {len(names)} files{reasons(bad)}")
-    rest = total - sum(map(len, pieces.values())) * length
-    if rest:
-        short = len(pieces) - len(used)
-        whole = f", and all of {short} files shorter than {length:,}" if short else ""
-        warn(f"{root}: left out {rest:,} of {total:,} {unit}, at the ends of files{whole}")
+    warn_of_rests(root, [*sizes.values()], length, unit)
     return {
-        split: np.concatenate([pieces[name] for name in found]) for split, found in splits.items()
+        split: np.concatenate([cut(found[name].samples, length) for name in chosen])
+        for split, chosen in splits.items()
     }
+
+
+def read_all(
+    root: Path, names: Sequence[str], read: Callable[[Path], Recording]
+) -> tuple[dict[str, Recording], dict[str, str]]:
+    """Returns the recordings, and what was found in files that can't be read, by their names."""
+    found, bad = dict[str, Recording](), dict[str, str]()
+    for name in names:
+        try:
+            found[name] = read(root / name)
+        except DataError as error:
+            bad[name] = first_line(error)
+    return found, bad
+
+
+def check_forms(root: Path, found: dict[str, Recording]) -> None:
+    """Raises a DataError that names a file of another format than most."""
+    forms = {name: recording.form for name, recording in found.items()}
+    for common, _ in Counter(forms.values()).most_common(1):
+        first = next(name for name, form in forms.items() if form == common)
+        for name, form in forms.items():
+            if form != common:
+                raise DataError(f"{root / name}: expected {common}, as in {first}, found {form}")
+
+
+def warn_of_rests(root: Path, sizes: Sequence[int], length: int, unit: str) -> None:
+    """Warns of what is left at the ends of files, if there is anything."""
+    rest, short = sum(size % length for size in sizes), sum(size < length for size in sizes)
+    if rest:
+        whole = f", and all of {short} files shorter than {length:,}" if short else ""
+        warn(f"{root}: left out {rest:,} of {sum(sizes):,} {unit}, at the ends of files{whole}")
 
 
 def warn(message: str) -> None:
