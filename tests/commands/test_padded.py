@@ -141,6 +141,9 @@ def test_padding_says_nothing_about_the_data():
     facts = kinds.look_at_data("x", *splits)
     assert (facts.low, facts.high, facts.invalid_train) == (5, 7, 0)
     assert "3 x 1 padded from lengths of 1 to 2, float32 from 5 to 7" in str(facts)
+    assert facts.remarks() == []
+    empty = kinds.look_at_data("x", splits[0], Padded(x[2:], np.array([0, 1])))
+    assert empty.remarks() == ["Some examples have length 0 and are ignored."]
     many = Padded(np.zeros((2, 9, 80), np.float32), np.array([9, 3]))
     assert kinds.look_at_data("x", many, many).kind == "signals"  # pictures have no lengths
 

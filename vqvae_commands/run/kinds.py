@@ -97,6 +97,8 @@ class Facts:
                 found.append(
                     f"{invalid:,} of {total:,} {split} examples are not finite and are ignored."
                 )
+        if self.lengths is not None and self.lengths[0] == 0:
+            found.append("Some examples have length 0 and are ignored.")
         if self.low == self.high:
             found.append(f"All values are {self.low:.4g}: there is nothing to learn.")
         elif self.dtype == "uint8" and self.high < 32:

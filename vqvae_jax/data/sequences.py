@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 
 from vqvae_jax.data.cut_files import read_pieces
 from vqvae_jax.data.readers import DataError, image_files, require
-from vqvae_jax.data.videos import frame_folders, read_video, video_files
-from vqvae_jax.data.waves import read_wave, wave_names
+from vqvae_jax.data.video_frames import frame_folders, read_video, video_files
+from vqvae_jax.data.wav_files import read_wave, wave_names
 
 Source = Callable[[str], Shaped[np.ndarray, "N ..."]]
 
