@@ -9,7 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from vqvae_commands.run.data_options import data_options, given_data, load_data, open_data
+from vqvae_commands.run.data_options import (
+    GivenData,
+    data_options,
+    given_data,
+    load_data,
+    open_data,
+)
 from vqvae_commands.run.kinds import BY_AXES, NOUNS, kind_of_run
 from vqvae_commands.run.model_metrics import evaluate, print_table
 from vqvae_commands.run.picture_counts import print_pictures
@@ -17,19 +23,11 @@ from vqvae_commands.run.run_folder import open_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(GivenData):
     """Evaluate a run on its whole test set."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder, or that of a saved model."""
-    data: str | None = None
-    """Source of the test examples; by default the run's own data."""
-    crop: int | None = None
-    """Side of tiles in pixels, for a folder of pictures; by default that of the run."""
-    resize: int | None = None
-    """Length that shorter sides are scaled to, for a folder of pictures; by default the run's."""
-    grey: bool = False
-    """Read a folder of pictures as one channel, as the run did if it says so."""
     batch_size: int = 100
     """Examples per batch."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.data_options import GivenData, data_options, given_data, load_data
 from vqvae_commands.run.exported_files import about, check_codec, export, lines_to_load, shapes_text
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax.checks import check_size
@@ -25,7 +25,7 @@ from vqvae_jax.saving.weights import read_json
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(GivenData):
     """Export tokenize and detokenize of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -38,10 +38,6 @@ class Config:
     """Shape of one example, such as 28 28 1; by default that of the run's own data."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
     """Platforms that the files run on."""
-    data: str | None = None
-    """Data of which to take the shape; by default the run's own."""
-    crop: int | None = None
-    """Crop size in pixels, for a folder of images; by default that of the run."""
 
 
 def main(config: Config) -> dict[str, Path]:
@@ -80,7 +76,7 @@ def example_shape(config: Config, options: dict[str, Any]) -> tuple[int, ...]:
             f"{config.run}: expected the shape of an example, found a model alone; "
             "pass --shape, such as --shape 28 28 1, or --data"
         )
-    facts = config.run / "data.json"
-    if config.data is config.crop is None and facts.exists():
+    given, facts = given_data(config), config.run / "data.json"
+    if not any(given.values()) and facts.exists():
         return tuple(read_json(facts)["shape"])
-    return load_data(data_options(options, data=config.data, crop=config.crop))[1].shape[1:]
+    return load_data(data_options(options, **given))[1].shape[1:]

@@ -16,26 +16,18 @@ from jaxtyping import Int
 from vqvae_commands.generation.code_files import SPLITS, Codes, flat, write_codes
 from vqvae_commands.generation.codes_of_data import tokenize, unique_share
 from vqvae_commands.run.code_streams import tally
-from vqvae_commands.run.data_options import given_data
+from vqvae_commands.run.data_options import GivenData, given_data
 from vqvae_commands.run.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(GivenData):
     """Write the codes of a whole data set."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder, or that of a saved model."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Folder for the codes, by default RUN/codes; existing codes in it are replaced."""
-    data: str | None = None
-    """Source of the data; by default the run's own."""
-    crop: int | None = None
-    """Side of tiles in pixels, for a folder of pictures; by default that of the run."""
-    resize: int | None = None
-    """Length that shorter sides are scaled to, for a folder of pictures; by default the run's."""
-    grey: bool = False
-    """Read a folder of pictures as one channel, as the run did if it says so."""
     format: Literal["npz", "records"] = "npz"
     """Format: NumPy files (npz), or ArrayRecord with one record per item (records)."""
     batch_size: int = 100
@@ -57,7 +49,7 @@ def summary(codes: Codes, split: str) -> dict[str, float]:
     """The numbers of the table, of one split."""
     maps, sizes = codes.maps[split], [size for _, vocab in codes.levels for size in vocab]
     each = [k[..., q] for k in maps for q in range(k.shape[-1])]
-    per_item = [math.prod(k.shape[1:]) for k in each]
+    per_item = [np.count_nonzero(k >= 0) / len(k) for k in each]
     used = [len(tally(k)) / size for k, size in zip(each, sizes, strict=True)]
     bits = sum(n * math.log2(size) for n, size in zip(per_item, sizes, strict=True))
     numbers = {"items": len(maps[0]), "codes": sum(per_item), "bits_uniform": bits}
@@ -78,7 +70,7 @@ def without_codes(maps: tuple[Int[np.ndarray, "N ..."], ...], split: str) -> str
 
 ROWS = {
     "items": ("items", "{:,.0f}"),
-    "codes": ("codes of an item", "{:,.0f}"),
+    "codes": ("codes of an item, mean", "{:,.1f}"),
     "bits_uniform": ("bits of an item, log2 K a code", "{:,.1f}"),
     "unique": ("items whose codes no other item has", "{:.2%}"),
     "used": ("share of the codebook used", "{:.1%}"),

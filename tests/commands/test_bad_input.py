@@ -26,7 +26,10 @@ BAD_DATA = {
     "no such set": (lambda tmp: "no_such_set", "no_such_set"),
     "int64": (lambda tmp: images(tmp / "a.npy", dtype=np.int64), "found int64"),
     "int32": (lambda tmp: images(tmp / "a.npy", dtype=np.int32), "found int32"),
-    "no pictures": (lambda tmp: str(tmp), "expected records, IDX files or pictures"),
+    "no pictures": (
+        lambda tmp: str(tmp),
+        "expected records, IDX files, pictures, WAV",
+    ),
 }
 
 

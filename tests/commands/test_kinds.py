@@ -37,6 +37,19 @@ def test_the_shape_says_the_kind(shape, kind):
     assert kinds.kind_of("x", shape) == kind
 
 
+def test_bytes_over_time_are_videos_and_have_pixels():
+    clip = RNG.integers(0, 256, (20, 4, 8, 8, 3)).astype(np.uint8)
+    assert facts(clip).kind == facts(clip[..., :1]).kind == "videos"
+    assert facts(clip[..., :2]).kind == facts(clip, "volumes").kind == "volumes"
+    assert str(facts(clip)).startswith("18 videos to train on and 2 to test, 4 x 8 x 8 x 3")
+    grey = floats(-0.5, 0.5, (20, 4, 8, 8, 1))
+    assert facts(grey).kind == "volumes" and facts(grey).domain() != vj.pixels()
+    assert facts(grey, "videos").domain() == vj.pixels()
+    assert kinds.units("videos", "float32") == "pixels in [0, 1]"
+    with pytest.raises(DataError, match=r"can't be videos, .* --kind volumes"):
+        facts(2 * grey, "videos")
+
+
 def test_what_may_be_two_kinds_is_asked():
     with pytest.raises(DataError, match=r"20 x 28 x 28 may be pictures .* x\[..., None\].*--kind"):
         kinds.kind_of("x", (20, 28, 28))

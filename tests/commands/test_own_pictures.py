@@ -130,8 +130,28 @@ def test_sides_that_can_be_halved_are_named():
     check_sides(DataOptions("x.npy"), (24, 32), 3)
     with pytest.raises(DataError, match=r"x.npy: a side of 28 is no multiple of 8.* 24 or 32"):
         check_sides(DataOptions("x.npy"), (32, 28), 3)
-    with pytest.raises(DataError, match=r"a side of 3 is no multiple of 8.* to 8, or pass fewer"):
+    with pytest.raises(
+        DataError, match=r"a side of 3 is no multiple of 8.* to 8, or pass --downsamplings 0"
+    ):
         check_sides(DataOptions("x.npy", crop=5), (3, 8), 3)
+
+
+@pytest.mark.parametrize(
+    ("sides", "downsamplings", "fits"),
+    [
+        ((6, 8, 12), 2, "1 2 2"),
+        ((250,), 2, "1"),
+        ((5, 8, 8), (0, 2, 3), None),
+        ((1, 4, 4), 1, "0 1 1"),
+    ],
+)
+def test_sides_that_cannot_be_halved_are_said_with_what_can(sides, downsamplings, fits):
+    options = DataOptions("x.npy")
+    if fits is None:
+        return check_sides(options, sides, downsamplings)
+    with pytest.raises(DataError, match=rf"x.npy: .*pass --downsamplings {fits}$"):
+        check_sides(options, sides, downsamplings)
+    check_sides(options, sides, tuple(map(int, fits.split())) if " " in fits else int(fits))
 
 
 def test_counts_are_silent_about_what_is_in_order():

@@ -183,21 +183,6 @@ def test_pictures_of_other_shapes(shape):
     assert len(sizes) >= 5 and all(min(size) > 100 for size in sizes.values())
 
 
-@pytest.mark.parametrize(
-    ("kind", "data"),
-    [
-        ("vectors", np.zeros((4, 10))),
-        ("fields", np.zeros((4, 8, 8, 1))),
-        ("fields", pictures(4, 8, 8, 2)),
-    ],
-)
-def test_data_that_are_no_pictures_have_no_pictures(kind, data):
-    counts = {"0/": np.ones(4), "1/": np.ones(8)}
-    model = vj.VQVAE(vj.MLP(2), vj.grouped(vj.vq(4, 1), vj.vq(8, 1)), vj.MLP(2))
-    made = run_report.make_figures(model, None, data, counts, METRICS, kind)
-    assert list(made) == ["usage", "curves"]
-
-
 def test_curves_of_data_that_are_no_pictures_show_their_error():
     lines = [{"step": 5, "train/mse": 4.0}, {"step": 5, "test/mse": 3.0}]
     quality = plots.curve_figure([*lines, {"step": 5, "test/explained_variance": 0.2}]).axes[1]

@@ -108,7 +108,10 @@ def test_array_files_that_are_not_plain_numbers_raise(tmp_path):
     ("make", "message"),
     [
         (lambda root: "./no/such/path", "'./no/such/path': expected a path or a TFDS name"),
-        (lambda root: str(root), "expected records, IDX files or pictures, found none"),
+        (
+            lambda root: str(root),
+            "IDX files, pictures, WAV files or videos, found none",
+        ),
         (lambda root: str(root / "a.txt"), "expected a .npy file or a folder"),
     ],
 )

@@ -24,7 +24,13 @@ from vqvae_commands.code_meaning.representations import (
 from vqvae_commands.code_meaning.sections import Found, Section
 from vqvae_commands.pages import html
 from vqvae_commands.run import autoencoder, code_streams
-from vqvae_commands.run.data_options import data_options, load_data, open_data
+from vqvae_commands.run.data_options import (
+    GivenData,
+    data_options,
+    given_data,
+    load_data,
+    open_data,
+)
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
 from vqvae_commands.run.terminal_table import print_lines
@@ -38,13 +44,11 @@ LIKE_THE_RUN = ("batch_size", "learning_rate", "warmup", "seed")  # options of t
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(GivenData):
     """Analyse what the codes of a run mean, and write RUN/interpretation/report.html."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, or that of a saved model."""
-    data: str | None = None
-    """Source of the data; by default the run's own."""
     most: int = 48
     """Number of the most frequent codes to show, over all streams together."""
     images: int = 2000
@@ -63,7 +67,7 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     if config.vae_steps < 0:
         raise ValueError(f"vae_steps must be at least 0, got {config.vae_steps}")
     coder, options = load_coder(config.run)
-    data = data_options(options, data=config.data)
+    data = data_options(options, **given_data(config))
     options |= dataclasses.asdict(data)
     source = open_data(data)
     sets = Pair(*load_data(data, source))

@@ -1,6 +1,5 @@
 """Bits of an item's codes: under a prior, under a histogram, and under a uniform distribution."""
 
-import math
 from functools import partial
 
 import jax
@@ -61,9 +60,10 @@ def item_bits(prior, variables, batch: CodeBatch, key: PRNGKeyArray) -> Float[Ar
 
 
 def uniform(codes: Codes, level: int) -> float:
-    """Returns the bits of an item at log2 K for each code."""
-    grid, vocab = codes.levels[level]
-    return math.prod(grid) * sum(map(math.log2, vocab))
+    """Returns the mean bits of a test item at log2 K for each code; -1 takes none."""
+    k, vocab = codes.maps["test"][level], codes.levels[level][1]
+    each = np.count_nonzero(k >= 0, axis=tuple(range(k.ndim - 1))) / len(k)
+    return float(each @ np.log2(vocab))
 
 
 def static(codes: Codes, level: int) -> float:

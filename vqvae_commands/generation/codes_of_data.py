@@ -24,6 +24,7 @@ from vqvae_commands.generation.code_files import (
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
 from vqvae_commands.run.data_options import data_options, load_data, open_data
+from vqvae_commands.run.padded import parts
 from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
@@ -92,7 +93,7 @@ def encode(
 
     `change(i, batch)` is applied to batch i first.
     """
-    model, numbers, parts = bundle.model, itertools.count(), []
+    model, numbers, found = bundle.model, itertools.count(), []
     dtypes = [smallest(quantizer.vocab) for quantizer in code_streams.quantizers(model)]
 
     def look(batch):
@@ -102,16 +103,17 @@ def encode(
     with make_progress(Console(), transient=True) as progress:
         task = progress.add_task("", total=len(data), now=name)
         for maps in each_batch(look, data, batch_size):
-            parts.append(maps)
+            found.append(maps)
             progress.update(task, advance=len(maps[0]))
-    return joined(parts)
+    return joined(found)
 
 
 @partial(jax.jit, static_argnums=0)
 def tokenize_batch(model, variables, batch):
-    """A map of codes for each level."""
-    x = preprocess(batch) if getattr(model, "domain", None) is None else batch
-    return code_streams.as_levels(model.apply(variables, x, method="tokenize"))
+    """A map of codes for each level, -1 in rows of padding."""
+    x, mask = parts(batch)
+    x = preprocess(x) if getattr(model, "domain", None) is None else x
+    return code_streams.as_levels(model.apply(variables, x, **mask, method="tokenize"))
 
 
 def unique_share(maps: tuple[Int[np.ndarray, "N ..."], ...]) -> float:

@@ -103,11 +103,14 @@ def load_pictures(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
     """
     found = load_data(codes.data)
     for split, data in zip(codes.maps, found, strict=True):
-        picture = len(data.shape) == 4 and data.shape[-1] in (1, 3) and data.dtype == np.uint8
-        if not picture or len(data) != len(codes.maps[split][0]):
-            expected = f"{len(codes.maps[split][0])} pictures, as codes"
+        if len(data.shape) != 4 or data.shape[-1] not in (1, 3) or data.dtype != np.uint8:
             raise DataError(
-                f"{codes.source}: expected {expected}, found {data.shape} {data.dtype} in {split}"
+                f"{codes.source}: samples are shown and measured as pictures, uint8 "
+                f"[N, H, W, 1 or 3], found {data.dtype} {list(data.shape)}"
+            )
+        if len(data) != (n := len(codes.maps[split][0])):
+            raise DataError(
+                f"{codes.source}: expected {n} pictures, as codes, found {len(data)} in {split}"
             )
     train, test = found
     return train[:], test[:]

@@ -101,11 +101,18 @@ def reconstructions(
     originals: UInt8[np.ndarray, "n H W C"],
     reconstructed: UInt8[np.ndarray, "n H W C"],
     titles: Sequence[str] = (),
+    columns: int | None = None,
 ) -> Figure:
-    """Draws rows of originals, each above a row of their reconstructions, maybe with titles."""
+    """Draws rows of originals, each above a row of their reconstructions.
+
+    Args:
+        originals, reconstructed: equally many.
+        titles: titles of the originals, or none.
+        columns: number of images in a row; None for as many as are readable.
+    """
     originals, reconstructed = np.asarray(originals), np.asarray(reconstructed)
     n, height, width, _ = originals.shape
-    columns = min(n, 8 if max(height, width) <= 96 else 4)
+    columns = columns or min(n, 8 if max(height, width) <= 96 else 4)
     bands = math.ceil(n / columns)
     size = min((WIDTH - 0.3) / columns, 1.6)
     between = (0.3 if titles else 0.12) * bands

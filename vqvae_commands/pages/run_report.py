@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from vqvae_commands.pages import html, run_pictures
+from vqvae_commands.pages import html, kind_figures, run_pictures
 from vqvae_commands.pages import plots as draw
 from vqvae_commands.run import code_streams
 from vqvae_jax.data.pipeline import Examples
@@ -23,7 +23,7 @@ TRAINING = (
 
 # Name in evaluation.json: title on the page, format, and meaning.
 METRICS = {
-    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), with the mean squared error over all images"),
+    "psnr": ("PSNR", "{:.2f} dB", "10 log10(1 / MSE), with the mean squared error over all pixels"),
     "ssim": ("SSIM", "{:.4f}", "structural similarity, mean over images; 1 for equal images"),
     "explained_variance": (
         "Explained variance",
@@ -110,7 +110,7 @@ def make_figures(
     kind: str = "pictures",
     train: Shaped[Examples, "M ..."] | None = None,
 ) -> dict[str, Figure]:
-    """Returns all figures of a run; those of pictures only where the data are pictures.
+    """Returns all figures of a run; those of test examples are of the kind of data.
 
     Args:
         model, variables: the trained VQ-VAE.
@@ -122,7 +122,8 @@ def make_figures(
         train: the training set, where it is to be shown beside the test set.
     """
     pictures = kind == "pictures" and len(test.shape) == 4 and test.shape[-1] in (1, 3, 4)
-    made = run_pictures.picture_figures(model, variables, train, test) if pictures else {}
+    made = kind_figures.figures_of(kind, model, variables, test)
+    made |= run_pictures.picture_figures(model, variables, train, test) if pictures else {}
     sizes = code_streams.streams(code_streams.quantizers(model))
     used = {code_streams.title(prefix): (count, sizes[prefix]) for prefix, count in counts.items()}
     return made | {"usage": draw.codebook_usage(used), "curves": draw.curve_figure(metrics)}
@@ -164,13 +165,14 @@ def write_report(
     pictures = {name: draw.png_bytes(figure) for name, figure in figures.items()}
     for name, png in pictures.items():
         html.save(folder / "pictures" / f"{name}.png", png)
-    in_order = sorted(pictures, key=lambda name: [*FIGURES, name].index(name))
+    known = kind_figures.FIGURES | FIGURES
+    in_order = sorted(pictures, key=lambda name: [*known, name].index(name))
     options = {name: option_text(value) for name, value in config.items()}
     body = [
         headline(results),
         remarks_section(remarks) + made_section(command, facts),
         results_section(results, units),
-        "".join(html.picture(*FIGURES.get(name, (name, "")), pictures[name]) for name in in_order),
+        "".join(html.picture(*known.get(name, (name, "")), pictures[name]) for name in in_order),
         use_section(use),
         html.section(html.heading("Configuration"), html.option_table(options)),
         html.folded("Model", pretty(description)),

@@ -20,6 +20,7 @@ from vqvae_commands.run.data_options import data_options, load_data, open_data
 from vqvae_commands.run.first_codes import first_batches, with_first_codes
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
+from vqvae_commands.run.padded import parts
 from vqvae_commands.run.picture_counts import count_pictures
 from vqvae_commands.run.progress import Display, Pictures, describe_start, measured
 from vqvae_commands.run.quantizer_choice import help_text
@@ -47,14 +48,22 @@ class Config:
     runs: Path = Path("runs")
     """Folder of all runs."""
     data: str = EMBEDDED
-    """The embedded set, a TFDS name, a folder of records, images or IDX files, or a .npy file."""
+    """The embedded set, a TFDS name, a folder of records, images, WAV files, videos or
+    IDX files, or a .npy file."""
     crop: int | None = None
-    """Side of tiles in pixels, for a folder of pictures: each is cut into a grid of them."""
+    """Side of tiles in pixels, for a folder of pictures or videos: each picture is cut into a grid
+    of them, and of a frame the middle one is kept."""
     resize: int | None = None
-    """Side in pixels, for a folder of pictures: the shorter side of each is scaled to it, and the
-    middle square is one item; with `--crop` as well, tiles are cut of the scaled pictures."""
+    """Side in pixels, for a folder of pictures or videos: the shorter side of each is scaled to it,
+    and the middle square is kept; with `--crop` as well, tiles are cut of the scaled pictures."""
     grey: bool = False
-    """Read a folder of pictures as one channel."""
+    """Read a folder of pictures or videos as one channel."""
+    window: int | None = None
+    """Number of samples of a window; required for a folder of WAV files."""
+    frames: int | None = None
+    """Number of frames of a clip; required for a folder of videos, or of folders of frames."""
+    lengths: str | None = None
+    """A .npy file of the length of each example, of those padded to one length."""
     kind: Kind | None = None
     """Kind of the data; needed only if shape and range are ambiguous."""
 
@@ -81,8 +90,9 @@ class Config:
     """Channels in the encoder and in the decoder."""
     depth: int = 2
     """Residual blocks in the encoder and in the decoder."""
-    downsamplings: int = 2
-    """How often each side is halved between data and codes (with vqvae2, the top codes)."""
+    downsamplings: int | tuple[int, ...] = 2
+    """How often each side is halved between data and codes (with vqvae2, the top codes);
+    or a number for each axis, such as 1 2 2 for videos of few frames."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
 
@@ -146,7 +156,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     check_sides(options, train.shape[1:-1], config.downsamplings)
     model = make_model(config, train).clone(domain=facts.domain())
     optimizer = make_optimizer(config, SCHEDULES[config.schedule])
-    state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
+    state = init_state(model, optimizer, jax.random.key(config.seed), parts(train[:1])[0])
     if config.start:
         state = started_from(config.start, state)
     load = batch_of(train, config.seed, config.batch_size)
@@ -190,12 +200,12 @@ def make_display(
 def read_metrics(
     batch_size: int, kind: str, metrics: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
-    """Returns (values to log, texts to show) for the metrics of a step, with PSNR for pictures."""
+    """Returns (values to log, texts to show) for the metrics of a step, with PSNR for pixels."""
     values = measured(metrics, batch_size)
     if "mse" not in values:
         return values, ["no valid example"]
     words = [f"loss {values['loss']:.4f}"]
-    if kind == "pictures":
+    if kind in kinds.PIXELS:
         decibels = -10 * math.log10(values["mse"]) if values["mse"] > 0 else math.inf
         values = values | {"psnr": decibels}
         words.append(f"PSNR {decibels:.2f} dB")
@@ -219,7 +229,7 @@ def draw_test(model, test: Examples, state: TrainState) -> Pictures:
 
 
 def quality_text(table: dict[str, float]) -> str:
-    """Returns the PSNR of pictures, or the explained variance of other data, as text."""
+    """Returns the PSNR of pixels, or the explained variance of other data, as text."""
     if "psnr" in table:
         return f"PSNR {number_or_words(table['psnr'], '.2f')} dB"
     return f"explained variance {number_or_words(table['explained_variance'], '.2%')}"

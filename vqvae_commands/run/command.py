@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import jax
 from vqvae_commands.interrupts import STOPPED, as_usual, until_unread
 
 Config = TypeVar("Config")
+python_format = warnings.formatwarning
 
 
 def run(
@@ -37,6 +39,7 @@ def run(
     with until_unread():
         options = tyro.cli(config, prog=prog or program(), args=args)
         keep_compilations()
+        warnings.formatwarning = in_one_line
         with as_usual():
             guarded(main, options)
 
@@ -79,6 +82,13 @@ def cache_folder() -> Path | None:
     except (OSError, RuntimeError):  # no right to make it, or no home
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def in_one_line(message, category, filename, lineno, line=None) -> str:
+    """Formats a warning for the user as a line, and one for programmers as Python does."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return python_format(message, category, filename, lineno, line)
 
 
 def program() -> str | None:

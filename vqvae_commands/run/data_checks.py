@@ -6,9 +6,12 @@ from vqvae_commands.run.data_options import DataOptions
 from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import Source
+from vqvae_jax.models.input_checks import per_axis
 
 
-def check_options_of_pictures(options: DataOptions, source: Source, downsamplings: int) -> None:
+def check_options_of_pictures(
+    options: DataOptions, source: Source, downsamplings: int | Sequence[int]
+) -> None:
     """Checks what is known before any picture is read, which may take long.
 
     Raises:
@@ -16,14 +19,17 @@ def check_options_of_pictures(options: DataOptions, source: Source, downsampling
             pictures and another source.
     """
     if isinstance(source, PictureFolder):
-        check_sides(options, (source.side,), downsamplings)
-    elif options.resize is not None or options.grey:
+        check_sides(options, (source.side,) * 2, downsamplings)
+    elif options.frames is None and (options.resize is not None or options.grey):
         raise DataError(
-            f"{options.data}: --resize and --grey are for folders of pictures, found other data"
+            f"{options.data}: --resize and --grey are for folders of pictures or videos, found "
+            "other data"
         )
 
 
-def check_sides(options: DataOptions, sides: Sequence[int], downsamplings: int) -> None:
+def check_sides(
+    options: DataOptions, sides: Sequence[int], downsamplings: int | Sequence[int]
+) -> None:
     """Raises a DataError that says which sides are possible, unless all of these are.
 
     Args:
@@ -36,17 +42,29 @@ def check_sides(options: DataOptions, sides: Sequence[int], downsamplings: int) 
         Traceback (most recent call last):
         vqvae_jax.data.readers.DataError: --crop 50 is no multiple of 4, ...: use 48 or 52, ...
     """
-    step = 2**downsamplings
-    odd = [side for side in sides if side % step]
-    if not odd:
+    halvings = per_axis("downsamplings", downsamplings, len(sides)) if sides else ()
+    fitting = [min(n, twos(side)) for side, n in zip(sides, halvings, strict=True)]
+    if fitting == [*halvings]:
         return
-    name, advice = f"{options.data}: a side of {odd[0]}", "crop or pad the data to"
-    for option in ("resize", "crop"):
-        if getattr(options, option) == odd[0]:
-            name, advice = f"--{option} {odd[0]}", "use"
-    below, above = odd[0] // step * step, -(-odd[0] // step) * step
+    side, n = next((s, n) for s, n, m in zip(sides, halvings, fitting, strict=True) if m < n)
+    name, advice = f"{options.data}: a side of {side}", "crop or pad the data to"
+    for option in ("resize", "crop", "window", "frames"):
+        if getattr(options, option) == side:
+            name, advice = f"--{option} {side}", "use"
+    below, above = side // 2**n * 2**n, -(-side // 2**n) * 2**n
     near = f"{below} or {above}" if below else f"{above}"
+    alike = fitting[:1] if len({*fitting}) == 1 else fitting
     raise DataError(
-        f"{name} is no multiple of {step}, as {downsamplings} downsamplings need: {advice} {near}, "
-        "or pass fewer --downsamplings"
+        f"{name} is no multiple of {2**n}, as {n} downsamplings need: {advice} {near}, "
+        f"or pass --downsamplings {' '.join(map(str, alike))}"
     )
+
+
+def twos(side: int) -> int:
+    """Returns how often a side can be halved.
+
+    Example:
+        >>> twos(28), twos(7)
+        (2, 0)
+    """
+    return (side & -side).bit_length() - 1

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from vqvae_commands.run.padded import with_lengths
 from vqvae_jax.data.picture_folders import SkippedPictures
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import DataError, Source, open_source
@@ -19,15 +20,42 @@ class DataOptions:
 
     Attributes:
         data: source, see `open_source`.
-        crop: side of tiles in pixels, for a folder of pictures.
-        resize: length of the shorter side that pictures of a folder are scaled to.
-        grey: whether pictures of a folder are read as one channel.
+        crop: side of tiles in pixels, for a folder of pictures or videos.
+        resize: length of the shorter side that pictures and frames are scaled to.
+        grey: whether pictures and frames are read as one channel.
+        window: number of samples of a window, for a folder of WAV files.
+        frames: number of frames of a clip, for a folder of videos.
+        lengths: .npy file of the length of each example, where they are padded to one length.
     """
 
     data: str
     crop: int | None = None
     resize: int | None = None
     grey: bool = False
+    window: int | None = None
+    frames: int | None = None
+    lengths: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenData:
+    """Options of data that take the place of a run's own: the base of options of commands."""
+
+    data: str | None = None
+    """Source of the data; by default the run's own."""
+    crop: int | None = None
+    """Side of tiles in pixels, for a folder of pictures or videos; by default the run's."""
+    resize: int | None = None
+    """Length that shorter sides are scaled to, for a folder of pictures or videos; by default the
+    run's."""
+    grey: bool = False
+    """Read a folder of pictures or videos as one channel, as the run did if it says so."""
+    window: int | None = None
+    """Number of samples of a window, for a folder of WAV files; by default the run's."""
+    frames: int | None = None
+    """Number of frames of a clip, for a folder of videos; by default the run's."""
+    lengths: str | None = None
+    """A .npy file of the lengths of padded examples; by default the run's, for its own data."""
 
 
 def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
@@ -44,33 +72,37 @@ def data_options(options: Mapping[str, Any], **given: Any) -> DataOptions:
 
     Example:
         >>> data_options({"data": "mnist", "steps": 3}, crop=32)
-        DataOptions(data='mnist', crop=32, resize=None, grey=False)
+        DataOptions(data='mnist', crop=32, ...)
     """
     names = [field.name for field in dataclasses.fields(DataOptions)]
     known = {name: options[name] for name in names if name in options}
     new = {name: value for name, value in given.items() if value is not None}
     if SIZES & new.keys():
         known = {name: value for name, value in known.items() if name not in SIZES}
+    if "data" in new:
+        known.pop("lengths", None)  # lengths belong to the examples of one source
     known |= new
     if known.get("data") is None:
         raise DataError("expected the source of the data, found a model alone; pass --data")
     return DataOptions(**known)
 
 
-def given_data(config: Any) -> dict[str, Any]:
-    """Returns the options of the data that a command was given in place of the run's own.
-
-    Args:
-        config: options of the command, with the names of `DataOptions`.
-    """
+def given_data(config: GivenData) -> dict[str, Any]:
+    """Returns the options of the data that a command was given in place of the run's own."""
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(DataOptions)}
     return given | {"grey": given["grey"] or None}  # a flag can't be turned off
 
 
 def open_data(options: DataOptions) -> Source:
     """Returns the source that the options describe."""
-    mode = "L" if options.grey else "RGB"
-    return open_source(options.data, size=options.crop, resize=options.resize, mode=mode)
+    return open_source(
+        options.data,
+        size=options.crop,
+        resize=options.resize,
+        mode="L" if options.grey else "RGB",
+        window=options.window,
+        frames=options.frames,
+    )
 
 
 def load_data(options: DataOptions, source: Source | None = None) -> tuple[Examples, Examples]:
@@ -87,4 +119,6 @@ def load_data(options: DataOptions, source: Source | None = None) -> tuple[Examp
         raise DataError(
             f"{options.data}: expected {' or '.join(PREPROCESSED)}, found {train.dtype}"
         )
-    return train, test
+    if options.lengths is None:
+        return train, test
+    return with_lengths(options.lengths, train, test)

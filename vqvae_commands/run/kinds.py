@@ -1,9 +1,11 @@
 """Kinds of data that a run may have: their names, their range, and checks before training.
 
-    [N, C] vectors   [N, T, C] signals   [N, D, H, W, C] volumes
+    [N, C] vectors   [N, T, C] signals   [N, T, H, W, C] videos, uint8 of 1 or 3 channels; else
+    [N, D, H, W, C] volumes
     [N, H, W, C] pictures, of 1, 3 or 4 channels, uint8 or floats from -0.5 to 0.5; else fields
 
-Only pictures have pixels, a PSNR and an SSIM; for other data the explained variance is reported.
+Only pictures and videos have pixels, a PSNR and an SSIM; for other data the explained variance is
+reported.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from vqvae_commands.run.padded import Padded, parts
 from vqvae_commands.run.picture_counts import PictureCounts
 from vqvae_jax import pixels, values
 from vqvae_jax.data import Domain
@@ -21,19 +24,21 @@ from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.value_range import scale_of_pixels
 
-Kind = Literal["pictures", "fields", "vectors", "signals", "volumes"]
+Kind = Literal["pictures", "fields", "vectors", "signals", "volumes", "videos"]
 NOUNS = {
     "pictures": ("image", "images"),
     "fields": ("field", "fields"),
     "vectors": ("vector", "vectors"),
     "signals": ("signal", "signals"),
     "volumes": ("volume", "volumes"),
+    "videos": ("video", "videos"),
 }
+PIXELS = ("pictures", "videos")
 BY_AXES: dict[int, tuple[Kind, ...]] = {
     2: ("vectors",),
     3: ("signals",),
     4: ("pictures", "fields"),
-    5: ("volumes",),
+    5: ("volumes", "videos"),
 }
 FEW = 4  # channels: more than these may as well be the columns of a picture
 ELEMENTS = 2**24  # looked at together
@@ -51,6 +56,7 @@ class Facts:
         train, test: the numbers of examples.
         invalid_train, invalid_test: the numbers of inspected examples that are not finite.
         pictures: counts of a folder of pictures; None for other data.
+        lengths: the least and the largest length of examples that are padded.
     """
 
     kind: str
@@ -63,9 +69,12 @@ class Facts:
     invalid_train: int
     invalid_test: int
     pictures: PictureCounts | None = None
+    lengths: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         shape, many = " x ".join(map(str, self.shape)), NOUNS[self.kind][1]
+        if self.lengths is not None:
+            shape += " padded from lengths of {:,} to {:,}".format(*self.lengths)
         return (
             f"{self.train:,} {many} to train on and {self.test:,} to test, {shape}, "
             f"{self.dtype} from {self.low:.4g} to {self.high:.4g}"
@@ -77,7 +86,7 @@ class Facts:
 
     def domain(self) -> Domain:
         """The domain of a model of the data: pixels, or their range and half of it on each side."""
-        if self.kind == "pictures" or self.dtype == "uint8":
+        if self.kind in PIXELS or self.dtype == "uint8":
             return pixels()
         slack = (self.high - self.low) / 2 or abs(self.high) or 1.0
         return values(self.low - slack, self.high + slack)
@@ -94,6 +103,8 @@ class Facts:
                 found.append(
                     f"{invalid:,} of {total:,} {split} examples are not finite and are ignored."
                 )
+        if self.lengths is not None and self.lengths[0] == 0:
+            found.append("Some examples have length 0 and are ignored.")
         if self.low == self.high:
             found.append(f"All values are {self.low:.4g}: there is nothing to learn.")
         elif self.dtype == "uint8" and self.high < 32:
@@ -104,8 +115,10 @@ class Facts:
         return found + (self.pictures.remarks() if self.pictures else [])
 
 
-def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
+def kind_of(name: str, shape: Sequence[int], kind: str | None = None, dtype: str = "") -> str:
     """Returns the kind of data of this shape `[N, ..., C]`, or `kind` if it fits the shape.
+
+    Bytes of 1 or 3 channels with three spatial axes are videos, other dtypes are volumes.
 
     Raises:
         DataError: if the shape fits no kind, or not the given one, or is ambiguous.
@@ -125,6 +138,8 @@ def kind_of(name: str, shape: Sequence[int], kind: str | None = None) -> str:
         raise DataError(f"{name}: {found} can't be {kind}, but {' or '.join(kinds)}")
     if len(shape) == 4 and kind is None:
         return "pictures" if shape[-1] in (1, 3, 4) else "fields"
+    if len(shape) == 5 and kind is None:
+        return "videos" if dtype == "uint8" and shape[-1] in (1, 3) else "volumes"
     return kind or kinds[0]
 
 
@@ -136,7 +151,7 @@ def kind_of_run(folder: Path) -> str | None:
 
 def units(kind: str, dtype: str) -> str:
     """The units of the mean squared error."""
-    if kind == "pictures":
+    if kind in PIXELS:
         return "pixels in [0, 1]"
     return "bytes in [0, 1]" if dtype == "uint8" else "in the data's units, squared"
 
@@ -147,7 +162,10 @@ def look_at_data(name: str, train: Examples, test: Examples, kind: str | None = 
     Raises:
         DataError: if the data can't be trained on as they are; the message names what was detected.
     """
-    kind = kind_of(name, train.shape, kind)
+    padded = isinstance(train, Padded)
+    if padded and len(train.shape) == 3:
+        kind = kind or "signals"  # pictures have no lengths
+    kind = kind_of(name, train.shape, kind, str(train.dtype))
     (low, high, bad), (test_low, test_high, bad_test) = scan(train), scan(test)
     for split, least in (("training", low), ("test", test_low)):
         if not np.isfinite(least):
@@ -162,23 +180,37 @@ def look_at_data(name: str, train: Examples, test: Examples, kind: str | None = 
         len(test),
         bad,
         bad_test,
+        range_of_lengths(train, test) if padded else None,
     )
     check_scale(name, facts)
     return facts
 
 
+def range_of_lengths(*splits: Padded) -> tuple[int, int]:
+    """Returns the least and the largest length."""
+    lengths = np.concatenate([split.lengths for split in splits])
+    return int(lengths.min()), int(lengths.max())
+
+
 def scan(x: Examples) -> tuple[float, float, int]:
-    """(least, largest) value of the finite examples, and the number of the others."""
-    if not isinstance(x, np.ndarray):
+    """(least, largest) value of the finite examples, and the number of the others.
+
+    Padding is not looked at.
+    """
+    if not isinstance(x, np.ndarray | Padded):
         x = x[np.unique(np.linspace(0, len(x) - 1, SAMPLE).astype(np.int64))]
     least, largest, invalid = np.inf, -np.inf, 0
     step = max(1, ELEMENTS // max(1, int(np.prod(x.shape[1:]))))
     for first in range(0, len(x), step):
-        part = x[first : first + step]
+        part, mask = parts(x[first : first + step])
+        real = np.broadcast_to(mask["mask"], part.shape[:-1]) if mask else None
         if part.dtype != np.uint8:
-            finite = np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
+            good = np.isfinite(part).all(axis=-1)
+            good = good if real is None else good | ~real
+            finite = good.all(axis=tuple(range(1, good.ndim)))
             invalid += int(np.count_nonzero(~finite))
-            part = part[finite]
+            part, real = part[finite], None if real is None else real[finite]
+        part = part if real is None else part[real]
         if part.size:
             least, largest = min(least, float(part.min())), max(largest, float(part.max()))
     return least, largest, invalid
@@ -193,11 +225,11 @@ def check_scale(name: str, facts: Facts) -> None:
                 f"{found} are nearly black, since uint8 pixels are 0 to 255: "
                 "save masks of 0 and 1 as x * 255"
             )
-    elif facts.kind == "pictures":
+    elif facts.kind in PIXELS:
         domain = facts.domain()
         if facts.low < domain.low or facts.high > domain.high:
             raise DataError(
-                f"{found} can't be pictures, which are {domain.words}: "
+                f"{found} can't be {facts.kind}, which are {domain.words}: "
                 f"{scale_of_pixels(facts.low, facts.high)}; data that are not pixels need "
-                "--kind fields"
+                f"--kind {'fields' if facts.kind == 'pictures' else 'volumes'}"
             )

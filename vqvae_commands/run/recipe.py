@@ -71,6 +71,11 @@ def check_levels(config, vectors: bool) -> None:
     if config.model == "vqvae2":
         if vectors:
             raise ValueError("vqvae2 needs data with spatial axes, found vectors")
+        if not isinstance(config.downsamplings, int):
+            raise ValueError(
+                f"vqvae2 halves all axes alike: expected one number of downsamplings, found "
+                f"{config.downsamplings}"
+            )
         if max(levels, 2) > config.downsamplings or levels == 0:
             raise ValueError(
                 f"vqvae2 of {max(levels, 2)} levels needs a size of codebook for each and as many "

@@ -14,7 +14,10 @@ from jaxtyping import Shaped
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.code_streams import as_levels
 from vqvae_commands.run.first_codes import from_data
-from vqvae_jax.training.step import TrainState, valid_examples
+from vqvae_commands.run.padded import parts
+from vqvae_jax.data.value_range import admit
+from vqvae_jax.models.masks import hidden, of_rows
+from vqvae_jax.training.step import TrainState
 
 GUIDE = "docs/when-training-looks-wrong.md"
 ENOUGH = 100  # test items
@@ -25,14 +28,18 @@ def of_first_batches(model, state: TrainState, batches: Sequence[Any]) -> list[s
     """Returns remarks on first batches from which k-means would make equal codes."""
     if not from_data(state.collections):
         return []
-    encode = jax.jit(lambda v, x: model.apply(v, x, method="encode"))
-    maps = [
-        as_levels(encode(state.variables, valid_examples(batch, model.domain)[0]))
-        for batch in batches
-    ]
+
+    @jax.jit
+    def encode(variables, batch):
+        given, mask = parts(batch)
+        x = admit(model.domain, given, check=False)
+        maps = as_levels(model.apply(variables, x, **mask, method="encode"))
+        return tuple(hidden(z, of_rows(mask.get("mask"), z)) for z in maps)
+
+    maps = [encode(state.variables, batch) for batch in batches]
     found, levels = [], code_streams.quantizers(model)
-    for level, (quantizer, parts) in enumerate(zip(levels, zip(*maps, strict=True), strict=True)):
-        rows, distinct = count_rows(np.concatenate([np.asarray(z, np.float32) for z in parts]))
+    for level, (quantizer, each) in enumerate(zip(levels, zip(*maps, strict=True), strict=True)):
+        rows, distinct = count_rows(np.concatenate([np.asarray(z, np.float32) for z in each]))
         where = f" of level {level}" if len(levels) > 1 else ""
         size = max(quantizer.vocab)
         if rows < size:

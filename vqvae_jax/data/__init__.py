@@ -5,6 +5,8 @@ from vqvae_jax.data.pipeline import batches as batches
 from vqvae_jax.data.pipeline import take_batches as take_batches
 from vqvae_jax.data.readers import DataError as DataError
 from vqvae_jax.data.scaling import to_pixels as to_pixels
+from vqvae_jax.data.sequences import videos as videos
+from vqvae_jax.data.sequences import waves as waves
 from vqvae_jax.data.sources import array as array
 from vqvae_jax.data.sources import embedded as embedded
 from vqvae_jax.data.sources import folder as folder

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
@@ -144,7 +145,7 @@ def take_batches(
     """Yields every example once and in order, for evaluation with a single compiled shape.
 
     Args:
-        data: `[N, ...]` of any dtype.
+        data: `[N, ...]` of any dtype; its rows may be a tree of arrays.
         batch_size: at least 1.
 
     Returns:
@@ -164,13 +165,15 @@ def take_batches(
     )
 
 
-def _padded(
-    rows: Shaped[np.ndarray, "M ..."], batch_size: int
-) -> tuple[Shaped[np.ndarray, "B ..."], Float32[np.ndarray, "B"]]:
+def _padded(rows: Any, batch_size: int) -> tuple[Any, Float32[np.ndarray, "B"]]:
     # Padded, since a shorter last batch would have another shape and compile again.
-    batch = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
-    batch[: len(rows)] = rows
-    return batch, (np.arange(batch_size) < len(rows)).astype(np.float32)
+    def pad(array: np.ndarray) -> np.ndarray:
+        padded = np.zeros((batch_size, *array.shape[1:]), array.dtype)
+        padded[: len(array)] = array
+        return padded
+
+    count = len(jax.tree.leaves(rows)[0])
+    return jax.tree.map(pad, rows), (np.arange(batch_size) < count).astype(np.float32)
 
 
 def _check(seed: int, step: int, batch_size: int, n: int) -> None:

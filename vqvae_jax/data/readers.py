@@ -25,14 +25,14 @@ class DataError(ValueError):
     """Error about unusable data: one line with what was expected and found, and what to run."""
 
 
-def require(module: str) -> Any:
+def require(module: str, extra: str = "data") -> Any:
     """Imports a module on first use; a DataError names the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
             f"expected {module} to read data, found {first_line(error)}; "
-            "run `pip install 'vqvae_jax[data]'`"
+            f"run `pip install 'vqvae_jax[{extra}]'`"
         ) from error
 
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
-from vqvae_jax.data import readers, tfds_folders
+from vqvae_jax.data import readers, sequences, tfds_folders
 from vqvae_jax.data.embedded_images import EMBEDDED, read_images
 from vqvae_jax.data.picture_files import image_files
 from vqvae_jax.data.picture_folders import PictureFolder
@@ -168,20 +168,30 @@ def of_records(path: str | Path) -> Source:
 
 
 def open_source(
-    text: str, *, size: int | None = None, resize: int | None = None, mode: str = "RGB"
+    text: str,
+    *,
+    size: int | None = None,
+    resize: int | None = None,
+    mode: str = "RGB",
+    window: int | None = None,
+    frames: int | None = None,
 ) -> Source:
     """Returns the source that a command-line argument names.
 
     It is, in this order: `EMBEDDED`, an existing .npy file, an existing folder with records, with
-    IDX files or with pictures, or the name of a prepared TFDS set.
+    IDX files, with videos or WAV files, or with pictures, or the name of a prepared TFDS set.
 
     Args:
         text: the argument.
-        size, resize, mode: as in `folder`, for a folder of pictures; other sources have their own.
+        size, resize, mode: as in `folder`, for a folder of pictures or videos; others have their
+            own.
+        window: number of samples of a window, needed for a folder of WAV files.
+        frames: number of frames of a clip, needed for a folder of videos; with it, each folder of
+            pictures is a video.
 
     Raises:
-        DataError: if a path is none of these, a folder of pictures has no size, or the text is
-            neither an existing path nor a possible TFDS name.
+        DataError: if a path is none of these, a folder has no size, window or frames where it
+            needs them, or the text is neither an existing path nor a possible TFDS name.
 
     >>> open_source("fashion_mnist_10k")("test").dtype
     dtype('uint8')
@@ -191,7 +201,8 @@ def open_source(
     if text == EMBEDDED:
         return embedded()
     if path.is_dir():
-        return _open_folder(path, size, resize, mode)
+        shape = {"resize": resize, "mode": mode}
+        return _open_folder(path, size, window, frames, **shape)
     if path.is_file():
         if path.suffix != ".npy":
             raise DataError(f"{text}: expected a .npy file or a folder, found another file")
@@ -244,14 +255,20 @@ def _source(name: str, read: Source) -> Source:
     return source
 
 
-def _open_folder(path: Path, size: int | None, resize: int | None, mode: str) -> Source:
+def _open_folder(
+    path: Path, size: int | None, window: int | None, frames: int | None, **shape: Any
+) -> Source:
     if _is_records(path):
         return of_records(path)
     if _is_idx(path):
         return idx(path)
+    found = sequences.open_sequences(path, window=window, frames=frames, crop=size, **shape)
+    if found is not None:
+        return found
     if next(image_files(path), None) is None:
-        raise DataError(f"{path}: expected records, IDX files or pictures, found none")
-    return folder(path, size, mode, resize=resize)
+        expected = "expected records, IDX files, pictures, WAV files or videos"
+        raise DataError(f"{path}: {expected}, found none")
+    return folder(path, size, shape["mode"], resize=shape["resize"])
 
 
 def _is_records(path: Path) -> bool:
