@@ -86,8 +86,8 @@ class PictureFolder:
 
         The survey is complete after the last one.
         """
-        names, tiles, skipped = self._names(split), dict[str, int](), list[str]()
-        for name in names:
+        tiles, skipped = dict[str, int](), list[str]()
+        for name in self._names(split):
             try:
                 own, found = self._tiles(name)
             except DataError as error:
@@ -95,15 +95,21 @@ class PictureFolder:
                 continue
             tiles[name] = len(found)
             yield own, found
+        self._surveys[split] = self._checked(split, Survey(tiles, tuple(skipped)))
+
+    def _checked(self, split: str, survey: Survey) -> Survey:
+        """Returns the survey; warns of skipped files, and raises a `DataError` without others."""
+        tiles, skipped = survey
+        among = len(tiles) + len(skipped)
         if not tiles:
             raise DataError(
                 f"{self.root}: expected pictures for split {split!r}, found none that can be used "
-                f"among {len(names):,}: {some(skipped)}"
+                f"among {among:,}: {some(skipped)}"
             )
-        self._surveys[split] = Survey(tiles, tuple(skipped))
         if skipped:
-            text = f"{self.root}: skipped {len(skipped):,} of {len(names):,} files for {split}"
-            warnings.warn(f"{text}: {some(skipped)}", SkippedPictures, stacklevel=3)
+            text = f"{self.root}: skipped {len(skipped):,} of {among:,} files for {split}"
+            warnings.warn(f"{text}: {some(skipped)}", SkippedPictures, stacklevel=4)
+        return survey
 
     def _names(self, split: str) -> tuple[str, ...]:
         if split not in ("train", "test"):
