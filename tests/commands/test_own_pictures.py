@@ -130,9 +130,7 @@ def test_sides_that_can_be_halved_are_named():
     check_sides(DataOptions("x.npy"), (24, 32), 3)
     with pytest.raises(DataError, match=r"x.npy: a side of 28 is no multiple of 8.* 24 or 32"):
         check_sides(DataOptions("x.npy"), (32, 28), 3)
-    with pytest.raises(
-        DataError, match=r"a side of 3 is no multiple of 8.* to 8, or pass --downsamplings 0"
-    ):
+    with pytest.raises(DataError, match=r"a side of 3 is no multiple of 8.*pass --downsamplings 0"):
         check_sides(DataOptions("x.npy", crop=5), (3, 8), 3)
 
 

@@ -1,6 +1,5 @@
 """Files of any length cut into pieces of one: which can be used, and in which split they are."""
 
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_jax.data.readers import DataError, first_line
+from vqvae_jax.data.splitting import at_least_one, split_names
 
 NAMED = 3  # skipped files that a warning names
 
@@ -43,8 +43,7 @@ def read_pieces(
     check_forms(root, found)
     sizes = {name: len(recording.samples) for name, recording in found.items()}
     used = [name for name, size in sizes.items() if size >= length]
-    in_split = by_folder if has_folders(names) else by_hash
-    splits = {split: in_split(used, split) for split in ("train", "test")}
+    splits, _ = split_names(root, used, at_least_one)
     if not all(splits.values()):
         counts = " and ".join(f"{len(chosen)} to {split}" for split, chosen in splits.items())
         raise DataError(
@@ -113,41 +112,3 @@ def cut(samples: Shaped[np.ndarray, "T ..."], length: int) -> Shaped[np.ndarray,
     """
     whole = len(samples) // length
     return samples[: whole * length].reshape(whole, length, *samples.shape[1:])
-
-
-def top(name: str) -> str:
-    """Returns the first folder of a relative name, in lower case."""
-    return name.partition("/")[0].lower()
-
-
-def has_folders(names: Sequence[str]) -> bool:
-    """Whether there are folders train and test, in any capitalisation."""
-    return {"train", "test"} <= {top(name) for name in names}
-
-
-def by_folder(names: Sequence[str], split: str) -> list[str]:
-    """Returns the names in the folder of a split.
-
-    >>> by_folder(["Train/a.wav", "TEST/b.wav", "val/c.wav"], "test")
-    ['TEST/b.wav']
-    """
-    return [name for name in names if top(name) == split]
-
-
-def by_hash(names: Sequence[str], split: str) -> list[str]:
-    """Returns the names that a hash sends to a split: about 1 in 10, but at least 1, to the test.
-
-    >>> by_hash(["a.wav", "b.wav", "c.wav"], "test")
-    ['c.wav']
-    """
-    # A name keeps its number when others come or go. Python's `hash()` differs between processes.
-    number = {n: int.from_bytes(hashlib.sha256(n.encode()).digest()) for n in names}
-    chosen = sorted(names, key=lambda name: (number[name] % 10 > 0, number[name]))
-    wanted = max(1, sum(n % 10 == 0 for n in number.values()))
-    test = chosen[: min(wanted, len(names) - 1)]
-    return [name for name in names if (name in test) == (split == "test")]
-
-
-def visible(root: Path, path: Path) -> bool:
-    """Whether no part of the name begins with a dot, as do the files that macOS adds to others."""
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from vqvae_jax.data.cut_files import read_pieces
-from vqvae_jax.data.readers import DataError, image_files, require
+from vqvae_jax.data.picture_files import image_files
+from vqvae_jax.data.readers import DataError, require
 from vqvae_jax.data.video_frames import frame_folders, read_video, video_files
 from vqvae_jax.data.wav_files import read_wave, wave_names
 
@@ -21,9 +22,8 @@ def waves(path: str | Path, window: int) -> Source:
 
     Integers of 8 to 32 bits are scaled to [-1, 1), floats stay as they are. Files are cut into
     windows one after another; what is left at their ends is dropped with a warning, and so are
-    files that can't be read. All windows of a file are in one split: the splits are the
-    sub-folders `train` and `test` if both exist; otherwise a hash of the relative name sends about
-    1 file in 10, and at least one, to the test split.
+    files that can't be read. All windows of a file are in one split: those of `split_names`, with
+    at least one file to test.
 
     Args:
         path: folder, searched recursively.
@@ -67,7 +67,8 @@ def videos(
         path: folder, searched recursively.
         frames: number of frames in a clip.
         crop: height and width of the square in the middle of each frame that is kept.
-        resize: length of a frame's shorter side, to which it is scaled before it is cropped.
+        resize: length of a frame's shorter side, to which it is scaled before it is cropped, by
+            default to the middle square.
         mode: "RGB" or "L".
 
     Returns:

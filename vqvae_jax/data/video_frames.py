@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vqvae_jax.data.cut_files import Recording, visible
-from vqvae_jax.data.readers import DataError, decode_image, first_line, image_files, require
+from vqvae_jax.data.cut_files import Recording
+from vqvae_jax.data.picture_files import image_files
+from vqvae_jax.data.readers import DataError, decode_image, first_line, require
+from vqvae_jax.data.splitting import is_hidden
 
 SUFFIXES = {".mp4", ".m4v", ".avi", ".mov", ".webm", ".mkv"}
 FORMATS = {"RGB": "rgb24", "L": "gray"}
@@ -22,12 +24,13 @@ FORMATS = {"RGB": "rgb24", "L": "gray"}
 def video_files(root: Path) -> list[str]:
     """Returns the relative names of the video files under `root`, in order."""
     found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found if visible(root, p))
+    names = (p.relative_to(root).as_posix() for p in found)
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def frame_folders(root: Path) -> list[str]:
     """Returns the relative names of the folders under `root` that hold pictures, in order."""
-    folders = {p.parent for p in image_files(root) if visible(root, p)} - {root}
+    folders = {p.parent for p in image_files(root)} - {root}
     return sorted(folder.relative_to(root).as_posix() for folder in folders)
 
 
@@ -39,6 +42,7 @@ def read_video(path: Path, mode: str, crop: int | None, resize: int | None) -> R
         mode: "RGB" or "L".
         crop: height and width of the square in the middle that is kept; None for whole frames.
         resize: length of a frame's shorter side, to which it is scaled first; None for its own.
+            Without a crop, the middle square of this length is kept.
 
     Raises:
         DataError: if a frame can't be read, is smaller than the crop, or differs in size.
@@ -56,7 +60,7 @@ def read_video(path: Path, mode: str, crop: int | None, resize: int | None) -> R
 
 def read_folder(folder: Path, mode: str) -> Iterator[UInt8[np.ndarray, "H W C"]]:
     """Yields the pictures of a folder in order of name, numbers by their value."""
-    files = (p for p in image_files(folder) if p.parent == folder and visible(folder, p))
+    files = (p for p in image_files(folder) if p.parent == folder)
     for path in sorted(files, key=lambda path: by_number(path.name)):
         yield decode_image(path, mode, str(path))
 
@@ -88,7 +92,7 @@ def shaped(
 ) -> UInt8[np.ndarray, "h w C"]:
     """Returns a frame scaled and cropped as `read_video` says."""
     if resize is not None:
-        frame = scaled(frame, resize / min(frame.shape[:2]))
+        frame, crop = scaled(frame, resize / min(frame.shape[:2])), crop or resize
     if crop is None:
         return frame
     height, width = frame.shape[:2]

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vqvae_jax.data.cut_files import Recording, visible
+from vqvae_jax.data.cut_files import Recording
 from vqvae_jax.data.readers import DataError, first_line, require
+from vqvae_jax.data.splitting import is_hidden
 
 
 def wave_names(root: Path) -> list[str]:
     """Returns the relative names of the WAV files under `root`, in order."""
     found = (p for p in root.rglob("*") if p.suffix.lower() in (".wav", ".wave") and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found if visible(root, p))
+    names = (p.relative_to(root).as_posix() for p in found)
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def read_wave(path: Path) -> Recording:
