@@ -168,3 +168,10 @@ def test_without_the_extra_a_line_says_what_to_install(monkeypatch, capsys):
 def test_no_two_modules_share_a_name():
     names = [p.stem for p in MODULES if not p.stem.startswith("__") and p.stem not in ENTRIES]
     assert len(set(names)) == len(names)
+
+
+def test_warnings_for_the_user_are_one_line():
+    assert command.in_one_line("skipped 2 files", UserWarning, "a.py", 3) == (
+        "warning: skipped 2 files\n"
+    )
+    assert command.in_one_line("old", DeprecationWarning, "a.py", 3).startswith("a.py:3: Dep")

@@ -10,7 +10,7 @@ import vqvae_jax as vj
 from vqvae_commands import evaluate, tokenize
 from vqvae_commands.generation.code_bits import uniform
 from vqvae_commands.generation.code_files import open_codes
-from vqvae_commands.run import autoencoder, kinds, model_metrics
+from vqvae_commands.run import autoencoder, kinds, model_metrics, remarks
 from vqvae_commands.run.data_options import DataOptions, data_options, given, load_data
 from vqvae_commands.run.padded import Padded
 from vqvae_commands.run.recipe import host_batches
@@ -101,6 +101,9 @@ def test_training_and_evaluation_ignore_padding(run, data):
     assert table["seen"] == len(codes) == 40 / 4
     assert table["used"] == len(set(codes.tolist())) / 8
     assert table["bits_uniform"] == 10 / 4 * 3 and "left_out" not in table
+    batch = Padded(x, LENGTHS[36:])[1:3]
+    [said] = remarks.of_first_batch(bundle.model, bundle.variables, batch)
+    assert "has 4 rows for 8 codes" in said  # 2 of each of two signals of length 8
     data_json = json.loads((run / "data.json").read_text())
     assert data_json["kind"] == "signals" and data_json["lengths"] == [8, 16]
 
