@@ -9,8 +9,9 @@ from PIL import Image
 from scipy.io import wavfile
 
 from vqvae_jax.data import videos, waves
-from vqvae_jax.data.cut_files import by_hash
 from vqvae_jax.data.sources import DataError, open_source
+from vqvae_jax.data.splitting import at_least_one
+from vqvae_jax.data.splitting import number as hash_of
 
 RATE = 8000
 
@@ -76,11 +77,13 @@ def test_no_file_is_in_both_splits_and_each_split_has_one(tmp_path):
 
 def test_a_hash_decides_about_one_in_ten_whatever_the_others():
     names = [f"{i}.wav" for i in range(300)]
-    test = by_hash(names, "test")
+    test = at_least_one(names)
     assert 15 <= len(test) <= 50
-    assert by_hash(names[::2], "test") == [name for name in names[::2] if name in test]
-    assert sorted([*test, *by_hash(names, "train")]) == sorted(names)
-    assert by_hash(["a"], "train") == ["a"] and by_hash([], "test") == []
+    assert test <= at_least_one([*names, "new.wav", "newer.wav"])
+    assert at_least_one(["a"]) == set() == at_least_one([])
+    others = [name for name in names if name not in test]
+    assert len(at_least_one(others)) == 1
+    assert at_least_one([*test]) == test - {max(test, key=hash_of)}
 
 
 def test_broken_files_are_named_and_skipped(tmp_path):
