@@ -16,6 +16,7 @@ from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_fold
 from vqvae_commands.run.data_options import data_options, load_data
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
+from vqvae_commands.run.optimizers import OPTIMIZERS
 from vqvae_commands.run.progress import Display, describe_start, measured
 from vqvae_commands.run.recipe import host_batches, in_parts, make_model, make_optimizer
 from vqvae_jax import load_model, save_model, to_json
@@ -67,8 +68,10 @@ class Config:
     """Number of training steps."""
     batch_size: int = 32
     """Examples per step, over all devices and processes."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Optimizer: Adam, or Muon for the kernels and Adam for biases and codes (muon)."""
     learning_rate: float = 4e-3
-    """Learning rate of Adam at the end of the warm-up; it falls to 0 along a cosine."""
+    """Learning rate at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
     """Steps in which the learning rate rises from 0."""
     seed: int = 0
@@ -125,7 +128,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     train, test = load_data(data_options(vars(config)))
     facts = kinds.look_at_data(config.data, train, test, config.kind)
     model = make_model(config, train).clone(domain=facts.domain())
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, OPTIMIZERS[config.optimizer])
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     first = batch_of(train, config.seed, config.batch_size)(0)
     odd = facts.remarks() + remarks.of_first_batch(model, state.variables, first)

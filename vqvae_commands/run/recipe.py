@@ -1,10 +1,11 @@
 """The model, optimizer and batches that the options of a training run describe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optax
 
+from vqvae_commands.run.optimizers import adam
 from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer, ema_vq, vq
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import Examples, batches
@@ -94,10 +95,11 @@ def learning_rate(config) -> optax.Schedule:
     )
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay."""
-    # A shorter memory than usual: +0.3 dB after 2,000 steps.
-    return optax.adam(learning_rate(config), b2=0.99)
+def make_optimizer(
+    config, make: Callable[..., optax.GradientTransformation] = adam
+) -> optax.GradientTransformation:
+    """Makes Adam, or another optimizer, with the learning rate of the options."""
+    return make(learning_rate(config))
 
 
 def in_parts(model: VQVAE | VQVAE2, n: int | None) -> VQVAE | VQVAE2:

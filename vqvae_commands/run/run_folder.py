@@ -40,7 +40,7 @@ def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
     """
     path, options = folder / "config.json", to_plain(config)
     if path.exists():
-        old = json.loads(path.read_text())
+        old = defaults(config) | json.loads(path.read_text())
         changed = [
             f"{name}: {old.get(name)!r} there, {options.get(name)!r} now"
             for name in {**old, **options}
@@ -70,6 +70,13 @@ def check_model(folder: Path, model) -> None:
     """Raises a ConfigChanged if the run's saved model is another than these options make now."""
     if load_model(folder / "model").model != model:
         raise ConfigChanged(f"{folder / 'model'} is another model than these options make")
+
+
+def defaults(config) -> dict[str, Any]:
+    """The defaults of a dataclass's options as plain JSON values: older runs lack new options."""
+    known = {f.name: f.default for f in dataclasses.fields(config)}
+    known = {name: value for name, value in known.items() if value is not dataclasses.MISSING}
+    return json.loads(json.dumps(known, default=str))
 
 
 def to_plain(config) -> dict[str, Any]:
