@@ -69,7 +69,8 @@ class Config:
     batch_size: int = 32
     """Examples per step, over all devices and processes."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Optimizer: Adam, or Muon for the kernels and Adam for biases and codes (muon)."""
+    """Optimizer: Adam, or Muon for kernels and Adam for biases and codes (muon).
+    Muon is ahead in the first few thousand steps."""
     learning_rate: float = 4e-3
     """Learning rate at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
