@@ -14,6 +14,7 @@ import pytest
 
 from vqvae_jax import MLP, VQVAE, ema_vq, vq
 from vqvae_jax.data.scaling import preprocess
+from vqvae_jax.data.value_range import values
 from vqvae_jax.quantizers import STATE
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import normal
@@ -168,6 +169,11 @@ def test_pixels_are_preprocessed_inside_the_step():
     assert shapes == jax.eval_shape(lambda: start.__wrapped__())
     with pytest.raises(TypeError, match="found int32"):
         jax.eval_shape(make_train_step(MOVING, ADAM), warm(), pixels.astype(np.int32))
+
+
+def test_a_model_whose_domain_has_no_zero_starts_as_any_other():
+    state = init_state(MOVING.clone(domain=values(1, 3)), ADAM, KEY, 2 + np.tanh(X))
+    equal(state.params, start().params)
 
 
 def test_two_runs_are_equal_bit_by_bit():

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Bool, Int
 
 from vqvae_commands.generation.code_files import Codes
-from vqvae_commands.run.recipe import SCHEDULES
+from vqvae_commands.run.optimizers import SCHEDULES
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, TransformerPrior
 from vqvae_jax.priors.losses import CodeBatch

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from vqvae_commands.run.optimizers import adam, cosine
 from vqvae_commands.run.quantizer_choice import make_quantizer
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import MLP, VQVAE, VQVAE2, Decoder, Encoder, Quantizer
@@ -83,25 +84,13 @@ def check_levels(config, vectors: bool) -> None:
             )
 
 
-def cosine(config) -> optax.Schedule:
-    """Linear warm-up to the learning rate of the options, then cosine decay to 0."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, min(config.warmup, config.steps - 1), config.steps
-    )
-
-
-def constant(config) -> optax.Schedule:
-    """Linear warm-up to the learning rate of the options, which then stays, however long."""
-    return optax.warmup_constant_schedule(0.0, config.learning_rate, config.warmup)
-
-
-SCHEDULES = {"cosine": cosine, "constant": constant}
-
-
-def make_optimizer(config, schedule: Callable[..., optax.Schedule] = cosine):
-    """Adam with a schedule of its learning rate."""
-    # A shorter memory than usual: +0.3 dB after 2,000 steps.
-    return optax.adam(schedule(config), b2=0.99)
+def make_optimizer(
+    config,
+    make: Callable[..., optax.GradientTransformation] = adam,
+    schedule: Callable[..., optax.Schedule] = cosine,
+) -> optax.GradientTransformation:
+    """Makes Adam, or another optimizer, with a schedule of the options' learning rate."""
+    return make(schedule(config))
 
 
 def started_from(source: Path, state: TrainState) -> TrainState:

@@ -84,8 +84,9 @@ def init_state(
         key: random key.
         example: a batch, of which only shape and dtype matter.
     """
-    x = jnp.zeros_like(preprocess(example[:1]))
-    return start_state(lambda key: model.init(key, x), optimizer, key)
+    x = preprocess(example[:1])
+    # The zeros are made within `jit`, where no check of a domain without 0 raises.
+    return start_state(lambda key: model.init(key, jnp.zeros_like(x)), optimizer, key)
 
 
 @under_defaults
