@@ -99,8 +99,8 @@ def test_a_run_from_before_there_was_a_choice_goes_on_with_adam(tmp_path):
     (folder / "config.json").write_text(json.dumps(was))
     other = dataclasses.replace(config, optimizer="muon")
     with pytest.raises(run_folder.ConfigChanged, match="optimizer: 'adam' there, 'muon' now"):
-        run_folder.prepare_folder(folder, other, autoencoder.FREE)
-    run_folder.prepare_folder(folder, config, autoencoder.FREE)
+        run_folder.prepare_folder(folder, other)
+    run_folder.prepare_folder(folder, config)
     assert json.loads((folder / "config.json").read_text()) == run_folder.to_plain(config)
 
 
