@@ -37,9 +37,13 @@ def as_usual() -> Iterator[None]:
             sys.unraisablehook = end_if_lost
             signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
+    except KeyboardInterrupt:
+        if early:
+            end()
+        raise
     except SystemExit as stop:
         if early and stop.code == STOPPED:
-            sys.stdout.flush()
+            print(end="", flush=True)
             os._exit(STOPPED)
         raise
     finally:
@@ -74,6 +78,6 @@ def until_unread() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)
     except BrokenPipeError:
         os._exit(UNREAD)  # the interpreter would try to write what is left
