@@ -27,8 +27,8 @@ from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, Row, collect
 from experiments.sweep.launch import choose, repeating, run_and_write
 from experiments.sweep.options import Running
-from vqvae_commands.run.command import run
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.command import run
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax.checks import check_size
 
 

@@ -13,7 +13,7 @@ from vqvae_commands.code_meaning import interpretation
 from vqvae_commands.generation import prior_training, sample_run
 from vqvae_commands.pages.html import Page, together
 from vqvae_commands.run import autoencoder
-from vqvae_commands.run.command import run
+from vqvae_commands.terminal.command import run
 from vqvae_jax.data.sources import EMBEDDED
 
 

@@ -6,7 +6,7 @@ This package is light: it imports no JAX before a command needs it.
 import os
 import sys
 
-from vqvae_commands.interrupts import end_in_one_line
+from vqvae_commands.terminal.interrupts import end_in_one_line
 
 # The process is this command: `vqvae`, or `python -m` while it looks for its module.
 if os.path.basename(sys.argv[0]).removesuffix(".exe") in ("vqvae", "-m"):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from vqvae_commands.interrupts import until_unread
+from vqvae_commands.terminal.interrupts import until_unread
 
 
 class Command(NamedTuple):
@@ -85,7 +85,7 @@ def run_command(name: str, args: Sequence[str] | None = None, program: str | Non
     """
     command = COMMANDS[name]
     try:
-        frame = import_module("vqvae_commands.run.command")
+        frame = import_module("vqvae_commands.terminal.command")
         module = import_module(f"vqvae_commands.{command.module}")
         import_module("tyro")
     except ModuleNotFoundError as error:

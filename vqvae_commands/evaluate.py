@@ -9,16 +9,16 @@ from typing import Annotated
 
 import tyro
 
-from vqvae_commands.run.data_options import (
+from vqvae_commands.data.data_options import (
     GivenData,
     data_options,
     given_data,
     load_data,
     open_data,
 )
-from vqvae_commands.run.kinds import BY_AXES, NOUNS, kind_of_run
+from vqvae_commands.data.kinds import BY_AXES, NOUNS, kind_of_run
+from vqvae_commands.data.picture_counts import print_pictures
 from vqvae_commands.run.model_metrics import evaluate, print_table
-from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.run_folder import open_run
 
 

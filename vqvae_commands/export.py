@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vqvae_commands.run.data_options import GivenData, data_options, given_data, load_data
+from vqvae_commands.data.data_options import GivenData, data_options, given_data, load_data
 from vqvae_commands.run.exported_files import about, check_codec, export, lines_to_load, shapes_text
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax.checks import check_size

@@ -22,7 +22,7 @@ from PIL import Image
 
 from vqvae_commands.pages.plots import side_by_side
 from vqvae_commands.run.code_streams import as_levels, quantizers
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax import Quantizer
 from vqvae_jax.data import readers
 from vqvae_jax.data.picture_files import image_files

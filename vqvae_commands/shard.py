@@ -14,8 +14,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from vqvae_commands.run.data_options import DataOptions, open_data
-from vqvae_commands.run.picture_counts import print_pictures
+from vqvae_commands.data.data_options import DataOptions, open_data
+from vqvae_commands.data.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
 from vqvae_jax.data.picture_folders import SkippedPictures
 from vqvae_jax.data.records import check_records, open_records

@@ -13,11 +13,11 @@ import numpy as np
 import tyro
 from jaxtyping import Int
 
+from vqvae_commands.data.data_options import GivenData, given_data
 from vqvae_commands.generation.code_files import SPLITS, Codes, flat, write_codes
 from vqvae_commands.generation.codes_of_data import tokenize, unique_share
 from vqvae_commands.run.code_streams import tally
-from vqvae_commands.run.data_options import GivenData, given_data
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)

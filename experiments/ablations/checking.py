@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.processes import default_processes, run_all
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 
 LOOKED_AT = ("psnr", "ssim", "used", "perplexity", "quantization_error", "total")
 ARMS = 2

@@ -28,8 +28,8 @@ from experiments.accelerator.all_sections import SECTIONS
 from experiments.accelerator.page import write_page
 from experiments.accelerator.record import FILE, Record, file_of, read
 from experiments.accelerator.tasks import Task, deadlines, failed, run_tasks
-from vqvae_commands.run.command import guarded
 from vqvae_commands.run.environment import cores
+from vqvae_commands.terminal.command import guarded
 from vqvae_jax.checks import check_positive
 
 GO_ON = "What is missing, and then what failed, is run by --resume"

@@ -25,7 +25,7 @@ import tyro
 
 from experiments.bench import bench_page
 from experiments.bench.machine import provenance
-from vqvae_commands.run.command import run
+from vqvae_commands.terminal.command import run
 
 PARTS = ("search", "step", "activations", "serve", "scale", "pipeline", "sampling")
 

@@ -12,7 +12,7 @@ from experiments.pages import markdown as md
 from vqvae_commands.pages.html import save
 from vqvae_commands.pages.plots import png_bytes
 from vqvae_commands.run.run_folder import strict_json, write_text
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)

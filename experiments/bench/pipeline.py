@@ -24,7 +24,7 @@ from experiments.bench.bench_page import (
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.race_charts import marks
 from experiments.bench.timing import Contestant, Race, race
-from vqvae_commands.run.data_options import DataOptions, load_data
+from vqvae_commands.data.data_options import DataOptions, load_data
 from vqvae_jax.data.background import record_batches
 from vqvae_jax.data.pipeline import batches
 from vqvae_jax.data.records import open_records

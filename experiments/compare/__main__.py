@@ -19,8 +19,8 @@ import tyro
 from experiments.compare import COMPARISONS
 from experiments.compare.comparison import run_comparison
 from experiments.sweep.options import Options
-from vqvae_commands.run.command import run
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.command import run
+from vqvae_commands.terminal.terminal_table import print_lines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 from experiments.ablations import ABLATIONS
 from experiments.compare import COMPARISONS
 from experiments.sweep.arms import Arm
-from vqvae_commands.run.command import run
 from vqvae_commands.run.run_folder import strict_json, write_text
+from vqvae_commands.terminal.command import run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from experiments.pages.study import Study
 from experiments.sweep.arms import Arm, collect
 from experiments.sweep.options import Running
 from experiments.sweep.processes import default_processes, run_all
-from vqvae_commands.run.command_line import command_line
+from vqvae_commands.terminal.command_line import command_line
 
 
 def run_and_write(

@@ -17,9 +17,9 @@ import jax
 from rich.console import Console
 
 from experiments.sweep.arms import Arm, missing, run_missing
-from vqvae_commands.interrupts import held_back
 from vqvae_commands.run.environment import cores
 from vqvae_commands.run.progress import make_progress
+from vqvae_commands.terminal.interrupts import held_back
 
 MakeArms = Callable[[], Sequence[Arm]]
 

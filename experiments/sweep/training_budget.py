@@ -14,9 +14,9 @@ import optax
 
 from experiments.sweep.arm_metrics import SHOWN, arm_numbers, measure_arm
 from experiments.sweep.arms import Arm, Diverged, Result
+from vqvae_commands.data.data_options import DataOptions, load_data
 from vqvae_commands.run.batchwise import in_batches
 from vqvae_commands.run.code_streams import quantizers
-from vqvae_commands.run.data_options import DataOptions, load_data
 from vqvae_commands.run.recipe import make_optimizer
 from vqvae_jax import fast_compile, to_json
 from vqvae_jax.data.background import record_batches

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vqvae_commands import evaluate
-from vqvae_commands.run import autoencoder, command
+from vqvae_commands.run import autoencoder
+from vqvae_commands.terminal import command
 
 
 def refused(capsys, main, config, arguments: list[str]) -> str:

@@ -14,14 +14,14 @@ import jax
 import pytest
 
 from vqvae_commands import entry
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import jax
 from vqvae_commands import entry
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 command.keep_compilations()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []

@@ -12,7 +12,7 @@ import vqvae_jax as vj
 from tests.commands.test_bad_input import refused
 from vqvae_commands.code_meaning import interpretation, meaning_page
 from vqvae_commands.code_meaning.representations import vae_of
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vqvae_commands.data.padded import Padded
 from vqvae_commands.pages import kind_figures, plots, run_report
-from vqvae_commands.run.padded import Padded
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import vqvae_jax as vj
-from vqvae_commands.run import kinds
+from vqvae_commands.data import kinds
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import Records
 

@@ -12,12 +12,12 @@ from test_reconstruct import save_random
 from test_train import SMALL
 
 from vqvae_commands import evaluate, shard, tokenize
+from vqvae_commands.data.data_checks import check_sides
+from vqvae_commands.data.data_options import DataOptions, data_options
+from vqvae_commands.data.kinds import Facts
+from vqvae_commands.data.picture_counts import PictureCounts
 from vqvae_commands.generation.code_files import open_codes
 from vqvae_commands.run import autoencoder
-from vqvae_commands.run.data_checks import check_sides
-from vqvae_commands.run.data_options import DataOptions, data_options
-from vqvae_commands.run.kinds import Facts
-from vqvae_commands.run.picture_counts import PictureCounts
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.records import open_records
 

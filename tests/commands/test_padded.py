@@ -8,11 +8,12 @@ import pytest
 
 import vqvae_jax as vj
 from vqvae_commands import evaluate, tokenize
+from vqvae_commands.data import kinds
+from vqvae_commands.data.data_options import DataOptions, data_options, given, load_data
+from vqvae_commands.data.padded import Padded
 from vqvae_commands.generation.code_bits import uniform
 from vqvae_commands.generation.code_files import open_codes
-from vqvae_commands.run import autoencoder, kinds, model_metrics, remarks
-from vqvae_commands.run.data_options import DataOptions, data_options, given, load_data
-from vqvae_commands.run.padded import Padded
+from vqvae_commands.run import autoencoder, model_metrics, remarks
 from vqvae_commands.run.recipe import host_batches
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.readers import DataError

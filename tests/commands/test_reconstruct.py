@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 import vqvae_jax as vj
 from vqvae_commands import reconstruct
 from vqvae_commands.pages.plots import GAP
-from vqvae_commands.run import command
 from vqvae_commands.run.recipe import hierarchy
+from vqvae_commands.terminal import command
 from vqvae_jax.data.readers import DataError
 
 ROOT = Path(__file__).parents[2]

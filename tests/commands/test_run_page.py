@@ -17,10 +17,10 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 import vqvae_jax as vj
+from vqvae_commands.data.kinds import Facts
 from vqvae_commands.pages import run_facts, run_pictures
-from vqvae_commands.run.command_line import command_line
-from vqvae_commands.run.kinds import Facts
 from vqvae_commands.run.run_folder import Log
+from vqvae_commands.terminal.command_line import command_line
 
 FACTS = Facts("pictures", (8, 8, 3), "uint8", 0.0, 255.0, 90, 10, 0, 0)
 

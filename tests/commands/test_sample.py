@@ -14,6 +14,7 @@ from compiling import jit
 from test_reconstruct import save_random
 
 import vqvae_jax as vj
+from vqvae_commands.data.data_options import DataOptions
 from vqvae_commands.generation import generate, sample_page, sample_run
 from vqvae_commands.generation.code_files import Codes
 from vqvae_commands.generation.codes_of_data import codes_of
@@ -28,7 +29,6 @@ from vqvae_commands.generation.generate import (
 from vqvae_commands.generation.prior_recipe import items
 from vqvae_commands.quality import sample_quality
 from vqvae_commands.quality.classifier import kept_classifier
-from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import BundleError
 from vqvae_jax.data.readers import DataError

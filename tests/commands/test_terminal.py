@@ -16,9 +16,9 @@ from vqvae_commands import reconstruct, tokenize
 from vqvae_commands.code_meaning.interpretation import probe_lines
 from vqvae_commands.code_meaning.probes import Score
 from vqvae_commands.generation import bits_table, sample_page
-from vqvae_commands.interrupts import as_usual, end, held_back
 from vqvae_commands.run import model_metrics
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.interrupts import as_usual, end, held_back
+from vqvae_commands.terminal.terminal_table import print_lines
 
 ROOT = Path(__file__).parents[2]
 LONG = Path("/home/someone/" + "experiments/with/a/long/name/" * 4)
@@ -112,7 +112,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import vqvae_commands
 import dataclasses, threading, time
 {first}
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 @dataclasses.dataclass
 class Config:
     "Waits."
@@ -156,7 +156,7 @@ def test_ctrl_c_ends_a_command_in_one_line(when, tmp_path):
 
 
 PRINTS = """
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 import dataclasses
 @dataclasses.dataclass
 class Config:

@@ -13,9 +13,9 @@ from code_runs import CLASSES, two_levels, write_idx, write_run
 
 import vqvae_jax as vj
 from vqvae_commands import tokenize
+from vqvae_commands.data.data_options import DataOptions
 from vqvae_commands.generation import code_files, codes_of_data
 from vqvae_commands.generation.code_files import Codes, open_codes, smallest, write_codes
-from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import BundleError, load_model
 from vqvae_jax.data.labels import open_labels

@@ -15,10 +15,10 @@ from code_runs import CLASSES, one_level, two_levels, write_idx, write_run
 from compiling import jit
 from test_train import StopAt
 
+from vqvae_commands.data.data_options import DataOptions
 from vqvae_commands.generation import bits_table, code_bits, prior_recipe, prior_training
 from vqvae_commands.generation.code_files import Codes, open_codes
 from vqvae_commands.run import resumable
-from vqvae_commands.run.data_options import DataOptions
 from vqvae_commands.run.run_folder import ConfigChanged, open_run, read_lines
 from vqvae_jax import BundleError, load_model, save_model
 from vqvae_jax.priors import Condition, MaskedPrior, PixelCNN, log_likelihood

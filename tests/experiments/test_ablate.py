@@ -19,8 +19,8 @@ from experiments.ablations.loss_terms import blocked
 from experiments.sweep import arms, training_budget
 from experiments.sweep.arm_metrics import SHOWN
 from experiments.sweep.intervals import interval
-from vqvae_commands.run import command
 from vqvae_commands.run.recipe import make_optimizer
+from vqvae_commands.terminal import command
 from vqvae_jax import from_json, to_json
 from vqvae_jax.likelihoods import task_loss
 from vqvae_jax.training.step import init_state, make_train_step

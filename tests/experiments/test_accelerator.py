@@ -17,7 +17,7 @@ from experiments.accelerator.record import Record, read
 from experiments.accelerator.tables import task_table, value, verdict
 from experiments.accelerator.tasks import Section, Task, run_tasks
 from experiments.bench.search import Problem
-from vqvae_commands.run.command import guarded
+from vqvae_commands.terminal.command import guarded
 from vqvae_jax.quantizers.combinators import wrappers
 
 FACTS = {

@@ -14,7 +14,7 @@ from experiments.accelerator.all_sections import SECTIONS
 from experiments.accelerator.record import Record, read
 from experiments.accelerator.tables import task_table, value
 from experiments.accelerator.tasks import Section, Task, run_tasks
-from vqvae_commands.run.command import guarded
+from vqvae_commands.terminal.command import guarded
 
 FACTS = {
     "command": "python -m x", "date": "today", "versions": {}, "machine": {"rates of": "card"},

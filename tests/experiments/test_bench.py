@@ -17,7 +17,7 @@ from experiments.bench import (
     search,
 )
 from experiments.bench.timing import Contestant, Race, Spread, calls_for, race, spread
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 
 
 class FakeClock:

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.bench import __main__ as bench
 from experiments.bench import sampling
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 
 
 @pytest.mark.slow

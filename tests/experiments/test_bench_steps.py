@@ -14,7 +14,8 @@ import tyro
 from experiments.bench import __main__ as bench
 from experiments.bench import activations, memory, overhead, pipeline, serve, step
 from experiments.bench.timing import Race
-from vqvae_commands.run import autoencoder, command
+from vqvae_commands.run import autoencoder
+from vqvae_commands.terminal import command
 from vqvae_jax import vq
 from vqvae_jax.training import parallel
 from vqvae_jax.training.step import TrainState

@@ -21,7 +21,8 @@ from experiments.sweep import arm_metrics, training_budget
 from experiments.sweep.arms import Diverged
 from experiments.sweep.launch import repeating
 from experiments.sweep.metric_names import columns
-from vqvae_commands.run import command, model_metrics
+from vqvae_commands.run import model_metrics
+from vqvae_commands.terminal import command
 from vqvae_jax.training.step import TrainState
 
 # One training for all -----------------------------------------------------------------------------

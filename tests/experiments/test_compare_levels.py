@@ -12,8 +12,8 @@ from experiments.compare.__main__ import Command, main
 from experiments.compare.levels import findings, models, top_only
 from experiments.sweep.arms import Arm, Row
 from experiments.sweep.intervals import difference
-from vqvae_commands.run import command
 from vqvae_commands.run.code_streams import quantizers
+from vqvae_commands.terminal import command
 from vqvae_jax.data.scaling import preprocess
 
 

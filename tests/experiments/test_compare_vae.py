@@ -17,7 +17,7 @@ from experiments.compare.vae_findings import findings
 from experiments.generation import autoencoder_samples
 from experiments.generation.small_prior import Prior
 from experiments.sweep.arms import Arm, Row
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 from vqvae_jax.data.scaling import preprocess, to_pixels
 
 RNG = np.random.default_rng(0)

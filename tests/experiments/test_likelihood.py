@@ -18,7 +18,7 @@ from experiments.compare.likelihood_training import CodedBudget, bits_of_codes, 
 from experiments.generation import small_prior
 from experiments.generation.small_prior import Prior, learned_bits
 from experiments.pages.arm_pages import arm_markdown
-from vqvae_commands.run import command
+from vqvae_commands.terminal import command
 from vqvae_jax.data.scaling import preprocess
 
 KEY = jax.random.key(0)

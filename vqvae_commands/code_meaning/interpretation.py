@@ -22,18 +22,18 @@ from vqvae_commands.code_meaning.representations import (
     vae_of,
 )
 from vqvae_commands.code_meaning.sections import Found, Section
-from vqvae_commands.pages import html
-from vqvae_commands.run import autoencoder, code_streams
-from vqvae_commands.run.data_options import (
+from vqvae_commands.data.data_options import (
     GivenData,
     data_options,
     given_data,
     load_data,
     open_data,
 )
+from vqvae_commands.pages import html
+from vqvae_commands.run import autoencoder, code_streams
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax import VQVAE, VQVAE2, BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.labels import Labels, open_labels

@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import numpy as np
 
+from vqvae_commands.data.data_options import load_data
 from vqvae_commands.generation.code_files import Codes
 from vqvae_commands.generation.codes_of_data import encode
 from vqvae_commands.quality.classifier import augment
-from vqvae_commands.run.data_options import load_data
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.saving.bundle import Bundle

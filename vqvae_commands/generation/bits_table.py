@@ -1,6 +1,6 @@
 """Tables of the bits of an item's codes, and of what a prior saves of a histogram's bits."""
 
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 
 COLUMNS = {
     "uniform_bits": "uniform",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vqvae_commands.run.data_options import DataOptions, data_options
+from vqvae_commands.data.data_options import DataOptions, data_options
 from vqvae_commands.run.run_folder import strict_json, write_text
 from vqvae_commands.run.whole_folder import whole_folder
 from vqvae_jax.data.readers import DataError, first_line

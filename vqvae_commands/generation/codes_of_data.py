@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
+from vqvae_commands.data.data_options import data_options, load_data, open_data
+from vqvae_commands.data.padded import parts
+from vqvae_commands.data.picture_counts import print_pictures
 from vqvae_commands.generation.code_files import (
     DESCRIPTION,
     SPLITS,
@@ -23,9 +26,6 @@ from vqvae_commands.generation.code_files import (
 )
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
-from vqvae_commands.run.data_options import data_options, load_data, open_data
-from vqvae_commands.run.padded import parts
-from vqvae_commands.run.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax.checks import check_size

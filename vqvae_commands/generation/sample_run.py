@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import tyro
 
+from vqvae_commands.data.data_options import load_data
 from vqvae_commands.generation import prior_training
 from vqvae_commands.generation.bits_table import COLUMNS
 from vqvae_commands.generation.code_files import Codes
@@ -19,9 +20,8 @@ from vqvae_commands.generation.sample_rows import COLUMN, complete, in_rows, int
 from vqvae_commands.pages import html
 from vqvae_commands.quality.sample_quality import Images, measure_samples
 from vqvae_commands.run import autoencoder
-from vqvae_commands.run.data_options import load_data
 from vqvae_commands.run.run_folder import open_run
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax import BundleError
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.readers import DataError

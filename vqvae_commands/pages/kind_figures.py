@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from vqvae_commands.data.padded import parts
 from vqvae_commands.pages import plots as draw
 from vqvae_commands.run import code_streams
-from vqvae_commands.run.padded import parts
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.scaling import preprocess, to_pixels
 from vqvae_jax.models.masks import hidden, of_samples

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import jax
 
+from vqvae_commands.data import kinds
+from vqvae_commands.data.data_checks import check_options_of_pictures, check_sides
+from vqvae_commands.data.data_options import data_options, load_data, open_data
+from vqvae_commands.data.kinds import Facts
+from vqvae_commands.data.padded import parts
+from vqvae_commands.data.picture_counts import count_pictures
 from vqvae_commands.pages import run_facts, run_pictures, run_report
 from vqvae_commands.pages.html import Page
-from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
-from vqvae_commands.run.command_line import command_line
-from vqvae_commands.run.data_checks import check_options_of_pictures, check_sides
-from vqvae_commands.run.data_options import data_options, load_data, open_data
+from vqvae_commands.run import code_streams, remarks, resumable, run_folder
 from vqvae_commands.run.first_codes import first_batches, with_first_codes
-from vqvae_commands.run.kinds import Facts
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.optimizers import OPTIMIZERS, SCHEDULES
-from vqvae_commands.run.padded import parts
-from vqvae_commands.run.picture_counts import count_pictures
 from vqvae_commands.run.progress import Display, Pictures, describe_start, measured
 from vqvae_commands.run.recipe import (
     host_batches,
@@ -30,6 +30,7 @@ from vqvae_commands.run.recipe import (
     started_from,
 )
 from vqvae_commands.run.train_options import Config, check_options
+from vqvae_commands.terminal.command_line import command_line
 from vqvae_jax import load_model, save_model, to_json
 from vqvae_jax.data.pipeline import Examples, batch_of
 from vqvae_jax.training.step import TrainState, init_state, make_train_step

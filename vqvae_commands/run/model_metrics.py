@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vqvae_commands.data.kinds import BY_AXES, NOUNS, PIXELS, units
+from vqvae_commands.data.padded import parts
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.batchwise import each_batch, joined
 from vqvae_commands.run.code_streams import (
@@ -21,9 +23,7 @@ from vqvae_commands.run.code_streams import (
     streams,
     tally,
 )
-from vqvae_commands.run.kinds import BY_AXES, NOUNS, PIXELS, units
-from vqvae_commands.run.padded import parts
-from vqvae_commands.run.terminal_table import print_lines
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.metrics import psnr, ssim, usage

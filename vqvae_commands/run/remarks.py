@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from vqvae_commands.data.padded import parts
 from vqvae_commands.run import code_streams
 from vqvae_commands.run.code_streams import as_levels
 from vqvae_commands.run.first_codes import from_data
-from vqvae_commands.run.padded import parts
 from vqvae_jax.data.value_range import admit
 from vqvae_jax.models.masks import hidden, of_rows
 from vqvae_jax.training.step import TrainState

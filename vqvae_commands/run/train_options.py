@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from vqvae_commands.data.kinds import Kind
 from vqvae_commands.run import resumable
-from vqvae_commands.run.kinds import Kind
 from vqvae_commands.run.quantizer_choice import help_text
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.sources import EMBEDDED

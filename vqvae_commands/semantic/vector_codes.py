@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 from scipy.spatial.distance import cdist
 
-from vqvae_commands.code_meaning.coder import Coder, Seen, vectors
+from vqvae_commands.code_meaning.coder import Coder, Seen
+from vqvae_commands.run.code_streams import vectors
 from vqvae_commands.run.run_folder import open_run
 from vqvae_jax import VQVAE
 from vqvae_jax.data.readers import DataError

@@ -19,9 +19,9 @@ from experiments.bench.bench_page import Table
 from experiments.bench.plain_flax import Sizes
 from experiments.bench.timing import race
 from experiments.generation.small_prior import Prior, make_fitted, quick_prior
+from vqvae_commands.data.data_options import DataOptions, load_data
 from vqvae_commands.run.autoencoder import Config
 from vqvae_commands.run.batchwise import in_batches
-from vqvae_commands.run.data_options import DataOptions, load_data
 from vqvae_commands.run.model_metrics import evaluate
 from vqvae_commands.run.recipe import make_model, make_optimizer
 from vqvae_jax import as_functions

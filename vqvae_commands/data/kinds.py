@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from vqvae_commands.run.padded import Padded, parts
-from vqvae_commands.run.picture_counts import PictureCounts
+from vqvae_commands.data.padded import Padded, parts
+from vqvae_commands.data.picture_counts import PictureCounts
 from vqvae_jax import pixels, values
 from vqvae_jax.data import Domain
 from vqvae_jax.data.pipeline import Examples

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from vqvae_commands.interrupts import STOPPED, as_usual, until_unread
+from vqvae_commands.terminal.interrupts import STOPPED, as_usual, until_unread
 
 Config = TypeVar("Config")
 python_format = warnings.formatwarning

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from vqvae_commands.run.padded import with_lengths
+from vqvae_commands.data.padded import with_lengths
 from vqvae_jax.data.picture_folders import SkippedPictures
 from vqvae_jax.data.pipeline import Examples
 from vqvae_jax.data.sources import DataError, Source, open_source

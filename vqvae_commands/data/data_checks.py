@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vqvae_commands.run.data_options import DataOptions
+from vqvae_commands.data.data_options import DataOptions
 from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.data.sources import Source

@@ -1,0 +1,1 @@
+"""What a command says to the terminal, and hears from it."""
