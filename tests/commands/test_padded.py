@@ -9,7 +9,7 @@ import pytest
 import vqvae_jax as vj
 from vqvae_commands import evaluate, tokenize
 from vqvae_commands.data import kinds
-from vqvae_commands.data.data_options import DataOptions, data_options, given, load_data
+from vqvae_commands.data.data_options import DataOptions, data_options, given_data, load_data
 from vqvae_commands.data.padded import Padded
 from vqvae_commands.generation.code_bits import uniform
 from vqvae_commands.generation.code_files import open_codes
@@ -134,7 +134,7 @@ def test_other_data_do_not_take_the_lengths_of_the_run():
 def test_a_command_passes_on_all_options_of_the_data(tmp_path):
     options = {"data": "d", "crop": 1, "window": 2, "frames": 3, "lengths": "l"}
     for command in (evaluate, tokenize):
-        found = data_options({}, **given(command.Config(tmp_path, **options)))
+        found = data_options({}, **given_data(command.Config(tmp_path, **options)))
         assert {name: getattr(found, name) for name in options} == options
 
 

@@ -318,7 +318,7 @@ def test_what_cannot_be_sampled(run, tmp_path):
     codes = codes_of(vectors, open_run(vectors)[0])
     with pytest.raises(DataError, match=r"shown and .* as pictures.* float32 \[18, 6\]"):
         sample_run.load_pictures(codes)
-    wrong = codes._replace(source="fashion_mnist_10k")
+    wrong = codes._replace(data=DataOptions("fashion_mnist_10k"))
     with pytest.raises(DataError, match="expected 18 pictures"):
         sample_run.load_pictures(wrong)
     assert embedded()("test").shape[0] == 2000

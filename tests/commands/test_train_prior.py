@@ -211,7 +211,7 @@ def test_the_items_held_out_are_seen_by_no_step(data, tmp_path, monkeypatch):
     prior_training.codes_of(run, open_run(run)[0])
     codes = open_codes(run / "codes")
     codes = codes._replace(maps=codes.maps | {"train": (names,)}, levels=(((1, 1), (160,)),))
-    monkeypatch.setattr(prior_training, "codes_of", lambda *_: codes)
+    monkeypatch.setattr(prior_training, "codes_of", lambda *_, **given: codes)
     monkeypatch.setattr(prior_training, "make_views", views)
     monkeypatch.setattr(resumable, "run_training", no_training)
     with pytest.raises(KeyboardInterrupt):

@@ -148,7 +148,7 @@ def test_folders_of_frames_are_videos_in_order_of_the_numbers(tmp_path):
 def test_frames_are_scaled_to_their_shorter_side(tmp_path):
     for name in "ab":
         write_frames(tmp_path / name, [9, 90], size=(12, 16))
-    assert videos(tmp_path, 2, resize=6)("train").shape == (1, 2, 6, 8, 3)
+    assert videos(tmp_path, 2, resize=6)("train").shape == (1, 2, 6, 6, 3)
     grey = videos(tmp_path, 2, crop=5, resize=6, mode="L")("train")
     assert grey.shape == (1, 2, 5, 5, 1) and grey[0, :, 4, 4, 0].tolist() == [9, 90]
 

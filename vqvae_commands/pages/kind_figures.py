@@ -158,7 +158,7 @@ def frames(
         for t in np.linspace(0, max(real_frames(x[i]) - 1, 0), shown)
     ]
     original, made = (np.asarray(to_pixels(np.stack([a[at] for at in rows]))) for a in (x, y))
-    return draw.reconstructions(original, made, shown)
+    return draw.reconstructions(original, made, columns=shown)
 
 
 def real_frames(video: Float[np.ndarray, "T H W C"]) -> int:

@@ -20,11 +20,16 @@ def command_line(config: Any, words: Sequence[str], without: Container[str] = ()
         "vqvae tokenize 'runs/my run' --data mnist"
     """
     found = list(words)
-    for field in dataclasses.fields(config):
+    for field in sorted(dataclasses.fields(config), key=has_default):
         value = getattr(config, field.name)
         if value != default(field) and field.name not in without:
             found += written(field, value)
     return shlex.join(found)
+
+
+def has_default(field: dataclasses.Field) -> bool:
+    """Returns whether it is an option; what has no default has its place before all options."""
+    return default(field) is not dataclasses.MISSING
 
 
 def default(field: dataclasses.Field) -> Any:
@@ -36,7 +41,7 @@ def default(field: dataclasses.Field) -> Any:
 def written(field: dataclasses.Field, value: Any) -> Iterator[str]:
     """Yields the words of an option."""
     name = field.name.replace("_", "-")
-    if default(field) is not dataclasses.MISSING:  # else it has a place in the line, and no name
+    if has_default(field):  # else it has no name in the line
         yield f"--no-{name}" if value is False else f"--{name}"
     if not isinstance(value, bool):
         yield from map(str, value if isinstance(value, tuple) else (value,))

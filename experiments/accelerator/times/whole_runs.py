@@ -178,7 +178,7 @@ def tables(tasks: Sequence[Task], found: Mapping[str, Found]) -> list[Table]:
 
 SECTION = Section(
     "Whole runs",
-    "The training of `python -m experiments.train` without checkpoints and pages (before it: the "
+    "The training of `vqvae train` without checkpoints and pages (before it: the "
     "first state, and compiling), a prior fitted to its codes, samples from priors with random "
     "weights, and pictures to codes and back.",
     30,
