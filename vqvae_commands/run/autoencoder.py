@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import optax
 
 from vqvae_commands.pages import run_report
 from vqvae_commands.pages.html import Page
@@ -50,8 +51,10 @@ class Config:
     """K, the size of the codebook; with vqvae2 the size at each level, top first."""
     dim: int = 64
     """D, the width of the codes."""
-    beta: float = 0.25
+    beta: float = 0.5
     """Weight of the commitment term."""
+    decay: float = dataclasses.field(default=0.97, metadata={"before": 0.99})
+    """Decay of the moving averages that the codebook follows (ema_vq)."""
     reset: float = 0.1
     """Codes used less often than this share of the mean are reset to encoder outputs;
     0 turns this off."""
@@ -64,13 +67,14 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
 
-    steps: int = 8000
+    steps: int = 4000
     """Number of training steps."""
     batch_size: int = 32
     """Examples per step, over all devices and processes."""
-    optimizer: Literal["adam", "muon"] = "adam"
-    """Optimizer: Adam, or Muon for kernels and Adam for biases and codes (muon).
-    Muon is ahead in the first few thousand steps."""
+    optimizer: Literal["adam", "muon"] = dataclasses.field(
+        default="muon", metadata={"before": "adam"}
+    )
+    """Optimizer: Muon for kernels, with Adam for biases and codes (muon), or Adam for all."""
     learning_rate: float = 4e-3
     """Learning rate at the end of the warm-up; it falls to 0 along a cosine."""
     warmup: int = 200
@@ -110,6 +114,19 @@ FREE = (
 )
 
 
+EARLIER = {"optimizer": "adam", "steps": 8000, "beta": 0.25, "decay": 0.99}
+"""The defaults of runs from before there was a choice of optimizer."""
+
+
+def as_begun(config: Config) -> Config:
+    """Returns the options with the defaults of the time when the run in their folder began."""
+    path = config.runs / config.name / "config.json"
+    if not path.exists() or "optimizer" in json.loads(path.read_text()):
+        return config
+    left = {n: then for n, then in EARLIER.items() if getattr(config, n) == getattr(Config, n)}
+    return dataclasses.replace(config, **left)
+
+
 def check_options(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
     resumable.check_training(config)
@@ -123,13 +140,14 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
 
     Process 0 alone evaluates: the others return None.
     """
+    config = as_begun(config)
     check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
     train, test = load_data(data_options(vars(config)))
     facts = kinds.look_at_data(config.data, train, test, config.kind)
     model = make_model(config, train).clone(domain=facts.domain())
-    optimizer = make_optimizer(config, OPTIMIZERS[config.optimizer])
+    optimizer = optimizer_of(config)
     state = init_state(model, optimizer, jax.random.key(config.seed), train[:1])
     first = batch_of(train, config.seed, config.batch_size)(0)
     odd = facts.remarks() + remarks.of_first_batch(model, state.variables, first)
@@ -150,6 +168,11 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             chief=config.process_id == 0,
         )
     return finish(folder, test, facts, odd) if config.process_id == 0 else None
+
+
+def optimizer_of(config: Config) -> optax.GradientTransformation:
+    """Returns the optimizer that the options name."""
+    return make_optimizer(config, OPTIMIZERS[config.optimizer])
 
 
 def make_display(

@@ -13,8 +13,6 @@ from vqvae_jax.models import Microbatched
 from vqvae_jax.quantizers.codebooks import underused
 from vqvae_jax.quantizers.codebooks.inits import kmeans
 
-QUANTIZERS = {"ema_vq": ema_vq, "vq": vq}
-
 
 def make_model(config, example: Examples) -> VQVAE | VQVAE2:
     """The model of the options for data like `example` [B, ..., C].
@@ -41,13 +39,11 @@ def make_model(config, example: Examples) -> VQVAE | VQVAE2:
 
 def make_quantizer(config, size: int) -> Quantizer:
     """The quantizer of the options, with this many codes."""
-    return QUANTIZERS[config.quantizer](
-        size,
-        config.dim,
-        beta=config.beta,
-        init=kmeans(10),
-        reset=underused(config.reset) if config.reset else None,
-    )
+    reset = underused(config.reset) if config.reset else None
+    options = {"beta": config.beta, "init": kmeans(10), "reset": reset}
+    if config.quantizer == "vq":
+        return vq(size, config.dim, **options)
+    return ema_vq(size, config.dim, config.decay, **options)
 
 
 def hierarchy(

@@ -40,7 +40,8 @@ def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
     """
     path, options = folder / "config.json", to_plain(config)
     if path.exists():
-        old = defaults(config) | json.loads(path.read_text())
+        written = json.loads(path.read_text())
+        old = defaults(config) | written
         changed = [
             f"{name}: {old.get(name)!r} there, {options.get(name)!r} now"
             for name in {**old, **options}
@@ -48,6 +49,8 @@ def prepare_folder(folder: Path, config, free: tuple[str, ...]) -> None:
         ]
         if changed:
             raise ConfigChanged(f"{folder} holds another run; use --name. {'; '.join(changed)}")
+        # An older run goes on not saying what it never said: one can still tell that it is older.
+        options = {name: v for name, v in options.items() if name in {*written, *free}}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, strict_json(options, indent=1))
 
@@ -73,8 +76,11 @@ def check_model(folder: Path, model) -> None:
 
 
 def defaults(config) -> dict[str, Any]:
-    """The defaults of a dataclass's options as plain JSON values: older runs lack new options."""
-    known = {f.name: f.default for f in dataclasses.fields(config)}
+    """The defaults of a dataclass's options as plain JSON values: older runs lack new options.
+
+    Where runs did something else before there was the option, its metadata say so under "before".
+    """
+    known = {f.name: f.metadata.get("before", f.default) for f in dataclasses.fields(config)}
     known = {name: value for name, value in known.items() if value is not dataclasses.MISSING}
     return json.loads(json.dumps(known, default=str))
 
