@@ -15,6 +15,7 @@ from vqvae_commands.pages import run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, kinds, remarks, resumable, run_folder
 from vqvae_commands.run.data_options import data_options, load_data
+from vqvae_commands.run.earlier_runs import as_begun
 from vqvae_commands.run.kinds import Facts, Kind
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.optimizers import OPTIMIZERS
@@ -112,19 +113,6 @@ FREE = (
     "process_id",
     "coordinator",
 )
-
-
-EARLIER = {"optimizer": "adam", "steps": 8000, "beta": 0.25, "decay": 0.99}
-"""The defaults of runs from before there was a choice of optimizer."""
-
-
-def as_begun(config: Config) -> Config:
-    """Returns the options with the defaults of the time when the run in their folder began."""
-    path = config.runs / config.name / "config.json"
-    if not path.exists() or "optimizer" in json.loads(path.read_text()):
-        return config
-    left = {n: then for n, then in EARLIER.items() if getattr(config, n) == getattr(Config, n)}
-    return dataclasses.replace(config, **left)
 
 
 def check_options(config: Config) -> None:
