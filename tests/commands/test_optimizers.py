@@ -25,12 +25,13 @@ SHAPES = [(3, 3, 8, 8), (2, 2, 4, 32), (4, 4, 1, 8), (1, 1, 8, 24), (20, 6)]
 
 
 def updates(make, gradients: list) -> dict:
-    """The last of the updates by these gradients, one after the other."""
+    """The last of the updates by these gradients, one after the other, of parameters that are 1."""
     optimizer = make(1.0)
-    state = optimizer.init(gradients[0])
+    params = jax.tree.map(jnp.ones_like, gradients[0])
+    state = optimizer.init(params)
     step = jax.jit(optimizer.update)
     for gradient in gradients:
-        found, state = step(gradient, state, gradient)
+        found, state = step(gradient, state, params)
     return found
 
 
@@ -60,7 +61,7 @@ def test_muon_takes_the_kernel_of_a_convolution_as_one_matrix():
     np.testing.assert_allclose(of_kernel.reshape(36, 8), of_matrix, rtol=1e-6)
     g0, g1, g2 = (np.float64(g) for g in matrices)
     momentum = g2 + 0.95 * (g2 + 0.95 * (g1 + 0.95 * g0))  # Nesterov's
-    expected = -orthogonal(jnp.float32(momentum))
+    expected = -orthogonal(jnp.float32(momentum)) - 0.1  # of the parameters, which are 1
     np.testing.assert_allclose(of_matrix, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
@@ -72,9 +73,9 @@ def test_muon_moves_biases_and_codes_as_adam_does():
     jax.tree.map(np.testing.assert_array_equal, updates(muon, gradients), updates(adam, gradients))
 
 
-def test_a_kernel_without_gradient_stays():
+def test_a_kernel_without_gradient_only_decays():
     found = updates(muon, [{"kernel": np.zeros((6, 3), np.float32)}] * 2)
-    np.testing.assert_array_equal(found["kernel"], 0)
+    np.testing.assert_array_equal(found["kernel"], np.float32(-0.1))
 
 
 def test_a_run_trains_with_muon(tmp_path, monkeypatch):
@@ -90,18 +91,47 @@ def test_a_run_trains_with_muon(tmp_path, monkeypatch):
     assert np.mean(mse[-5:]) < 0.5 * np.mean(mse[:5])
 
 
-def test_a_run_from_before_there_was_a_choice_goes_on_with_adam(tmp_path):
+def test_the_command_of_a_run_from_before_there_was_a_choice_continues_it(tmp_path):
+    """Again and again: the folder goes on showing that the run is from before."""
     config = autoencoder.Config(runs=tmp_path)
     folder = tmp_path / config.name
-    was = run_folder.to_plain(config)
-    assert was.pop("optimizer") == "adam"
+    was = run_folder.to_plain(config) | {"steps": 8000, "beta": 0.25}
+    del was["optimizer"], was["decay"]
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(was))
-    other = dataclasses.replace(config, optimizer="muon")
-    with pytest.raises(run_folder.ConfigChanged, match="optimizer: 'adam' there, 'muon' now"):
-        run_folder.prepare_folder(folder, other)
-    run_folder.prepare_folder(folder, config)
-    assert json.loads((folder / "config.json").read_text()) == run_folder.to_plain(config)
+    then = {"optimizer": "adam", "steps": 8000, "beta": 0.25, "decay": 0.99}
+    for _ in range(2):
+        begun = autoencoder.as_begun(config)
+        assert begun == dataclasses.replace(config, **then)
+        run_folder.prepare_folder(folder, begun)
+        assert json.loads((folder / "config.json").read_text()) == was
+    given = autoencoder.as_begun(dataclasses.replace(config, steps=9000))
+    with pytest.raises(run_folder.ConfigChanged, match="steps: 8000 there, 9000 now"):
+        run_folder.prepare_folder(folder, given)
+    for name, found in (
+        ("optimizer", "'adam' there, 'muon' now"),
+        ("decay", "0.99 there, 0.97 now"),
+    ):
+        with pytest.raises(run_folder.ConfigChanged, match=f"{name}: {found}"):
+            run_folder.prepare_folder(folder, config)
+
+
+def test_what_an_earlier_run_was_told_stays(tmp_path):
+    config = autoencoder.Config(runs=tmp_path, steps=4000, beta=0.5)
+    was = run_folder.to_plain(config)
+    del was["optimizer"], was["decay"]
+    (tmp_path / config.name).mkdir()
+    (tmp_path / config.name / "config.json").write_text(json.dumps(was))
+    begun = autoencoder.as_begun(config)
+    assert begun == dataclasses.replace(config, optimizer="adam", decay=0.99)
+    run_folder.prepare_folder(tmp_path / config.name, begun)
+
+
+def test_a_new_run_has_the_options_of_today(tmp_path):
+    config = autoencoder.Config(runs=tmp_path)
+    assert autoencoder.as_begun(config) == config
+    run_folder.prepare_folder(tmp_path / config.name, config)
+    assert autoencoder.as_begun(config) == config
 
 
 def test_adam_has_the_memory_that_recorded_runs_had():

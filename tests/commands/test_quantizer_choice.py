@@ -18,7 +18,7 @@ from vqvae_commands.run.run_folder import to_plain
 from vqvae_jax.training.step import init_state
 
 CONSTANT = {"schedule": "constant"}
-SETTINGS = autoencoder.Config(codes=(6,), dim=8, beta=0.5, reset=0.2)
+SETTINGS = autoencoder.Config(codes=(6,), dim=8, beta=0.5, decay=0.8, reset=0.2)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -31,6 +31,7 @@ def test_a_name_makes_its_quantizer(name):
     if "codes" in options:
         assert set(q.vocab) == {6} and q.dim == 8
     assert ("beta" in options) == ("beta=0.5" in repr(q))
+    assert ("decay" in options) == ("decay=0.8" in repr(q))
     assert ("reset" in options) == ("underused(share=0.2" in repr(q))
 
 

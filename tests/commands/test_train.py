@@ -24,7 +24,8 @@ from vqvae_jax.training.checkpoint import Checkpoints
 from vqvae_jax.training.step import init_state
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"codes": (16,), "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2}
+SMALL = {"codes": (16,), "dim": 8, "width": 8, "depth": 1, "batch_size": 8, "warmup": 2,
+         "optimizer": "adam"}  # fmt: skip
 INVALID = {"train/invalid_rows", "train/invalid_codes"}
 EVERY = {"log_every": 1, "eval_every": 5, "save_every": 3, "steps": 10}
 
@@ -48,7 +49,7 @@ def config(data: Path, folder: Path, **options) -> autoencoder.Config:
 def final_state(config: autoencoder.Config):
     """Every array of the last checkpoint."""
     images = np.load(config.data)
-    model, optimizer = autoencoder.make_model(config, images), autoencoder.make_optimizer(config)
+    model, optimizer = autoencoder.make_model(config, images), autoencoder.optimizer_of(config)
     like = init_state(model, optimizer, jax.random.key(config.seed), images)
     with Checkpoints(config.runs / config.name / "checkpoints") as checkpoints:
         return jax.tree.map(np.asarray, checkpoints.restore(like))
@@ -182,9 +183,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, no_f
 
 
 def test_another_configuration_is_refused_with_the_fields(straight):
-    fields = r"codes: \[16\] there, \[32\] now.*beta: 0.25 there, 0.5 now"
+    fields = r"codes: \[16\] there, \[32\] now.*beta: 0.5 there, 1.0 now"
     with pytest.raises(ConfigChanged, match=fields):
-        autoencoder.train_autoencoder(dataclasses.replace(straight, codes=(32,), beta=0.5))
+        autoencoder.train_autoencoder(dataclasses.replace(straight, codes=(32,), beta=1.0))
 
 
 def test_another_model_is_refused(straight, tmp_path):
@@ -298,7 +299,7 @@ def test_levels_train_as_one_does(levels, no_figures, capsys):
 def test_levels_in_parts_are_the_same_model(levels):
     images = np.load(levels.data)
     model = autoencoder.make_model(levels, images)
-    state = init_state(model, autoencoder.make_optimizer(levels), jax.random.key(0), images)
+    state = init_state(model, autoencoder.optimizer_of(levels), jax.random.key(0), images)
     parts = autoencoder.in_parts(model, 2)
     assert all(part.parts == 2 for part in parts.encoders + parts.decoders)
     whole, same = (

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import optax
 
 from vqvae_commands.data import kinds
 from vqvae_commands.data.data_checks import check_options_of_pictures, check_sides
@@ -18,6 +19,7 @@ from vqvae_commands.data.picture_counts import count_pictures
 from vqvae_commands.pages import run_facts, run_pictures, run_report
 from vqvae_commands.pages.html import Page
 from vqvae_commands.run import code_streams, remarks, resumable, run_folder
+from vqvae_commands.run.changes import as_begun
 from vqvae_commands.run.first_codes import first_batches, with_first_codes
 from vqvae_commands.run.model_metrics import evaluate, number_or_words, print_table
 from vqvae_commands.run.optimizers import OPTIMIZERS, SCHEDULES
@@ -41,6 +43,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
 
     Process 0 alone evaluates: the others return None.
     """
+    config = as_begun(config)
     check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
@@ -52,7 +55,7 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     facts = dataclasses.replace(facts, pictures=count_pictures(source))
     check_sides(options, train.shape[1:-1], config.downsamplings)
     model = make_model(config, train).clone(domain=facts.domain())
-    optimizer = make_optimizer(config, OPTIMIZERS[config.optimizer], SCHEDULES[config.schedule])
+    optimizer = optimizer_of(config)
     state = init_state(model, optimizer, jax.random.key(config.seed), parts(train[:1])[0])
     if config.start:
         state = started_from(config.start, state)
@@ -77,6 +80,11 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             chief=config.process_id == 0,
         )
     return finish(folder, config, train, test, facts, odd) if config.process_id == 0 else None
+
+
+def optimizer_of(config: Config) -> optax.GradientTransformation:
+    """Returns the optimizer that the options name."""
+    return make_optimizer(config, OPTIMIZERS[config.optimizer], SCHEDULES[config.schedule])
 
 
 def make_display(

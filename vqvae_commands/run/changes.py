@@ -6,6 +6,7 @@ All else belongs to the run, which continues bit for bit; begin another one with
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,25 @@ class ConfigChanged(ValueError):
     """The folder belongs to a run with other options."""
 
 
+EARLIER = {"optimizer": "adam", "steps": 8000, "beta": 0.25, "decay": 0.99}
+"""Defaults of runs from before there was a choice of optimizer, where they differ from today's."""
+
+
+def as_begun(config):
+    """Returns the options of a training, with the defaults of when the run in its folder began.
+
+    The command line that began a run thus continues it, though the defaults have changed.
+    """
+    path = config.runs / config.name / "config.json"
+    old = json.loads(path.read_text()) if path.exists() else {"optimizer": None}
+    if "optimizer" in old:
+        return config
+    today = {field.name: field.default for field in dataclasses.fields(config)}
+    left = {name for name in EARLIER if getattr(config, name) == today[name]}
+    left = {name for name in left if old.get(name, EARLIER[name]) == EARLIER[name]}
+    return dataclasses.replace(config, **{name: EARLIER[name] for name in left})
+
+
 def check_same_run(folder: Path, old: Mapping[str, Any], config, new: Mapping[str, Any]) -> None:
     """Raises a ConfigChanged that names each option which may not change, but does.
 
@@ -30,7 +50,7 @@ def check_same_run(folder: Path, old: Mapping[str, Any], config, new: Mapping[st
         config: dataclass of the options now.
         new: the same as plain values.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)} | EARLIER
     before = {name: old.get(name, plain(defaults.get(name))) for name in {**old, **new}}
     changed = [
         f"{name}: {value!r} there, {new.get(name)!r} now"

@@ -19,12 +19,14 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Muon for all kernels (Jordan, https://kellerjordan.github.io/posts/muon), Adam for the rest.
 
     A kernel moves along the orthogonal matrix that is nearest to its momentum. The kernel of a
-    convolution is one matrix, from all its taps and input channels to the output channels.
+    convolution is one matrix, from all its taps and input channels to the output channels. Kernels
+    decay as well, by a tenth of the learning rate a step (arXiv:2502.16982).
     """
     # optax.contrib.muon needs a newer optax than the package does, and twice the time on a CPU.
     along = optax.chain(
         optax.trace(decay=0.95, nesterov=True),
         optax.stateless(lambda updates, params: jax.tree.map(orthogonal, updates)),
+        optax.add_decayed_weights(0.1),
         optax.scale_by_learning_rate(learning_rate),
     )
     return optax.partition({"kernel": along, "other": adam(learning_rate)}, label)

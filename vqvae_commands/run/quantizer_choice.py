@@ -6,6 +6,7 @@
 --quantizer FILE.json                           a description, as `vj.to_json` writes it
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from vqvae_jax.saving.as_text import from_text
 
 SIZES = ("codes", "dim")
 TRAINED = (*SIZES, "beta", "reset")
+AVERAGED = (*TRAINED, "decay")
 
 
 class Choice(NamedTuple):
@@ -50,6 +52,11 @@ def trained(factory: Callable[..., Quantizer], **settings: Any) -> Callable[[Any
     )
 
 
+def averaged(factory: Callable[..., Quantizer]) -> Callable[[Any, int], Quantizer]:
+    """Returns the `make` of one whose codes follow moving averages."""
+    return lambda config, size: trained(factory, decay=config.decay)(config, size)
+
+
 def levels_of(config) -> tuple[int, ...]:
     """Returns the levels of scalar quantizers; by default those of the paper of FSQ for 1,000."""
     return config.levels or (8, 5, 5, 5)
@@ -57,7 +64,7 @@ def levels_of(config) -> tuple[int, ...]:
 
 def stages(config, size: int) -> Quantizer:
     """Returns a residual stack of EMA codebooks."""
-    return vj.repeat(trained(vj.ema_vq)(config, size), config.stages or 4)
+    return vj.repeat(averaged(vj.ema_vq)(config, size), config.stages or 4)
 
 
 def parts(config, size: int) -> Quantizer:
@@ -65,16 +72,16 @@ def parts(config, size: int) -> Quantizer:
     n = config.stages or 4
     if config.dim % n:
         raise ValueError(f"grouped needs a dim that {n} stages divide, got {config.dim}")
-    one = vj.ema_vq(size, config.dim // n, beta=config.beta, **fitted(config))
+    one = averaged(vj.ema_vq)(dataclasses.replace(config, dim=config.dim // n), size)
     return vj.grouped(*[one] * n)
 
 
 # Settings other than defaults are those of `experiments.compare quantizers`, found by trial there.
 CHOICES = {
-    "ema_vq": Choice(trained(vj.ema_vq), TRAINED, "codebook of moving averages"),
+    "ema_vq": Choice(averaged(vj.ema_vq), AVERAGED, "codebook of moving averages"),
     "vq": Choice(trained(vj.vq), TRAINED, "codebook that the gradient moves"),
     "cosine_vq": Choice(trained(vj.cosine_vq), TRAINED, "codes and inputs of length 1"),
-    "cosine_ema_vq": Choice(trained(vj.cosine_ema_vq), TRAINED, "the same, of moving averages"),
+    "cosine_ema_vq": Choice(averaged(vj.cosine_ema_vq), AVERAGED, "the same, of moving averages"),
     "affine_vq": Choice(trained(vj.affine_vq), TRAINED, "codes with a shared shift and scale"),
     "simvq": Choice(
         codebook(vj.simvq, init=vj.inits.normal(0.05)),
@@ -125,9 +132,9 @@ CHOICES = {
     ),
     "bsq": Choice(lambda config, size: vj.bsq(config.bits or 9), ("bits",), "signs on a sphere"),
     "residual": Choice(
-        stages, (*TRAINED, "stages"), "stack of ema_vq, each of what the one before left"
+        stages, (*AVERAGED, "stages"), "stack of ema_vq, each of what the one before left"
     ),
-    "grouped": Choice(parts, (*TRAINED, "stages"), "product of ema_vq, each of its own channels"),
+    "grouped": Choice(parts, (*AVERAGED, "stages"), "product of ema_vq, each of its own channels"),
 }
 OPTIONAL = ("levels", "bits", "stages")
 """Options that are None unless given, so that one that has no effect is noticed."""

@@ -37,7 +37,10 @@ def prepare_folder(folder: Path, config) -> None:
     """
     path, options = folder / "config.json", to_plain(config)
     if path.exists():
-        check_same_run(folder, json.loads(path.read_text()), config, options)
+        old = json.loads(path.read_text())
+        check_same_run(folder, old, config, options)
+        # A run goes on not saying what it never said: `as_begun` can tell that it is older.
+        options = {name: value for name, value in options.items() if name in old}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, strict_json(options, indent=1))
 

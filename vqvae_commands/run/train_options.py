@@ -55,8 +55,11 @@ class Config:
     """Number of signs (lfq, bsq); by default 9."""
     stages: int | None = None
     """Number of codebooks (residual, grouped); by default 4."""
-    beta: float = 0.25
+    beta: float = 0.5
     """Weight of the commitment term."""
+    decay: float = 0.97
+    """Decay of the moving averages that a codebook follows (ema_vq, cosine_ema_vq, residual,
+    grouped)."""
     reset: float = 0.1
     """Codes used less often than this share of the mean are reset to encoder outputs;
     0 turns this off."""
@@ -70,13 +73,12 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations."""
 
-    steps: int = 8000
+    steps: int = 4000
     """Number of training steps."""
     batch_size: int = 32
     """Examples per step, over all devices and processes."""
-    optimizer: Literal["adam", "muon"] = "adam"
-    """Optimizer: Adam, or Muon for kernels and Adam for biases and codes (muon).
-    Muon is ahead in the first few thousand steps."""
+    optimizer: Literal["adam", "muon"] = "muon"
+    """Optimizer: Muon for kernels, with Adam for biases and codes (muon), or Adam for all."""
     learning_rate: float = 4e-3
     """Learning rate at the end of the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -30,8 +30,8 @@ from vqvae_jax.data.scaling import preprocess
 from vqvae_jax.training import loop, parallel
 from vqvae_jax.training.step import init_state, make_train_step
 
-DEFAULT = Config()
-SMALL = Config(steps=20, batch_size=8, width=16, depth=1, codes=(64,), dim=16)
+DEFAULT = Config(optimizer="adam", steps=8000, beta=0.25, decay=0.99)
+SMALL = Config(optimizer="adam", steps=20, batch_size=8, width=16, depth=1, codes=(64,), dim=16)
 PRIOR = Prior(width=128, depth=3, steps=2000)
 BATCHES, QUICK_BATCHES = (1, 16, 128, 1024, 4096), (1, 16)
 GRIDS = tuple(sampling.PriorSizes(side, batch, pixelcnn_depth=0, rounds=3)
