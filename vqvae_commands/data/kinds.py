@@ -180,7 +180,7 @@ def look_at_data(name: str, train: Examples, test: Examples, kind: str | None = 
         len(test),
         bad,
         bad_test,
-        range_of_lengths(train, test) if padded else None,
+        lengths=range_of_lengths(train, test) if padded else None,
     )
     check_scale(name, facts)
     return facts

@@ -43,6 +43,13 @@ class Padded:
         return Batch(self.x[rows], mask.reshape(*mask.shape, *(1,) * (len(self.shape) - 3)))
 
 
+def chosen(data: Examples, rows: Int[np.ndarray, "n"]) -> Examples:
+    """Returns some of the examples, with their lengths where they have some, in memory."""
+    if isinstance(data, Padded):
+        return Padded(data.x[rows], data.lengths[rows])
+    return data[rows]
+
+
 def parts(batch) -> tuple[Any, dict[str, Any]]:
     """Returns x, and its mask as an option of a model's methods, where the batch has one."""
     x, mask = batch if isinstance(batch, Batch) else (batch, None)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from vqvae_commands.data.kinds import NOUNS, Facts
+from vqvae_commands.data.padded import chosen
 from vqvae_commands.pages.run_pictures import spread
 from vqvae_commands.run import code_streams, environment
 from vqvae_commands.run.model_metrics import evaluate
@@ -101,7 +102,7 @@ def beside_training(
     results: Mapping[str, float], model, variables, train: Examples, count: int, kind: str
 ) -> dict[str, float]:
     """Returns the results with the first one also of up to `count` examples of all training."""
-    some = np.asarray(train[spread(len(train), min(count, SOME))])
+    some = chosen(train, spread(len(train), min(count, SOME)))
     table, _ = evaluate(model, variables, some, kind=kind)
     (name, value), *others = results.items()
     return {name: value, f"train_{name}": table[name], **dict(others)}
