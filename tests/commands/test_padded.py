@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import vqvae_jax as vj
@@ -18,7 +19,7 @@ from vqvae_commands.run.recipe import host_batches
 from vqvae_jax.data.pipeline import batch_indices
 from vqvae_jax.data.readers import DataError
 from vqvae_jax.models.masks import sequence_mask
-from vqvae_jax.training.step import Batch
+from vqvae_jax.training.step import Batch, init_state
 
 RNG = np.random.default_rng(0)
 T = 16
@@ -103,8 +104,9 @@ def test_training_and_evaluation_ignore_padding(run, data):
     assert table["used"] == len(set(codes.tolist())) / 8
     assert table["bits_uniform"] == 10 / 4 * 3 and "left_out" not in table
     batch = Padded(x, LENGTHS[36:])[1:3]
-    [said] = remarks.of_first_batch(bundle.model, bundle.variables, batch)
-    assert "has 4 rows for 8 codes" in said  # 2 of each of two signals of length 8
+    start = init_state(bundle.model, optax.sgd(1.0), jax.random.key(0), x)
+    [said] = remarks.of_first_batches(bundle.model, start, [batch])
+    assert "made from 4 rows, for 8 codes" in said  # 2 of each of two signals of length 8
     data_json = json.loads((run / "data.json").read_text())
     assert data_json["kind"] == "signals" and data_json["lengths"] == [8, 16]
 
