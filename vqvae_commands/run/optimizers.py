@@ -22,7 +22,7 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     convolution is one matrix, from all its taps and input channels to the output channels. Kernels
     decay as well, by a tenth of the learning rate a step (arXiv:2502.16982).
     """
-    # optax.contrib.muon needs a newer optax than the package does, and twice the time on a CPU.
+    # optax.contrib.muon needs a newer optax than the package does to take kernels as matrices.
     along = optax.chain(
         optax.trace(decay=0.95, nesterov=True),
         optax.stateless(lambda updates, params: jax.tree.map(orthogonal, updates)),
