@@ -163,6 +163,28 @@ GENERATION = [
         ("options without names", "if all(k.arg for k in keywords):", ":"),
         ("no limit of a text", "if len(text) > LENGTH:", "if False:"),
     ]),
+    ("no file in two splits, none of validation trained on", "data/splitting.py", "tests/data/test_picture_folder.py tests/data/test_sequences.py", [
+        ("splits by the case of letters", "SPLIT_FOLDERS.get(p.name.casefold())", "SPLIT_FOLDERS.get(p.name)"),
+        ("validation is trained on", 'split_of = {"train": "train", "test" if', 'split_of = {"train": "train", "val": "train", "test" if'),
+        ("validation beside a test is tested", '"test" if "test" in held else "val": "test"}', '"test": "test", "val": "test"}'),
+        ("one in five to test", "number(name) % 10 == 0", "number(name) % 5 == 0"),
+        ("no file to test", "return {min(names, key=number)} if not found else", "return set() if not found else"),
+        ("hidden files are shown", 'return re.search(r"(^|/)\\.", name) is not None', "return False"),
+    ]),
+    ("a picture is one item or tiles of its own", "data/picture_folders.py", "tests/data/test_picture_folder.py tests/data/test_folder.py", [
+        ("no middle square", "ops.cover if self.size else ops.fit", "ops.cover"),
+        ("a bad file ends the run", "skipped.append(str(error))\n                continue", "raise"),
+        ("labels not repeated", "np.repeat(np.array(each, np.int32), list(tiles.values()))", "np.array(each, np.int32)"),
+        ("tiles from the corner", "top, left = (height - rows * size) // 2, (width - columns * size) // 2", "top, left = 0, 0"),
+    ]),
+    ("samples of a file in order and in scale", "data/wav_files.py", "tests/data/test_sequences.py", [
+        ("no zero of bytes", 'zero = half if samples.dtype.kind == "u" else 0.0', "zero = 0.0"),
+        ("twice as loud", "half = 2.0 ** (8 * samples.dtype.itemsize - 1)", "half = 2.0 ** (8 * samples.dtype.itemsize - 2)"),
+    ]),
+    ("samples of a file in order and in scale", "data/cut_files.py", "tests/data/test_sequences.py", [
+        ("formats are mixed", "if form != common:", "if False:"),
+        ("a broken file ends the run", "bad[name] = first_line(error)", "raise"),
+    ]),
     ("a model or a BundleError", "saving/weights.py", READING, [
         ("links are followed", 'getattr(os, "O_NOFOLLOW", 0)', "0"),
         ("folders are files", "if not stat.S_ISREG(info.st_mode):", "if False:"),
