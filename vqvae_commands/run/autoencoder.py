@@ -47,18 +47,9 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
     check_options(config)
     if config.processes > 1:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
-    options = data_options(vars(config))
-    source = open_data(options)
-    check_options_of_pictures(options, source, config.downsamplings)
-    train, test = load_data(options, source)
-    facts = kinds.look_at_data(config.data, train, test, config.kind)
-    facts = dataclasses.replace(facts, pictures=count_pictures(source))
-    check_sides(options, train.shape[1:-1], config.downsamplings)
-    model = make_model(config, train).clone(domain=facts.domain())
-    optimizer = optimizer_of(config)
-    state = init_state(model, optimizer, jax.random.key(config.seed), parts(train[:1])[0])
-    if config.start:
-        state = started_from(config.start, state)
+    train, test, facts = read_data(config)
+    model, optimizer = make_model(config, train).clone(domain=facts.domain()), optimizer_of(config)
+    state = first_state(config, model, optimizer, train)
     load = batch_of(train, config.seed, config.batch_size)
     first = first_batches(model, state, load, len(train) // config.batch_size)
     odd = facts.remarks() + remarks.of_test_size(len(test))
@@ -80,6 +71,25 @@ def train_autoencoder(config: Config) -> tuple[dict[str, float], Page] | None:
             chief=config.process_id == 0,
         )
     return finish(folder, config, train, test, facts, odd) if config.process_id == 0 else None
+
+
+def read_data(config: Config) -> tuple[Examples, Examples, Facts]:
+    """Returns the data of the options, (train, test), and the facts about them, all checked."""
+    options = data_options(vars(config))
+    source = open_data(options)
+    check_options_of_pictures(options, source, config.downsamplings)
+    train, test = load_data(options, source)
+    facts = kinds.look_at_data(config.data, train, test, config.kind)
+    check_sides(options, train.shape[1:-1], config.downsamplings)
+    return train, test, dataclasses.replace(facts, pictures=count_pictures(source))
+
+
+def first_state(
+    config: Config, model, optimizer: optax.GradientTransformation, train: Examples
+) -> TrainState:
+    """Returns the state before the first step, with the weights of another run if one is given."""
+    state = init_state(model, optimizer, jax.random.key(config.seed), parts(train[:1])[0])
+    return started_from(config.start, state) if config.start else state
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:
