@@ -58,7 +58,7 @@ def test_muon_takes_the_kernel_of_a_convolution_as_one_matrix():
         updates(muon, [{"layer": {"kernel": g}} for g in given])["layer"]["kernel"]
         for given in (gradients, matrices)
     )
-    np.testing.assert_allclose(of_kernel.reshape(36, 8), of_matrix, rtol=1e-6)
+    np.testing.assert_allclose(of_kernel.reshape(36, 8), of_matrix, rtol=1e-6, atol=1e-6)
     g0, g1, g2 = (np.float64(g) for g in matrices)
     momentum = g2 + 0.95 * (g2 + 0.95 * (g1 + 0.95 * g0))  # Nesterov's
     expected = -orthogonal(jnp.float32(momentum)) - 0.1  # of the parameters, which are 1
