@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from vqvae_commands.data.data_checks import check_effect
 from vqvae_commands.data.data_options import (
     GivenData,
     data_options,
@@ -37,6 +38,7 @@ def main(config: Config) -> dict[str, float]:
     bundle, options = open_run(config.run)
     data = data_options(options, **given_data(config))
     source = open_data(data)
+    check_effect(given_data(config), data.data, source)
     _, test = load_data(data, source)
     print_pictures(source)
     kind = kind_of_run(config.run) or BY_AXES[len(test.shape)][0]

@@ -10,18 +10,22 @@ Models of pixels take uint8.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 from vqvae_commands.data.data_options import GivenData, data_options, given_data, load_data
 from vqvae_commands.run.exported_files import about, check_codec, export, lines_to_load, shapes_text
 from vqvae_commands.run.run_folder import open_run
+from vqvae_commands.run.whole_folder import whole_folder
 from vqvae_jax.checks import check_size
 from vqvae_jax.data.readers import DataError
-from vqvae_jax.saving.bundle import write
 from vqvae_jax.saving.weights import read_json
+
+README = "README.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Config(GivenData):
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run, or of a saved model."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder for the two files."""
+    """Folder for the files; earlier ones in it are replaced."""
     batch: int | None = None
     """Fixed batch size; by default any."""
     shape: tuple[int, ...] | None = None
@@ -46,20 +50,30 @@ def main(config: Config) -> dict[str, Path]:
         check_size(batch=config.batch)
     bundle, options = open_run(config.run)
     check_codec(bundle.model)
-    files = export(bundle, example_shape(config, options), config.batch, config.platforms)
-    config.output.mkdir(parents=True, exist_ok=True)
-    paths, about_files = {}, ""
-    for name, exported in files.items():
-        data = bytes(exported.serialize())
-        paths[name] = config.output / f"{name}.jaxexport"
-        write(paths[name], lambda file, data=data: file.write(data))
-        signature = f"{shapes_text(exported.in_avals)} -> {shapes_text(exported.out_avals)}"
-        about_files += f"{paths[name].name}: {signature}\n"
-    about_files += f"\n{about(bundle)}"
-    text = about_files + lines_to_load(".", files, bundle)
-    write(config.output / "README.txt", lambda file: file.write(text.encode()))
+    shape = example_shape(config, options)
+    with whole_folder(config.output, "exported files", holds_exports) as folder:
+        files = export(bundle, shape, config.batch, config.platforms)
+        for name, exported in files.items():
+            (folder / f"{name}.jaxexport").write_bytes(exported.serialize())
+        about_files = f"{signatures(files)}\n{about(bundle)}"
+        (folder / README).write_text(about_files + lines_to_load(".", files, bundle))
     print(about_files + lines_to_load(str(config.output.resolve()), files, bundle), end="")
-    return paths
+    return {name: config.output / f"{name}.jaxexport" for name in files}
+
+
+def holds_exports(folder: Path) -> bool:
+    """Returns whether a folder holds exported files and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    return names == {"tokenize.jaxexport", "detokenize.jaxexport", README}
+
+
+def signatures(files: Mapping[str, jax.export.Exported]) -> str:
+    """Returns a line for each file: dtypes and shapes of what its function takes and gives."""
+    lines = (
+        f"{name}.jaxexport: {shapes_text(x.in_avals)} -> {shapes_text(x.out_avals)}\n"
+        for name, x in files.items()
+    )
+    return "".join(lines)
 
 
 def example_shape(config: Config, options: dict[str, Any]) -> tuple[int, ...]:

@@ -74,12 +74,12 @@ def main(config: Config) -> list[Reconstructed]:
     """Plans all files, loads the model, and reconstructs the pictures one by one."""
     model, variables = load_any(config.run)
     plan = targets(picture_files(config.images), config.output)
-    config.output.mkdir(parents=True, exist_ok=True)
     results = []
     for source, target in plan.items():
         original = read_picture(source, encoders(model)[-1].channels)
         reconstruction, maps = reconstruct(model, variables, original)
         both = to_image(side_by_side(original, reconstruction))
+        config.output.mkdir(parents=True, exist_ok=True)
         write(target, partial(both.save, format="PNG"))
         bits = picture_bits(quantizers(model), maps)
         results.append(measure_picture(source, target, original, reconstruction, maps, bits))

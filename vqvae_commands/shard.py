@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from vqvae_commands.data.data_checks import check_effect
 from vqvae_commands.data.data_options import DataOptions, open_data
 from vqvae_commands.data.picture_counts import print_pictures
 from vqvae_commands.run.progress import make_progress
@@ -28,7 +29,8 @@ class Config:
     """Write the train and test split of any data as shards of records."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """The embedded set, a TFDS name, a folder of pictures or IDX files, or a .npy file."""
+    """The embedded set, a TFDS name, a folder of pictures, WAV files, videos or IDX files, or a
+    .npy file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """New folder for the shards."""
     size: Annotated[int | None, tyro.conf.arg(aliases=["--crop"])] = None
@@ -37,14 +39,22 @@ class Config:
     """Length that shorter sides are scaled to, for a folder of pictures; without tiles the middle
     square is one item."""
     grey: bool = False
-    """Read a folder of pictures as one channel."""
+    """Read a folder of pictures or videos as one channel."""
+    window: int | None = None
+    """Number of samples of a window; required for a folder of WAV files."""
+    frames: int | None = None
+    """Number of frames of a clip; required for a folder of videos, or of folders of frames."""
     shards: int = 4
     """Number of files for each split."""
 
 
 def main(config: Config) -> Path:
     """Writes both splits, reads the files back, and prints a summary."""
-    source = open_data(DataOptions(config.data, config.size, config.resize, config.grey))
+    options = DataOptions(
+        config.data, config.size, config.resize, config.grey, config.window, config.frames
+    )
+    source = open_data(options)
+    check_effect(vars(options), config.data, source)
     streams = {split: stream(config.data, split, source) for split in ("train", "test")}
     with make_progress(Console()) as progress:
         splits = {

@@ -43,7 +43,7 @@ def test_train_refuses_data(name, tmp_path, capsys, as_users):
         capsys,
         autoencoder.train_autoencoder,
         autoencoder.Config,
-        ["--data", data, "--runs", str(runs), "--crop", "8"],
+        ["--data", data, "--runs", str(runs)],
     )
     assert message in error
     assert not runs.exists()
@@ -57,6 +57,11 @@ OPTIONS = {
     "width": ("0", "width must be an integer >= 1, got 0"),
     "batch-size": ("0", "batch_size must be an integer >= 1, got 0"),
     "steps": ("0", "steps must be an integer >= 1, got 0"),
+    "depth": ("-1", "depth must be in [0, inf), got -1"),
+    "parts": ("7", "--parts 7 does not divide"),
+    "name": ("../x", "--name: expected the name of a new folder, found '../x'"),
+    "nope": ("1", "Unrecognized options: --nope=1"),
+    "kind": ("foo", "invalid choice 'foo' for argument '--kind'"),
     "log-every": ("0", "log_every must be an integer >= 1, got 0"),
     "downsamplings": (
         "4",

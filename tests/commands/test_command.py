@@ -165,6 +165,14 @@ def test_without_the_extra_a_line_says_what_to_install(monkeypatch, capsys):
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "vqvae_commands", "--help"]
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device\n")
+
+
 def test_no_two_modules_share_a_name():
     names = [p.stem for p in MODULES if not p.stem.startswith("__") and p.stem not in ENTRIES]
     assert len(set(names)) == len(names)

@@ -180,3 +180,12 @@ def test_a_model_without_codes_is_refused(tmp_path, capsys, as_users):
     arguments = [str(tmp_path / "plain"), "-o", str(tmp_path / "out"), "--shape", "5"]
     error = refused(capsys, export.main, export.Config, arguments)
     assert "expected a model with tokenize and detokenize, found Autoencoder" in error
+
+
+def test_no_file_of_the_users_is_written_over(run, tmp_path, capsys):
+    folder, _, _ = run
+    (tmp_path / "README.txt").write_text("mine")
+    words = [str(folder), "-o", str(tmp_path), "--shape", "8", "8", "1"]
+    assert "found other files" in refused(capsys, export.main, export.Config, words)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.txt"]
+    assert (tmp_path / "README.txt").read_text() == "mine"

@@ -110,8 +110,19 @@ WRONG = {
     "tiles": ("photos", ["--resize=64", "--crop=96"], "fit into pictures of 64 x 64"),
     "all broken": (broken, ["--resize=64"], "none that can be used among 1: train/a.png: "),
     "no training": (without_train, ["--resize=8"], "expected a folder train beside Val"),
-    "array": (lambda tmp: images(tmp / "a.npy"), ["--resize=8"], "are for folders of pictures"),
-    "grey": ("fashion_mnist_10k", ["--grey"], "--resize and --grey are for folders of pictures"),
+    "array": (
+        lambda tmp: images(tmp / "a.npy"),
+        ["--resize=8"],
+        "--resize is for folders",
+    ),
+    "window": ("photos", ["--resize=8", "--window=9"], "--window is for folders of WAV files"),
+    "crop of other data": (
+        "fashion_mnist_10k",
+        ["--crop=7"],
+        "--crop is for folders of pictures",
+    ),
+    "frames": ("fashion_mnist_10k", ["--frames=7"], "--frames is for folders of videos"),
+    "grey": ("fashion_mnist_10k", ["--grey"], "--grey is for folders of pictures or videos"),
 }
 
 

@@ -18,12 +18,20 @@ from vqvae_commands.run.run_folder import to_plain
 from vqvae_jax.training.step import init_state
 
 CONSTANT = {"schedule": "constant"}
+CHANGED = ("codes", "dim", "beta", "decay", "reset")
 SETTINGS = autoencoder.Config(codes=(6,), dim=8, beta=0.5, decay=0.8, reset=0.2)
+
+
+def settings(quantizer: str, **more) -> autoencoder.Config:
+    """Those of the settings that the quantizer depends on."""
+    known = CHOICES[quantizer].options if quantizer in CHOICES else ()
+    changed = {name: getattr(SETTINGS, name) for name in known if name in CHANGED}
+    return autoencoder.Config(quantizer=quantizer, **changed | more)
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_name_makes_its_quantizer(name):
-    q = make_quantizer(dataclasses.replace(SETTINGS, quantizer=name), 6)
+    q = make_quantizer(settings(name), 6)
     z = jax.ShapeDtypeStruct((2, 5, q.dim), np.float32)
     step = lambda key, z: q.apply(*q.init(key), z, train=True, key=key)[0].indices  # noqa: E731
     assert jax.eval_shape(step, jax.random.key(0), z).shape == (2, 5, len(q.vocab))
@@ -48,7 +56,7 @@ def test_a_name_makes_its_quantizer(name):
     ],
 )
 def test_its_own_options_reach_it(name, options, vocab):
-    q = make_quantizer(dataclasses.replace(SETTINGS, quantizer=name, **options), 6)
+    q = make_quantizer(settings(name, **options), 6)
     assert q.vocab == vocab
 
 
@@ -62,12 +70,12 @@ def test_a_file_and_a_text_name_any_quantizer(tmp_path):
     q = vj.project(vj.grouped(vj.lfq(3), vj.vq(8, 4)), 16)
     (tmp_path / "q.json").write_text(vj.to_json(q))
     for text in (str(tmp_path / "q.json"), repr(q)):
-        assert make_quantizer(dataclasses.replace(SETTINGS, quantizer=text), 6) == q
+        assert make_quantizer(settings(text), 6) == q
 
 
 def test_the_model_has_the_width_of_the_quantizer():
     images, vectors = np.zeros((1, 8, 8, 1), np.uint8), np.zeros((1, 5), np.float32)
-    scalars = dataclasses.replace(SETTINGS, quantizer="fsq", width=8, depth=1)
+    scalars = settings("fsq", width=8, depth=1)
     for example in (images, vectors):
         assert make_model(scalars, example).quantizer.dim == 4
     levels = make_model(dataclasses.replace(scalars, model="vqvae2"), images).quantizers
@@ -81,6 +89,9 @@ BAD = {
     "none.json": "none.json",
     "fsq --stages 2": "--stages has no effect on --quantizer fsq",
     "vq(8,4) --bits 2": "--bits has no effect on --quantizer vq(8,4)",
+    "residual --stages 0": "n must be an integer >= 1, got 0",
+    "fsq --codes 64": "--codes has no effect on --quantizer fsq",
+    "lfq --beta 0.1": "--beta has no effect on --quantizer lfq",
     "grouped --stages 3": "grouped needs a dim that 3 stages divide, got 64",
     "fsq --levels 1": "levels",
 }

@@ -22,6 +22,7 @@ from vqvae_commands.code_meaning.representations import (
     vae_of,
 )
 from vqvae_commands.code_meaning.sections import Found, Section
+from vqvae_commands.data.data_checks import check_effect
 from vqvae_commands.data.data_options import (
     GivenData,
     data_options,
@@ -70,6 +71,7 @@ def interpret(config: Config) -> tuple[dict[str, Any], html.Page]:
     data = data_options(options, **given_data(config))
     options |= dataclasses.asdict(data)
     source = open_data(data)
+    check_effect(given_data(config), data.data, source)
     sets = Pair(*load_data(data, source))
     check_pictures(data.data, sets.test)
     images = np.asarray(sets.test[: config.images])

@@ -1,12 +1,21 @@
 """Checks of the data against the options of a training run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vqvae_commands.data.data_options import DataOptions
 from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.sequences import CutFolder
 from vqvae_jax.data.sources import Source
 from vqvae_jax.models.input_checks import per_axis
+
+SHAPES = {"crop", "resize", "grey"}
+FOLDERS = dict.fromkeys(sorted(SHAPES), "pictures or videos") | {
+    "window": "WAV files",
+    "frames": "videos",
+}
+"""What each option of a folder is for."""
 
 
 def check_options_of_pictures(
@@ -15,16 +24,27 @@ def check_options_of_pictures(
     """Checks what is known before any picture is read, which may take long.
 
     Raises:
-        DataError: for tiles whose sides can't be halved so often, or for options of a folder of
-            pictures and another source.
+        DataError: for tiles whose sides can't be halved so often, or options without an effect.
     """
+    check_effect(vars(options), options.data, source)
     if isinstance(source, PictureFolder):
         check_sides(options, (source.side,) * 2, downsamplings)
-    elif options.frames is None and (options.resize is not None or options.grey):
-        raise DataError(
-            f"{options.data}: --resize and --grey are for folders of pictures or videos, found "
-            "other data"
-        )
+
+
+def check_effect(given: Mapping[str, Any], data: str, source: Source) -> None:
+    """Raises a DataError if an option is given that has no effect on this source.
+
+    Args:
+        given: options of the data by name, as a command was given them.
+        data: name of the source.
+        source: source.
+    """
+    effective = SHAPES if isinstance(source, PictureFolder) else set()
+    if isinstance(source, CutFolder):
+        effective = {"window": {"window"}, "clip": {"frames", *SHAPES}}[source.unit]
+    for name, folders in FOLDERS.items():
+        if given.get(name) not in (None, False) and name not in effective:
+            raise DataError(f"{data}: --{name} is for folders of {folders}, found other data")
 
 
 def check_sides(

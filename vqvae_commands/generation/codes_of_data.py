@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
+from vqvae_commands.data.data_checks import check_effect
 from vqvae_commands.data.data_options import data_options, load_data, open_data
 from vqvae_commands.data.padded import parts
 from vqvae_commands.data.picture_counts import print_pictures
@@ -51,6 +52,7 @@ def tokenize(run: Path, batch_size: int, **given) -> Codes:
     bundle, options = open_run(run)
     data = data_options(options, **given)
     source = open_data(data)
+    check_effect(given, data.data, source)
     splits = dict(zip(SPLITS, load_data(data, source), strict=True))
     print_pictures(source)
     labels = open_labels(data.data, source)

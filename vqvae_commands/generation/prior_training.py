@@ -110,6 +110,7 @@ def train_priors(config: Config) -> list[dict[str, float]]:
 
 def check_options(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
+    run_folder.check_name(config.name)
     resumable.check_training(config)
     check_range(0, float("inf"), views=config.views, weight_decay=config.weight_decay)
 

@@ -85,7 +85,7 @@ class Display:
         values, text = self.look(state)
         self.files.write(done, values)
         self.files.write_pictures(done, self.draw(state))
-        self.bar.console.print(f"step {done:>6}: {text}")
+        self.bar.console.print(f"step {done:>6}: {text}", soft_wrap=True)
 
     def stop(self, done: int) -> None:
         """Writes the time of the steps after the last that was logged."""

@@ -59,18 +59,28 @@ def averaged(factory: Callable[..., Quantizer]) -> Callable[[Any, int], Quantize
 
 def levels_of(config) -> tuple[int, ...]:
     """Returns the levels of scalar quantizers; by default those of the paper of FSQ for 1,000."""
-    return config.levels or (8, 5, 5, 5)
+    return (8, 5, 5, 5) if config.levels is None else config.levels
+
+
+def number_of(given: int | None, default: int) -> int:
+    """Returns the number that is given, or the default; 0 is for the factory to refuse."""
+    return default if given is None else given
+
+
+def bits_of(config) -> int:
+    """Returns the number of signs; by default 9, for 512 codes."""
+    return number_of(config.bits, 9)
 
 
 def stages(config, size: int) -> Quantizer:
     """Returns a residual stack of EMA codebooks."""
-    return vj.repeat(averaged(vj.ema_vq)(config, size), config.stages or 4)
+    return vj.repeat(averaged(vj.ema_vq)(config, size), number_of(config.stages, 4))
 
 
 def parts(config, size: int) -> Quantizer:
     """Returns a product of EMA codebooks, each for its own slice of the channels."""
-    n = config.stages or 4
-    if config.dim % n:
+    n = number_of(config.stages, 4)
+    if n < 1 or config.dim % n:
         raise ValueError(f"grouped needs a dim that {n} stages divide, got {config.dim}")
     one = averaged(vj.ema_vq)(dataclasses.replace(config, dim=config.dim // n), size)
     return vj.grouped(*[one] * n)
@@ -126,11 +136,13 @@ CHOICES = {
         lambda config, size: vj.latent_vq(levels_of(config)), ("levels",), "learnt scalars"
     ),
     "lfq": Choice(
-        lambda config, size: vj.lfq(config.bits or 9, entropy=0.003, temperature=4.0, beta=0.01),
+        lambda config, size: vj.lfq(
+            number_of(config.bits, 9), entropy=0.003, temperature=4.0, beta=0.01
+        ),
         ("bits",),
         "signs (MAGVIT-v2)",
     ),
-    "bsq": Choice(lambda config, size: vj.bsq(config.bits or 9), ("bits",), "signs on a sphere"),
+    "bsq": Choice(lambda config, size: vj.bsq(bits_of(config)), ("bits",), "signs on a sphere"),
     "residual": Choice(
         stages, (*AVERAGED, "stages"), "stack of ema_vq, each of what the one before left"
     ),
@@ -148,15 +160,25 @@ def make_quantizer(config, size: int) -> Quantizer:
     """
     text = config.quantizer
     choice = CHOICES.get(text)
-    for name in OPTIONAL:
-        if getattr(config, name) is not None and name not in (choice.options if choice else ()):
-            raise ValueError(f"--{name} has no effect on --quantizer {text}")
+    check_effect(config, choice)
     if choice:
         return choice.make(config, size)
     made = described(text)
     if not isinstance(made, Quantizer):
         raise ValueError(f"--quantizer: expected a quantizer, found {type(made).__name__}: {text}")
     return made
+
+
+def check_effect(config, choice: Choice | None) -> None:
+    """Raises a ValueError if an option was changed that the quantizer does not depend on."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in sorted({option for c in CHOICES.values() for option in c.options}):
+        # Levels of codes have as many sizes, whatever makes their codes.
+        counts = name == "codes" and config.model == "vqvae2"
+        if name in (choice.options if choice else ()) or counts:
+            continue
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(f"--{name} has no effect on --quantizer {config.quantizer}")
 
 
 def described(text: str) -> Any:

@@ -28,6 +28,9 @@ from vqvae_jax import BundleError, load_model
 from vqvae_jax.saving.bundle import DESCRIPTION, Bundle, write
 from vqvae_jax.saving.weights import read_json
 
+PARTS = ("checkpoints", "codes", "interpretation", "model", "pictures", "samples", "tensorboard")
+"""Folders in that of a run."""
+
 
 def prepare_folder(folder: Path, config) -> None:
     """Makes the folder, or checks that it belongs to a run of the same options, a dataclass.
@@ -57,6 +60,12 @@ def open_run(run: Path) -> tuple[Bundle, dict[str, Any]]:
     if not any((folder / DESCRIPTION).is_file() for folder in (run, run / "model")):
         raise BundleError(f"{run}: expected the folder of a run or of a saved model, found neither")
     return load_model(run), {}
+
+
+def check_name(name: str) -> None:
+    """Raises a ValueError unless a name is that of a folder of its own, not of a run's parts."""
+    if name in ("", ".", "..", *PARTS) or Path(name).name != name:
+        raise ValueError(f"--name: expected the name of a new folder, found {name!r}")
 
 
 def check_model(folder: Path, model) -> None:

@@ -9,7 +9,8 @@ import tyro
 from vqvae_commands.data.kinds import Kind
 from vqvae_commands.run import resumable
 from vqvae_commands.run.quantizer_choice import help_text
-from vqvae_jax.checks import check_size
+from vqvae_commands.run.run_folder import check_name
+from vqvae_jax.checks import check_range, check_size
 from vqvae_jax.data.sources import EMBEDDED
 
 
@@ -112,7 +113,13 @@ class Config:
 
 def check_options(config: Config) -> None:
     """Raises a ValueError naming an option that is out of range."""
+    check_name(config.name)
     resumable.check_training(config)
     check_size(processes=config.processes)
+    check_range(0, float("inf"), depth=config.depth)
     if config.parts is not None:
         check_size(parts=config.parts)
+        if config.batch_size % config.parts:
+            raise ValueError(
+                f"--parts {config.parts} does not divide a batch of {config.batch_size}"
+            )

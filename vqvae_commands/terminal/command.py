@@ -1,9 +1,12 @@
 """The frame of every command: it parses options, and turns errors into one line and exit code 2."""
 
+import contextlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,11 +40,26 @@ def run(
     import tyro  # here, since images for accelerators lack it, and `guarded` works without
 
     with until_unread():
-        options = tyro.cli(config, prog=prog or program(), args=args)
+        options = parsed(partial(tyro.cli, config, prog=prog or program(), args=args))
         keep_compilations()
         warnings.formatwarning = in_one_line
         with as_usual():
             guarded(main, options)
+
+
+def parsed(parse: Callable[[], Config]) -> Config:
+    """Returns `parse()`; what it writes to stderr, a box of many lines, becomes one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse()
+    except SystemExit as stop:
+        inner = (line for line in said.getvalue().splitlines() if line[:1] not in "╭╰├")
+        words = [line.strip("│─ ") for line in inner]
+        kept = [line for line in words if line and "full helptext" not in line]
+        if stop.code:
+            print(f"error: {' '.join(kept)}; see --help", file=sys.stderr)
+        raise
 
 
 def guarded(main: Callable[[Any], object], options: Any) -> Any:

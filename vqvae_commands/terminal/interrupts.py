@@ -81,3 +81,7 @@ def until_unread() -> Iterator[None]:
             print(end="", flush=True)
     except BrokenPipeError:
         os._exit(UNREAD)  # the interpreter would try to write what is left
+    except OSError as error:  # a full disk, say, which `guarded` may have told already
+        if not isinstance(error.__context__, SystemExit):
+            os.write(2, f"error: {error}\n".encode())
+        os._exit(2)

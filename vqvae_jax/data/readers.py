@@ -148,9 +148,9 @@ def read_array(
             else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
         )
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path_or_array}: expected a .npy array, found: {first_line(error)}"
-        ) from error
+        # NumPy takes all else for a pickle, and advises to trust it.
+        found = "another file" if "pickle" in str(error) else first_line(error)
+        raise DataError(f"{path_or_array}: expected a .npy array, found: {found}") from error
     # bfloat16 has its own scalar type, but a .npy file returns it as raw void.
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or not _numeric(rows.dtype):
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"

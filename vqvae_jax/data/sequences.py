@@ -1,5 +1,6 @@
 """Sources of signals and videos that come as files of any length, cut into pieces of one length."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -48,7 +49,7 @@ def waves(path: str | Path, window: int) -> Source:
         require("scipy.io.wavfile")  # here, or each file would be skipped without it
         return read_pieces(root, wave_names(root), read_wave, window, "samples")
 
-    return _of_both(root, read)
+    return CutFolder(root, cache(read), "window")
 
 
 def videos(
@@ -97,7 +98,7 @@ def videos(
         decode = partial(read_video, mode=mode, crop=crop, resize=resize)
         return read_pieces(root, names, decode, frames, "frames")
 
-    return _of_both(root, read)
+    return CutFolder(root, cache(read), "clip")
 
 
 def open_sequences(
@@ -127,12 +128,22 @@ def open_sequences(
     return None
 
 
-def _of_both(root: Path, read: Callable[[], dict[str, np.ndarray]]) -> Source:
-    both = cache(read)  # files are read once for both splits
+@dataclasses.dataclass(frozen=True, eq=False)
+class CutFolder:
+    """Source of pieces of files.
 
-    def source(split: str) -> Shaped[np.ndarray, "N ..."]:
+    Attributes:
+        root: folder.
+        read: reads both splits; files are read once for both.
+        unit: what a piece is, "window" or "clip".
+    """
+
+    root: Path
+    read: Callable[[], dict[str, np.ndarray]]
+    unit: str
+
+    def __call__(self, split: str) -> Shaped[np.ndarray, "N ..."]:
+        """Returns the pieces of a split."""
         if split not in ("train", "test"):
-            raise DataError(f"{root}: expected split 'train' or 'test', found {split!r}")
-        return both()[split]
-
-    return source
+            raise DataError(f"{self.root}: expected split 'train' or 'test', found {split!r}")
+        return self.read()[split]

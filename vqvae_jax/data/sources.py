@@ -207,7 +207,7 @@ def open_source(
         if path.suffix != ".npy":
             raise DataError(f"{text}: expected a .npy file or a folder, found another file")
         return array(path)
-    if not _TFDS_NAME.fullmatch(text):
+    if path.suffix == ".npy" or not _TFDS_NAME.fullmatch(text):
         raise DataError(f"{text!r}: expected a path or a TFDS name, found no such path")
     return tfds_name(text)
 
