@@ -242,3 +242,9 @@ def test_several_pages_stand_together_in_one(tmp_path):
     assert links == re.findall(r'<h1 id="(\w+)">(.*?)</h1>', text)
     assert text.index("<p>x &lt; y</p>") < text.index("<section>one") < text.index("<section>two")
     assert text.count("<main>") == text.count("<title>") == 1 and "unseen" not in text
+
+
+def test_terms_below_zero_are_no_lines_of_the_logarithmic_axis():
+    lines = [{"step": i, "train/loss": 1.0, "train/entropy": -0.5} for i in (1, 2)]
+    losses = plots.curve_figure(lines).axes[0]
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss"]

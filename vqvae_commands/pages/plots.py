@@ -38,7 +38,9 @@ def curve_figure(metrics: Sequence[dict[str, float]]) -> Figure:
     """
     figure = new_figure(4.9)
     (losses, quality), (perplexity, used) = figure.subplots(2, 2)
-    draw_curves(losses, "loss and its terms", select(metrics, "train", *LOSSES))
+    terms = select(metrics, "train", *LOSSES).items()  # the axis has no place for negative ones
+    terms = {label: [(step, value) for step, value in line if value > 0] for label, line in terms}
+    draw_curves(losses, "loss and its terms", terms)
     losses.set_yscale("log")
     mse = points(metrics, "train/mse")
     if any("test/explained_variance" in line for line in metrics):

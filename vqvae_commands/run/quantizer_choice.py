@@ -162,7 +162,10 @@ def make_quantizer(config, size: int) -> Quantizer:
     choice = CHOICES.get(text)
     check_effect(config, choice)
     if choice:
-        return choice.make(config, size)
+        try:
+            return choice.make(config, size)
+        except ValueError as error:
+            raise ValueError(f"--quantizer {text}: {error}") from error
     made = described(text)
     if not isinstance(made, Quantizer):
         raise ValueError(f"--quantizer: expected a quantizer, found {type(made).__name__}: {text}")
