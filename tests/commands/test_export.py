@@ -125,7 +125,7 @@ def example(model, shape):
 
 
 def check_found(folder, bundle):
-    """What the lines gave is what the model gives."""
+    """The lines gave what the model gives."""
     f = vj.as_functions(bundle.model)
     codes = jax.jit(f.tokenize)(bundle.variables, np.load(folder / "x.npy"))
     with np.load(folder / "found.npz") as found:

@@ -80,7 +80,7 @@ def test_a_batch_has_the_lengths_of_its_examples():
 
 
 def alone(model, variables, x, lengths):
-    """What the model makes of each example without its padding: (real samples, x', codes)."""
+    """Examples that the model sees without padding: (real samples, x', codes) of each."""
     apply = jax.jit(model.apply)
     for row, length in zip(x, lengths, strict=True):
         rec = apply(variables, row[None, :length])

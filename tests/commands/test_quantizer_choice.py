@@ -23,7 +23,7 @@ SETTINGS = autoencoder.Config(codes=(6,), dim=8, beta=0.5, decay=0.8, reset=0.2)
 
 
 def settings(quantizer: str, **more) -> autoencoder.Config:
-    """Those of the settings that the quantizer depends on."""
+    """Settings that the quantizer depends on."""
     known = CHOICES[quantizer].options if quantizer in CHOICES else ()
     changed = {name: getattr(SETTINGS, name) for name in known if name in CHANGED}
     return autoencoder.Config(quantizer=quantizer, **changed | more)

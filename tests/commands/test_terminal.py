@@ -1,4 +1,4 @@
-"""What commands print fits 80 columns; Ctrl-C and readers that leave end them without traceback."""
+"""Tables of commands fit 80 columns; Ctrl-C and readers that leave end them without traceback."""
 
 import os
 import re

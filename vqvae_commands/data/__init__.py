@@ -1,1 +1,1 @@
-"""What the data of a command are: their options, kinds, counts and checks."""
+"""Data of a command: their options, kinds, counts and checks."""

@@ -15,10 +15,10 @@ FOLDERS = dict.fromkeys(sorted(SHAPES), "pictures or videos") | {
     "window": "WAV files",
     "frames": "videos",
 }
-"""What each option of a folder is for."""
+"""Folders that each option is for."""
 
 
-def check_options_of_pictures(
+def check_before_reading(
     options: DataOptions, source: Source, downsamplings: int | Sequence[int]
 ) -> None:
     """Checks what is known before any picture is read, which may take long.

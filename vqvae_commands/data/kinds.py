@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from vqvae_commands.data.padded import Padded, parts
 from vqvae_commands.data.picture_counts import PictureCounts
@@ -192,13 +193,23 @@ def range_of_lengths(*splits: Padded) -> tuple[int, int]:
     return int(lengths.min()), int(lengths.max())
 
 
+def spread(n: int, count: int) -> Int[np.ndarray, "m"]:
+    """Returns up to `count` of n indices, evenly spread, since data may be sorted.
+
+    Example:
+        >>> spread(9, 3)
+        array([0, 4, 8])
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))
+
+
 def scan(x: Examples) -> tuple[float, float, int]:
     """(least, largest) value of the finite examples, and the number of the others.
 
     Padding is not looked at.
     """
     if not isinstance(x, np.ndarray | Padded):
-        x = x[np.unique(np.linspace(0, len(x) - 1, SAMPLE).astype(np.int64))]
+        x = x[spread(len(x), SAMPLE)]
     least, largest, invalid = np.inf, -np.inf, 0
     step = max(1, ELEMENTS // max(1, int(np.prod(x.shape[1:]))))
     for first in range(0, len(x), step):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vqvae_jax.data.pipeline import Examples
-from vqvae_jax.data.readers import DataError, first_line
+from vqvae_jax.data.readers import DataError, load_npy
 from vqvae_jax.training.step import Batch
 
 
@@ -77,10 +77,7 @@ def read_lengths(path: str, count: int, most: int) -> Int[np.ndarray, "N"]:
     """Reads `count` lengths from 0 to `most`."""
     if not Path(path).is_file():
         raise DataError(f"{path}: expected a .npy file of lengths, found no such file")
-    try:
-        lengths = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: expected a .npy array, found: {first_line(error)}") from error
+    lengths = load_npy(path)
     if not isinstance(lengths, np.ndarray):
         raise DataError(f"{path}: expected an array of lengths, found an archive")
     if lengths.dtype.kind not in "iu" or lengths.shape != (count,):

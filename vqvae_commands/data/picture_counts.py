@@ -1,4 +1,4 @@
-"""What a folder of pictures held: files, tiles and splits, and the files that were skipped."""
+"""Counts of a folder of pictures: files, tiles and splits, and the files that were skipped."""
 
 import dataclasses
 from collections.abc import Mapping

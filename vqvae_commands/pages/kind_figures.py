@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from vqvae_commands.data.kinds import spread
 from vqvae_commands.data.padded import parts
 from vqvae_commands.pages import plots as draw
 from vqvae_commands.run import code_streams
@@ -73,8 +74,7 @@ def figures_of(kind: str, model, variables, test: Examples) -> dict[str, Figure]
         return {}
     name, examples, make = DRAWINGS[kind]
     # Neighbours are often pieces of one file.
-    rows = np.unique(np.linspace(0, len(test) - 1, examples).astype(np.int64))
-    given, mask = parts(test[rows])
+    given, mask = parts(test[spread(len(test), examples)])
     x = preprocess(given)
     rec = jax.jit(lambda v, x: model.apply(v, x, **mask))(variables, x)
     samples = of_samples(mask.get("mask"), x)

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vqvae_commands.data.kinds import NOUNS, Facts
+from vqvae_commands.data.kinds import NOUNS, Facts, spread
 from vqvae_commands.data.padded import chosen
-from vqvae_commands.pages.run_pictures import spread
 from vqvae_commands.run import code_streams, environment
 from vqvae_commands.run.model_metrics import evaluate
 from vqvae_commands.run.run_folder import read_lines

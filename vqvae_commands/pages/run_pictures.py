@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 from matplotlib.figure import Figure
 
+from vqvae_commands.data.kinds import spread
 from vqvae_commands.pages import plots
 from vqvae_commands.pages.mosaic import Rows, rows_figure, strip
 from vqvae_commands.run import code_streams
@@ -48,16 +49,6 @@ def reconstruct(model, variables, x: Shaped[np.ndarray, "n H W C"]):
 def as_uint8(x: Shaped[Examples, "n H W C"]) -> UInt8[np.ndarray, "n H W C"]:
     """Returns examples or reconstructions as pictures."""
     return np.asarray(to_pixels(preprocess(np.asarray(x))))
-
-
-def spread(n: int, count: int) -> Int[np.ndarray, "m"]:
-    """Returns up to `count` of n indices, evenly spread, since data may be sorted.
-
-    Example:
-        >>> spread(9, 3)
-        array([0, 4, 8])
-    """
-    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))
 
 
 def strip_of(model, variables, test: Examples) -> UInt8[np.ndarray, "h w C"]:

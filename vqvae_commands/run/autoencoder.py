@@ -11,7 +11,7 @@ import jax
 import optax
 
 from vqvae_commands.data import kinds
-from vqvae_commands.data.data_checks import check_options_of_pictures, check_sides
+from vqvae_commands.data.data_checks import check_before_reading, check_sides
 from vqvae_commands.data.data_options import data_options, load_data, open_data
 from vqvae_commands.data.kinds import Facts
 from vqvae_commands.data.padded import parts
@@ -77,7 +77,7 @@ def read_data(config: Config) -> tuple[Examples, Examples, Facts]:
     """Returns the data of the options, (train, test), and the facts about them, all checked."""
     options = data_options(vars(config))
     source = open_data(options)
-    check_options_of_pictures(options, source, config.downsamplings)
+    check_before_reading(options, source, config.downsamplings)
     train, test = load_data(options, source)
     facts = kinds.look_at_data(config.data, train, test, config.kind)
     check_sides(options, train.shape[1:-1], config.downsamplings)

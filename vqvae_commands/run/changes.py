@@ -1,4 +1,4 @@
-"""What may change when a run continues, in one place, for all trainings.
+"""Options that may change when a run continues, in one place, for all trainings.
 
 The name and place of a run, how it is computed, and how often it is logged, evaluated and saved.
 Its steps, where the schedule of the learning rate does not depend on them: `--schedule constant`.

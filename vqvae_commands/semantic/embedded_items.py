@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from vqvae_jax.data.readers import DataError, first_line
+from vqvae_jax.data.readers import DataError, first_line, load_npy
 from vqvae_jax.reductions import LARGEST_SQUARED_NORM
 
 
@@ -15,10 +15,7 @@ def read_embeddings(path: str | Path) -> Float32[np.ndarray, "N D"]:
     Raises:
         DataError: unless it has finite numbers `[N, D]`; the message names the first other row.
     """
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: expected a .npy array, found: {first_line(error)}") from error
+    x = load_npy(path)
     if not isinstance(x, np.ndarray) or x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiu":
         found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "an archive"
         raise DataError(f"{path}: expected numbers of shape [N, D], found {found}")

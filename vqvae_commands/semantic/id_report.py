@@ -6,13 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
-from rich.console import Console
-from rich.table import Table
 
 from vqvae_commands.code_meaning.coder import Coder
 from vqvae_commands.run.model_metrics import number_or_words
 from vqvae_commands.semantic.collisions import collisions
 from vqvae_commands.semantic.vector_codes import BATCH
+from vqvae_commands.terminal.terminal_table import print_lines
 from vqvae_jax.metrics import usage
 
 Rows = Float32[np.ndarray, "N D"]
@@ -78,17 +77,12 @@ def by_stage(coder: Coder, x: Rows, codes: Codes) -> list[dict[str, float]]:
 def print_report(report: dict[str, Any], folder: str) -> None:
     """Prints the report, the stages as a table."""
     print(f"{report['items']:,} items of {report['dim']:,} numbers, model {report['model'][:16]}")
-    table = Table("stage")
-    for name in ("variance explained", "codes used", "perplexity"):
-        table.add_column(name, justify="right")
+    lines = [["stage", "variance explained", "codes used", "perplexity"]]
     for number, stage in enumerate(report["stages"], 1):
-        table.add_row(
-            str(number),
-            number_or_words(stage["explained_variance"], ".2%"),
-            f"{stage['used']:,} of {stage['codes']:,}",
-            f"{stage['perplexity']:,.1f}",
-        )
-    Console().print(table)
+        explained = number_or_words(stage["explained_variance"], ".2%")
+        used = f"{stage['used']:,} of {stage['codes']:,}"
+        lines.append([str(number), explained, used, f"{stage['perplexity']:,.1f}"])
+    print_lines(lines)
     print(*remarks(report), f"{folder}, {report['seconds']:.1f} s", sep="\n")
 
 

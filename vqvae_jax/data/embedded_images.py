@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.readers import check_split
 
 EMBEDDED = "fashion_mnist_10k"
 """Name of the data set."""
@@ -34,7 +34,6 @@ def class_names() -> tuple[str, ...]:
 
 
 def _read(split: str, part: str) -> Any:
-    if split not in ("train", "test"):
-        raise DataError(f"{EMBEDDED}: expected split 'train' or 'test', found {split!r}")
+    check_split(EMBEDDED, split)
     with np.load(_FILE, allow_pickle=False) as arrays:
         return arrays[f"{split}_{part}"]

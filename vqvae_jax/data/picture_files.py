@@ -6,7 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from vqvae_jax.data.readers import require
-from vqvae_jax.data.splitting import SPLIT_FOLDERS, by_hash, is_hidden, split_names, top_folder
+from vqvae_jax.data.splitting import (
+    SPLIT_FOLDERS,
+    by_hash,
+    is_hidden,
+    names_in,
+    split_names,
+    top_folder,
+    visible_files,
+)
 
 _NOT_STILL = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow can't decode by itself."""
@@ -46,9 +54,7 @@ def picture_suffixes() -> frozenset[str]:
 
 def image_files(root: Path) -> Iterator[Path]:
     """Yields the pictures under `root`, by their suffixes and without hidden ones, in no order."""
-    suffixes = picture_suffixes()
-    files = (p for p in root.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    return (p for p in files if not is_hidden(p.relative_to(root).as_posix()))
+    return visible_files(root, picture_suffixes())
 
 
 def lay_out(root: Path) -> Layout:
@@ -57,7 +63,7 @@ def lay_out(root: Path) -> Layout:
     Raises:
         DataError: as `split_names` does.
     """
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    names = names_in(root, (p for p in root.rglob("*") if p.is_file()))
     suffixes = picture_suffixes()
     pictures = [n for n in names if PurePosixPath(n).suffix.lower() in suffixes]
     shown = [n for n in pictures if not is_hidden(n)]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from vqvae_jax.data.picture_files import Layout, class_of, lay_out
-from vqvae_jax.data.readers import DataError, as_pixels, open_image, require
+from vqvae_jax.data.readers import DataError, as_pixels, check_split, open_image, require
 
 NAMED = 3  # skipped files that a message names
 
@@ -112,8 +112,7 @@ class PictureFolder:
         return survey
 
     def _names(self, split: str) -> tuple[str, ...]:
-        if split not in ("train", "test"):
-            raise DataError(f"{self.root}: expected split 'train' or 'test', found {split!r}")
+        check_split(self.root, split)
         names = self.layout.splits[split]
         if not names:
             every = sum(map(len, self.layout.splits.values()))

@@ -41,6 +41,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def check_split(name: str | Path, split: str) -> None:
+    """Raises a DataError unless the split is "train" or "test"."""
+    if split not in ("train", "test"):
+        raise DataError(f"{name}: expected split 'train' or 'test', found {split!r}")
+
+
 def decode_image(encoded: bytes | Path, mode: str, name: str) -> UInt8[np.ndarray, "H W C"]:
     """Decodes one image in the given mode, turned as its EXIF says, transparency over white."""
     return as_pixels(open_image(encoded, mode, name))
@@ -136,21 +142,26 @@ def _numeric(dtype: np.dtype) -> bool:
     return dtype.kind not in "OSUmM" and dtype.type is not np.void
 
 
+def load_npy(path: str | Path) -> Any:
+    """Opens a .npy file, memory-mapped; an archive of arrays comes as NumPy opens it.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    try:
+        # Memory-mapped, since it may be larger than memory. No pickle, which could run code.
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        # NumPy takes all else for a pickle, and advises to trust it.
+        found = "another file" if "pickle" in str(error) else first_line(error)
+        raise DataError(f"{path}: expected a .npy array, found: {found}") from error
+
+
 def read_array(
     path_or_array: str | Path | Shaped[np.ndarray, "..."], split: str
 ) -> Shaped[np.ndarray, "N ..."]:
     """Reads a split of an array in memory or in a .npy file."""
-    try:
-        rows = (
-            path_or_array
-            if isinstance(path_or_array, np.ndarray)
-            # Memory-mapped, since it may be larger than memory. No pickle, which could run code.
-            else np.load(path_or_array, mmap_mode="r", allow_pickle=False)
-        )
-    except (OSError, ValueError, EOFError) as error:
-        # NumPy takes all else for a pickle, and advises to trust it.
-        found = "another file" if "pickle" in str(error) else first_line(error)
-        raise DataError(f"{path_or_array}: expected a .npy array, found: {found}") from error
+    rows = path_or_array if isinstance(path_or_array, np.ndarray) else load_npy(path_or_array)
     # bfloat16 has its own scalar type, but a .npy file returns it as raw void.
     if not isinstance(rows, np.ndarray) or rows.ndim < 2 or not _numeric(rows.dtype):
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else "an archive"

@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 
 from vqvae_jax.data.cut_files import read_pieces
 from vqvae_jax.data.picture_files import image_files
-from vqvae_jax.data.readers import DataError, require
+from vqvae_jax.data.readers import DataError, check_split, require
 from vqvae_jax.data.video_frames import frame_folders, read_video, video_files
 from vqvae_jax.data.wav_files import read_wave, wave_names
 
@@ -144,6 +144,5 @@ class CutFolder:
 
     def __call__(self, split: str) -> Shaped[np.ndarray, "N ..."]:
         """Returns the pieces of a split."""
-        if split not in ("train", "test"):
-            raise DataError(f"{self.root}: expected split 'train' or 'test', found {split!r}")
+        check_split(self.root, split)
         return self.read()[split]

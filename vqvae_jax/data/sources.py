@@ -22,7 +22,7 @@ from vqvae_jax.data.embedded_images import EMBEDDED, read_images
 from vqvae_jax.data.picture_files import image_files
 from vqvae_jax.data.picture_folders import PictureFolder
 from vqvae_jax.data.pipeline import Examples
-from vqvae_jax.data.readers import DataError
+from vqvae_jax.data.readers import DataError, check_split
 from vqvae_jax.data.records import DESCRIPTION, open_records
 
 Source = Callable[[str], Shaped[Examples, "N ..."]]
@@ -245,8 +245,7 @@ def stream(text: str, split: str, source: Source | None = None) -> Stream:
 
 def _source(name: str, read: Source) -> Source:
     def source(split: str) -> Shaped[Examples, "N ..."]:
-        if split not in ("train", "test"):
-            raise DataError(f"{name}: expected split 'train' or 'test', found {split!r}")
+        check_split(name, split)
         examples = read(split)
         if 0 in examples.shape:
             raise DataError(f"{name}: split {split!r} is empty, found shape {examples.shape}")

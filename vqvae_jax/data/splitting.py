@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from vqvae_jax.data.readers import DataError
@@ -88,6 +88,17 @@ def at_least_one(names: Sequence[str]) -> set[str]:
 def number(name: str) -> int:
     """Returns the hash of a name. Python's `hash()` differs between processes."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest())
+
+
+def visible_files(root: Path, suffixes: Container[str]) -> Iterator[Path]:
+    """Yields the files under `root` with these suffixes, without hidden ones, in no order."""
+    files = (p for p in root.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    return (p for p in files if not is_hidden(p.relative_to(root).as_posix()))
+
+
+def names_in(root: Path, files: Iterable[Path]) -> list[str]:
+    """Returns the names of files relative to `root`, in order."""
+    return sorted(p.relative_to(root).as_posix() for p in files)
 
 
 def top_folder(name: str) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from vqvae_jax.data.cut_files import Recording
 from vqvae_jax.data.picture_files import image_files
 from vqvae_jax.data.readers import DataError, decode_image, first_line, require
-from vqvae_jax.data.splitting import is_hidden
+from vqvae_jax.data.splitting import names_in, visible_files
 
 SUFFIXES = {".mp4", ".m4v", ".avi", ".mov", ".webm", ".mkv"}
 FORMATS = {"RGB": "rgb24", "L": "gray"}
@@ -23,15 +23,13 @@ FORMATS = {"RGB": "rgb24", "L": "gray"}
 
 def video_files(root: Path) -> list[str]:
     """Returns the relative names of the video files under `root`, in order."""
-    found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    names = (p.relative_to(root).as_posix() for p in found)
-    return sorted(name for name in names if not is_hidden(name))
+    return names_in(root, visible_files(root, SUFFIXES))
 
 
 def frame_folders(root: Path) -> list[str]:
     """Returns the relative names of the folders under `root` that hold pictures, in order."""
     folders = {p.parent for p in image_files(root)} - {root}
-    return sorted(folder.relative_to(root).as_posix() for folder in folders)
+    return names_in(root, folders)
 
 
 def read_video(path: Path, mode: str, crop: int | None, resize: int | None) -> Recording:

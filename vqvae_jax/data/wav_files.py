@@ -7,14 +7,12 @@ import numpy as np
 
 from vqvae_jax.data.cut_files import Recording
 from vqvae_jax.data.readers import DataError, first_line, require
-from vqvae_jax.data.splitting import is_hidden
+from vqvae_jax.data.splitting import names_in, visible_files
 
 
 def wave_names(root: Path) -> list[str]:
     """Returns the relative names of the WAV files under `root`, in order."""
-    found = (p for p in root.rglob("*") if p.suffix.lower() in (".wav", ".wave") and p.is_file())
-    names = (p.relative_to(root).as_posix() for p in found)
-    return sorted(name for name in names if not is_hidden(name))
+    return names_in(root, visible_files(root, (".wav", ".wave")))
 
 
 def read_wave(path: Path) -> Recording:
